@@ -1,0 +1,158 @@
+"""What `wrap` finds out about a DeepCTR-Torch model before it touches anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..config import SelectiveConfig
+from ..handle import Features
+from .shared_forward import dropouts
+
+FLOAT32_IDS = 2**24
+
+
+def is_deepctr_torch(model: object) -> bool:
+    """Whether a model derives from DeepCTR-Torch's `BaseModel`, found out without importing the library."""
+    return any(
+        cls.__module__ == "deepctr_torch.models.basemodel" and cls.__name__ == "BaseModel" for cls in type(model).__mro__
+    )
+
+
+def version_problem() -> str | None:
+    """Say what is wrong with the DeepCTR-Torch that is imported, or None."""
+    version = getattr(sys.modules.get("deepctr_torch"), "__version__", "0.3.0")
+    if tuple(int(part) for part in version.split(".")[:2]) >= (0, 3):
+        return None
+    return (
+        f"deepctr-torch {version} is not supported: it needs TensorFlow for its callbacks and its fit has other seams. "
+        "Upgrade with `pip install 'deepctr-torch>=0.3.0,<0.4'`."
+    )
+
+
+def feature_columns(model: nn.Module) -> dict[str, object]:
+    """Return the model's feature columns by name, from wherever its class keeps them."""
+    columns: dict[str, object] = {}
+    sources = (getattr(model, "dnn_feature_columns", None) or [], *(
+        getattr(module, attribute, None) or []
+        for module in model.modules()
+        for attribute in ("sparse_feature_columns", "varlen_sparse_feature_columns", "dense_feature_columns")
+    ))
+    for source in sources:
+        for column in source:
+            columns.setdefault(column.name, column)
+    return columns
+
+
+def default_item_features(model: nn.Module, item: str) -> list[str]:
+    """Return `item` and, for DIN and DIEN, the candidate's features that their histories are compared with."""
+    attended = getattr(model, "item_features" if _derives(model, "DIEN") else "history_feature_list", None)
+    return list(dict.fromkeys([item, *(attended or [])]))
+
+
+def _derives(model: object, name: str) -> bool:
+    return any(cls.__name__ == name and cls.__module__.startswith("deepctr_torch.") for cls in type(model).__mro__)
+
+
+def shares_forward(model: nn.Module, plain: type, has_batch_norm: bool) -> bool:
+    """Whether extra rows may ride in the batch's own forward pass.
+
+    The library's models treat rows one by one up to batch statistics, which `statistics_of_first` protects. DIEN does
+    not: its auxiliary loss averages over all rows, and it compacts rows with an empty history away before it
+    normalises. Of other classes with batch statistics nothing is known.
+    """
+    if _derives(model, "DIEN"):
+        return not has_batch_norm and not getattr(model, "use_negsampling", False)
+    return not has_batch_norm or plain.__module__.startswith("deepctr_torch.models.")
+
+
+def find_problems(
+    model: nn.Module,
+    user: str,
+    item: str,
+    item_features: Sequence[str] | None,
+    task: int | None,
+    config: SelectiveConfig,
+) -> tuple[list[str], Features | None]:
+    """Check a model and the names given for it.
+
+    Returns
+    -------
+    problems : list of str
+        All of them; empty when the model can be wrapped.
+    features : Features or None
+        None when there are problems.
+    """
+    problems = [problem for problem in (version_problem(),) if problem]
+    if getattr(model, "gpus", None):
+        problems.append(
+            f"gpus={model.gpus!r} makes DeepCTR-Torch train through DataParallel, whose replicas lose what they store. "
+            "Build the model with gpus=None and device='cuda:0'."
+        )
+    layout = {name: tuple(span) for name, span in model.feature_index.items()}
+    named = [user, item, *(item_features or [])]
+    problems += [
+        f"the model has no feature {name!r}. Its features are {', '.join(layout)}."
+        for name in dict.fromkeys(named)
+        if name not in layout
+    ]
+    if user == item:
+        problems.append(f"user and item are both {user!r}. Name the user id feature and the item id feature.")
+    if item_features is not None and user in item_features:
+        problems.append(f"item_features holds the user feature {user!r}. List item-side features only.")
+    columns = feature_columns(model)
+    sizes = {}
+    for name in (user, item):
+        column = columns.get(name)
+        if name not in layout:
+            continue
+        if not hasattr(column, "vocabulary_size") or layout[name][1] - layout[name][0] != 1:
+            problems.append(f"feature {name!r} is no SparseFeat. Name the feature that carries the id.")
+        else:
+            sizes[name] = column.vocabulary_size
+    problems += [
+        f"feature {name!r} has {column.vocabulary_size} ids, but the input matrix is float32, which holds integers exactly "
+        f"only below {FLOAT32_IDS}: larger ids collide. Reduce its vocabulary, for instance by hashing."
+        for name, column in columns.items()
+        if getattr(column, "vocabulary_size", 0) > FLOAT32_IDS
+    ]
+    problems += _task_problems(model, task)
+    if config.uncertainty == "mc_dropout" and not dropouts(model):
+        problems.append(
+            "uncertainty='mc_dropout' needs dropout and the model has none. Build it with dnn_dropout=0.1 or so, or use "
+            "uncertainty='entropy'."
+        )
+    if problems:
+        return problems, None
+    features = list(dict.fromkeys([item, *(item_features or default_item_features(model, item))]))
+    for name in list(features):
+        length = getattr(columns.get(name), "length_name", None)
+        if length is not None and length not in features:
+            features.append(length)
+    return [], Features(user, item, tuple(features), layout, sizes[user], sizes[item])
+
+
+def _task_problems(model: nn.Module, task: int | None) -> list[str]:
+    n_tasks = getattr(model, "num_tasks", 1)
+    if n_tasks == 1:
+        if task not in (None, 0):
+            return [f"task={task} given for a model with one output. Leave task out."]
+    elif task is None:
+        return [f"the model has {n_tasks} tasks. Pass task=, the index of the output that the LLM's scores speak about."]
+    elif not 0 <= task < n_tasks:
+        return [f"task={task} given for a model with {n_tasks} tasks. Pass an index from 0 to {n_tasks - 1}."]
+    head = prediction_head(model, task or 0)
+    kind = getattr(head, "task", "binary")
+    if kind != "binary":
+        return [f"the output is of task={kind!r}, the regularizer needs a probability. Build the model with task='binary'."]
+    return []
+
+
+def prediction_head(model: nn.Module, task: int) -> nn.Module | None:
+    """Return the layer whose input is the logit of an output, None where there is no such layer."""
+    head = getattr(model, "out", None)
+    if isinstance(head, nn.ModuleList):
+        return head[task]
+    return head if isinstance(head, nn.Module) else None

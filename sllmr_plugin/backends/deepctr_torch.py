@@ -1,0 +1,264 @@
+"""The mixin and the callback that put the regularizer into DeepCTR-Torch's own `fit`.
+
+`BaseModel.fit` calls ``self(x)`` and ``self.get_regularization_loss()`` once a step; these two are the seams.
+The forward pass is given the extra rows behind the batch's and returns the batch's outputs only; the
+regularization loss hands out what was made of the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..handle import Handle
+from ..item_rows import TrainingRows
+from ..preparation import prepare
+from ..regularizer.uncertainty import FROM_PROBABILITY, mc_variance
+from ..session import StepPlan, TrainingSession
+from .deepctr_checks import prediction_head, shares_forward
+from .shared_forward import batch_norms, captured_input, dropouts, statistics_of_first, training_mode
+
+_SCORING_ROWS = 8192
+_GROUP_MARK = "sllmr_gate"
+
+if TYPE_CHECKING:  # the real base is put behind the mixin when a model is wrapped
+    from deepctr_torch.models.basemodel import BaseModel as _Base
+else:
+    _Base = object
+
+
+class SLLMRCallback:
+    """Opens and closes the regularizer's epochs and puts its account into the logs.
+
+    `fit` of a wrapped model adds one in front of the user's callbacks, so that ``sllmr_*`` stand in
+    `model.history` and later callbacks can monitor them. Passing one's own decides where it stands instead.
+
+    Parameters
+    ----------
+    verbose : int, default=0
+        Above 0, print a line an epoch.
+    """
+
+    def __init__(self, verbose: int = 0) -> None:
+        self.verbose = verbose
+        self.model: Any = None
+
+    def set_model(self, model: nn.Module) -> None:
+        self.model = model
+
+    def set_params(self, params: dict) -> None: ...
+
+    def on_train_begin(self, logs: dict | None = None) -> None: ...
+
+    def on_train_end(self, logs: dict | None = None) -> None: ...
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        session = self.model.sllmr.session
+        if session is not None:
+            session.begin_epoch(epoch)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        handle = self.model.sllmr
+        if handle.session is None:
+            return
+        account = handle.session.end_epoch()
+        handle.epochs.append(account)
+        if logs is not None:
+            logs.update(account)
+        if self.verbose and account:
+            print("sllmr - " + " - ".join(f"{key[6:]}: {value:.4g}" for key, value in account.items()))
+
+
+class SLLMRMixin(_Base):
+    """Put before a DeepCTR-Torch model class, adds the regularizer to `fit`; needs a `Handle` in `sllmr`.
+
+    `wrap` builds the combined class and swaps it in; there is no need to inherit from this by hand.
+    """
+
+    sllmr: Handle
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the plain model does, with the regularizer added; takes and returns the same.
+
+        Raises
+        ------
+        CoverageError
+            If nothing of the score table can be used with these training rows.
+        NoPairsError, HookNeverFiredError
+            After an epoch in which the regularizer did nothing.
+        """
+        handle = self.sllmr
+        if not handle.enabled or not handle.config.active:
+            handle.training, handle.epochs = {}, []
+            return super().fit(*args, **kwargs)
+        call = inspect.signature(super().fit).bind(*args, **kwargs)
+        call.apply_defaults()
+        arguments = call.arguments
+        handle.epochs = []
+        handle.session = self._open_session(arguments)
+        _join_optimizer(self)
+        callbacks = list(arguments["callbacks"] or [])
+        if not any(isinstance(callback, SLLMRCallback) for callback in callbacks):
+            callbacks.insert(0, SLLMRCallback(verbose=arguments["verbose"]))
+        arguments["callbacks"] = callbacks
+        try:
+            return super().fit(*call.args, **call.kwargs)
+        finally:
+            handle.session = None
+
+    def _open_session(self, arguments: dict[str, Any]) -> TrainingSession:
+        handle = self.sllmr
+        x, y = arguments["x"], arguments["y"]
+        if isinstance(x, dict):
+            x = [x[feature] for feature in self.feature_index]
+        n_rows = len(y)
+        split = arguments["validation_split"]
+        if not arguments["validation_data"] and split and 0.0 < split < 1.0:
+            n_rows = int(len(x[0]) * (1.0 - split))  # as BaseModel.fit cuts it
+        training = TrainingRows(x, y, handle.features.layout, n_rows, handle.task)
+        seed = handle.config.seed if handle.config.seed is not None else torch.initial_seed()
+        # Another call of fit goes on with other draws: training epoch by epoch must not repeat the first.
+        handle.n_fits += 1
+        return TrainingSession(
+            handle.config,
+            handle.gate,
+            prepare(handle, training),
+            user_column=handle.features.layout[handle.features.user][0],
+            item_column=handle.features.layout[handle.features.item][0],
+            score_rows=self._score_rows,
+            seed=seed + handle.n_fits - 1,
+        )
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return the plain model's output of `X`; inside a training step the extra rows ride along."""
+        session = self.sllmr.session
+        # Not `self.training`: BaseModel.fit leaves the model in eval mode after the first validation.
+        plan = session.plan(X) if session is not None and torch.is_grad_enabled() else None
+        if session is None or plan is None:
+            return super().forward(X)
+        output, logit, probability = self._forward_with(X, plan.rows)
+        uncertainty = self._uncertainty(X, plan, probability) if session.gate.uses_uncertainty else None
+        session.add(plan, logit[plan.source], probability[plan.source], uncertainty, X.shape[0])
+        return output
+
+    def get_regularization_loss(self) -> Tensor:
+        """Return the plain model's regularization loss plus, once a training step, the weighted LLM loss."""
+        loss = super().get_regularization_loss()
+        session = self.sllmr.session
+        extra = None if session is None else session.take_loss()
+        return loss if extra is None else loss + extra
+
+    def _plain(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the plain forward pass: output, and logit and probability (n_rows,) of the task."""
+        task = self.sllmr.task
+        with captured_input(prediction_head(self, task)) as seen:
+            output = super().forward(X)
+        probability = output.reshape(X.shape[0], -1)[:, task]
+        # The layer adds its bias in place, so what it was given is the logit. MLR never calls the layer and ESMM calls
+        # it twice, for factors of the output: there the logit is recovered from the probability.
+        logit = seen[0].reshape(-1) if len(seen) == 1 else torch.logit(probability, eps=1e-6)
+        return output, logit, probability
+
+    def _forward_with(self, X: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the output of `X`, and logit and probability of `X` and `rows` together, (n_all,) each."""
+        n = X.shape[0]
+        norms = batch_norms(self)
+        if shares_forward(self, plain_class(self), bool(norms)):
+            both = torch.cat([X, rows])
+            with statistics_of_first(norms, n, both.shape[0]):
+                output, logit, probability = self._plain(both)
+            return output[:n], logit, probability
+        output, logit, probability = self._plain(X)
+        # DIEN cannot run rows whose histories are all empty, so the batch goes along once more.
+        with training_mode(norms, False), _aux_loss_kept(self):
+            _, logit_both, probability_both = self._plain(torch.cat([X, rows]))
+        return output, torch.cat([logit, logit_both[n:]]), torch.cat([probability, probability_both[n:]])
+
+    def _uncertainty(self, X: Tensor, plan: StepPlan, probability: Tensor) -> Tensor:
+        kind = self.sllmr.config.uncertainty
+        if kind == "mc_dropout":
+            return self._mc_uncertainty(torch.cat([X, plan.rows])[plan.source])
+        return FROM_PROBABILITY[kind](probability.detach()[plan.source])
+
+    @torch.no_grad()
+    def _mc_uncertainty(self, rows: Tensor) -> Tensor:
+        samples = self.sllmr.config.mc_samples
+        with training_mode(list(self.modules()), False), training_mode(dropouts(self), True), _aux_loss_kept(self):
+            _, _, probability = self._plain(rows.repeat(samples, 1))
+        return mc_variance(probability.view(samples, -1))
+
+    @torch.no_grad()
+    def _score_rows(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Score rows in evaluation mode, in blocks: logit, probability and uncertainty, (n_rows,) each."""
+        kind = self.sllmr.config.uncertainty
+        logits, probabilities, uncertainties = [], [], []
+        for block in rows.split(_SCORING_ROWS):
+            block = block.to(self.device)
+            with training_mode(list(self.modules()), False), _aux_loss_kept(self):
+                _, logit, probability = self._plain(block)
+            logits.append(logit)
+            probabilities.append(probability)
+            mc = kind == "mc_dropout"
+            uncertainties.append(self._mc_uncertainty(block) if mc else FROM_PROBABILITY[kind](probability))
+        return torch.cat(logits), torch.cat(probabilities), torch.cat(uncertainties)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+        """Move the gate along with `to`, `cuda` and `cpu`."""
+        self.sllmr.to_device(fn)
+        return super()._apply(fn, *args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        """Pickle and copy by the plain class, since the combined one is made at run time."""
+        _, _, *rest = super().__reduce_ex__(protocol)
+        return (_new_instance, (plain_class(self),), *rest)
+
+
+@functools.cache
+def wrapped_class(plain: type) -> type:
+    """Return the class that puts `SLLMRMixin` before a model class, the same one every time."""
+    return type(f"SLLMR{plain.__name__}", (SLLMRMixin, plain), {"__module__": plain.__module__, "__doc__": plain.__doc__})
+
+
+def plain_class(model: nn.Module) -> type:
+    """Return the class that a wrapped model had before."""
+    return type(model).__mro__[2]
+
+
+def _new_instance(plain: type) -> nn.Module:
+    cls = wrapped_class(plain)
+    return cls.__new__(cls)
+
+
+@contextmanager
+def _aux_loss_kept(model: Any) -> Iterator[None]:
+    """Undo what a forward pass writes to `aux_loss` (DIEN's), which `fit` adds to the loss of the batch."""
+    before = model.aux_loss
+    try:
+        yield
+    finally:
+        model.aux_loss = before
+
+
+def _join_optimizer(model: Any) -> None:
+    """Give the gate's parameters, which are none of the model's, to the optimizer."""
+    leave_optimizer(model)
+    parameters = list(model.sllmr.gate.parameters())
+    if parameters and getattr(model, "optim", None) is not None:
+        model.optim.add_param_group({"params": parameters, _GROUP_MARK: True})
+
+
+def leave_optimizer(model: Any) -> None:
+    """Take the gate's parameters, and what was learnt of them, out of the optimizer."""
+    optim = getattr(model, "optim", None)
+    if optim is None:
+        return
+    for group in [group for group in optim.param_groups if group.get(_GROUP_MARK)]:
+        optim.param_groups.remove(group)
+        for parameter in group["params"]:
+            optim.state.pop(parameter, None)

@@ -1,0 +1,96 @@
+"""Extra rows in a model's forward pass that leave its batch statistics and its train/eval state alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return the modules that keep batch statistics (those inside Dice among them)."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def dropouts(model: nn.Module) -> list[_DropoutNd]:
+    """Return the dropout modules with a positive rate."""
+    return [module for module in model.modules() if isinstance(module, _DropoutNd) and module.p > 0]
+
+
+@contextmanager
+def statistics_of_first(norms: Sequence[_BatchNorm], n_first: int, n_rows: int) -> Iterator[None]:
+    """Let only the first rows of a forward pass make and update batch statistics.
+
+    While this is active, a batch normalisation in training mode sees the first `n_first` rows only, so their
+    output and the running statistics are those of a pass without the rest; the remaining rows are then
+    normalised with the same mean and variance, which they do not influence.
+
+    Parameters
+    ----------
+    norms : sequence of batch normalisation modules
+        All of the model's.
+    n_first, n_rows : int
+        Rows of the batch, and rows in all.
+    """
+    rest: dict[nn.Module, Tensor] = {}
+
+    def keep_first(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = args[0]
+        if x.shape[0] != n_rows:
+            raise RuntimeError(
+                f"a batch normalisation was given {x.shape[0]} rows where the model's input has {n_rows}; rows cannot "
+                "be told apart. Please report the model; wrapping a subclass of it takes the separate pass instead."
+            )
+        rest[module] = x[n_first:]
+        return (x[:n_first],)
+
+    def normalise_rest(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        assert isinstance(module, _BatchNorm)
+        first = args[0].detach()
+        over = [dim for dim in range(first.dim()) if dim != 1]
+        mean, variance = first.mean(over), first.var(over, unbiased=False)
+        others = F.batch_norm(rest.pop(module), mean, variance, module.weight, module.bias, eps=module.eps)
+        return torch.cat([output, others])
+
+    with ExitStack() as stack:
+        for norm in norms:
+            if norm.training:
+                stack.callback(norm.register_forward_pre_hook(keep_first).remove)
+                stack.callback(norm.register_forward_hook(normalise_rest).remove)
+        yield
+
+
+@contextmanager
+def training_mode(modules: Sequence[nn.Module], mode: bool) -> Iterator[None]:
+    """Set single modules to training or evaluation mode for a while."""
+    before = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = mode
+        yield
+    finally:
+        for module, was in zip(modules, before, strict=True):
+            module.training = was
+
+
+@contextmanager
+def captured_input(module: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Collect the inputs that a module is called with, in order; nothing for None."""
+    seen: list[Tensor] = []
+
+    def record(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(args[0])
+
+    if module is None:
+        yield seen
+        return
+    handle = module.register_forward_pre_hook(record)
+    try:
+        yield seen
+    finally:
+        handle.remove()

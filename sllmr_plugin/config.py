@@ -1,0 +1,241 @@
+"""`SelectiveConfig`: everything that decides what the regularizer does, in one validated object."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import ConfigError
+
+MODES = ("none", "global", "pointwise_mse", "pointwise_bce", "joint", "gated")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "mode": MODES,
+    "weight_scale": ("batch_mean", "pair_sum"),
+    "loss": ("ranknet", "hinge"),
+    "score_space": ("logit", "probability"),
+    "user_source": ("table", "batch"),
+    "pair_rule": ("largest", "uniform", "gap_weighted"),
+    "gate": ("auto", "disagreement", "fixed"),
+    "uncertainty": ("confidence", "entropy", "mc_dropout"),
+}
+_LEAST_INTEGER = {
+    "users_per_step": 1,
+    "candidates_per_user": 2,
+    "pairs_per_user": 1,
+    "mc_samples": 2,
+    "cold_threshold": 0,
+    "warmup_epochs": 0,
+}
+
+
+@dataclass(frozen=True)
+class SelectiveConfig:
+    """What the regularizer adds to the training loss, and where.
+
+    Section and equation numbers refer to the S-LLMR paper (Shi and Yang, WSDM Companion 2026).
+
+    Parameters
+    ----------
+    mode : {"gated", "global", "joint", "pointwise_mse", "pointwise_bce", "none"}, default="gated"
+        ``gated`` follows the LLM only where `gate` says that it is the better judge; ``global`` follows it
+        everywhere (alpha = 1); ``joint`` is the paper's Algorithm 1, whose gate is trained by descent on the
+        loss that it multiplies and can therefore only close; the ``pointwise`` modes pull every scored
+        probability towards the LLM's score; ``none`` trains the plain model, bit for bit.
+    weight : float, default=0.1
+        Lambda, the strength of the regularizer. 0 is the same as ``mode="none"``.
+    weight_scale : {"batch_mean", "pair_sum"}, default="batch_mean"
+        ``batch_mean`` adds ``weight * batch_rows * mean over pairs``, so that `weight` means the same
+        at every batch size and number of pairs: the share of a pair's loss beside a row's loss.
+        ``pair_sum`` adds ``weight * sum over pairs``, as the paper prints it.
+    loss : {"ranknet", "hinge"}, default="ranknet"
+        Loss of an ordered pair with score difference d: ``softplus(margin - d)``
+        or ``max(0, margin - d)`` (Sec. 3.2).
+    score_space : {"logit", "probability"}, default="logit"
+        What the difference is taken of. On probabilities the pull fades for items that the model scores
+        near 0 or 1; on logits it does not.
+    margin : float or None, default=None
+        None takes 0 for RankNet and, for the hinge, 1 on logits and 0.1 on probabilities.
+    users_per_step : int, default=64
+        Users whose pairs are formed in a training step. Breadth helped more than weight in our measurements.
+    candidates_per_user : int, default=4
+        Scored items taken of each of them, at random where the table holds more. The extra forward
+        rows of a step are at most ``users_per_step * candidates_per_user``.
+    pairs_per_user : int, default=8
+        K, the most pairs formed of a user in a step; fewer where the user has fewer (Sec. 3.2, adaptive selection).
+    pair_rule : {"uniform", "gap_weighted", "largest"}, default="uniform"
+        Which pairs are taken when a user has more than K: at random, at random with a chance proportional
+        to the score gap, or those of largest gap (the paper's rule, always the same extremes).
+    user_source : {"table", "batch"}, default="table"
+        Draw the users evenly from the score table, or take those of the batch. Cold users are rare in batches.
+    in_batch_pairs : bool, default=False
+        Also form pairs among rows of the batch that happen to belong to one user and carry scores.
+    gate : {"auto", "disagreement", "fixed"}, default="auto"
+        For ``mode="gated"``. ``disagreement`` estimates P(LLM right | LLM and backbone disagree) on the
+        table's probes; ``fixed`` opens for cold users and long-tail items. ``auto`` is the first where the
+        table has probes, else the second.
+    uncertainty : {"confidence", "entropy", "mc_dropout"}, default="confidence"
+        The backbone's own uncertainty q in [0, 1] (Sec. 3.3).
+    mc_samples : int, default=8
+        Forward passes of MC-dropout.
+    cold_threshold : int, default=3
+        tau_u: a user with fewer training positives is cold.
+    tail_quantile : float, default=0.2
+        An item is long-tail when its number of training positives is at most the popularity that this
+        share of the items does not exceed; ties are all in.
+    warmup_epochs : int, default=0
+        Epochs at the start that train the plain model.
+    decay : float, default=1.0
+        The weight is multiplied by this after every epoch that used it.
+    seed : int or None, default=None
+        Seed of the drawing of users, candidates and pairs, kept apart from torch's global generator. None takes
+        ``torch.initial_seed()``, so ``torch.manual_seed`` (which every DeepCTR-Torch model calls) decides.
+
+    Raises
+    ------
+    ConfigError
+        Naming every field that is out of range.
+
+    Examples
+    --------
+    >>> SelectiveConfig(mode="global", loss="hinge").resolved_margin
+    1.0
+    """
+
+    mode: str = "gated"
+    weight: float = 0.1
+    weight_scale: str = "batch_mean"
+    loss: str = "ranknet"
+    score_space: str = "logit"
+    margin: float | None = None
+    users_per_step: int = 64
+    candidates_per_user: int = 4
+    pairs_per_user: int = 8
+    pair_rule: str = "uniform"
+    user_source: str = "table"
+    in_batch_pairs: bool = False
+    gate: str = "auto"
+    uncertainty: str = "confidence"
+    mc_samples: int = 8
+    cold_threshold: int = 3
+    tail_quantile: float = 0.2
+    warmup_epochs: int = 0
+    decay: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name}={getattr(self, name)!r} is none of {', '.join(map(repr, allowed))}"
+            for name, allowed in CHOICES.items()
+            if getattr(self, name) not in allowed
+        ]
+        for name, least in _LEAST_INTEGER.items():
+            value = getattr(self, name)
+            if not _is_integer(value) or value < least:
+                problems.append(f"{name}={value!r} must be an integer of at least {least}")
+        if not _is_number(self.weight) or self.weight < 0:
+            problems.append(f"weight={self.weight!r} must be a number of at least 0")
+        if self.margin is not None and (not _is_number(self.margin) or self.margin < 0):
+            problems.append(f"margin={self.margin!r} must be None or a number of at least 0")
+        if not _is_number(self.tail_quantile) or not 0 <= self.tail_quantile <= 1:
+            problems.append(f"tail_quantile={self.tail_quantile!r} must lie in [0, 1]")
+        if not _is_number(self.decay) or not 0 < self.decay <= 1:
+            problems.append(f"decay={self.decay!r} must lie in (0, 1]")
+        if not isinstance(self.in_batch_pairs, bool):
+            problems.append(f"in_batch_pairs={self.in_batch_pairs!r} must be True or False")
+        if self.seed is not None and (not _is_integer(self.seed) or self.seed < 0):
+            problems.append(f"seed={self.seed!r} must be None or an integer of at least 0")
+        if problems:
+            raise ConfigError("SelectiveConfig: " + "; ".join(problems) + ". Correct these fields.")
+
+    @property
+    def active(self) -> bool:
+        """Whether training differs from the plain model's at all."""
+        return self.mode != "none" and self.weight > 0
+
+    @property
+    def pairwise(self) -> bool:
+        """Whether the mode works on ordered pairs rather than on single scores."""
+        return self.mode in ("global", "joint", "gated")
+
+    @property
+    def resolved_margin(self) -> float:
+        """The margin with its default filled in."""
+        if self.margin is not None:
+            return float(self.margin)
+        if self.loss == "ranknet":
+            return 0.0
+        return 1.0 if self.score_space == "logit" else 0.1
+
+    def weight_at(self, epoch: int) -> float:
+        """Lambda of an epoch (counted from 0) after warm-up and decay."""
+        if not self.active or epoch < self.warmup_epochs:
+            return 0.0
+        return float(self.weight) * self.decay ** (epoch - self.warmup_epochs)
+
+    def replace(self, **changes: Any) -> SelectiveConfig:
+        """Return a copy with some fields changed, validated anew."""
+        return self.from_dict({**self.to_dict(), **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a plain dictionary."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "SelectiveConfig") -> SelectiveConfig:
+        """Build a config from a mapping.
+
+        Parameters
+        ----------
+        values : mapping of str to Any
+            Field names and values; missing fields take their defaults.
+        source : str, optional
+            Named in error messages, for instance the file the mapping was read from.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown (the nearest valid one is named) or a value is out of range.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in names:
+                near = difflib.get_close_matches(str(key), names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"valid keys are {', '.join(names)}."
+                raise ConfigError(f"{source}: unknown key {key!r}; {hint}")
+        return cls(**values)
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write the fields to a YAML file."""
+        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> SelectiveConfig:
+        """Read a config from a YAML file as written by `to_yaml`.
+
+        Raises
+        ------
+        ConfigError
+            If the file is not a YAML mapping of valid fields.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML ({error}). Correct the file.") from None
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{path}: expected `field: value` lines, got {type(values).__name__}. Correct the file.")
+        return cls.from_dict(values, source=str(path))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,87 @@
+"""Typed errors and warnings; every message ends with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SLLMRError(Exception):
+    """Base class of every error that this package raises on purpose."""
+
+
+class ConfigError(SLLMRError, ValueError):
+    """A `SelectiveConfig` holds a value, or a combination of values, that makes no sense."""
+
+
+class WrapError(SLLMRError, ValueError):
+    """`wrap` found reasons not to touch the model; `problems` lists them all.
+
+    Parameters
+    ----------
+    problems : sequence of str
+        One sentence or two each: what is wrong and the remedy.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        head = f"the model was left untouched, {len(self.problems)} problem(s) found:"
+        super().__init__("\n  - ".join([head, *self.problems]))
+
+    def __reduce__(self) -> tuple[type[WrapError], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
+
+class UnsupportedModelError(WrapError):
+    """The model is of a kind that this package cannot wrap (now or at all; the message says which)."""
+
+
+class AlreadyWrappedError(WrapError):
+    """`wrap` was called on a model that is wrapped already."""
+
+
+class NotWrappedError(SLLMRError, TypeError):
+    """An operation that needs a wrapped model was given a plain one."""
+
+
+class ScoreTableError(SLLMRError, ValueError):
+    """The score table cannot be read as it stands."""
+
+
+class CoverageError(ScoreTableError):
+    """Nothing of the score table can be used with this model or these training data."""
+
+
+class NoPairsError(SLLMRError, RuntimeError):
+    """A whole epoch formed no pair, so the regularizer did nothing."""
+
+
+class HookNeverFiredError(SLLMRError, RuntimeError):
+    """A whole epoch went by without the training loop reaching the regularizer."""
+
+
+class DataError(SLLMRError, ValueError):
+    """A data file (interactions, items) cannot be used as it stands."""
+
+
+class BackboneError(SLLMRError, ValueError):
+    """The zoo cannot build the backbone that was asked for."""
+
+
+class EvaluationError(SLLMRError, RuntimeError):
+    """A model's scores cannot be ranked."""
+
+
+class RunFolderError(SLLMRError, ValueError):
+    """A run folder holds results that do not belong with the run at hand."""
+
+
+class SLLMRWarning(UserWarning):
+    """Base class of every warning that this package gives."""
+
+
+class CoverageWarning(SLLMRWarning):
+    """A large part of the score table cannot be used."""
+
+
+class GateCollapsedWarning(SLLMRWarning):
+    """The gate is closed nearly everywhere: the regularizer has become a no-op."""

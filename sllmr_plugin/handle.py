@@ -1,0 +1,271 @@
+"""`model.sllmr`: the handle that a wrapped model carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .config import SelectiveConfig
+from .errors import SLLMRError
+from .id_index import IdIndex, encode_ids
+from .regularizer.gate import Gate, build_gate
+from .score_table import Coverage, ScoreTable
+from .session import TrainingSession
+
+_CONFIG_FILE = "sllmr_config.yaml"
+_GATE_FILE = "sllmr_gate.safetensors"
+
+
+@dataclass(frozen=True)
+class Features:
+    """How the model names and lays out what the regularizer needs.
+
+    Attributes
+    ----------
+    user, item : str
+        Id features.
+    item_features : tuple of str
+        All item-side features, `item` among them.
+    layout : mapping of str to (int, int)
+        Feature name -> first input column and one past the last.
+    n_users, n_items : int
+        Vocabulary sizes of the id features.
+    """
+
+    user: str
+    item: str
+    item_features: tuple[str, ...]
+    layout: Mapping[str, tuple[int, int]]
+    n_users: int
+    n_items: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the regularizer is set to do and has done; print it.
+
+    Attributes
+    ----------
+    model : str
+        Class of the wrapped model.
+    enabled : bool
+        False inside `disabled`.
+    config : SelectiveConfig
+        The settings in force.
+    table : Coverage
+        What was kept of the score file.
+    gate : str
+        Class of the gate.
+    calibrated : bool
+        Whether the gate rests on observed held-out outcomes (probes).
+    gate_coefficients : dict of str to float
+        Weights of the signals and the bias, where the gate has any.
+    training : dict of str to Any
+        What the latest `fit` could use of the table; empty before the first.
+    epochs : list of dict
+        The ``sllmr_*`` values of each epoch of the latest `fit`.
+    """
+
+    model: str
+    enabled: bool
+    config: SelectiveConfig
+    table: Coverage
+    gate: str
+    calibrated: bool
+    gate_coefficients: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        config = self.config
+        what = f"mode {config.mode}, weight {config.weight:g}" if config.active else "plain model (mode none or weight 0)"
+        lines = [f"{self.model} wrapped: {what}{'' if self.enabled else ', disabled'}", str(self.table)]
+        if config.mode in ("gated", "joint"):
+            known = "fitted on probes" if self.calibrated else "not calibrated: no held-out outcome stands behind it"
+            lines.append(f"gate: {self.gate}, {known}")
+        if self.gate_coefficients:
+            lines.append("  " + ", ".join(f"{name} {value:+.3f}" for name, value in self.gate_coefficients.items()))
+        if self.training:
+            lines.append("training: " + ", ".join(f"{key} {value}" for key, value in self.training.items()))
+        elif config.active:
+            lines.append("training: fit has not been called yet")
+        for number, logs in enumerate(self.epochs, start=1):
+            lines.append(f"epoch {number}: " + ", ".join(f"{key[6:]} {value:.4g}" for key, value in logs.items()))
+        return "\n".join(lines)
+
+
+class Handle:
+    """Everything the regularizer keeps on a model, outside the module tree.
+
+    The gate's parameters are no part of ``model.state_dict()``; they move with ``model.to()`` and are saved
+    by `save`. Users do not build one; `wrap` does.
+
+    Parameters
+    ----------
+    model_name : str
+        Class name of the plain model.
+    features : Features
+        Names and layout.
+    table : ScoreTable
+        Within the model's vocabulary.
+    config : SelectiveConfig
+        Settings.
+    task : int
+        Output column of a multi-task model, 0 otherwise.
+    item_values : (numpy.ndarray, numpy.ndarray) or None
+        Encoded item table.
+    user_index, item_index : mapping, Series, LabelEncoder or None
+        Raw id -> code, for `set_counts`.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        features: Features,
+        table: ScoreTable,
+        config: SelectiveConfig,
+        *,
+        task: int,
+        item_values: tuple[np.ndarray, np.ndarray] | None,
+        user_index: IdIndex | None,
+        item_index: IdIndex | None,
+    ) -> None:
+        self.model_name = model_name
+        self.features = features
+        self.table = table
+        self.task = task
+        self.item_values = item_values
+        self.user_index = user_index
+        self.item_index = item_index
+        self.enabled = True
+        self.history_length: Tensor | None = None
+        self.popularity: Tensor | None = None
+        self.training: dict[str, Any] = {}
+        self.epochs: list[dict[str, float]] = []
+        self.session: TrainingSession | None = None
+        self.n_fits = 0
+        self._device = torch.device("cpu")
+        self.configure(config)
+
+    def configure(self, config: SelectiveConfig | None = None, **changes: Any) -> None:
+        """Change the settings for the next `fit`; the gate starts anew when its kind changes.
+
+        Parameters
+        ----------
+        config : SelectiveConfig, optional
+            New settings. None keeps those in force.
+        **changes
+            Single fields to change, for instance ``weight=0.05``.
+
+        Raises
+        ------
+        ConfigError
+            If a setting is out of range.
+        SLLMRError
+            If ``gate="disagreement"`` is asked for and the table has no probes.
+        """
+        new = config if config is not None else self.config
+        new = new.replace(**changes) if changes else new
+        if new.mode == "gated" and new.gate == "disagreement" and not len(self.table.probes):
+            raise SLLMRError(
+                "gate='disagreement' needs probes: held-out interactions scored by the LLM, marked kind=probe in the "
+                "score table. Add some, or use gate='fixed'."
+            )
+        gate = build_gate(new.mode, new.gate, has_probes=len(self.table.probes) > 0)
+        self.config = new
+        if type(gate) is not type(getattr(self, "gate", None)):
+            self.gate: Gate = gate.to(self._device)
+
+    def set_counts(
+        self, *, history_length: Mapping[Any, int] | pd.Series | None = None, popularity: Mapping[Any, int] | pd.Series | None = None
+    ) -> None:
+        """Give the counts behind the cold-start and long-tail signals instead of taking them from the training rows.
+
+        Use it when the rows handed to `fit` are not the whole history, for instance after downsampling.
+
+        Parameters
+        ----------
+        history_length : mapping or pandas.Series, optional
+            Raw user id -> number of past positives. Users not named count 0.
+        popularity : mapping or pandas.Series, optional
+            Raw item id -> number of past positives. Items not named are left out of the long-tail quantile.
+        """
+        if history_length is not None:
+            self.history_length = self._counts(history_length, self.features.n_users, 0, self.user_index, "user_id")
+        if popularity is not None:
+            self.popularity = self._counts(popularity, self.features.n_items, -1, self.item_index, "item_id")
+
+    @staticmethod
+    def _counts(counts: Mapping | pd.Series, size: int, missing: int, index: IdIndex | None, what: str) -> Tensor:
+        series = pd.Series(counts)
+        codes = encode_ids(series.index.to_series(), index, what=what)
+        inside = (codes >= 0) & (codes < size)
+        if not inside.any():
+            raise SLLMRError(f"set_counts: not one {what} is known to the model. Pass raw ids as in the score table.")
+        result = np.full(size, missing, dtype=np.int64)
+        result[codes[inside]] = series.to_numpy()[inside]
+        return torch.from_numpy(result)
+
+    def status(self) -> Status:
+        """Return what the regularizer is set to do and has done."""
+        return Status(
+            model=self.model_name,
+            enabled=self.enabled,
+            config=self.config,
+            table=self.table.coverage,
+            gate=type(self.gate).__name__,
+            calibrated=self.gate.calibrated,
+            gate_coefficients=self.gate.coefficients(),
+            training=dict(self.training),
+            epochs=[dict(logs) for logs in self.epochs],
+        )
+
+    def save(self, directory: str | Path) -> None:
+        """Write settings (YAML) and gate (safetensors) into a folder, to stand beside the model's weights."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.to_yaml(folder / _CONFIG_FILE)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.gate.state_dict().items()}
+        metadata = {"gate": type(self.gate).__name__, "calibrated": str(self.gate.calibrated)}
+        safetensors.torch.save_file(tensors, folder / _GATE_FILE, metadata=metadata)
+
+    def load(self, directory: str | Path) -> None:
+        """Read settings and gate back from a folder written by `save`.
+
+        Raises
+        ------
+        SLLMRError
+            If a file is missing or the gate is of another kind than the settings say.
+        """
+        folder = Path(directory)
+        for name in (_CONFIG_FILE, _GATE_FILE):
+            if not (folder / name).exists():
+                raise SLLMRError(f"{folder / name}: no such file. Give a folder written by model.sllmr.save().")
+        self.configure(SelectiveConfig.from_yaml(folder / _CONFIG_FILE))
+        with safetensors.safe_open(folder / _GATE_FILE, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        if metadata.get("gate") != type(self.gate).__name__:
+            raise SLLMRError(
+                f"{folder / _GATE_FILE} holds a {metadata.get('gate')}, the settings and this score table make a "
+                f"{type(self.gate).__name__}. Use the score table it was trained with, or set gate= explicitly."
+            )
+        self.gate.load_state_dict(tensors)
+        self.gate.calibrated = metadata.get("calibrated") == "True"
+
+    def to_device(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Follow ``model.to()`` and its kin: `change` is what ``nn.Module._apply`` hands to every tensor."""
+        self._device = change(torch.empty(0)).device
+        self.gate.to(self._device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the running training out of copies and files: its tensors belong to one call of `fit`."""
+        return {**self.__dict__, "session": None}

@@ -1,0 +1,266 @@
+"""Model input rows for any (user, candidate): a template row of the user with the item's columns replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .errors import WrapError
+from .id_index import IdIndex, encode_ids
+
+Layout = Mapping[str, tuple[int, int]]
+
+
+class TrainingRows:
+    """The training rows handed to `fit`, read column by column and row by row without copying them whole.
+
+    Parameters
+    ----------
+    arrays : sequence of array-like
+        Each (n_rows,) or (n_rows, width); side by side they make the model's input matrix.
+    labels : array-like
+        (n_rows,) or (n_rows, n_tasks).
+    layout : mapping of str to (int, int)
+        Feature name -> first column and one past the last.
+    n_rows : int, optional
+        Rows that train, from the top; the rest is validation and is not looked at.
+    task : int, default=0
+        Column of the labels that marks positives.
+    """
+
+    def __init__(
+        self, arrays: Sequence, labels: np.ndarray, layout: Layout, n_rows: int | None = None, task: int = 0
+    ) -> None:
+        n = len(labels) if n_rows is None else n_rows
+        self.arrays = [np.asarray(array)[:n].reshape(n, -1) for array in arrays]
+        self.layout = layout
+        self.n_rows = n
+        marks = np.asarray(labels)[:n].reshape(n, -1)
+        self.positive = marks[:, min(task, marks.shape[1] - 1)] > 0.5
+        self._first_column = np.cumsum([0, *(array.shape[1] for array in self.arrays)])
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a feature's values, (n_rows,) or (n_rows, width)."""
+        first, end = self.layout[name]
+        parts = [self._single(position) for position in range(first, end)]
+        return parts[0] if len(parts) == 1 else np.stack(parts, axis=1)
+
+    def _single(self, position: int) -> np.ndarray:
+        array = int(np.searchsorted(self._first_column, position, side="right")) - 1
+        return self.arrays[array][:, position - self._first_column[array]]
+
+    def gather(self, rows: np.ndarray) -> Tensor:
+        """Return whole rows as the model sees them, (len(rows), width) float32."""
+        parts = [array[rows].astype(np.float32) for array in self.arrays]
+        return torch.from_numpy(np.concatenate(parts, axis=1))
+
+    def latest(self, codes: np.ndarray, n_codes: int) -> np.ndarray:
+        """Return each code's template row: its last positive row, else its last row, else -1.
+
+        Parameters
+        ----------
+        codes : numpy.ndarray
+            (n_rows,) int64, for instance the user of every row.
+        n_codes : int
+            Codes lie in ``[0, n_codes)``.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n_codes,) int64 row numbers.
+        """
+        row = np.full(n_codes, -1, dtype=np.int64)
+        everywhere = np.arange(self.n_rows)
+        row[codes] = everywhere  # the last of repeated assignments stays
+        row[codes[self.positive]] = everywhere[self.positive]
+        return row
+
+    def looks_item_side(self, user: str, item: str, listed: Sequence[str], max_rows: int = 200_000) -> list[str]:
+        """Name features that are not listed as item-side although the item alone decides their value.
+
+        A feature is named when it varies over the rows, never within an item, and does vary within a user.
+        Columns of several values (sequences) are left alone.
+
+        Parameters
+        ----------
+        user, item : str
+            Names of the id features.
+        listed : sequence of str
+            Features that are known to be item-side.
+        max_rows : int, default=200000
+            Rows looked at, from the top.
+        """
+        n = min(self.n_rows, max_rows)
+        users, items = (self.column(name)[:n].astype(np.int64) for name in (user, item))
+        repeats = len(np.unique(items)) < n and len(np.unique(users)) < n
+        found = []
+        for name, (first, end) in self.layout.items():
+            if name in (user, *listed) or end - first != 1 or not repeats:
+                continue
+            values = self._single(first)[:n]
+            if _decides(items, values) and not _decides(users, values):
+                found.append(name)
+        return found
+
+
+def _decides(keys: np.ndarray, values: np.ndarray) -> bool:
+    some = np.zeros(keys.max() + 1, dtype=values.dtype)
+    some[keys] = values
+    return bool(np.array_equal(some[keys], values))
+
+
+@dataclass(frozen=True)
+class RowBuilder:
+    """Builds input rows of (user, candidate) pairs.
+
+    Attributes
+    ----------
+    templates : Tensor
+        (n_users, width) float32, a row a user.
+    columns : Tensor
+        (n_item_columns,) int64: where the item's values go.
+    item_codes : Tensor
+        (n_items,) int64 ascending codes of the items whose values are known.
+    item_values : Tensor
+        (n_items, n_item_columns) float32.
+    """
+
+    templates: Tensor
+    columns: Tensor
+    item_codes: Tensor
+    item_values: Tensor
+
+    def rows(self, users: Tensor, items: Tensor, templates: Tensor | None = None) -> Tensor:
+        """Build rows.
+
+        Parameters
+        ----------
+        users : Tensor
+            (n,) int64 positions in the templates.
+        items : Tensor
+            (n,) int64 item codes, all of them known.
+        templates : Tensor, optional
+            (m, width) used instead of the stored ones, for instance rows of the batch.
+
+        Returns
+        -------
+        Tensor
+            (n, width) float32.
+        """
+        rows = (self.templates if templates is None else templates)[users]
+        rows[:, self.columns] = self.item_values[torch.searchsorted(self.item_codes, items)]
+        return rows
+
+
+def item_columns(layout: Layout, item_features: Sequence[str]) -> np.ndarray:
+    """Return the matrix columns of some features, (n,) int64, in the order of the features."""
+    return np.concatenate([np.arange(*layout[name]) for name in item_features]).astype(np.int64)
+
+
+def known_item_values(
+    training: TrainingRows,
+    item: str,
+    item_features: Sequence[str],
+    wanted: np.ndarray,
+    item_table: tuple[np.ndarray, np.ndarray] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the item-side columns of items.
+
+    The item table comes first, then the item's latest training row; an item whose only item-side column is its own id needs neither.
+
+    Parameters
+    ----------
+    training : TrainingRows
+        The rows handed to `fit`.
+    item : str
+        Name of the item id feature.
+    item_features : sequence of str
+        All item-side features, `item` among them.
+    wanted : numpy.ndarray
+        (n,) int64 ascending item codes.
+    item_table : (numpy.ndarray, numpy.ndarray) or None
+        Codes and values as of `encode_item_table`.
+
+    Returns
+    -------
+    codes : numpy.ndarray
+        (m,) the wanted items that have values, ascending.
+    values : numpy.ndarray
+        (m, n_item_columns) float32.
+    """
+    if list(item_features) == [item]:
+        return wanted, wanted[:, None].astype(np.float32)
+    columns = item_columns(training.layout, item_features)
+    values = np.zeros((len(wanted), len(columns)), dtype=np.float32)
+    known = np.zeros(len(wanted), dtype=bool)
+    codes = training.column(item).astype(np.int64)
+    row = training.latest(codes, int(max(codes.max(), wanted.max(initial=0))) + 1)[wanted]
+    known[row >= 0] = True
+    values[row >= 0] = training.gather(row[row >= 0]).numpy()[:, columns]
+    if item_table is not None:
+        position = pd.Index(item_table[0]).get_indexer(pd.Index(wanted))
+        listed = position >= 0
+        known |= listed
+        values[listed] = item_table[1][position[listed]]
+    return wanted[known], values[known]
+
+
+def encode_item_table(
+    table: pd.DataFrame, item: str, item_features: Sequence[str], layout: Layout, item_index: IdIndex | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn an item table into codes and input columns.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A row an item: the raw id under the name `item`, and every other item-side feature with the value that
+        the model is fed (encoded already); cells of features of several columns hold sequences, padded with 0 here.
+    item, item_features, layout : str, sequence of str, mapping
+        Name of the item id feature, all item-side features, and their columns.
+    item_index : mapping, pandas.Series, LabelEncoder or None
+        Raw item id -> code.
+
+    Returns
+    -------
+    codes : numpy.ndarray
+        (n,) int64, rows with unknown ids left out.
+    values : numpy.ndarray
+        (n, n_item_columns) float32.
+
+    Raises
+    ------
+    WrapError
+        Naming missing columns, an item listed twice, or a sequence that is too long.
+    """
+    missing = [name for name in item_features if name not in table.columns]
+    if missing:
+        raise WrapError([f"item_table lacks the column(s) {', '.join(missing)}. Add them, encoded as the model is fed."])
+    codes = encode_ids(table[item], item_index, what=item)
+    rows = table[codes >= 0]
+    codes = codes[codes >= 0]
+    if len(np.unique(codes)) < len(codes):
+        twice = rows[item][pd.Series(codes).duplicated().to_numpy()].iloc[0]
+        raise WrapError([f"item_table lists item {twice!r} more than once. Keep one row an item."])
+    parts = [
+        codes[:, None] if name == item else _cells(rows[name], layout[name][1] - layout[name][0], name)
+        for name in item_features
+    ]
+    return codes, np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _cells(cells: pd.Series, width: int, name: str) -> np.ndarray:
+    if width == 1 and pd.api.types.is_numeric_dtype(cells.dtype):
+        return cells.to_numpy()[:, None]
+    lists = [np.atleast_1d(cell) for cell in cells]
+    longest = max((len(cell) for cell in lists), default=0)
+    if longest > width:
+        raise WrapError([f"item_table column {name} holds {longest} values where the model takes {width}. Truncate them."])
+    padded = np.zeros((len(lists), width))
+    for row, cell in zip(padded, lists, strict=True):
+        row[: len(cell)] = cell
+    return padded

@@ -1,0 +1,150 @@
+"""At the start of `fit`: what the training rows allow the regularizer to use of the score table."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import CoverageError, CoverageWarning
+from .handle import Handle
+from .item_rows import RowBuilder, TrainingRows, item_columns, known_item_values
+from .regularizer.signals import RegionSignals
+from .score_table import UserScores
+from .session import Usable
+
+_WARN_BELOW = 0.5
+
+
+def prepare(handle: Handle, training: TrainingRows) -> Usable:
+    """Find template rows, item columns and regions, and keep the scored pairs that have all of them.
+
+    Parameters
+    ----------
+    handle : Handle
+        Of the model that is about to train; its account of the training is written.
+    training : TrainingRows
+        The rows that train.
+
+    Returns
+    -------
+    Usable
+        Pairs, row builders and regions.
+
+    Raises
+    ------
+    CoverageError
+        If no pair can be used.
+
+    Warns
+    -----
+    CoverageWarning
+        If less than half of the table can be used, or a feature looks item-side and is not listed as such.
+    """
+    features, table = handle.features, handle.table
+    _warn_of_unlisted_item_features(handle, training)
+    users = training.column(features.user).astype(np.int64)
+    items = training.column(features.item).astype(np.int64)
+    template_row = training.latest(users, features.n_users)
+    scored = np.union1d(table.candidates.items.numpy(), table.probes.items.numpy())
+    known, values = known_item_values(
+        training, features.item, features.item_features, scored, handle.item_values
+    )
+    builder_parts = (
+        torch.from_numpy(item_columns(features.layout, features.item_features)),
+        torch.from_numpy(known),
+        torch.from_numpy(values),
+    )
+    has_template = torch.from_numpy(template_row >= 0)
+    has_columns = torch.zeros(features.n_items, dtype=torch.bool)
+    has_columns[builder_parts[1]] = True
+
+    candidates = _keep(table.candidates, has_template, has_columns)
+    two_scores = _distinct_scores(candidates) if handle.config.pairwise else candidates.counts > 0
+    drawable = candidates.select(two_scores[candidates.user_of_entry])
+    _account(handle, drawable, has_template, has_columns)
+    probes = _keep(table.probes, has_template, has_columns)
+    regions = _regions(handle, users, items, training.positive)
+    return Usable(
+        candidates=drawable,
+        probes=probes,
+        candidate_rows=RowBuilder(training.gather(template_row[drawable.users.numpy()]), *builder_parts),
+        probe_rows=RowBuilder(training.gather(template_row[probes.users.numpy()]), *builder_parts),
+        cold=regions.cold,
+        tail=regions.tail,
+    )
+
+
+def _keep(group: UserScores, has_template: Tensor, has_columns: Tensor) -> UserScores:
+    return group.select(has_template[group.users][group.user_of_entry] & has_columns[group.items])
+
+
+def _distinct_scores(group: UserScores) -> Tensor:
+    """Return which users have at least one ordered pair, (n_users,) bool."""
+    n = len(group.users)
+    low = torch.full((n,), torch.inf).scatter_reduce_(0, group.user_of_entry, group.scores, "amin")
+    high = torch.full((n,), -torch.inf).scatter_reduce_(0, group.user_of_entry, group.scores, "amax")
+    return high > low
+
+
+def _account(handle: Handle, drawable: UserScores, has_template: Tensor, has_columns: Tensor) -> None:
+    table = handle.table.candidates
+    no_template = int((~has_template[table.users]).sum())
+    no_columns = int((~has_columns[table.items.unique()]).sum())
+    handle.training = {
+        "pairs usable": f"{len(drawable)} of {len(table)}",
+        "users usable": f"{len(drawable.users)} of {len(table.users)}",
+        "users without a training row": no_template,
+        "items without known columns": no_columns,
+    }
+    if len(drawable) == 0:
+        raise CoverageError(
+            f"none of the {len(table)} scored pairs can be used: {no_template} of {len(table.users)} users have no training "
+            f"row, {no_columns} items have no known item-side columns, and the others have no two different scores. "
+            "Check that user_index and item_index give the codes in the training rows, and pass item_table= for items "
+            "that never occur in training."
+        )
+    if len(drawable) < _WARN_BELOW * len(table):
+        warnings.warn(
+            f"only {len(drawable)} of {len(table)} scored pairs can be used ({no_template} users have no training row, "
+            f"{no_columns} items have no known item-side columns). Check user_index and item_index, or pass item_table=.",
+            CoverageWarning,
+            stacklevel=2,
+        )
+
+
+def _regions(handle: Handle, users: np.ndarray, items: np.ndarray, positive: np.ndarray) -> RegionSignals:
+    features, config = handle.features, handle.config
+    history = handle.history_length
+    if history is None:
+        history = torch.from_numpy(np.bincount(users[positive], minlength=features.n_users))
+    popularity = handle.popularity
+    if popularity is None:
+        popularity = torch.from_numpy(np.bincount(items[positive], minlength=features.n_items))
+        catalogue = torch.zeros(features.n_items, dtype=torch.bool)
+        catalogue[torch.from_numpy(np.unique(items))] = True
+        catalogue[handle.table.candidates.items] = True
+        catalogue[handle.table.probes.items] = True
+    else:
+        catalogue = popularity >= 0
+    return RegionSignals.from_counts(
+        history,
+        popularity,
+        in_catalogue=catalogue,
+        cold_threshold=config.cold_threshold,
+        tail_quantile=config.tail_quantile,
+    )
+
+
+def _warn_of_unlisted_item_features(handle: Handle, training: TrainingRows) -> None:
+    features = handle.features
+    unlisted = training.looks_item_side(features.user, features.item, features.item_features)
+    if unlisted:
+        warnings.warn(
+            f"in the training rows the item alone decides {', '.join(unlisted)}, yet candidates would keep the value of the "
+            f"user's template row. Pass item_features={[*features.item_features, *unlisted]!r} to wrap.",
+            CoverageWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,37 @@
+"""The backbone's own uncertainty q in [0, 1] about a user and an item (paper Sec. 3.3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def confidence(probability: Tensor) -> Tensor:
+    """``1 - max_c p(c)``, rescaled from [0, 1/2] to [0, 1]."""
+    return 2 * torch.minimum(probability, 1 - probability)
+
+
+def entropy(probability: Tensor) -> Tensor:
+    """Entropy of the Bernoulli output divided by its maximum, ln 2."""
+    return (torch.special.entr(probability) + torch.special.entr(1 - probability)) / math.log(2)
+
+
+def mc_variance(samples: Tensor) -> Tensor:
+    """Variance over MC-dropout passes divided by its maximum, 1/4 for numbers in [0, 1].
+
+    Parameters
+    ----------
+    samples : Tensor
+        (n_passes, n_rows) probabilities.
+
+    Returns
+    -------
+    Tensor
+        (n_rows,)
+    """
+    return samples.var(dim=0, unbiased=False) / 0.25
+
+
+FROM_PROBABILITY = {"confidence": confidence, "entropy": entropy}

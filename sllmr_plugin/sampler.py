@@ -1,0 +1,73 @@
+"""Draws of users and of their scored items, a block a training step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .score_table import UserScores
+
+
+@dataclass(frozen=True)
+class Block:
+    """Scored items of some users.
+
+    Attributes
+    ----------
+    users : Tensor
+        (n_users,) int64 positions in the table's users.
+    entry : Tensor
+        (n_users, width) int64 positions in the table's entries.
+    valid : Tensor
+        (n_users, width) bool, False where `entry` is padding.
+    """
+
+    users: Tensor
+    entry: Tensor
+    valid: Tensor
+
+
+class TableSampler:
+    """Draws users of a score table evenly, and a few scored items of each.
+
+    Users come in a random order without replacement and are shuffled anew when all had their turn, so
+    that all of them are visited equally often.
+
+    Parameters
+    ----------
+    table : UserScores
+        What is drawn from.
+    users_per_step, candidates_per_user : int
+        The most users, and items of each, in a block.
+    generator : torch.Generator
+        Source of randomness, on the CPU.
+    """
+
+    def __init__(
+        self, table: UserScores, *, users_per_step: int, candidates_per_user: int, generator: torch.Generator
+    ) -> None:
+        self.table = table
+        self.users_per_step = min(users_per_step, len(table.users))
+        self.candidates_per_user = candidates_per_user
+        self.generator = generator
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def draw(self) -> Block:
+        """Draw the next users and items of each."""
+        if len(self._order) < self.users_per_step:
+            fresh = torch.randperm(len(self.table.users), generator=self.generator)
+            # Users left over from the last round go first and must not come twice in one block.
+            self._order = torch.cat([self._order, fresh[~torch.isin(fresh, self._order)], self._order])
+        users, self._order = self._order[: self.users_per_step], self._order[self.users_per_step :]
+        return self.draw_for(users)
+
+    def draw_for(self, users: Tensor) -> Block:
+        """Draw items of given users, (n_users,) positions in the table's users."""
+        entry, valid = self.table.block(users)
+        if entry.shape[1] > self.candidates_per_user:
+            key = torch.rand(entry.shape, generator=self.generator).masked_fill(~valid, -1.0)
+            chosen = key.topk(self.candidates_per_user, dim=1).indices
+            entry, valid = entry.gather(1, chosen), valid.gather(1, chosen)
+        return Block(users, entry, valid)

@@ -1,0 +1,350 @@
+"""`TrainingSession`: what the regularizer holds during one call of `fit`, for any CTR library."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .config import SelectiveConfig
+from .errors import GateCollapsedWarning, HookNeverFiredError, NoPairsError
+from .item_rows import RowBuilder
+from .regularizer.gate import DisagreementGate, Gate
+from .regularizer.pairs import OrderedPairs, select_pairs
+from .regularizer.selective import REGIONS, Entries, SelectiveRegularizer, StepResult, pair_signals
+from .sampler import TableSampler
+from .score_table import UserScores
+
+COLLAPSED_BELOW = 0.02
+
+# Scores rows without gradients: (n, width) -> logit (n,), probability (n,), uncertainty (n,) or None.
+ScoreRows = Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Usable:
+    """The part of a score table that this training can use, and what is known of it.
+
+    Attributes
+    ----------
+    candidates, probes : UserScores
+        Pairs whose user has a template row and whose item has known columns.
+    candidate_rows, probe_rows : RowBuilder
+        Build the rows; templates are in the order of the users of each group.
+    cold : Tensor
+        (n_user_codes,) bool.
+    tail : Tensor
+        (n_item_codes,) bool.
+    """
+
+    candidates: UserScores
+    probes: UserScores
+    candidate_rows: RowBuilder
+    probe_rows: RowBuilder
+    cold: Tensor
+    tail: Tensor
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What a training step adds to the forward pass.
+
+    Attributes
+    ----------
+    rows : Tensor
+        (n_extra, width) input rows that follow the batch's own.
+    source : Tensor
+        (n_entries,) row of each entry among batch and extra rows together.
+    entries : Entries
+        LLM scores and regions of the entries.
+    pairs : OrderedPairs
+        Positions into the entries.
+    """
+
+    rows: Tensor
+    source: Tensor
+    entries: Entries
+    pairs: OrderedPairs
+
+
+class TrainingSession:
+    """Plans the extra rows of every step, turns their scores into a loss and keeps the epoch's account.
+
+    Parameters
+    ----------
+    config : SelectiveConfig
+        An active one.
+    gate : Gate
+        Lives longer than the session.
+    usable : Usable
+        Scores, rows and regions.
+    user_column, item_column : int
+        Where the ids stand in the input matrix.
+    score_rows : ScoreRows
+        Scores rows with the backbone as it is at that moment.
+    seed : int
+        Seed of all draws.
+    """
+
+    def __init__(
+        self,
+        config: SelectiveConfig,
+        gate: Gate,
+        usable: Usable,
+        *,
+        user_column: int,
+        item_column: int,
+        score_rows: ScoreRows,
+        seed: int,
+    ) -> None:
+        self.config = config
+        self.gate = gate
+        self.usable = usable
+        self.regularizer = SelectiveRegularizer(config, gate)
+        self._columns = (user_column, item_column)
+        self._score_rows = score_rows
+        self._generator = torch.Generator().manual_seed(seed % 2**63)
+        self._sampler = TableSampler(
+            usable.candidates,
+            users_per_step=config.users_per_step,
+            candidates_per_user=config.candidates_per_user,
+            generator=self._generator,
+        )
+        self._cold_of_user = usable.cold[usable.candidates.users]
+        self._tail_of_entry = usable.tail[usable.candidates.items]
+        self._user_of_entry = usable.candidates.user_of_entry
+        self.weight = 0.0
+        self._pending: tuple[StepResult, int] | None = None
+        self._reset_account()
+
+    def _reset_account(self) -> None:
+        self._planned = self._taken = self._terms = 0
+        self._loss_sum: Tensor | float = 0.0
+        self._gate_sums: Tensor | float = 0.0
+        self._gate_counts: Tensor | float = 0.0
+        self._visited = torch.zeros(len(self.usable.candidates.users), dtype=torch.bool)
+
+    # ------------------------------------------------------------------ a training step
+
+    def plan(self, batch: Tensor) -> StepPlan | None:
+        """Choose this step's entries and pairs.
+
+        Parameters
+        ----------
+        batch : Tensor
+            (n_rows, width) the step's input.
+
+        Returns
+        -------
+        StepPlan or None
+            None when the epoch's weight is 0: the forward pass is then the plain model's own.
+        """
+        if self.weight == 0:
+            return None
+        self._planned += 1
+        config, table = self.config, self.usable.candidates
+        batch_ids = None
+        if config.user_source == "batch" or config.in_batch_pairs:
+            batch_ids = tuple(batch[:, column].detach().to("cpu", torch.int64) for column in self._columns)
+        block, templates, template_of = self._draw(batch, batch_ids)
+        pairs = self._select(table.scores[block.entry], block.valid)
+        self._visited[block.users[pairs.preferred // max(block.entry.shape[1], 1)]] = True
+
+        # Only the valid cells of the block become rows; pairs are renumbered to match.
+        cell = torch.nonzero(block.valid.flatten()).squeeze(1)
+        number = torch.zeros(block.valid.numel(), dtype=torch.int64)
+        number[cell] = torch.arange(len(cell))
+        pairs = OrderedPairs(number[pairs.preferred], number[pairs.other])
+        entry = block.entry.flatten()[cell]
+        owner = template_of.repeat_interleave(block.valid.sum(dim=1))
+        rows = self.usable.candidate_rows.rows(owner, table.items[entry], templates)
+        source = batch.shape[0] + torch.arange(len(cell))
+        if config.in_batch_pairs:
+            entry, source, pairs = self._with_in_batch(batch_ids, entry, source, pairs)
+        entries = Entries(
+            table.scores[entry], self._cold_of_user[self._user_of_entry[entry]], self._tail_of_entry[entry]
+        )
+        return _on_device(StepPlan(rows, source, entries, pairs), batch.device)
+
+    def _draw(self, batch: Tensor, batch_ids):
+        """Return a block, the templates to use (None: the stored ones) and each block user's template."""
+        if self.config.user_source == "table":
+            block = self._sampler.draw()
+            return block, None, block.users
+        users = self.usable.candidates.users
+        position = torch.searchsorted(users, batch_ids[0]).clamp_max(len(users) - 1)
+        row = torch.nonzero(users[position] == batch_ids[0]).squeeze(1)
+        # The last row of a user in the batch serves as the template; which one makes no difference to the pairs.
+        template = torch.full((len(users),), -1, dtype=torch.int64)
+        template[position[row]] = row
+        present = torch.nonzero(template >= 0).squeeze(1)
+        if len(present) > self.config.users_per_step:
+            present = present[torch.randperm(len(present), generator=self._generator)[: self.config.users_per_step]]
+        return self._sampler.draw_for(present), batch.detach().cpu(), template[present]
+
+    def _select(self, scores: Tensor, valid: Tensor) -> OrderedPairs:
+        if not self.config.pairwise or scores.numel() == 0:
+            empty = torch.empty(0, dtype=torch.int64)
+            return OrderedPairs(empty, empty)
+        config = self.config
+        return select_pairs(
+            scores, valid, max_pairs=config.pairs_per_user, rule=config.pair_rule, generator=self._generator
+        )
+
+    def _with_in_batch(self, batch_ids, entry: Tensor, source: Tensor, pairs: OrderedPairs):
+        """Append the batch's own scored rows and the pairs among them."""
+        table = self.usable.candidates
+        number, found = table.locate(*batch_ids)
+        row = torch.nonzero(found).squeeze(1)
+        row = row[batch_ids[0][row].argsort(stable=True)]
+        _, group, size = batch_ids[0][row].unique_consecutive(return_inverse=True, return_counts=True)
+        if len(row) == 0:
+            return entry, source, pairs
+        slot = torch.arange(len(row)) - (size.cumsum(0) - size)[group]
+        width = int(size.max())
+        position = torch.zeros((len(size), width), dtype=torch.int64)
+        valid = torch.zeros((len(size), width), dtype=torch.bool)
+        position[group, slot] = torch.arange(len(row))
+        valid[group, slot] = True
+        own = self._select(table.scores[number[row][position]], valid)
+        position = position.flatten() + len(entry)
+        return (
+            torch.cat([entry, number[row]]),
+            torch.cat([source, row]),
+            OrderedPairs(
+                torch.cat([pairs.preferred, position[own.preferred]]), torch.cat([pairs.other, position[own.other]])
+            ),
+        )
+
+    def add(self, plan: StepPlan, logit: Tensor, probability: Tensor, uncertainty: Tensor | None, n_batch: int) -> None:
+        """Compute the step's loss from the entries' scores, (n_entries,) each, and hold it until it is taken."""
+        result = self.regularizer(logit, probability, uncertainty, plan.entries, plan.pairs)
+        self._pending = (result, n_batch)
+        self._terms += result.n_terms
+        self._loss_sum = self._loss_sum + result.mean_loss.detach()
+        self._gate_sums = self._gate_sums + result.gate_sums
+        self._gate_counts = self._gate_counts + result.gate_counts
+
+    def take_loss(self) -> Tensor | None:
+        """Hand out the step's weighted loss, once; None where there is none."""
+        if self._pending is None:
+            return None
+        (result, n_batch), self._pending = self._pending, None
+        self._taken += 1
+        scale = n_batch if self.config.weight_scale == "batch_mean" else result.n_terms
+        return self.weight * scale * result.mean_loss
+
+    # ------------------------------------------------------------------ epochs
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the epoch's weight; the first time, fit a gate that needs probes."""
+        self.weight = self.config.weight_at(epoch)
+        self._reset_account()
+        if self.weight > 0 and isinstance(self.gate, DisagreementGate):
+            self.refit_gate(self.gate)
+
+    def end_epoch(self) -> dict[str, float]:
+        """Close the account.
+
+        Returns
+        -------
+        dict of str to float
+            ``sllmr_*`` values for the history; empty for an epoch without weight.
+
+        Raises
+        ------
+        HookNeverFiredError
+            If the training loop never asked for the loss.
+        NoPairsError
+            If no pair (no entry, in the pointwise modes) was formed.
+        """
+        self._pending = None
+        if self.weight == 0:
+            return {}
+        if self._taken == 0:
+            raise HookNeverFiredError(
+                f"the epoch made {self._planned} forward passes that the regularizer saw and never asked for its loss. "
+                "The model must call its own forward and get_regularization_loss once a step; an overriding fit or "
+                "get_regularization_loss has to call super()."
+            )
+        if self._terms == 0:
+            raise NoPairsError(
+                "the epoch formed no pair: " + ("no user of any batch has two different scores in the table. " if
+                self.config.user_source == "batch" else "no user drawn has two different scores. ")
+                + "Use user_source='table', or score more candidates a user."
+            )
+        logs = {
+            "sllmr_loss": float(self._loss_sum) / self._planned,
+            "sllmr_pairs": float(self._terms),
+            "sllmr_coverage": float(self._visited.float().mean()) if self.config.pairwise else 1.0,
+        }
+        if self.config.pairwise:
+            means = (self._gate_sums / self._gate_counts).tolist()
+            logs |= {f"sllmr_gate{'' if r == 'all' else '_' + r}": m for r, m in zip(REGIONS, means, strict=True)}
+            self._warn_if_collapsed(means[0])
+        return logs
+
+    def _warn_if_collapsed(self, mean_alpha: float) -> None:
+        if mean_alpha >= COLLAPSED_BELOW:
+            return
+        if isinstance(self.gate, DisagreementGate):
+            text = (
+                "on the probes the LLM is no better a judge than the backbone, so the gate stays closed and training is "
+                "in effect plain. Check the scores; mode='global' would follow them all the same."
+            )
+        elif self.config.mode == "joint":
+            text = "Algorithm 1's objective can only close it. Use mode='gated', or mode='global' to do without a gate."
+        else:
+            text = "hardly a pair has a cold user or a long-tail item. Raise cold_threshold or tail_quantile."
+        warnings.warn(
+            f"the gate has collapsed (mean alpha {mean_alpha:.4f}): {text}", GateCollapsedWarning, stacklevel=2
+        )
+
+    # ------------------------------------------------------------------ probes
+
+    def refit_gate(self, gate: DisagreementGate) -> None:
+        """Fit the gate on probes against candidates of the same user that the LLM and the backbone order differently."""
+        probes, table = self.usable.probes, self.usable.candidates
+        owner = probes.user_of_entry
+        home = torch.searchsorted(table.users, probes.users).clamp_max(len(table.users) - 1)
+        has_candidates = table.users[home] == probes.users
+        probe = torch.nonzero(has_candidates[owner]).squeeze(1)
+        if len(probe) == 0:
+            return
+        entry, valid = table.block(home[owner[probe]])
+        against = torch.nonzero(valid)
+        rows = torch.cat(
+            [
+                self.usable.probe_rows.rows(owner[probe], probes.items[probe]),
+                self.usable.candidate_rows.rows(
+                    self._user_of_entry[entry[valid]], table.items[entry[valid]]
+                ),
+            ]
+        )
+        logit, _, uncertainty = self._score_rows(rows)
+        logit = logit.cpu()
+        first, second = against[:, 0], len(probe) + torch.arange(len(against))
+        llm = torch.cat([probes.scores[probe], table.scores[entry[valid]]])
+        items = torch.cat([probes.items[probe], table.items[entry[valid]]])
+        codes = torch.cat([probes.users[owner[probe]], probes.users[owner[probe]][against[:, 0]]])
+        entries = Entries(llm, self.usable.cold[codes], self.usable.tail[items])
+        llm_gap, model_gap = llm[first] - llm[second], logit[first] - logit[second]
+        disagree = llm_gap * model_gap < 0
+        llm_right = llm_gap[disagree] > 0
+        first, second = first[disagree], second[disagree]
+        pairs = OrderedPairs(torch.where(llm_right, first, second), torch.where(llm_right, second, first))
+        q = None if uncertainty is None else uncertainty.cpu()
+        device = gate.weight.device
+        preferred, other = pair_signals(entries, q, pairs, like=logit)
+        gate.fit_disagreements(preferred.to(device), other.to(device), llm_right.to(device))
+
+
+def _on_device(plan: StepPlan, device: torch.device) -> StepPlan:
+    if device.type == "cpu":
+        return plan
+    entries = Entries(*(tensor.to(device) for tensor in (plan.entries.llm, plan.entries.cold, plan.entries.tail)))
+    pairs = OrderedPairs(plan.pairs.preferred.to(device), plan.pairs.other.to(device))
+    return StepPlan(plan.rows.to(device), plan.source.to(device), entries, pairs)

@@ -1,0 +1,179 @@
+"""`wrap` and `unwrap`: put the regularizer on a live model, and take it off again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+from torch import nn
+
+from .backends import deepctr_checks
+from .backends.deepctr_torch import SLLMRMixin, leave_optimizer, plain_class, wrapped_class
+from .config import SelectiveConfig
+from .errors import AlreadyWrappedError, NotWrappedError, SLLMRError, UnsupportedModelError, WrapError
+from .handle import Handle
+from .id_index import IdIndex
+from .item_rows import encode_item_table
+from .score_table import ScoreTable
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def wrap(
+    model: Model,
+    scores: str | Path | pd.DataFrame | ScoreTable,
+    *,
+    user: str,
+    item: str,
+    item_features: Sequence[str] | None = None,
+    item_table: pd.DataFrame | None = None,
+    user_index: IdIndex | None = None,
+    item_index: IdIndex | None = None,
+    config: SelectiveConfig | None = None,
+    task: int | None = None,
+) -> Model:
+    """Make `model.fit` train with the LLM-guided regularizer, before or after `compile`.
+
+    The model is changed in place: its class becomes a subclass of its own class and it gains the attribute
+    `sllmr`. Parameters, ``state_dict`` keys and predictions stay as they are. Everything is checked before
+    anything is touched.
+
+    Parameters
+    ----------
+    model : deepctr_torch model
+        Any model of DeepCTR-Torch 0.3, or of a class that derives from its `BaseModel`.
+    scores : path, pandas.DataFrame or ScoreTable
+        LLM scores: ``user_id, item_id, score`` in [0, 1] and optionally ``kind``; see `ScoreTable.read`.
+    user, item : str
+        The model's features that carry the ids.
+    item_features : sequence of str, optional
+        All features that change with the candidate item. Default: `item`, for DIN and DIEN also the
+        features whose history they attend to.
+    item_table : pandas.DataFrame, optional
+        A row an item with its raw id (column `item`) and its other item-side features as the model is fed them. Needed for
+        items that never occur in the training rows when there are such features.
+    user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
+        Raw id of the score table -> the code that the model is fed. Default: the ids are the codes.
+    config : SelectiveConfig, optional
+        What to add and where; the default is ``SelectiveConfig()``.
+    task : int, optional
+        Required for multi-task models: the output that the LLM's scores speak about.
+
+    Returns
+    -------
+    deepctr_torch model
+        The same object. ``model.sllmr.status()`` tells what it is set to do and has done.
+
+    Raises
+    ------
+    AlreadyWrappedError
+        If the model is wrapped.
+    UnsupportedModelError
+        If it is no DeepCTR-Torch model.
+    WrapError
+        Listing every reason why this model cannot be wrapped like this.
+    ScoreTableError, CoverageError
+        If the scores cannot be read, or none of them concerns this model.
+
+    Examples
+    --------
+    >>> model = wrap(model, "llm_scores.parquet", user="user_id", item="item_id")  # doctest: +SKIP
+    >>> model.fit(x, y, batch_size=256, epochs=3)  # doctest: +SKIP
+    """
+    if isinstance(model, SLLMRMixin):
+        raise AlreadyWrappedError(
+            ["the model is wrapped already. Change it with model.sllmr.configure(), or call unwrap(model) first."]
+        )
+    if not deepctr_checks.is_deepctr_torch(model):
+        raise UnsupportedModelError(
+            [f"a {type(model).__module__}.{type(model).__name__} is no DeepCTR-Torch model. Pass a deepctr_torch.models model."]
+        )
+    config = config if config is not None else SelectiveConfig()
+    problems, features = deepctr_checks.find_problems(model, user, item, item_features, task, config)
+    if isinstance(scores, ScoreTable) and (user_index is not None or item_index is not None) and item_table is None:
+        problems.append("scores is a ScoreTable, whose ids are codes already. Give the indexes to ScoreTable.read instead.")
+    table: ScoreTable | None = None
+    try:
+        table = (
+            scores
+            if isinstance(scores, ScoreTable)
+            else ScoreTable.read(scores, user_index=user_index, item_index=item_index)
+        )
+    except SLLMRError as error:
+        if not problems:
+            raise
+        problems.append(str(error))
+    if problems or features is None or table is None:
+        raise WrapError(problems)
+    handle = Handle(
+        type(model).__name__,
+        features,
+        table.within(features.n_users, features.n_items),
+        config,
+        task=task or 0,
+        item_values=None
+        if item_table is None
+        else encode_item_table(item_table, item, features.item_features, features.layout, item_index),
+        user_index=user_index,
+        item_index=item_index,
+    )
+    handle.to_device(lambda tensor: tensor.to(model.device))
+    model.__dict__["sllmr"] = handle
+    model.__class__ = wrapped_class(type(model))
+    return model
+
+
+def unwrap(model: Model) -> Model:
+    """Give the plain model back, in place: its own class, no `sllmr`, no gate in the optimizer.
+
+    Parameters
+    ----------
+    model : wrapped model
+        Trained or not. What it has learnt stays.
+
+    Returns
+    -------
+    model
+        The same object.
+
+    Raises
+    ------
+    NotWrappedError
+        If the model is not wrapped.
+    """
+    _require_wrapped(model, "unwrap")
+    leave_optimizer(model)
+    model.__class__ = plain_class(model)
+    del model.__dict__["sllmr"]
+    return model
+
+
+@contextmanager
+def disabled(model: Model) -> Iterator[Model]:
+    """Let a wrapped model train as the plain one within a ``with`` block.
+
+    Parameters
+    ----------
+    model : wrapped model
+        Stays wrapped.
+
+    Raises
+    ------
+    NotWrappedError
+        If the model is not wrapped.
+    """
+    handle = _require_wrapped(model, "disabled")
+    before, handle.enabled = handle.enabled, False
+    try:
+        yield model
+    finally:
+        handle.enabled = before
+
+
+def _require_wrapped(model: nn.Module, operation: str) -> Handle:
+    if not isinstance(model, SLLMRMixin):
+        raise NotWrappedError(f"{operation} needs a wrapped model, got a plain {type(model).__name__}. Call wrap first.")
+    return model.sllmr

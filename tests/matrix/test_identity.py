@@ -1,0 +1,110 @@
+"""Without weight, and after unwrap, nothing differs from the plain model: bit for bit, for every model class."""
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from sllmr_plugin import SelectiveConfig, disabled, unwrap
+
+from . import backbones as zoo
+
+OFF = {
+    "mode_none": SelectiveConfig(mode="none"),
+    "weight_zero": SelectiveConfig(mode="gated", weight=0.0, uncertainty="entropy"),
+    "warm_up": SelectiveConfig(mode="joint", weight=1.0, warmup_epochs=2),
+}
+
+
+def _outcome(backbone, model):
+    history = zoo.fit(backbone, model, verbose=2).history
+    return {
+        "history": history,
+        "state": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "prediction": model.predict(zoo.inputs(model), 64),
+        "next_random": torch.rand(3),
+    }
+
+
+def _assert_same(got, expected):
+    assert got["history"] == expected["history"]
+    assert list(got["state"]) == list(expected["state"])
+    for name, tensor in expected["state"].items():
+        assert torch.equal(got["state"][name], tensor), name
+    np.testing.assert_array_equal(got["prediction"], expected["prediction"])
+    assert torch.equal(got["next_random"], expected["next_random"])
+
+
+@pytest.fixture(scope="module", params=zoo.BACKBONES, ids=zoo.NAMES)
+def plain(request):
+    """Train a plain model once for all comparisons."""
+    backbone = request.param
+    model = zoo.build(backbone)
+    zoo.compile_model(backbone, model)
+    return backbone, _outcome(backbone, model)
+
+
+@pytest.mark.parametrize("config", OFF.values(), ids=OFF.keys())
+def test_without_weight_training_is_the_plain_models(plain, config):
+    backbone, expected = plain
+    model = zoo.wrapped(backbone, zoo.build(backbone), config)
+    zoo.compile_model(backbone, model)
+    _assert_same(_outcome(backbone, model), expected)
+
+
+def test_disabled_training_is_the_plain_models(plain):
+    backbone, expected = plain
+    model = zoo.build(backbone)
+    zoo.compile_model(backbone, model)
+    model = zoo.wrapped(backbone, model, SelectiveConfig(mode="joint", weight=1.0))
+    with disabled(model):
+        _assert_same(_outcome(backbone, model), expected)
+
+
+def test_training_after_unwrap_is_the_plain_models(plain):
+    backbone, expected = plain
+    model = zoo.build(backbone)
+    plain_class, attributes = type(model), set(vars(model))
+    zoo.compile_model(backbone, model)
+    attributes |= {"metrics_names", "optim", "loss_func", "metrics"}
+    model = unwrap(zoo.wrapped(backbone, model, SelectiveConfig(mode="joint", weight=1.0)))
+    assert type(model) is plain_class
+    assert set(vars(model)) == attributes
+    _assert_same(_outcome(backbone, model), expected)
+
+
+@pytest.mark.parametrize("backbone", zoo.BACKBONES, ids=zoo.NAMES)
+def test_a_trained_model_keeps_its_predictions_through_unwrap_copy_and_save(backbone):
+    model = zoo.wrapped(backbone, zoo.build(backbone), SelectiveConfig(mode="joint", weight=1.0))
+    keys = list(zoo.build(backbone).state_dict())
+    zoo.compile_model(backbone, model)
+    zoo.fit(backbone, model)
+    assert list(model.state_dict()) == keys
+    trained = model.predict(zoo.inputs(model), 64)
+
+    if backbone.name != "DIEN_negsampling":  # plain, it cannot be copied either: its aux_loss is on the graph
+        twin = copy.deepcopy(model)
+        assert type(twin) is type(model)
+        assert twin.sllmr is not model.sllmr
+        np.testing.assert_array_equal(twin.predict(zoo.inputs(model), 64), trained)
+        zoo.fit(backbone, twin)  # the copy trains on its own
+        assert not np.array_equal(twin.predict(zoo.inputs(model), 64), trained)
+        np.testing.assert_array_equal(model.predict(zoo.inputs(model), 64), trained)
+
+        file = io.BytesIO()
+        torch.save(model, file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=False)
+        np.testing.assert_array_equal(loaded.predict(zoo.inputs(model), 64), trained)
+        assert loaded.sllmr.status().epochs == model.sllmr.status().epochs
+
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    fresh = zoo.build(backbone)
+    fresh.load_state_dict(torch.load(file, weights_only=True))
+    np.testing.assert_array_equal(fresh.predict(zoo.inputs(model), 64), trained)
+
+    np.testing.assert_array_equal(unwrap(model).predict(zoo.inputs(model), 64), trained)
