@@ -1,0 +1,38 @@
+# `make demo` and `make test` set up .venv from nothing when they have to, and can be run again at any time.
+# constraints.txt pins versions for Python 3.11 and newer; choose another interpreter with `make PYTHON=...`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The models of the tests are tiny: more threads would only wait for each other.
+test: export OMP_NUM_THREADS = 1
+
+.PHONY: demo test lint types format bench
+.DEFAULT_GOAL := test
+
+$(READY): setup.py pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/sllmr demo
+
+test: lint types
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/step_overhead.py

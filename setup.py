@@ -1,0 +1,59 @@
+"""Packaging of sllmr-plugin; pyproject.toml holds the build system and the settings of the tools."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TEST = ["pytest>=8", "hypothesis>=6.90"]
+DEV = [*TEST, "ruff>=0.6", "mypy>=1.11", "types-PyYAML>=6"]
+
+setup(
+    name="sllmr-plugin",
+    version="0.1.0",
+    description="Selective LLM pairwise regularization for CTR models: two lines in a DeepCTR-Torch script",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["recommender systems", "click-through rate", "large language models", "pytorch"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    packages=find_packages(include=["sllmr_plugin", "sllmr_plugin.*"]),
+    package_data={"sllmr_plugin": ["py.typed"], "sllmr_plugin.datasets": ["demo_data/*"]},
+    zip_safe=False,
+    python_requires=">=3.10",
+    install_requires=[
+        # The seams that `wrap` uses are those of 0.3; deepctr-torch 0.2.9 and older need TensorFlow.
+        "deepctr-torch==0.3.*",
+        # deepctr-torch imports requests (for a version check) without declaring it.
+        "requests>=2.28",
+        # deepctr-torch 0.3.0 itself asks for torch 2.4.
+        "torch>=2.4",
+        "numpy>=1.26",
+        "pandas>=2",
+        "pyarrow>=14",
+        "scikit-learn>=1.3",
+        "safetensors>=0.4",
+        "pyyaml>=6",
+        "tqdm>=4.60",
+        "matplotlib>=3.7",
+    ],
+    extras_require={
+        "test": TEST,
+        "dev": DEV,
+        # scoring and evaluation spread over processes or machines
+        "ray": ["ray>=2.9"],
+        # the backend for FuxiCTR models
+        "fuxictr": ["fuxictr>=2.3"],
+        # asking a language model for scores
+        "texts": ["openai>=1.40"],
+    },
+    entry_points={"console_scripts": ["sllmr = sllmr_plugin.cli:main"]},
+)

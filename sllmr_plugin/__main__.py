@@ -1,0 +1,8 @@
+"""`python -m sllmr_plugin` is the console script `sllmr`."""
+
+import sys
+
+from sllmr_plugin.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
