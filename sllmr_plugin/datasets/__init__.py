@@ -1,0 +1,1 @@
+"""Interactions in, splits and model input out; the bundled demo data."""

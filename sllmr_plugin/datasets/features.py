@@ -1,0 +1,164 @@
+"""Model input from encoded interactions: training rows, and one row a user to rank candidates with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from sllmr_plugin.datasets.interactions import Interactions
+from sllmr_plugin.errors import DataError
+
+
+def training_rows(
+    data: Interactions, *, negatives: int = 1, history_length: int = 10, seed: int = 0
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Build the rows a model is trained on.
+
+    Each training positive gives one row, followed by `negatives` rows of the same user and history with an
+    item drawn uniformly from those the user has no training or validation interaction with (test interactions
+    are not looked at). Where the data bring their own negatives (`Interactions.has_negatives`) these are used
+    and none is drawn.
+
+    Parameters
+    ----------
+    data : Interactions
+        The encoded splits.
+    negatives : int, default 1
+        Negatives drawn for each positive, with replacement. More of them sharpen the ranking and cost time.
+    history_length : int, default 10
+        L, the most recent items kept of a history.
+    seed : int, default 0
+        Seed of the draw.
+
+    Returns
+    -------
+    x : dict of str to numpy.ndarray
+        ``user_id`` (N,), ``item_id`` (N,), ``hist_item_id`` (N, L) and ``seq_length`` (N,), all int32 codes.
+        The history of a row is the user's training positives strictly before it, oldest first, filled up with
+        0 on the right. Rows are sorted by user and, within a user, by time.
+    y : numpy.ndarray
+        (N,) float32 labels, 1 or 0.
+
+    Raises
+    ------
+    DataError
+        `negatives` or `history_length` is out of range, or a user has interacted with every item.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sllmr_plugin.datasets.interactions import load_interactions
+    >>> frame = pd.DataFrame({"user_id": [7, 7, 7, 7, 8], "item_id": [1, 2, 3, 4, 5], "split": ["train"] * 5})
+    >>> x, y = training_rows(load_interactions(frame), negatives=0, history_length=2)
+    >>> x["hist_item_id"].tolist()
+    [[0, 0], [1, 0], [1, 2], [2, 3], [0, 0]]
+    """
+    _check_history_length(history_length)
+    if negatives < 0:
+        raise DataError(f"negatives is {negatives}; ask for 0 or more negatives a positive")
+    users, items, labels = (data.train[column].to_numpy() for column in ("user", "item", "label"))
+    positive = labels == 1
+    past = items[positive]
+    # Positives stand by user and time: the history of a row is the slice from the user's first to `before`.
+    before = np.cumsum(positive) - positive
+    first = np.searchsorted(users[positive], users, side="left")
+    if not data.has_negatives:
+        drawn = _draw_unseen(data, users, negatives, np.random.default_rng(seed))
+        items = np.column_stack([items, drawn]).ravel()
+        users, first, before = (np.repeat(values, 1 + negatives) for values in (users, first, before))
+        labels = np.tile(np.r_[1, np.zeros(negatives)], len(data.train))
+    history, lengths = _histories(past, first, before, history_length)
+    return _rows(users, items, history, lengths), labels.astype(np.float32)
+
+
+def template_rows(
+    data: Interactions, users: np.ndarray, *, split: str, history_length: int = 10
+) -> dict[str, np.ndarray]:
+    """Build one row a user, to be completed with candidate items when a split is ranked.
+
+    Parameters
+    ----------
+    data : Interactions
+        The encoded splits.
+    users : array-like of int
+        (U,) user codes; 0 (unknown) has an empty history.
+    split : {"valid", "test"}
+        What is to be ranked: for "valid" the history holds the training positives, for "test" also the
+        validation ones.
+    history_length : int, default 10
+        L, the most recent items kept of a history.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        ``user_id`` (U,), ``item_id`` (U,) of zeros to be replaced, ``hist_item_id`` (U, L) oldest first and
+        filled up with 0 on the right, and ``seq_length`` (U,), all int32.
+
+    Raises
+    ------
+    DataError
+        `split` or `history_length` is out of range, or a code is no user's.
+    """
+    _check_history_length(history_length)
+    if split not in ("valid", "test"):
+        raise DataError(f"split is {split!r}; rank 'valid' or 'test'")
+    users = np.asarray(users, dtype=np.int64)
+    unknown = users[(users < 0) | (users > data.n_users)]
+    if len(unknown):
+        raise DataError(f"user code {unknown[0]} is not in 0 .. {data.n_users}; look codes up in `user_index`")
+    positives = data.train.loc[data.train["label"] == 1, ["user", "item"]]
+    if split == "test":
+        positives = pd.concat([positives, data.valid])
+    positives = positives.sort_values("user", kind="stable")
+    owners = positives["user"].to_numpy()
+    first, last = (np.searchsorted(owners, users, side=side) for side in ("left", "right"))
+    history, lengths = _histories(positives["item"].to_numpy(), first, last, history_length)
+    return _rows(users, np.zeros_like(users), history, lengths)
+
+
+def _check_history_length(history_length: int) -> None:
+    if history_length < 1:
+        raise DataError(f"history_length is {history_length}; keep at least 1 item of a history")
+
+
+def _rows(users: np.ndarray, items: np.ndarray, history: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+    columns = {"user_id": users, "item_id": items, "hist_item_id": history, "seq_length": lengths}
+    return {name: values.astype(np.int32) for name, values in columns.items()}
+
+
+def _histories(past: np.ndarray, first: np.ndarray, before: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Last `length` of each ``past[first[r]:before[r]]``, left-aligned: (R, length) items and (R,) counts."""
+    start = np.maximum(first, before - length)
+    index = start[:, None] + np.arange(length)  # (R, L)
+    inside = index < before[:, None]
+    history = np.where(inside, past[np.where(inside, index, 0)], 0)
+    return history, before - start
+
+
+def _draw_unseen(data: Interactions, users: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw (len(users), n) items uniformly among those the user has in neither training nor validation.
+
+    No draw is rejected: a number below the count of unseen items is drawn and moved up past the seen ones.
+    With the seen items e_0 < e_1 < ... (from 0), the r-th unseen item is r + #{j: e_j - j <= r}, and e_j - j
+    never falls, so one binary search in the users' lists laid end to end counts for all draws at once.
+    """
+    if n == 0:
+        return np.empty((len(users), 0), dtype=np.int64)
+    width = data.n_items + 1
+    seen = pd.concat([data.train[["user", "item"]], data.valid])
+    pairs = np.unique(seen["user"].to_numpy() * width + seen["item"].to_numpy())
+    owners = pairs // width
+    codes = np.arange(data.n_users + 1)
+    first, last = (np.searchsorted(owners, codes, side=side) for side in ("left", "right"))
+    n_unseen = data.n_items - (last - first)
+    full = users[n_unseen[users] == 0]
+    if len(full):
+        raise DataError(
+            f"user {data.user_ids.tolist()[full[0] - 1]!r} has interacted with all {data.n_items} items: "
+            "no negative is left to draw; give an items file with the whole catalogue, or negatives=0"
+        )
+    rank = generator.integers(0, n_unseen[users][:, None], size=(len(users), n))
+    gaps = pairs % width - 1 - (np.arange(len(pairs)) - first[owners])
+    keys = owners * width + gaps
+    passed = np.searchsorted(keys, users[:, None] * width + rank, side="right") - first[users][:, None]
+    return rank + passed + 1

@@ -1,0 +1,276 @@
+"""Interactions in, encoded splits out: what every model, gate and evaluation of this package reads."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from sllmr_plugin.datasets.tables import Table, read_ids, read_table, require_columns
+from sllmr_plugin.errors import DataError
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Encoded interactions in three splits.
+
+    A code is the position of the raw id plus one; code 0 is padding and "unknown".
+
+    Parameters
+    ----------
+    train : pandas.DataFrame
+        ``user, item`` (int64 codes) and ``label`` (int8, 1 or 0), by user and in time order within a user.
+    valid, test : pandas.DataFrame
+        ``user, item`` (int64 codes), positives only, in the same order.
+    user_ids, item_ids : pandas.Index
+        Raw ids; code = position + 1. Users are sorted; items keep the order of the items file, else are
+        sorted.
+    titles : pandas.Series or None
+        Item titles, indexed by item code; an item without a title has ``""``. None without a ``title``
+        column.
+    has_negatives : bool
+        True when training holds rows with label 0 (shown, not taken); then no negatives are sampled.
+    dropped : dict of str to int
+        Rows of the file that were left out: why, and how many.
+    """
+
+    train: pd.DataFrame
+    valid: pd.DataFrame
+    test: pd.DataFrame
+    user_ids: pd.Index
+    item_ids: pd.Index
+    titles: pd.Series | None
+    has_negatives: bool
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def n_users(self) -> int:
+        """Number of users; codes run from 1 to `n_users`."""
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items in the catalogue; codes run from 1 to `n_items`."""
+        return len(self.item_ids)
+
+    @cached_property
+    def user_index(self) -> pd.Series:
+        """Raw user id -> code, as `wrap` takes it."""
+        return pd.Series(np.arange(1, self.n_users + 1), index=self.user_ids, name="user")
+
+    @cached_property
+    def item_index(self) -> pd.Series:
+        """Raw item id -> code, as `wrap` takes it."""
+        return pd.Series(np.arange(1, self.n_items + 1), index=self.item_ids, name="item")
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """Training positives of each item: (n_items + 1,) int64, indexed by code."""
+        return self._count_positives("item", self.n_items)
+
+    @cached_property
+    def history_length(self) -> np.ndarray:
+        """Training positives of each user: (n_users + 1,) int64, indexed by code."""
+        return self._count_positives("user", self.n_users)
+
+    def _count_positives(self, column: str, size: int) -> np.ndarray:
+        positive = self.train["label"].to_numpy() == 1
+        return np.bincount(self.train[column].to_numpy()[positive], minlength=size + 1)
+
+
+def load_interactions(
+    interactions: str | os.PathLike[str] | pd.DataFrame,
+    items: str | os.PathLike[str] | pd.DataFrame | None = None,
+) -> Interactions:
+    """Read interactions, encode the ids and split them.
+
+    Within a user the order is that of ``position``, else of ``timestamp``, else of the file. Without a
+    ``split`` column the last positive of a user is test and the one before it valid; a user with two
+    positives has no valid one, and a single positive trains. Negatives later than the user's first held-out
+    positive are then left out.
+
+    An interaction (user, item) that occurs more than once is kept once: from the earliest split, there as a
+    positive if it is one, and at the earliest time. Users may occur in valid or test alone (they are cold).
+
+    Parameters
+    ----------
+    interactions : path or pandas.DataFrame
+        CSV, gzipped CSV or parquet with the columns ``user_id, item_id`` and, if wanted, ``label`` (1 or 0;
+        without it every row is a positive), ``position`` (a number) or ``timestamp`` (a number, a date or an
+        ISO text), and ``split`` (train, valid or test). Other columns are ignored.
+    items : path or pandas.DataFrame, optional
+        The catalogue: ``item_id`` and, if wanted, ``title``. By default the items that the interactions name.
+
+    Returns
+    -------
+    Interactions
+        The three splits; `Interactions.dropped` counts what was left out.
+
+    Raises
+    ------
+    DataError
+        A file or column is missing, an id is empty or of a wrong type, a label is not 0 or 1, a split or a
+        time cannot be understood, an item is not in the catalogue, or no positive is left to train on.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> data = load_interactions(pd.DataFrame({"user_id": ["ann"] * 4, "item_id": ["a", "b", "c", "d"]}))
+    >>> len(data.train), data.item_ids[data.valid["item"] - 1][0], data.item_ids[data.test["item"] - 1][0]
+    (2, 'c', 'd')
+    """
+    table = read_table(interactions, "interactions")
+    require_columns(table, ["user_id", "item_id"])
+    raw_users, raw_items = read_ids(table, "user_id"), read_ids(table, "item_id")
+    item_ids, titles = _catalogue(raw_items, items)
+    user_ids = pd.Index(np.sort(raw_users.unique()), name="user_id")
+
+    rows = pd.DataFrame(
+        {
+            "user": user_ids.get_indexer(raw_users) + 1,
+            "item": _encode_items(table, raw_items, item_ids),
+            "label": _labels(table),
+        }
+    )
+    has_splits = "split" in table.frame
+    rows["split"] = _given_splits(table) if has_splits else np.int8(0)
+    rows = rows.iloc[np.lexsort((_times(table), rows["user"].to_numpy()))].reset_index(drop=True)
+
+    dropped: dict[str, int] = {}
+    rows = _without_repeats(rows, dropped)
+    if not has_splits:
+        rows = _leave_last_out(rows, len(user_ids), dropped)
+    held_out_negative = ((rows["split"] > 0) & (rows["label"] == 0)).to_numpy()
+    _note(dropped, "negatives in valid or test", held_out_negative)
+    rows = rows[~held_out_negative]
+
+    train, valid, test = (rows[rows["split"] == code].reset_index(drop=True) for code in range(len(SPLITS)))
+    if not (train["label"] == 1).any():
+        raise DataError(
+            f"{table.name} leaves no positive to train on; give users more than one interaction, "
+            "or mark rows as 'train' in the split column"
+        )
+    return Interactions(
+        train=train[["user", "item", "label"]],
+        valid=valid[["user", "item"]],
+        test=test[["user", "item"]],
+        user_ids=user_ids,
+        item_ids=item_ids,
+        titles=titles,
+        has_negatives=bool((train["label"] == 0).any()),
+        dropped=dropped,
+    )
+
+
+def _catalogue(
+    seen: pd.Series, items: str | os.PathLike[str] | pd.DataFrame | None
+) -> tuple[pd.Index, pd.Series | None]:
+    if items is None:
+        return pd.Index(np.sort(seen.unique()), name="item_id"), None
+    table = read_table(items, "items")
+    require_columns(table, ["item_id"])
+    ids = read_ids(table, "item_id")
+    repeated = np.flatnonzero(ids.duplicated().to_numpy())
+    if len(repeated):
+        raise DataError(f"{table.fault(repeated, 'item_id')}, which stands in a row above too; keep one row an item")
+    if pd.api.types.is_numeric_dtype(ids) != pd.api.types.is_numeric_dtype(seen):
+        kinds = ["numbers" if pd.api.types.is_numeric_dtype(column) else "text" for column in (ids, seen)]
+        raise DataError(
+            f"{table.name} has {kinds[0]} as item_id, the interactions have {kinds[1]}; write both the same way"
+        )
+    if "title" not in table.frame:
+        return pd.Index(ids, name="item_id"), None
+    require_columns(table, ["title"])
+    codes = pd.RangeIndex(1, len(ids) + 1, name="item")
+    titles = pd.Series(table.frame["title"].to_numpy(dtype=object), index=codes, name="title").fillna("")
+    return pd.Index(ids, name="item_id"), titles.astype(str)
+
+
+def _encode_items(table: Table, raw: pd.Series, item_ids: pd.Index) -> np.ndarray:
+    codes = item_ids.get_indexer(raw) + 1
+    unknown = np.flatnonzero(codes == 0)
+    if len(unknown):
+        raise DataError(
+            f"{table.fault(unknown, 'item_id')}, which is not among the items; "
+            "add it to the items file or delete its interactions"
+        )
+    return codes
+
+
+def _labels(table: Table) -> np.ndarray:
+    if "label" not in table.frame:
+        return np.ones(len(table.frame), dtype=np.int8)
+    require_columns(table, ["label"])
+    labels = pd.to_numeric(table.frame["label"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    wrong = np.flatnonzero(~np.isin(labels, (0.0, 1.0)))
+    if len(wrong):
+        raise DataError(
+            f"{table.fault(wrong, 'label')}; write 1 for an interaction and 0 for an item that was shown and "
+            "not taken (turn ratings into these first)"
+        )
+    return labels.astype(np.int8)
+
+
+def _given_splits(table: Table) -> np.ndarray:
+    require_columns(table, ["split"])
+    codes = pd.Index(SPLITS).get_indexer(table.frame["split"].astype(object)).astype(np.int8)
+    wrong = np.flatnonzero(codes < 0)
+    if len(wrong):
+        raise DataError(f"{table.fault(wrong, 'split')}; write train, valid or test, or leave the whole column out")
+    return codes
+
+
+def _times(table: Table) -> np.ndarray:
+    """Sort key within a user, (n_rows,): position, else timestamp, else file order."""
+    column = next((name for name in ("position", "timestamp") if name in table.frame), None)
+    if column is None:
+        return np.arange(len(table.frame))
+    require_columns(table, [column])
+    values = table.frame[column]
+    if column == "timestamp" and not pd.api.types.is_numeric_dtype(values):
+        times = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
+    else:
+        times = pd.to_numeric(values, errors="coerce")
+    wrong = np.flatnonzero(times.isna().to_numpy())
+    if len(wrong):
+        raise DataError(f"{table.fault(wrong, column)}; write a number{' or an ISO date' * (column == 'timestamp')}")
+    return times.to_numpy()
+
+
+def _note(dropped: dict[str, int], reason: str, mask: np.ndarray) -> None:
+    if mask.any():
+        dropped[reason] = int(mask.sum())
+
+
+def _without_repeats(rows: pd.DataFrame, dropped: dict[str, int]) -> pd.DataFrame:
+    best_first = np.lexsort((-rows["label"].to_numpy(), rows["split"].to_numpy()))  # stable: then by time
+    repeated = rows.iloc[best_first].duplicated(["user", "item"]).sort_index().to_numpy()
+    _note(dropped, "repeated interactions", repeated)
+    return rows[~repeated].reset_index(drop=True)
+
+
+def _leave_last_out(rows: pd.DataFrame, n_users: int, dropped: dict[str, int]) -> pd.DataFrame:
+    """Split by time: last positive test, the one before it valid; rows are in time order within a user."""
+    positives = rows[rows["label"] == 1]
+    by_user = positives.groupby("user", sort=False)["item"]
+    n_positives = by_user.transform("size").to_numpy()
+    from_end = by_user.cumcount(ascending=False).to_numpy()
+    is_test = (from_end == 0) & (n_positives >= 2)
+    is_valid = (from_end == 1) & (n_positives >= 3)
+    held_out = np.select([is_test, is_valid], [2, 1], default=0)
+    rows = rows.assign(split=0)
+    rows.loc[positives.index, "split"] = held_out
+
+    # What was shown after the first held-out positive lies in the future of the training data.
+    first_held_out = np.full(n_users + 1, len(rows))
+    held = positives.index[held_out > 0]
+    np.minimum.at(first_held_out, rows["user"].to_numpy()[held], held.to_numpy())
+    late = rows.index.to_numpy() > first_held_out[rows["user"].to_numpy()]
+    late &= rows["label"].to_numpy() == 0
+    _note(dropped, "negatives after the user's first held-out positive", late)
+    return rows[~late].reset_index(drop=True)

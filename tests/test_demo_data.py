@@ -1,0 +1,123 @@
+"""The bundled demo data: what the generator makes, and as uneven as its documentation says."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sllmr_plugin.datasets import demo_generator
+from sllmr_plugin.datasets.demo import demo_paths, load_demo
+
+
+@pytest.fixture(scope="module")
+def world():
+    return demo_generator.generate_demo()
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    paths = demo_paths()
+    return pd.read_csv(paths.interactions), pd.read_csv(paths.items), pd.read_parquet(paths.scores)
+
+
+def test_the_bundled_files_are_what_the_generator_makes(world, bundled):
+    for made, stored in zip((world.interactions, world.items, world.scores), bundled, strict=True):
+        pd.testing.assert_frame_equal(made, stored, check_dtype=False)
+
+
+def test_the_command_writes_the_three_files_and_prints_the_documented_reliability(tmp_path, capsys):
+    demo_generator.main(["--out", str(tmp_path / "new")])
+    for path in demo_paths():
+        made = tmp_path / "new" / path.name
+        if path.name == "items.csv":
+            assert made.read_bytes() == path.read_bytes()
+        assert made.stat().st_size > 0
+    printed = re.findall(r"(cold|warm)\s+(head|tail)\s+(\d+)\s+([\d.]+)", capsys.readouterr().out)
+    documented = re.findall(r"^(cold|warm)\s+(head|tail)\s+(\d+)\s+([\d.]+)$", demo_generator.__doc__, re.MULTILINE)
+    assert len(printed) == 4
+    assert printed == documented
+
+
+def test_the_files_stay_small():
+    assert sum(path.stat().st_size for path in demo_paths()) < 600_000
+
+
+def test_what_load_demo_gives():
+    data, scores = load_demo()
+    assert (data.n_users, data.n_items, data.dropped) == (2000, 400, {})
+    assert len(data.valid) == len(data.test) == 2000
+    assert (data.history_length[1:] < 3).sum() == 800
+    assert (data.popularity[1:] == 0).sum() >= 20
+    assert data.popularity.max() > 20 * np.median(data.popularity[1:])  # a long tail
+    assert data.titles.is_unique
+    assert scores["user_id"].isin(data.user_ids).all()
+    assert scores["item_id"].isin(data.item_ids).all()
+
+
+def test_candidates_are_never_the_users_own_and_probes_are_validation_items(bundled):
+    interactions, _, scores = bundled
+    own, valid = {}, {}
+    for user, item, split in interactions[["user_id", "item_id", "split"]].itertuples(index=False):
+        own.setdefault(user, set()).add(item)
+        if split == "valid":
+            valid[user] = item
+    per_user = {}
+    for user, item, score, kind in scores.itertuples(index=False):
+        assert 0 <= score <= 1
+        assert kind in ("candidate", "probe")
+        if kind == "probe":
+            assert item == valid[user]
+        else:
+            assert item not in own[user]
+            per_user.setdefault(user, set()).add(item)
+    assert len(per_user) == 700
+    assert {len(items) for items in per_user.values()} == {20}
+    assert set(scores.loc[scores["kind"] == "probe", "user_id"]) <= set(per_user)
+    assert (scores["kind"] == "probe").sum() == 250
+
+
+def test_probes_show_what_a_gate_should_find(bundled):
+    """Region by region from the bundled files alone, by a loop over the probes."""
+    interactions, items, scores = bundled
+    training = interactions[interactions["split"] == "train"]
+    history = training["user_id"].value_counts()
+    popularity = training["item_id"].value_counts().reindex(items["item_id"], fill_value=0)
+    # the smallest popularity up to which a fifth of the catalogue lies
+    threshold = min(v for v in popularity if (popularity <= v).mean() >= 0.2)
+    right = {}
+    for user, rows in scores.groupby("user_id"):
+        probe = rows[rows["kind"] == "probe"]
+        if len(probe):
+            region = (history[user] < 3, popularity[probe["item_id"].iloc[0]] <= threshold)
+            others = rows.loc[rows["kind"] == "candidate", "score"]
+            said = probe["score"].iloc[0]
+            right.setdefault(region, []).append(((said > others) + 0.5 * (said == others)).mean())
+    cold_head, cold_tail = (np.mean(right[True, tail]) for tail in (False, True))
+    warm_head, warm_tail = (np.mean(right[False, tail]) for tail in (False, True))
+    assert min(cold_head, cold_tail, warm_tail) > 0.65
+    assert warm_head < 0.45
+    assert sum(len(rates) for rates in right.values()) == 250
+
+
+def test_content_knows_what_popularity_does_not(world):
+    """Full-ranking AUC on test of the truth behind the scores, and of training popularity."""
+    data, _ = load_demo()
+    users, items = data.test["user"].to_numpy() - 1, data.test["item"].to_numpy() - 1
+    taken = np.zeros((data.n_users, data.n_items), dtype=bool)
+    for split in (data.train, data.valid, data.test):
+        taken[split["user"] - 1, split["item"] - 1] = True
+
+    def auc(scores):
+        own, others = scores[users, items][:, None], scores[users]
+        right = (own > others) + 0.5 * (own == others)
+        return np.where(taken[users], 0, right).sum(axis=1) / (~taken[users]).sum(axis=1)
+
+    by_popularity = auc(np.broadcast_to(data.popularity[1:], taken.shape))
+    by_content = auc(world.suitability)
+    tail = world.tail[items]
+    assert 0.6 < by_popularity.mean() < 0.75
+    assert by_popularity[tail].mean() < 0.2
+    assert by_content.mean() > 0.8
+    assert by_content[tail].mean() > 0.8
+    assert tail.sum() > 200
