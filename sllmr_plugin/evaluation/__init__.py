@@ -1,0 +1,1 @@
+"""Full-ranking evaluation: strata, AUC, and comparisons of training modes over seeds."""

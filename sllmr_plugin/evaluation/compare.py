@@ -1,0 +1,179 @@
+"""Compares training modes on the same data, seed by seed."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .. import __version__
+from ..config import SelectiveConfig
+from ..datasets.features import training_rows
+from ..datasets.interactions import Interactions
+from ..errors import ConfigError
+from ..progress import RunProgress
+from ..score_table import ScoreTable
+from ..zoo import check_backbone
+from .run import RunResult, RunSettings, train_and_rank
+from .run_folder import RunFolder
+
+
+def compare(
+    data: Interactions,
+    scores: str | Path | pd.DataFrame | ScoreTable,
+    *,
+    out: str | Path,
+    backbone: str | Sequence[str] = "deepfm",
+    modes: Sequence[str] = ("none", "global", "gated"),
+    seeds: int | Sequence[int] = 3,
+    settings: RunSettings | None = None,
+    config_overrides: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    verbose: bool = True,
+) -> list[RunResult]:
+    """Train every backbone in every mode with every seed and rank the test interactions.
+
+    For one seed all modes have the same training rows, the same initial weights and the same order of
+    batches, so differences between modes can be taken seed by seed. Each run keeps its epoch of highest
+    validation AUC. A run is written to ``out/results.json`` as soon as it is finished; called again with the
+    same settings, the runs that are there are not made again.
+
+    Parameters
+    ----------
+    data : Interactions
+        Training, validation and test interactions.
+    scores : path, DataFrame or ScoreTable
+        LLM scores by the raw ids of `data`; a `ScoreTable` has the codes of `data`.
+    out : path
+        The run folder: ``results.json`` and ``settings.json``.
+    backbone : str or sequence of str, default="deepfm"
+        Names that `sllmr_plugin.zoo.build_model` knows.
+    modes : sequence of str, default=("none", "global", "gated")
+        Modes of `SelectiveConfig`; ``none`` is the plain, unwrapped model.
+    seeds : int or sequence of int, default=3
+        The seeds, or how many, counted from 0.
+    settings : RunSettings or None, default=None
+        Sizes of training and evaluation.
+    config_overrides : mapping of str to Any, optional
+        Fields of `SelectiveConfig` other than ``mode``, for all wrapped runs.
+    overwrite : bool, default=False
+        Drop runs in `out` that were made with other settings instead of refusing to mix.
+    verbose : bool, default=True
+        Write a line to standard error after each run.
+
+    Returns
+    -------
+    list of RunResult
+        By backbone, seed and mode.
+
+    Raises
+    ------
+    ConfigError, BackboneError
+        If a mode, an override, or a backbone or its size is not valid; before anything is trained.
+    RunFolderError
+        If `out` holds runs made with other settings or other data.
+    """
+    settings = settings or RunSettings()
+    names = [backbone] if isinstance(backbone, str) else list(backbone)
+    names = [check_backbone(name, settings.embedding_dim) for name in names]
+    configs = _configs(modes, config_overrides or {})
+    if not names or not configs:
+        raise ConfigError("nothing to compare: name at least one backbone and one mode.")
+    if not isinstance(scores, ScoreTable):
+        scores = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
+    folder = RunFolder(out, _everything_else(data, scores, settings, configs), overwrite=overwrite)
+
+    chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    plan = list(itertools.product(names, chosen_seeds, configs))
+    progress = RunProgress(len(plan), verbose=verbose)
+    for (name, seed), runs in itertools.groupby(plan, key=lambda run: run[:2]):
+        modes_to_run = []
+        for _, _, mode in runs:
+            if (name, mode, seed) in folder.runs:
+                progress.skip(f"{name} {mode} seed {seed}: already in {folder.path}")
+            else:
+                modes_to_run.append(mode)
+        if not modes_to_run:
+            continue
+        rows = training_rows(data, negatives=settings.negatives, history_length=settings.history_length, seed=seed)
+        for mode in modes_to_run:
+            folder.add(_run(data, rows, scores, name, configs[mode], seed, settings, progress, verbose))
+    return [folder.runs[name, mode, seed] for name, seed, mode in plan]
+
+
+def _run(
+    data: Interactions,
+    rows: tuple[dict[str, np.ndarray], np.ndarray],
+    scores: ScoreTable,
+    name: str,
+    config: SelectiveConfig,
+    seed: int,
+    settings: RunSettings,
+    progress: RunProgress,
+    verbose: bool,
+) -> RunResult:
+    label = f"{name} {config.mode} seed {seed}"
+    progress.start()
+    progress.note(f"{label}: epoch 1 of {settings.epochs}")
+
+    def report(epoch: int, auc: float) -> None:
+        doing = f"epoch {epoch + 1} of {settings.epochs}" if epoch < settings.epochs else "ranking test"
+        progress.note(f"{label}: validation AUC {auc:.4f}, {doing}")
+
+    run = train_and_rank(
+        data,
+        rows,
+        scores,
+        backbone=name,
+        config=config,
+        seed=seed,
+        settings=settings,
+        report=report,
+        verbose=verbose,
+    )
+    progress.finish(f"{label}: AUC {run.auc:.4f}, epoch {run.epoch}")
+    return run
+
+
+def _configs(modes: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, SelectiveConfig]:
+    if "mode" in overrides:
+        raise ConfigError("mode cannot be overridden in a comparison of modes; list it in modes instead.")
+    return {mode: SelectiveConfig.from_dict({**overrides, "mode": mode}) for mode in modes}
+
+
+def _everything_else(
+    data: Interactions, scores: ScoreTable, settings: RunSettings, configs: Mapping[str, SelectiveConfig]
+) -> dict[str, Any]:
+    """Return all that a run depends on but its backbone, mode and seed."""
+    config = next(iter(configs.values())).to_dict()
+    del config["mode"]
+    return {
+        "version": __version__,
+        **asdict(settings),
+        "config": config,
+        "interactions": _digest(
+            *(frame.to_numpy() for frame in (data.train, data.valid, data.test)), np.array([data.n_items])
+        ),
+        "scores": _digest(
+            *(
+                part.numpy()
+                for group in (scores.candidates, scores.probes)
+                for part in (group.users, group.offsets, group.items, group.scores)
+            )
+        ),
+    }
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    """Return a fingerprint of arrays, so that a folder tells other data apart."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(repr((array.shape, str(array.dtype))).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,192 @@
+"""Builds any single-task DeepCTR-Torch backbone over user and item ids, by its lower-case name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .backends.quiet import import_deepctr_torch
+from .datasets.interactions import Interactions
+from .errors import BackboneError
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How a backbone's class is called."""
+
+    class_name: str
+    columns: tuple[str, ...] = (
+        "linear_feature_columns",
+        "dnn_feature_columns",
+    )  # arguments that take the columns
+    history: bool = False  # whether it reads the user's history
+    dropout: str | None = "dnn_dropout"  # argument that takes the dropout rate
+    heads: int = 1  # attention heads among which the embedding is divided
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_RECIPES = {
+    "wdl": _Recipe("WDL"),
+    "deepfm": _Recipe("DeepFM"),
+    "xdeepfm": _Recipe("xDeepFM"),
+    "autoint": _Recipe("AutoInt", heads=2),
+    "dcn": _Recipe("DCN", options={"cross_parameterization": "vector"}),
+    "dcnv2": _Recipe("DCN", options={"cross_parameterization": "matrix"}),
+    "dcnmix": _Recipe("DCNMix"),
+    "din": _Recipe("DIN", columns=("dnn_feature_columns",), history=True),
+    "dien": _Recipe("DIEN", columns=("dnn_feature_columns",), history=True),
+    "afm": _Recipe("AFM", dropout="afm_dropout"),
+    "afn": _Recipe("AFN"),
+    "ccpm": _Recipe("CCPM"),
+    "difm": _Recipe("DIFM", heads=4),
+    "fibinet": _Recipe("FiBiNET"),
+    "ifm": _Recipe("IFM"),
+    "mlr": _Recipe("MLR", columns=("region_feature_columns",), dropout=None),
+    "nfm": _Recipe("NFM"),
+    "onn": _Recipe("ONN"),
+    "pnn": _Recipe("PNN", columns=("dnn_feature_columns",)),
+}
+
+BACKBONES = tuple(_RECIPES)
+"""Names that `build_model` knows."""
+
+
+def build_model(
+    name: str,
+    data: Interactions,
+    *,
+    embedding_dim: int = 16,
+    dropout: float = 0.0,
+    seed: int = 1024,
+    history_length: int = 10,
+    device: str = "cpu",
+) -> Any:
+    """Build an untrained DeepCTR-Torch model whose inputs are ids of users and items.
+
+    The inputs are ``user_id`` and ``item_id``; DIN and DIEN also read ``hist_item_id`` and
+    ``seq_length``, and their histories share the items' embeddings. Layer sizes are DeepCTR-Torch's
+    defaults.
+
+    Parameters
+    ----------
+    name : str
+        One of `BACKBONES`, in any case. ``dcn`` has the vector form of the cross layer, ``dcnv2`` the
+        matrix form.
+    data : Interactions
+        Gives the vocabularies: ``n_users + 1`` and ``n_items + 1``, since code 0 is padding.
+    embedding_dim : int, default=16
+        Length of every embedding vector. AutoInt needs a multiple of 2, DIFM of 4.
+    dropout : float, default=0.0
+        Dropout rate of the deep part, in [0, 1).
+    seed : int, default=1024
+        Seed of the initial weights. DeepCTR-Torch passes it to ``torch.manual_seed``, so it also resets the
+        global generator. Its MLR ignores the seed: all its initial weights are the same.
+    history_length : int, default=10
+        Columns of ``hist_item_id``; only DIN and DIEN use it.
+    device : str, default="cpu"
+        A torch device such as ``"cuda:0"``.
+
+    Returns
+    -------
+    BaseModel
+        Not compiled.
+
+    Raises
+    ------
+    BackboneError
+        If the name is unknown (the nearest valid one is named) or a size does not fit the model.
+    """
+    recipe = _RECIPES[check_backbone(name, embedding_dim, dropout)]
+    package = import_deepctr_torch()
+    columns = _feature_columns(data, recipe, embedding_dim, history_length)
+    arguments: dict[str, Any] = {**dict.fromkeys(recipe.columns, columns), **recipe.options}
+    if recipe.history:
+        arguments["history_feature_list"] = ["item_id"]
+    if recipe.dropout is not None:
+        arguments[recipe.dropout] = dropout
+    return getattr(package.models, recipe.class_name)(**arguments, seed=seed, device=device)
+
+
+def check_backbone(name: str, embedding_dim: int, dropout: float = 0.0) -> str:
+    """Return the name of a backbone as `BACKBONES` spells it, if it can be built with these sizes.
+
+    Parameters
+    ----------
+    name, embedding_dim, dropout
+        As for `build_model`.
+
+    Raises
+    ------
+    BackboneError
+        As `build_model`.
+    """
+    key = name.lower()
+    if key not in _RECIPES:
+        nearest = difflib.get_close_matches(key, BACKBONES, n=1, cutoff=0.0)[0]
+        raise BackboneError(
+            f"unknown backbone {name!r}; did you mean {nearest!r}? Valid names are {', '.join(BACKBONES)}."
+        )
+    recipe = _RECIPES[key]
+    if embedding_dim < 1 or embedding_dim % recipe.heads:
+        raise BackboneError(
+            f"{key} cannot have embedding_dim={embedding_dim}; take a positive multiple of {recipe.heads}."
+        )
+    if not 0 <= dropout < 1:
+        raise BackboneError(f"dropout={dropout} is no rate; take a number in [0, 1).")
+    if dropout and recipe.dropout is None:
+        raise BackboneError(f"{key} has no dropout, so dropout={dropout} would do nothing; leave it at 0.")
+    return key
+
+
+def feature_names(model: Any) -> list[str]:
+    """Return the names of a DeepCTR-Torch model's inputs, in the order of its input matrix."""
+    return list(model.feature_index)
+
+
+def input_rows(model: Any, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the columns of `rows` that a model reads, fit for its ``fit`` and ``predict``.
+
+    Parameters
+    ----------
+    model : BaseModel
+        A DeepCTR-Torch model over any of the columns in `rows`.
+    rows : mapping of str to ndarray
+        Columns of N rows each: (N,), or (N, L) for histories.
+
+    Returns
+    -------
+    dict of str to ndarray
+        In the order of `feature_names`. DIEN gets a ``seq_length`` of at least 1, so an empty history counts
+        as one padding item: DIEN fails on a batch in which no row has a history.
+
+    Raises
+    ------
+    BackboneError
+        If the model reads a column that `rows` lacks.
+    """
+    missing = [name for name in feature_names(model) if name not in rows]
+    if missing:
+        raise BackboneError(
+            f"the model reads {', '.join(map(repr, missing))}, but the rows have only "
+            f"{', '.join(map(repr, rows))}; build it with build_model, or over these columns."
+        )
+    selected = {name: np.asarray(rows[name]) for name in feature_names(model)}
+    if "seq_length" in selected and isinstance(model, import_deepctr_torch().models.DIEN):
+        selected["seq_length"] = np.maximum(selected["seq_length"], 1)
+    return selected
+
+
+def _feature_columns(data: Interactions, recipe: _Recipe, embedding_dim: int, history_length: int) -> list[Any]:
+    inputs = import_deepctr_torch().inputs
+    columns = [
+        inputs.SparseFeat("user_id", data.n_users + 1, embedding_dim),
+        inputs.SparseFeat("item_id", data.n_items + 1, embedding_dim),
+    ]
+    if recipe.history:
+        item = inputs.SparseFeat("hist_item_id", data.n_items + 1, embedding_dim, embedding_name="item_id")
+        columns.append(inputs.VarLenSparseFeat(item, maxlen=history_length, length_name="seq_length"))
+    return columns

@@ -1,0 +1,279 @@
+"""The command line, called in process; and the progress lines it writes."""
+
+import io
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sllmr_plugin import __version__, cli
+from sllmr_plugin.cli import main
+from sllmr_plugin.errors import GateCollapsedWarning
+from sllmr_plugin.evaluation import compare as compare_module
+from sllmr_plugin.evaluation.run import RunSettings
+from sllmr_plugin.progress import RunProgress, duration
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Interactions, items and scores as files; arguments that name them."""
+    rng = np.random.default_rng(0)
+    pairs = [(f"u{user}", f"i{item}") for user in range(12) for item in rng.permutation(15)[: 4 + user % 4]]
+    pd.DataFrame(pairs, columns=["user_id", "item_id"]).to_csv(tmp_path / "clicks.csv", index=False)
+    pd.DataFrame({"item_id": [f"i{item}" for item in range(15)]}).to_csv(tmp_path / "items.csv", index=False)
+    scored = [(f"u{user}", f"i{item}") for user in range(10) for item in rng.permutation(15)[:6]]
+    scores = pd.DataFrame(scored, columns=["user_id", "item_id"]).assign(score=rng.random(len(scored)))
+    scores.to_parquet(tmp_path / "scores.parquet")
+    return [
+        *("--interactions", str(tmp_path / "clicks.csv")),
+        *("--items", str(tmp_path / "items.csv")),
+        *("--scores", str(tmp_path / "scores.parquet")),
+    ]
+
+
+SMALL = ["--epochs", "1", "--embedding-dim", "4", "--batch-size", "16", "--seeds", "2"]
+
+
+def test_compare_writes_results_and_prints_one_table_each(files, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert (
+        main(
+            [
+                "compare",
+                *files,
+                *SMALL,
+                "--backbone",
+                "deepfm,dcn",
+                "--modes",
+                "none,global",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
+    printed, progress = capsys.readouterr()
+    runs = json.loads((out / "results.json").read_text())
+    assert [(run["backbone"], run["seed"], run["mode"]) for run in runs] == [
+        (backbone, seed, mode) for backbone in ("deepfm", "dcn") for seed in (0, 1) for mode in ("none", "global")
+    ]
+    mean = np.mean([run["auc"] for run in runs if run["backbone"] == "dcn" and run["mode"] == "global"])
+    table = printed[printed.index("dcn, seeds 0, 1") :].splitlines()
+    assert next(line for line in table if line.startswith("global")).split()[1] == f"{mean:.4f}"
+    assert f"Run folder: {out}" in printed
+    assert len(progress.splitlines()) == 8
+    assert "[3/8] deepfm none seed 1: AUC" in progress
+
+
+def test_settings_reach_the_comparison(files, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(cli, "compare", lambda data, scores, **rest: seen.update(rest) or [])
+    arguments = [
+        "--seeds",
+        "5",
+        "--epochs",
+        "7",
+        "--embedding-dim",
+        "8",
+        "--batch-size",
+        "9",
+        "--eval-users",
+        "10",
+    ]
+    arguments += [
+        "--set",
+        "weight=1e-2",
+        "--set",
+        "loss=hinge",
+        "--set",
+        "in_batch_pairs=true",
+        "--set",
+        "margin=none",
+    ]
+    arguments += ["--learning-rate", "0.01", "--negatives", "2", "--valid-users", "3", "--modes", "joint"]
+    assert main(["compare", *files, "--out", str(tmp_path), *arguments]) == 0
+    assert seen["config_overrides"] == {
+        "weight": 0.01,
+        "loss": "hinge",
+        "in_batch_pairs": True,
+        "margin": None,
+    }
+    assert (seen["seeds"], seen["modes"], seen["backbone"]) == (5, ["joint"], ["deepfm"])
+    assert seen["settings"] == RunSettings(
+        epochs=7, embedding_dim=8, batch_size=9, learning_rate=0.01, negatives=2, test_users=10, valid_users=3
+    )
+
+
+def test_defaults_are_those_of_the_library(files, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(cli, "compare", lambda data, scores, **rest: seen.update(rest) or [])
+    assert main(["compare", *files, "--out", str(tmp_path)]) == 0
+    assert seen["settings"] == RunSettings()
+    assert seen["modes"] == ["none", "global", "gated"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--backbone", "deepfn"], "did you mean 'deepfm'"),
+        (["--modes", "none,gate"], "mode='gate' is none of"),
+        (["--set", "wieght=1"], "did you mean 'weight'"),
+        (["--set", "weight"], "write for instance --set weight=0.2"),
+        (["--set", "weight=heavy"], "weight='heavy' must be a number"),
+        (["--interactions", "nowhere.csv"], "nowhere.csv"),
+        (["--scores", "nowhere.parquet"], "nowhere.parquet"),
+    ],
+)
+def test_input_that_cannot_be_used_gives_one_line_and_exit_code_2(files, tmp_path, capsys, arguments, told):
+    assert main(["compare", *files, "--out", str(tmp_path / "run"), *arguments]) == 2
+    printed, error = capsys.readouterr()
+    assert printed == ""
+    assert error.startswith("sllmr: error: ")
+    assert told in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--seeds", "0"],
+        ["--epochs", "x"],
+        ["--learning-rate", "-1"],
+        ["--device", "abacus"],
+        ["--modes", ","],
+        ["--nonsense"],
+    ],
+)
+def test_malformed_arguments_exit_with_2(files, capsys, arguments):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["compare", *files, "--out", "unused", *arguments])
+    assert exit_info.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_interrupting_exits_with_130(files, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare_module, "train_and_rank", interrupt)
+    assert main(["compare", *files, "--out", str(tmp_path / "run")]) == 130
+    assert "the same command takes up" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")
+def test_own_warnings_are_single_lines_and_others_stay_as_they_are(files, monkeypatch, capsys):
+    def warn(*_):
+        warnings.warn("the gate has closed", GateCollapsedWarning, stacklevel=1)
+        warnings.warn("something else", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(cli, "_coverage", warn)
+    with pytest.warns(UserWarning, match="something else"):
+        assert main(["coverage", *files]) == 0
+    assert capsys.readouterr().err == "sllmr: warning: the gate has closed\n"
+
+
+def test_coverage_counts_users_and_items(files, capsys):
+    assert main(["coverage", *files]) == 0
+    printed = capsys.readouterr().out
+    assert "60 scored pairs read, 60 kept" in printed
+    assert "users with scores: 10 of 12" in printed
+
+
+def test_demo_compares_three_modes_and_says_that_it_is_simulated(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "demo_paths", lambda: tuple(files[1::2]))
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--quick"]) == 0
+    printed = capsys.readouterr().out
+    assert [word for word in ("none", "global", "gated") if f"\n{word} " in printed] == [
+        "none",
+        "global",
+        "gated",
+    ]
+    assert "simulated" in printed
+    assert "Run folder: runs/demo_quick" in printed
+    assert len(json.loads((tmp_path / "runs" / "demo_quick" / "results.json").read_text())) == 3
+
+
+def test_demo_writes_its_own_folder_anew_but_never_a_given_one(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "demo_paths", lambda: tuple(files[1::2]))
+    monkeypatch.chdir(tmp_path)
+    for folder in ([], ["--out", "mine"]):
+        assert main(["demo", "--seeds", "1", "--epochs", "1", *folder]) == 0
+    assert main(["demo", "--seeds", "1", "--epochs", "2"]) == 0
+    assert main(["demo", "--seeds", "1", "--epochs", "2", "--out", "mine"]) == 2
+    assert "mine holds runs made with other settings (epochs was 1, now 2)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["compare"], ["coverage"]])
+def test_help_teaches(command, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main([*command, "--help"])
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    if command in ([], ["compare"]):
+        assert "examples:" in text
+        assert "--out runs/" in text
+
+
+def test_version_and_module_entry_point():
+    done = subprocess.run(
+        [sys.executable, "-m", "sllmr_plugin", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"sllmr-plugin {__version__}"
+
+
+# --- progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_estimates_from_the_runs_it_timed(monkeypatch):
+    clock = iter([0.0, 0.0, 10.0, 10.0, 40.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    stream = io.StringIO()
+    progress = RunProgress(5, stream=stream)
+    progress.skip("old")
+    for name in ("first", "second"):
+        progress.start()
+        progress.note("not for files")
+        progress.finish(name)
+    assert stream.getvalue().splitlines() == [
+        "[1/5] old",
+        "[2/5] first  (10 s, about 30 s left)",
+        "[3/5] second  (30 s, about 40 s left)",  # two runs of (10 + 30) / 2 seconds
+    ]
+
+
+def test_notes_on_a_terminal_are_written_over():
+    stream = Terminal()
+    progress = RunProgress(1, stream=stream)
+    progress.start()
+    progress.note("a long note on what is being done")
+    progress.finish("done")
+    first, last = stream.getvalue().split("\r")[1:]
+    assert last.rstrip("\n").startswith("[1/1] done")
+    assert len(last.rstrip("\n")) >= len(first)
+
+
+def test_quiet_progress_writes_nothing():
+    stream = Terminal()
+    progress = RunProgress(1, stream=stream, verbose=False)
+    progress.start()
+    progress.note("x")
+    progress.finish("y")
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (3780, "1 h 03 min")]
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,469 @@
+"""Strata, full-ranking AUC, single runs, run folders, comparisons and their table."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from sllmr_plugin.config import SelectiveConfig
+from sllmr_plugin.datasets.features import training_rows
+from sllmr_plugin.datasets.interactions import load_interactions
+from sllmr_plugin.errors import BackboneError, ConfigError, EvaluationError, RunFolderError
+from sllmr_plugin.evaluation import compare as compare_module
+from sllmr_plugin.evaluation.compare import compare
+from sllmr_plugin.evaluation.ranking import full_ranking, summarize
+from sllmr_plugin.evaluation.run import BestEpoch, RunResult, RunSettings, train_and_rank
+from sllmr_plugin.evaluation.run_folder import RunFolder
+from sllmr_plugin.evaluation.strata import stratify
+from sllmr_plugin.evaluation.table import format_table
+from sllmr_plugin.score_table import ScoreTable
+from sllmr_plugin.zoo import build_model
+
+N_USERS, N_ITEMS = 24, 20
+
+
+def interactions(seed=0, negatives=False):
+    """Random interactions of raw ids; users differ in history length and have one to three test items."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(N_USERS):
+        n_train, n_test = 1 + user % 6, 1 + user % 3
+        items = rng.permutation(N_ITEMS)[: n_train + 1 + n_test]
+        splits = ["train"] * n_train + ["valid"] + ["test"] * n_test
+        rows += [
+            (f"u{user:02d}", f"i{item:02d}", k, s, 1) for k, (item, s) in enumerate(zip(items, splits, strict=True))
+        ]
+        if negatives:
+            left = np.setdiff1d(np.arange(N_ITEMS), items)
+            rows.append((f"u{user:02d}", f"i{left[0]:02d}", 0, "train", 0))
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "position", "split", "label"])
+
+
+def catalogue():
+    return pd.DataFrame({"item_id": [f"i{item:02d}" for item in range(N_ITEMS)]})
+
+
+@pytest.fixture
+def data():
+    return load_interactions(interactions(), catalogue())
+
+
+@pytest.fixture
+def scores():
+    rng = np.random.default_rng(5)
+    pairs = [(f"u{user:02d}", f"i{item:02d}") for user in range(N_USERS) for item in rng.permutation(N_ITEMS)[:6]]
+    return pd.DataFrame(pairs, columns=["user_id", "item_id"]).assign(score=rng.random(len(pairs)))
+
+
+class TableModel(torch.nn.Module):
+    """Looks its scores up in a (n_users + 1, n_items + 1) matrix."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = torch.nn.Parameter(torch.as_tensor(np.asarray(values), dtype=torch.float32))
+        self.feature_index = {"item_id": (0, 1), "user_id": (1, 2)}
+
+    def forward(self, X):
+        return self.values[X[:, 1].long(), X[:, 0].long()].unsqueeze(1)
+
+
+def naive_ranking(frame, split, score_of):
+    """AUC of every held-out interaction of raw ids, one by one with scikit-learn."""
+    before = {"valid": ["train", "valid"], "test": ["train", "valid", "test"]}[split]
+    positives = frame[frame["label"] == 1]
+    aucs = {}
+    for user, item in positives.loc[positives["split"] == split, ["user_id", "item_id"]].itertuples(index=False):
+        mine = positives[positives["user_id"] == user]
+        seen = set(mine.loc[mine["split"].isin(before), "item_id"])
+        unseen = [other for other in catalogue()["item_id"] if other not in seen]
+        values = [score_of(user, other) for other in [item, *unseen]]
+        aucs[user, item] = roc_auc_score([1] + [0] * len(unseen), values) if unseen else math.nan
+    return aucs
+
+
+def by_raw_ids(ranking, data):
+    users, items = data.user_ids[ranking["user"] - 1], data.item_ids[ranking["item"] - 1]
+    return dict(zip(zip(users, items, strict=True), ranking["auc"], strict=True))
+
+
+# --- strata
+
+
+def test_strata_against_counting_by_hand(data):
+    frame = interactions()
+    train = frame[frame["split"] == "train"]
+    strata = stratify(data)
+    histories = train["user_id"].value_counts()
+    assert {data.user_ids[code - 1] for code in np.flatnonzero(strata.cold)} == set(histories[histories < 3].index)
+
+    popularity = train["item_id"].value_counts().reindex(catalogue()["item_id"], fill_value=0)
+    threshold = next(v for v in range(100) if (popularity <= v).mean() >= 0.2)
+    assert strata.tail_popularity == threshold
+    assert {data.item_ids[code - 1] for code in np.flatnonzero(strata.tail)} == set(
+        popularity[popularity <= threshold].index
+    )
+
+
+def test_strata_count_training_positives_alone():
+    with_negatives = stratify(load_interactions(interactions(negatives=True), catalogue()))
+    without = stratify(load_interactions(interactions(), catalogue()))
+    np.testing.assert_array_equal(with_negatives.cold, without.cold)
+    np.testing.assert_array_equal(with_negatives.tail, without.tail)
+
+
+def test_code_zero_is_neither_cold_nor_tail(data):
+    strata = stratify(data, cold_threshold=100, tail_quantile=1.0)
+    assert not strata.cold[0]
+    assert not strata.tail[0]
+    assert strata.cold[1:].all()
+    assert strata.tail[1:].all()
+
+
+# --- ranking
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+@pytest.mark.parametrize("levels", [2, 4, 10_000])
+def test_ranking_equals_sklearn_with_ties(split, levels):
+    frame = interactions(negatives=True)
+    data = load_interactions(frame, catalogue())
+    values = np.random.default_rng(levels).integers(0, levels, (N_USERS + 1, N_ITEMS + 1))
+    expected = naive_ranking(frame, split, lambda u, i: values[data.user_index[u], data.item_index[i]])
+    ranking = full_ranking(TableModel(values), data, split, verbose=False)
+    assert by_raw_ids(ranking, data) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["deepfm", "din", "dien"])
+def test_ranking_of_a_real_model_equals_its_predictions(name):
+    frame = interactions(seed=3)
+    data = load_interactions(frame, catalogue())
+    model = build_model(name, data, embedding_dim=8, history_length=4)
+    for parameter in model.parameters():  # the initial weights are too small to tell items apart
+        torch.nn.init.normal_(parameter, std=0.5)
+
+    def score_of(user, item):
+        mine = frame[(frame["user_id"] == user) & frame["split"].isin(["train", "valid"])]
+        history = [data.item_index[i] for i in mine["item_id"]][-4:]
+        x = {
+            "user_id": np.array([data.user_index[user]]),
+            "item_id": np.array([data.item_index[item]]),
+            "hist_item_id": np.array([history + [0] * (4 - len(history))]),
+            "seq_length": np.array([len(history)]),
+        }
+        return model.predict(x).item()
+
+    some = data.test["user"].unique()[::5]
+    ranking = full_ranking(model, data, users=some, verbose=False)
+    chosen = frame[frame["user_id"].isin(data.user_ids[some - 1])]
+    assert by_raw_ids(ranking, data) == pytest.approx(naive_ranking(chosen, "test", score_of), abs=1e-12)
+    assert len(ranking) == (chosen["split"] == "test").sum()
+
+
+def test_nothing_left_to_rank_is_undefined_and_counted():
+    rows = [("a", i, "train") for i in "wxy"] + [("a", "z", "test"), ("b", "w", "train"), ("b", "x", "test")]
+    data = load_interactions(pd.DataFrame(rows, columns=["user_id", "item_id", "split"]))
+    ranking = full_ranking(TableModel(np.arange(15.0).reshape(3, 5)), data, verbose=False)
+    assert math.isnan(ranking["auc"][0])
+    assert ranking["auc"][1] == 0.0  # x scores below y and z
+    summary = summarize(ranking)
+    assert (summary["auc"], summary["n_test"], summary["n_undefined"]) == (0.0, 1, 1)
+
+
+def test_a_single_negative_gives_zero_half_or_one():
+    rows = [(u, i, "train") for u in "abc" for i in "xy"] + [(u, "z", "test") for u in "abc"]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "split"])
+    data = load_interactions(frame, pd.DataFrame({"item_id": list("wxyz")}))
+    values = np.zeros((4, 5))
+    values[1, 4], values[3, 4] = 1, -1
+    assert full_ranking(TableModel(values), data, verbose=False)["auc"].tolist() == [1.0, 0.5, 0.0]
+
+
+def test_validation_ranking_does_not_look_at_test():
+    frame = interactions()
+    other = frame.copy()
+    is_test = other["split"] == "test"
+    other.loc[is_test, "item_id"] = np.roll(other.loc[is_test, "item_id"], 1)
+    model = TableModel(np.random.default_rng(1).random((N_USERS + 1, N_ITEMS + 1)))
+    rankings = []
+    for version in (frame, other.drop_duplicates(["user_id", "item_id"])):
+        rankings.append(full_ranking(model, load_interactions(version, catalogue()), "valid", verbose=False))
+    pd.testing.assert_frame_equal(*rankings)
+
+
+def test_block_size_changes_nothing(data):
+    model = TableModel(np.random.default_rng(2).integers(0, 9, (N_USERS + 1, N_ITEMS + 1)))
+    whole = full_ranking(model, data, rows_per_block=10_000, verbose=False)
+    for rows in (1, 7, N_ITEMS, 3 * N_ITEMS + 1):
+        pd.testing.assert_frame_equal(full_ranking(model, data, rows_per_block=rows, verbose=False), whole)
+
+
+def test_strata_of_a_ranking_are_those_of_its_users_and_items(data):
+    ranking = full_ranking(TableModel(np.random.default_rng(0).random((N_USERS + 1, N_ITEMS + 1))), data, verbose=False)
+    strata = stratify(data)
+    assert ranking["cold"].tolist() == [strata.cold[user] for user in ranking["user"]]
+    assert ranking["tail"].tolist() == [strata.tail[item] for item in ranking["item"]]
+    summary = summarize(ranking)
+    cold = [auc for auc, is_cold in zip(ranking["auc"], ranking["cold"], strict=True) if is_cold]
+    assert summary["auc_cold"] == pytest.approx(sum(cold) / len(cold))
+    assert (summary["n_test"], summary["n_cold"]) == (len(ranking), len(cold))
+
+
+def test_a_sample_of_users_is_reproducible_and_a_part_of_the_whole(data):
+    model = TableModel(np.random.default_rng(2).random((N_USERS + 1, N_ITEMS + 1)))
+    whole = full_ranking(model, data, verbose=False)
+    sample = full_ranking(model, data, users=7, seed=3, verbose=False)
+    assert sample["user"].nunique() == 7
+    pd.testing.assert_frame_equal(sample, full_ranking(model, data, users=7, seed=3, verbose=False))
+    part = whole[whole["user"].isin(sample["user"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(sample, part)
+    assert len(full_ranking(model, data, users=10_000, verbose=False)) == len(whole)
+
+
+def test_ranking_restores_every_mode_and_draws_no_torch_random_numbers(data):
+    model = build_model("xdeepfm", data, embedding_dim=4, dropout=0.5)
+    model.train()
+    model.dnn.eval()  # a part that its owner has frozen stays frozen
+    modes = [module.training for module in model.modules()]
+    torch.manual_seed(0)
+    expected = torch.get_rng_state()
+    ranking = full_ranking(model, data, verbose=False)
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), expected)
+    pd.testing.assert_frame_equal(ranking, full_ranking(model.eval(), data, verbose=False))
+
+
+def test_modes_come_back_after_an_error(data):
+    values = np.zeros((N_USERS + 1, N_ITEMS + 1))
+    values[3, 4] = np.nan
+    model = TableModel(values).train()
+    with pytest.raises(EvaluationError, match=r"user 'u02' are not all finite.*learning rate"):
+        full_ranking(model, data, verbose=False)
+    assert model.training
+
+
+def test_a_multi_task_model_and_an_unknown_split_are_refused(data):
+    model = TableModel(np.zeros((N_USERS + 1, N_ITEMS + 1)))
+    with pytest.raises(EvaluationError, match="take 'test' or 'valid'"):
+        full_ranking(model, data, "train", verbose=False)
+    model.forward = lambda X: torch.zeros(len(X), 2)
+    with pytest.raises(EvaluationError, match="single-task"):
+        full_ranking(model, data, verbose=False)
+
+
+# --- one run
+
+SMALL = RunSettings(epochs=2, embedding_dim=4, batch_size=16, valid_users=None)
+
+
+def one_run(data, scores, mode="none", backbone="deepfm", seed=1, settings=SMALL, **config):
+    table = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
+    return train_and_rank(
+        data,
+        training_rows(data, seed=seed),
+        table,
+        backbone=backbone,
+        config=SelectiveConfig(mode=mode, **config),
+        seed=seed,
+        settings=settings,
+        verbose=False,
+    )
+
+
+def test_best_epoch_keeps_the_weights_of_the_first_highest_auc():
+    model = torch.nn.Linear(1, 1, bias=False)
+    aucs, reported = iter([0.5, 0.7, 0.7, 0.6]), []
+    best = BestEpoch(lambda model: next(aucs), lambda *report: reported.append(report))
+    best.set_model(model)
+    for epoch in range(4):
+        model.weight.data.fill_(epoch)
+        best.on_epoch_end(epoch, {})
+    assert (best.epoch, best.auc, best.state["weight"].item()) == (2, 0.7, 1.0)
+    assert reported == [(1, 0.5), (2, 0.7), (3, 0.7), (4, 0.6)]
+
+
+def test_the_kept_epoch_is_what_training_that_long_gives(data, scores):
+    long = one_run(data, scores, settings=RunSettings(epochs=4, embedding_dim=4, batch_size=16, valid_users=None))
+    short = one_run(
+        data,
+        scores,
+        settings=RunSettings(epochs=long.epoch, embedding_dim=4, batch_size=16, valid_users=None),
+    )
+    assert (short.epoch, short.auc) == (long.epoch, long.auc)
+
+
+def test_modes_of_a_seed_differ_by_the_regularizer_alone(data, scores):
+    plain = one_run(data, scores)
+    idle = one_run(data, scores, mode="global", weight=0.0)
+    active = one_run(data, scores, mode="global", weight=5.0)
+    assert (idle.auc, idle.epoch) == (plain.auc, plain.epoch)
+    assert active.auc != plain.auc
+    assert plain.gate is None
+    assert active.gate["all"] == 1.0
+
+
+def test_a_run_silences_the_library_and_reports_sizes(data, scores, capsys):
+    run = one_run(data, scores, mode="gated", backbone="din")
+    assert capsys.readouterr().out == ""
+    strata = stratify(data)
+    assert run.n_test == len(data.test)
+    assert run.n_cold == strata.cold[data.test["user"]].sum()
+    assert run.n_tail == strata.tail[data.test["item"]].sum()
+    assert set(run.gate) == {"all", "cold", "tail", "neither"}
+
+
+def test_data_without_validation_is_refused(scores):
+    frame = interactions()
+    data = load_interactions(frame[frame["split"] != "valid"], catalogue())
+    with pytest.raises(EvaluationError, match="no validation part"):
+        one_run(data, scores)
+
+
+# --- run folder and comparison
+
+
+def result(mode="none", seed=0, auc=0.5, backbone="deepfm", **changes):
+    values = {"backbone": backbone, "mode": mode, "seed": seed, "auc": auc, "auc_cold": auc - 0.1}
+    values |= {"auc_tail": math.nan, "n_test": 10, "n_cold": 4, "n_tail": 0}
+    values |= {"epoch": 2, "seconds": 1.5, "gate": None}
+    return RunResult(**{**values, **changes})
+
+
+def test_run_folder_round_trip_writes_null_for_nan(tmp_path):
+    gate = {"all": 0.4, "cold": 0.5, "tail": math.nan, "neither": 0.3}
+    folder = RunFolder(tmp_path / "run", {"epochs": 3})
+    folder.add(result())
+    folder.add(result("gated", gate=gate))
+    stored = json.loads((tmp_path / "run" / "results.json").read_text(), parse_constant=pytest.fail)
+    assert [run["auc_tail"] for run in stored] == [None, None]
+    assert stored[1]["gate"]["tail"] is None
+    assert list(stored[0]) == (
+        "backbone mode seed auc auc_cold auc_tail n_test n_cold n_tail epoch seconds gate".split()
+    )
+    again = RunFolder(tmp_path / "run", {"epochs": 3})
+    assert list(again.runs) == [("deepfm", "none", 0), ("deepfm", "gated", 0)]
+    assert again.runs["deepfm", "none", 0].gate is None
+    assert math.isnan(again.runs["deepfm", "gated", 0].gate["tail"])
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["results.json", "settings.json"]
+
+
+def test_run_folder_refuses_other_settings_until_told_to_overwrite(tmp_path):
+    RunFolder(tmp_path, {"epochs": 3, "batch_size": 8}).add(result())
+    with pytest.raises(RunFolderError, match=r"\(epochs was 3, now 4\); choose another folder"):
+        RunFolder(tmp_path, {"epochs": 4, "batch_size": 8})
+    assert len(RunFolder(tmp_path, {"epochs": 3, "batch_size": 8}).runs) == 1
+    assert RunFolder(tmp_path, {"epochs": 4, "batch_size": 8}, overwrite=True).runs == {}
+    assert RunFolder(tmp_path, {"epochs": 4, "batch_size": 8}).runs == {}
+
+
+@pytest.mark.parametrize("content", ["{", '[{"mode": "none"}]', '["x"]'])
+def test_run_folder_with_a_broken_file(tmp_path, content):
+    RunFolder(tmp_path, {})
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(RunFolderError, match="choose another folder"):
+        RunFolder(tmp_path, {})
+
+
+def test_run_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        RunFolder(tmp_path / "file" / "run", {})
+
+
+def test_compare_makes_each_run_once_and_only_the_missing_ones(data, scores, tmp_path, monkeypatch, capsys):
+    made = []
+
+    def train(data, rows, scores, *, backbone, config, seed, **rest):
+        made.append((backbone, config.mode, seed))
+        return result(config.mode, seed, backbone=backbone)
+
+    monkeypatch.setattr(compare_module, "train_and_rank", train)
+    runs = compare(data, scores, out=tmp_path, backbone="DeepFM", modes=["none", "gated"], seeds=2)
+    assert made == [("deepfm", mode, seed) for seed in (0, 1) for mode in ("none", "gated")]
+    assert [run.key for run in runs] == made
+    assert "[4/4] deepfm gated seed 1: AUC 0.5000" in capsys.readouterr().err
+
+    made.clear()
+    runs = compare(data, scores, out=tmp_path, modes=["none", "gated", "global"], seeds=[1, 2])
+    assert made == [("deepfm", "global", 1), *(("deepfm", mode, 2) for mode in ("none", "gated", "global"))]
+    assert len(runs) == 6
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 8
+    assert "deepfm none seed 1: already in" in capsys.readouterr().err
+
+
+def test_compare_refuses_to_mix_data_scores_or_configs(data, scores, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_module, "train_and_rank", lambda *_, **__: result())
+    compare(data, scores, out=tmp_path, modes=["none"], seeds=1)
+    other_data = load_interactions(interactions(seed=9), catalogue())
+    for change, told in [
+        ({"data": other_data}, "interactions was"),
+        ({"scores": scores.assign(score=0.3)}, "scores was"),
+        ({"config_overrides": {"weight": 0.7}}, "config was"),
+        ({"settings": RunSettings(epochs=9)}, "epochs was 3, now 9"),
+    ]:
+        with pytest.raises(RunFolderError, match=told):
+            compare(**{"data": data, "scores": scores, "out": tmp_path, "modes": ["none"], "seeds": 1, **change})
+
+
+def test_compare_checks_everything_before_it_trains(data, scores, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_module, "train_and_rank", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(BackboneError, match="did you mean 'dcnv2'"):
+        compare(data, scores, out=tmp_path, backbone=["deepfm", "dcn_v2"])
+    with pytest.raises(ConfigError, match="gatd"):
+        compare(data, scores, out=tmp_path, modes=["none", "gatd"])
+    with pytest.raises(ConfigError, match="did you mean 'weight'"):
+        compare(data, scores, out=tmp_path, config_overrides={"wieght": 1})
+    with pytest.raises(ConfigError, match="at least one backbone and one mode"):
+        compare(data, scores, out=tmp_path, modes=[])
+    with pytest.raises(ConfigError, match="list it in modes"):
+        compare(data, scores, out=tmp_path, config_overrides={"mode": "none"})
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_an_interrupted_comparison_keeps_its_finished_runs(data, scores, tmp_path, monkeypatch):
+    def train(*_, config, **__):
+        if config.mode == "gated":
+            raise KeyboardInterrupt
+        return result(config.mode)
+
+    monkeypatch.setattr(compare_module, "train_and_rank", train)
+    with pytest.raises(KeyboardInterrupt):
+        compare(data, scores, out=tmp_path, modes=["none", "gated"], seeds=1, verbose=False)
+    assert [run["mode"] for run in json.loads((tmp_path / "results.json").read_text())] == ["none"]
+
+
+def test_compare_end_to_end(data, scores, tmp_path):
+    runs = compare(
+        data, scores, out=tmp_path, modes=["none", "global", "gated"], seeds=1, settings=SMALL, verbose=False
+    )
+    assert [run.mode for run in runs] == ["none", "global", "gated"]
+    alone = one_run(data, scores, seed=0)
+    assert (runs[0].auc, runs[0].auc_cold, runs[0].epoch) == (alone.auc, alone.auc_cold, alone.epoch)
+
+
+# --- table
+
+
+def test_table_means_deviations_and_paired_differences():
+    gate = {"all": 0.25, "cold": 0.5, "tail": 0.125, "neither": 0.0}
+    runs = [result("none", 0, 0.60), result("none", 1, 0.70)]
+    runs += [result("gated", 0, 0.62, gate=gate), result("gated", 1, 0.74, gate=gate)]
+    lines = format_table(runs).splitlines()
+    assert lines[0].startswith("deepfm, seeds 0, 1:")
+    assert lines[1] == "(4 of cold users, 0 of long-tail items)"
+    assert lines[4].split()[:4] == ["none", "0.6500", "±", "0.0707"]  # sqrt(0.005)
+    assert lines[4].split()[7] == "-"  # no long-tail item
+    assert lines[8].split()[:4] == ["gated", "+0.0300", "±", "0.0141"]  # of 0.02 and 0.04
+    assert lines[11].split() == ["gated", *"0.250 ± 0.000 0.500 ± 0.000 0.125 ± 0.000 0.000 ± 0.000".split()]
+    assert max(map(len, lines)) <= 100
+
+
+def test_table_of_one_seed_has_no_deviation_and_backbones_are_apart():
+    text = format_table([result(), result("global", auc=0.4), result(backbone="din")])
+    assert "±" not in text
+    assert "-0.1000" in text
+    assert text.count("full-ranking AUC") == 2
+    assert "minus none" not in text.split("din, seed 0")[1]
