@@ -86,7 +86,7 @@ class Status:
 
     def __str__(self) -> str:
         config = self.config
-        what = f"mode {config.mode}, weight {config.weight:g}" if config.active else "plain model (mode none or weight 0)"
+        what = f"mode {config.mode}, weight {config.weight:g}" if config.active else "plain (mode none or weight 0)"
         lines = [f"{self.model} wrapped: {what}{'' if self.enabled else ', disabled'}", str(self.table)]
         if config.mode in ("gated", "joint"):
             known = "fitted on probes" if self.calibrated else "not calibrated: no held-out outcome stands behind it"
@@ -98,7 +98,8 @@ class Status:
         elif config.active:
             lines.append("training: fit has not been called yet")
         for number, logs in enumerate(self.epochs, start=1):
-            lines.append(f"epoch {number}: " + ", ".join(f"{key[6:]} {value:.4g}" for key, value in logs.items()))
+            account = ", ".join(f"{key[6:]} {value:.4g}" for key, value in logs.items())
+            lines.append(f"epoch {number}: {account if logs['sllmr_pairs'] else 'plain'}")
         return "\n".join(lines)
 
 
@@ -153,7 +154,7 @@ class Handle:
         self.session: TrainingSession | None = None
         self.n_fits = 0
         self._device = torch.device("cpu")
-        self.configure(config)
+        self.config, self.gate = self._checked(config)
 
     def configure(self, config: SelectiveConfig | None = None, **changes: Any) -> None:
         """Change the settings for the next `fit`; the gate starts anew when its kind changes.
@@ -173,19 +174,24 @@ class Handle:
             If ``gate="disagreement"`` is asked for and the table has no probes.
         """
         new = config if config is not None else self.config
-        new = new.replace(**changes) if changes else new
-        if new.mode == "gated" and new.gate == "disagreement" and not len(self.table.probes):
+        self.config, gate = self._checked(new.replace(**changes) if changes else new)
+        if type(gate) is not type(self.gate):
+            self.gate = gate.to(self._device)
+
+    def _checked(self, config: SelectiveConfig) -> tuple[SelectiveConfig, Gate]:
+        has_probes = len(self.table.probes) > 0
+        if config.mode == "gated" and config.gate == "disagreement" and not has_probes:
             raise SLLMRError(
                 "gate='disagreement' needs probes: held-out interactions scored by the LLM, marked kind=probe in the "
                 "score table. Add some, or use gate='fixed'."
             )
-        gate = build_gate(new.mode, new.gate, has_probes=len(self.table.probes) > 0)
-        self.config = new
-        if type(gate) is not type(getattr(self, "gate", None)):
-            self.gate: Gate = gate.to(self._device)
+        return config, build_gate(config.mode, config.gate, has_probes=has_probes)
 
     def set_counts(
-        self, *, history_length: Mapping[Any, int] | pd.Series | None = None, popularity: Mapping[Any, int] | pd.Series | None = None
+        self,
+        *,
+        history_length: Mapping[Any, int] | pd.Series | None = None,
+        popularity: Mapping[Any, int] | pd.Series | None = None,
     ) -> None:
         """Give the counts behind the cold-start and long-tail signals instead of taking them from the training rows.
 
@@ -252,7 +258,7 @@ class Handle:
         self.configure(SelectiveConfig.from_yaml(folder / _CONFIG_FILE))
         with safetensors.safe_open(folder / _GATE_FILE, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
         if metadata.get("gate") != type(self.gate).__name__:
             raise SLLMRError(
                 f"{folder / _GATE_FILE} holds a {metadata.get('gate')}, the settings and this score table make a "

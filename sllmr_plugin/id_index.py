@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from .errors import ScoreTableError
 
-IdIndex = Mapping[Any, int] | pd.Series | Any  # the last: a fitted sklearn LabelEncoder
+IdIndex: TypeAlias = Any
+"""Raw id -> code: a mapping, a pandas Series, or a fitted sklearn LabelEncoder (duck-typed, so not nameable)."""
 
 
 def encode_ids(raw: pd.Series, index: IdIndex | None, *, what: str) -> np.ndarray:
@@ -39,7 +40,7 @@ def encode_ids(raw: pd.Series, index: IdIndex | None, *, what: str) -> np.ndarra
         return _as_codes(raw, what)
     keys, codes = _keys_and_codes(index, what)
     position = keys.get_indexer(pd.Index(raw))
-    return np.where(position >= 0, codes[position], -1)
+    return np.append(codes, -1)[position]  # position -1 picks the appended -1
 
 
 def example_mismatch(raw: pd.Series, index: IdIndex | None, what: str) -> str:
@@ -76,8 +77,10 @@ def _as_codes(raw: pd.Series, what: str) -> np.ndarray:
         return raw.to_numpy(dtype=np.int64)
     if pd.api.types.is_float_dtype(raw.dtype):
         values = raw.to_numpy(dtype=np.float64)
-        if np.all(values == np.floor(values)):
+        exact = (values == np.floor(values)) & (np.abs(values) <= 2**53)
+        if exact.all():
             return values.astype(np.int64)
+        raw = raw[~exact]
     raise ScoreTableError(
         f"{what} holds {raw.iloc[0]!r}, which is no integer code. Pass {what.removesuffix('_id')}_index= "
         "(a dict, Series or fitted LabelEncoder from raw id to the model's code)."

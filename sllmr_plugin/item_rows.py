@@ -171,7 +171,8 @@ def known_item_values(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the item-side columns of items.
 
-    The item table comes first, then the item's latest training row; an item whose only item-side column is its own id needs neither.
+    The item table comes first, then the item's latest training row; an item whose only item-side column is
+    its own id needs neither.
 
     Parameters
     ----------
@@ -219,7 +220,8 @@ def encode_item_table(
     ----------
     table : pandas.DataFrame
         A row an item: the raw id under the name `item`, and every other item-side feature with the value that
-        the model is fed (encoded already); cells of features of several columns hold sequences, padded with 0 here.
+        the model is fed (encoded already); cells of features of several columns hold sequences, which are
+        padded with 0 here.
     item, item_features, layout : str, sequence of str, mapping
         Name of the item id feature, all item-side features, and their columns.
     item_index : mapping, pandas.Series, LabelEncoder or None
@@ -235,11 +237,13 @@ def encode_item_table(
     Raises
     ------
     WrapError
-        Naming missing columns, an item listed twice, or a sequence that is too long.
+        Naming missing columns, an item listed twice, a cell that is empty or no number, or a sequence that is too long.
     """
     missing = [name for name in item_features if name not in table.columns]
     if missing:
-        raise WrapError([f"item_table lacks the column(s) {', '.join(missing)}. Add them, encoded as the model is fed."])
+        raise WrapError(
+            [f"item_table lacks the column(s) {', '.join(missing)}. Add them, encoded as the model is fed."]
+        )
     codes = encode_ids(table[item], item_index, what=item)
     rows = table[codes >= 0]
     codes = codes[codes >= 0]
@@ -250,17 +254,29 @@ def encode_item_table(
         codes[:, None] if name == item else _cells(rows[name], layout[name][1] - layout[name][0], name)
         for name in item_features
     ]
-    return codes, np.concatenate(parts, axis=1).astype(np.float32)
+    values = np.concatenate(parts, axis=1).astype(np.float32)
+    empty = np.isnan(values).any(axis=1)
+    if empty.any():
+        first = rows[item].iloc[int(empty.argmax())]
+        raise WrapError([f"item_table has an empty cell for item {first!r}. Fill it in, or leave the item out."])
+    return codes, values
 
 
 def _cells(cells: pd.Series, width: int, name: str) -> np.ndarray:
     if width == 1 and pd.api.types.is_numeric_dtype(cells.dtype):
-        return cells.to_numpy()[:, None]
+        return cells.to_numpy(dtype=np.float64, na_value=np.nan)[:, None]
     lists = [np.atleast_1d(cell) for cell in cells]
     longest = max((len(cell) for cell in lists), default=0)
     if longest > width:
-        raise WrapError([f"item_table column {name} holds {longest} values where the model takes {width}. Truncate them."])
+        raise WrapError(
+            [f"item_table column {name} holds {longest} values where the model takes {width}. Truncate them."]
+        )
     padded = np.zeros((len(lists), width))
     for row, cell in zip(padded, lists, strict=True):
-        row[: len(cell)] = cell
+        try:
+            row[: len(cell)] = cell
+        except (TypeError, ValueError):
+            raise WrapError(
+                [f"item_table column {name} holds {cell.tolist()!r}. Encode it as the model is fed."]
+            ) from None
     return padded

@@ -49,9 +49,7 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
     items = training.column(features.item).astype(np.int64)
     template_row = training.latest(users, features.n_users)
     scored = np.union1d(table.candidates.items.numpy(), table.probes.items.numpy())
-    known, values = known_item_values(
-        training, features.item, features.item_features, scored, handle.item_values
-    )
+    known, values = known_item_values(training, features.item, features.item_features, scored, handle.item_values)
     builder_parts = (
         torch.from_numpy(item_columns(features.layout, features.item_features)),
         torch.from_numpy(known),
@@ -101,15 +99,15 @@ def _account(handle: Handle, drawable: UserScores, has_template: Tensor, has_col
     }
     if len(drawable) == 0:
         raise CoverageError(
-            f"none of the {len(table)} scored pairs can be used: {no_template} of {len(table.users)} users have no training "
-            f"row, {no_columns} items have no known item-side columns, and the others have no two different scores. "
-            "Check that user_index and item_index give the codes in the training rows, and pass item_table= for items "
+            f"none of the {len(table)} scored pairs can be used: {no_template} of {len(table.users)} users have no "
+            f"training row, {no_columns} items have no known item-side columns, and the others have no two different "
+            "scores. Check that user_index and item_index give the codes in the training rows, and pass item_table= for items "
             "that never occur in training."
         )
     if len(drawable) < _WARN_BELOW * len(table):
         warnings.warn(
             f"only {len(drawable)} of {len(table)} scored pairs can be used ({no_template} users have no training row, "
-            f"{no_columns} items have no known item-side columns). Check user_index and item_index, or pass item_table=.",
+            f"{no_columns} items have no known item-side columns). Check the indexes, or pass item_table=.",
             CoverageWarning,
             stacklevel=2,
         )
@@ -143,8 +141,8 @@ def _warn_of_unlisted_item_features(handle: Handle, training: TrainingRows) -> N
     unlisted = training.looks_item_side(features.user, features.item, features.item_features)
     if unlisted:
         warnings.warn(
-            f"in the training rows the item alone decides {', '.join(unlisted)}, yet candidates would keep the value of the "
-            f"user's template row. Pass item_features={[*features.item_features, *unlisted]!r} to wrap.",
+            f"in the training rows the item alone decides {', '.join(unlisted)}, yet candidates would keep the value "
+            f"of the user's template row. Pass item_features={[*features.item_features, *unlisted]!r} to wrap.",
             CoverageWarning,
             stacklevel=2,
         )

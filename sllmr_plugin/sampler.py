@@ -39,28 +39,26 @@ class TableSampler:
     ----------
     table : UserScores
         What is drawn from.
-    users_per_step, candidates_per_user : int
-        The most users, and items of each, in a block.
+    candidates_per_user : int
+        The most items of a user in a block.
     generator : torch.Generator
         Source of randomness, on the CPU.
     """
 
-    def __init__(
-        self, table: UserScores, *, users_per_step: int, candidates_per_user: int, generator: torch.Generator
-    ) -> None:
+    def __init__(self, table: UserScores, *, candidates_per_user: int, generator: torch.Generator) -> None:
         self.table = table
-        self.users_per_step = min(users_per_step, len(table.users))
         self.candidates_per_user = candidates_per_user
         self.generator = generator
         self._order = torch.empty(0, dtype=torch.int64)
 
-    def draw(self) -> Block:
-        """Draw the next users and items of each."""
-        if len(self._order) < self.users_per_step:
+    def draw(self, n_users: int) -> Block:
+        """Draw the next users, at most as many as there are, and items of each."""
+        n_users = min(n_users, len(self.table.users))
+        if len(self._order) < n_users:
             fresh = torch.randperm(len(self.table.users), generator=self.generator)
             # Users left over from the last round go first and must not come twice in one block.
             self._order = torch.cat([self._order, fresh[~torch.isin(fresh, self._order)], self._order])
-        users, self._order = self._order[: self.users_per_step], self._order[self.users_per_step :]
+        users, self._order = self._order[:n_users], self._order[n_users:]
         return self.draw_for(users)
 
     def draw_for(self, users: Tensor) -> Block:

@@ -119,7 +119,8 @@ class UserScores:
         user = torch.searchsorted(self.users, users).clamp_max(len(self.users) - 1)
         key = user * self._stride + items
         entry = torch.searchsorted(self._keys, key).clamp_max(len(self) - 1)
-        found = (self.users[user] == users) & (items < self._stride) & (self._keys[entry] == key)
+        in_range = (items >= 0) & (items < self._stride)  # else the key would be another user's
+        found = (self.users[user] == users) & in_range & (self._keys[entry] == key)
         return entry, found
 
 
@@ -214,7 +215,8 @@ class ScoreTable:
         Raises
         ------
         ScoreTableError
-            If the file cannot be read, is empty, lacks a column, or holds a score outside [0, 1] or that is no number, or an unknown kind.
+            If the file cannot be read, is empty, lacks a column, or holds a score outside [0, 1] or that is no
+            number, or an unknown kind.
         CoverageError
             If not one candidate is left.
 
@@ -246,7 +248,9 @@ class ScoreTable:
             if frame.empty:
                 break
             frame = frame.assign(**{column: encode_ids(frame[column], index, what=column)})
-            reason = f"{column} not in {column.removesuffix('_id')}_index" if index is not None else f"{column} is negative"
+            reason = (
+                f"{column} not in {column.removesuffix('_id')}_index" if index is not None else f"{column} is negative"
+            )
             keep((frame[column] >= 0).to_numpy(), reason)
         if frame.empty:
             looks = [
@@ -255,11 +259,14 @@ class ScoreTable:
             ]
             raise CoverageError(
                 f"{source}: none of its {n_read} pairs can be mapped ({'; '.join(looks)}). "
-                "Make the raw ids of the table and the keys of user_index and item_index the same values of the same type."
+                "Make the raw ids of the table and the keys of the indexes the same values of the same type."
             )
         # A pair that is a probe must not train even if it also stands there as a candidate: probes first.
         frame = frame.sort_values("is_probe", ascending=False, kind="stable")
-        keep(~frame.duplicated(["user_id", "item_id"]).to_numpy(), "pair seen before (the first is kept, a probe before a candidate)")
+        keep(
+            ~frame.duplicated(["user_id", "item_id"]).to_numpy(),
+            "pair seen before (the first is kept, a probe before a candidate)",
+        )
         return cls._grouped(frame, n_read, dropped, source)
 
     @classmethod
@@ -269,7 +276,9 @@ class ScoreTable:
             groups.append(UserScores.from_arrays(*(part[name].to_numpy() for name in _COLUMNS)))
         candidates, probes = groups
         if len(candidates) == 0:
-            raise CoverageError(f"{source}: no candidate is left, only probes. Probes never train; score candidates as well.")
+            raise CoverageError(
+                f"{source}: no candidate is left, only probes. Probes never train; score candidates as well."
+            )
         return cls(candidates, probes, _coverage(candidates, probes, n_read, dropped))
 
     def within(self, n_users: int, n_items: int) -> ScoreTable:
@@ -293,7 +302,8 @@ class ScoreTable:
                 f"every scored pair lies outside the model's vocabulary ({n_users} users, {n_items} items). "
                 "Pass user_index= and item_index= so that raw ids become the model's codes."
             )
-        dropped = {**self.coverage.dropped, "code outside the model's vocabulary": lost}
+        dropped, reason = dict(self.coverage.dropped), "code outside the model's vocabulary"
+        dropped[reason] = dropped.get(reason, 0) + lost
         return ScoreTable(candidates, probes, _coverage(candidates, probes, self.coverage.n_read, dropped))
 
 
@@ -318,7 +328,7 @@ def _read_file(path: Path) -> pd.DataFrame:
             return pd.read_parquet(path)
         if ".csv" in suffixes:
             return pd.read_csv(path)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:  # EOFError: a .csv.gz cut short
         raise ScoreTableError(f"{path}: cannot be read ({error}). Write the file anew as parquet or CSV.") from None
     raise ScoreTableError(f"{path}: unknown file type. Use .parquet, .pq, .csv or .csv.gz.")
 
@@ -334,13 +344,20 @@ def _checked(frame: pd.DataFrame, source: str) -> pd.DataFrame:
         raise ScoreTableError(f"{source}: holds no rows. Score some pairs first.")
     rows = frame.reset_index(drop=True)
     score = pd.to_numeric(rows["score"], errors="coerce")
-    _refuse(score.isna() & rows["score"].notna(), rows["score"], source, "score is no number", "Write scores as numbers.")
+    _refuse(
+        score.isna() & rows["score"].notna(), rows["score"], source, "score is no number", "Write scores as numbers."
+    )
     outside = ~score.between(0, 1) & score.notna()
     _refuse(outside, rows["score"], source, "score lies outside [0, 1]", "Rescale the scores to [0, 1].")
     kind = rows["kind"] if "kind" in rows.columns else pd.Series("candidate", index=rows.index)
     _refuse(~kind.isin(_KINDS), kind, source, "kind is unknown", "Use candidate or probe.")
     return pd.DataFrame(
-        {"user_id": rows["user_id"], "item_id": rows["item_id"], "score": score.astype(np.float32), "is_probe": kind == "probe"}
+        {
+            "user_id": rows["user_id"],
+            "item_id": rows["item_id"],
+            "score": score.astype(np.float32),
+            "is_probe": kind == "probe",
+        }
     )
 
 

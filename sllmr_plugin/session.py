@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ from .item_rows import RowBuilder
 from .regularizer.gate import DisagreementGate, Gate
 from .regularizer.pairs import OrderedPairs, select_pairs
 from .regularizer.selective import REGIONS, Entries, SelectiveRegularizer, StepResult, pair_signals
-from .sampler import TableSampler
+from .sampler import Block, TableSampler
 from .score_table import UserScores
 
 COLLAPSED_BELOW = 0.02
 
 # Scores rows without gradients: (n, width) -> logit (n,), probability (n,), uncertainty (n,) or None.
 ScoreRows = Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]
+
+BatchIds = tuple[Tensor, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,10 @@ class TrainingSession:
         self._generator = torch.Generator().manual_seed(seed % 2**63)
         self._sampler = TableSampler(
             usable.candidates,
-            users_per_step=config.users_per_step,
-            candidates_per_user=config.candidates_per_user,
+            # A pair has two items: this way a step costs the pointwise modes as many rows as the others.
+            candidates_per_user=config.candidates_per_user
+            if config.pairwise
+            else min(config.candidates_per_user, 2 * config.pairs_per_user),
             generator=self._generator,
         )
         self._cold_of_user = usable.cold[usable.candidates.users]
@@ -122,9 +127,8 @@ class TrainingSession:
 
     def _reset_account(self) -> None:
         self._planned = self._taken = self._terms = 0
-        self._loss_sum: Tensor | float = 0.0
-        self._gate_sums: Tensor | float = 0.0
-        self._gate_counts: Tensor | float = 0.0
+        self._loss_sum = torch.zeros(())
+        self._gate_sums = self._gate_counts = torch.zeros(len(REGIONS))
         self._visited = torch.zeros(len(self.usable.candidates.users), dtype=torch.bool)
 
     # ------------------------------------------------------------------ a training step
@@ -146,33 +150,45 @@ class TrainingSession:
             return None
         self._planned += 1
         config, table = self.config, self.usable.candidates
-        batch_ids = None
-        if config.user_source == "batch" or config.in_batch_pairs:
-            batch_ids = tuple(batch[:, column].detach().to("cpu", torch.int64) for column in self._columns)
+        batch_ids = self._batch_ids(batch)
         block, templates, template_of = self._draw(batch, batch_ids)
         pairs = self._select(table.scores[block.entry], block.valid)
-        self._visited[block.users[pairs.preferred // max(block.entry.shape[1], 1)]] = True
+        owner_of_pair = block.users[pairs.preferred // max(block.entry.shape[1], 1)]
+        self._visited[owner_of_pair if config.pairwise else block.users] = True
 
-        # Only the valid cells of the block become rows; pairs are renumbered to match.
-        cell = torch.nonzero(block.valid.flatten()).squeeze(1)
-        number = torch.zeros(block.valid.numel(), dtype=torch.int64)
-        number[cell] = torch.arange(len(cell))
+        # Only items that a pair (or, pointwise, the loss) uses become rows; pairs are renumbered to match.
+        used = torch.zeros(block.valid.numel(), dtype=torch.bool)
+        if config.pairwise:
+            used[pairs.preferred] = used[pairs.other] = True
+        else:
+            used = block.valid.flatten()
+        cell = torch.nonzero(used).squeeze(1)
+        owner = cell // max(block.entry.shape[1], 1)
+        self._visited[block.users[owner]] = True
+        number = used.cumsum(0) - 1
         pairs = OrderedPairs(number[pairs.preferred], number[pairs.other])
         entry = block.entry.flatten()[cell]
-        owner = template_of.repeat_interleave(block.valid.sum(dim=1))
-        rows = self.usable.candidate_rows.rows(owner, table.items[entry], templates)
+        rows = self.usable.candidate_rows.rows(template_of[owner], table.items[entry], templates)
         source = batch.shape[0] + torch.arange(len(cell))
-        if config.in_batch_pairs:
+        if batch_ids is not None and config.in_batch_pairs:
             entry, source, pairs = self._with_in_batch(batch_ids, entry, source, pairs)
         entries = Entries(
             table.scores[entry], self._cold_of_user[self._user_of_entry[entry]], self._tail_of_entry[entry]
         )
         return _on_device(StepPlan(rows, source, entries, pairs), batch.device)
 
-    def _draw(self, batch: Tensor, batch_ids):
+    def _batch_ids(self, batch: Tensor) -> BatchIds:
+        """Return user and item codes of the batch, (n_rows,) each, where anything asks for them."""
+        if self.config.user_source == "table" and not self.config.in_batch_pairs:
+            return None
+        user, item = (batch[:, column].detach().to("cpu", torch.int64) for column in self._columns)
+        return user, item
+
+    def _draw(self, batch: Tensor, batch_ids: BatchIds) -> tuple[Block, Tensor | None, Tensor]:
         """Return a block, the templates to use (None: the stored ones) and each block user's template."""
-        if self.config.user_source == "table":
-            block = self._sampler.draw()
+        n_users = self.config.users_in_step(batch.shape[0])
+        if batch_ids is None or self.config.user_source == "table":
+            block = self._sampler.draw(n_users)
             return block, None, block.users
         users = self.usable.candidates.users
         position = torch.searchsorted(users, batch_ids[0]).clamp_max(len(users) - 1)
@@ -181,8 +197,8 @@ class TrainingSession:
         template = torch.full((len(users),), -1, dtype=torch.int64)
         template[position[row]] = row
         present = torch.nonzero(template >= 0).squeeze(1)
-        if len(present) > self.config.users_per_step:
-            present = present[torch.randperm(len(present), generator=self._generator)[: self.config.users_per_step]]
+        if len(present) > n_users:
+            present = present[torch.randperm(len(present), generator=self._generator)[:n_users]]
         return self._sampler.draw_for(present), batch.detach().cpu(), template[present]
 
     def _select(self, scores: Tensor, valid: Tensor) -> OrderedPairs:
@@ -194,7 +210,9 @@ class TrainingSession:
             scores, valid, max_pairs=config.pairs_per_user, rule=config.pair_rule, generator=self._generator
         )
 
-    def _with_in_batch(self, batch_ids, entry: Tensor, source: Tensor, pairs: OrderedPairs):
+    def _with_in_batch(
+        self, batch_ids: tuple[Tensor, Tensor], entry: Tensor, source: Tensor, pairs: OrderedPairs
+    ) -> tuple[Tensor, Tensor, OrderedPairs]:
         """Append the batch's own scored rows and the pairs among them."""
         table = self.usable.candidates
         number, found = table.locate(*batch_ids)
@@ -224,9 +242,11 @@ class TrainingSession:
         result = self.regularizer(logit, probability, uncertainty, plan.entries, plan.pairs)
         self._pending = (result, n_batch)
         self._terms += result.n_terms
-        self._loss_sum = self._loss_sum + result.mean_loss.detach()
-        self._gate_sums = self._gate_sums + result.gate_sums
-        self._gate_counts = self._gate_counts + result.gate_counts
+        # Sums stay where the model is: reading them out every step would make a GPU wait.
+        device = logit.device
+        self._loss_sum = self._loss_sum.to(device) + result.mean_loss.detach()
+        self._gate_sums = self._gate_sums.to(device) + result.gate_sums
+        self._gate_counts = self._gate_counts.to(device) + result.gate_counts
 
     def take_loss(self) -> Tensor | None:
         """Hand out the step's weighted loss, once; None where there is none."""
@@ -240,11 +260,13 @@ class TrainingSession:
     # ------------------------------------------------------------------ epochs
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the epoch's weight; the first time, fit a gate that needs probes."""
+        """Set the epoch's weight; when the regularizer first starts, fit a gate that needs probes."""
         self.weight = self.config.weight_at(epoch)
         self._reset_account()
-        if self.weight > 0 and isinstance(self.gate, DisagreementGate):
-            self.refit_gate(self.gate)
+        # Once only: where the regularizer has taught the backbone what the LLM knows, they no longer disagree, and
+        # what they still disagree about is where the LLM is wrong. A gate fitted on that closes on its own success.
+        if self.weight > 0 and isinstance(self.gate, DisagreementGate) and not self.gate.calibrated:
+            self.fit_gate(self.gate)
 
     def end_epoch(self) -> dict[str, float]:
         """Close the account.
@@ -252,7 +274,7 @@ class TrainingSession:
         Returns
         -------
         dict of str to float
-            ``sllmr_*`` values for the history; empty for an epoch without weight.
+            ``sllmr_*`` values for the history. An epoch without weight has no pairs, and NaN for its means.
 
         Raises
         ------
@@ -263,7 +285,7 @@ class TrainingSession:
         """
         self._pending = None
         if self.weight == 0:
-            return {}
+            return self._logs(loss=math.nan, coverage=0.0, gates=[math.nan] * len(REGIONS))
         if self._taken == 0:
             raise HookNeverFiredError(
                 f"the epoch made {self._planned} forward passes that the regularizer saw and never asked for its loss. "
@@ -272,28 +294,41 @@ class TrainingSession:
             )
         if self._terms == 0:
             raise NoPairsError(
-                "the epoch formed no pair: " + ("no user of any batch has two different scores in the table. " if
-                self.config.user_source == "batch" else "no user drawn has two different scores. ")
+                "the epoch formed no pair: "
+                + (
+                    "no user of any batch has two different scores in the table. "
+                    if self.config.user_source == "batch"
+                    else "no user drawn has two different scores. "
+                )
                 + "Use user_source='table', or score more candidates a user."
             )
-        logs = {
-            "sllmr_loss": float(self._loss_sum) / self._planned,
-            "sllmr_pairs": float(self._terms),
-            "sllmr_coverage": float(self._visited.float().mean()) if self.config.pairwise else 1.0,
-        }
+        gates = (self._gate_sums / self._gate_counts).tolist()
         if self.config.pairwise:
-            means = (self._gate_sums / self._gate_counts).tolist()
-            logs |= {f"sllmr_gate{'' if r == 'all' else '_' + r}": m for r, m in zip(REGIONS, means, strict=True)}
-            self._warn_if_collapsed(means[0])
+            self._warn_if_collapsed(gates[0])
+        return self._logs(
+            loss=float(self._loss_sum) / self._planned,
+            coverage=float(self._visited.float().mean()),
+            gates=gates,
+        )
+
+    def _logs(self, *, loss: float, coverage: float, gates: list[float]) -> dict[str, float]:
+        logs = {"sllmr_loss": loss, "sllmr_pairs": float(self._terms), "sllmr_coverage": coverage}
+        if self.config.pairwise:
+            logs |= {f"sllmr_gate{'' if r == 'all' else '_' + r}": m for r, m in zip(REGIONS, gates, strict=True)}
         return logs
 
     def _warn_if_collapsed(self, mean_alpha: float) -> None:
         if mean_alpha >= COLLAPSED_BELOW:
             return
-        if isinstance(self.gate, DisagreementGate):
+        if isinstance(self.gate, DisagreementGate) and not self.gate.calibrated:
             text = (
-                "on the probes the LLM is no better a judge than the backbone, so the gate stays closed and training is "
-                "in effect plain. Check the scores; mode='global' would follow them all the same."
+                "none of the probes belongs to a user with a training row and candidates of different scores, so "
+                "nothing speaks for the LLM. Score candidates for the users of the probes too, or use gate='fixed'."
+            )
+        elif isinstance(self.gate, DisagreementGate):
+            text = (
+                "on the probes the LLM is no better a judge than the backbone, so the gate stays closed and the model "
+                "trains as if plain. Check the scores; mode='global' would follow them all the same."
             )
         elif self.config.mode == "joint":
             text = "Algorithm 1's objective can only close it. Use mode='gated', or mode='global' to do without a gate."
@@ -305,8 +340,8 @@ class TrainingSession:
 
     # ------------------------------------------------------------------ probes
 
-    def refit_gate(self, gate: DisagreementGate) -> None:
-        """Fit the gate on probes against candidates of the same user that the LLM and the backbone order differently."""
+    def fit_gate(self, gate: DisagreementGate) -> None:
+        """Fit the gate on probes against candidates of the same user, where the LLM and the backbone disagree."""
         probes, table = self.usable.probes, self.usable.candidates
         owner = probes.user_of_entry
         home = torch.searchsorted(table.users, probes.users).clamp_max(len(table.users) - 1)
@@ -319,9 +354,7 @@ class TrainingSession:
         rows = torch.cat(
             [
                 self.usable.probe_rows.rows(owner[probe], probes.items[probe]),
-                self.usable.candidate_rows.rows(
-                    self._user_of_entry[entry[valid]], table.items[entry[valid]]
-                ),
+                self.usable.candidate_rows.rows(self._user_of_entry[entry[valid]], table.items[entry[valid]]),
             ]
         )
         logit, _, uncertainty = self._score_rows(rows)

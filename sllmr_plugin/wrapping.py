@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
-from torch import nn
 
 from .backends import deepctr_checks
 from .backends.deepctr_torch import SLLMRMixin, leave_optimizer, plain_class, wrapped_class
@@ -19,7 +18,7 @@ from .id_index import IdIndex
 from .item_rows import encode_item_table
 from .score_table import ScoreTable
 
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model", bound=Any)  # a DeepCTR-Torch model; the library has no types
 
 
 def wrap(
@@ -53,8 +52,8 @@ def wrap(
         All features that change with the candidate item. Default: `item`, for DIN and DIEN also the
         features whose history they attend to.
     item_table : pandas.DataFrame, optional
-        A row an item with its raw id (column `item`) and its other item-side features as the model is fed them. Needed for
-        items that never occur in the training rows when there are such features.
+        A row an item with its raw id (column `item`) and its other item-side features as the model is fed
+        them. Needed for items that never occur in the training rows when there are such features.
     user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
         Raw id of the score table -> the code that the model is fed. Default: the ids are the codes.
     config : SelectiveConfig, optional
@@ -89,12 +88,17 @@ def wrap(
         )
     if not deepctr_checks.is_deepctr_torch(model):
         raise UnsupportedModelError(
-            [f"a {type(model).__module__}.{type(model).__name__} is no DeepCTR-Torch model. Pass a deepctr_torch.models model."]
+            [
+                f"a {type(model).__module__}.{type(model).__name__} is no DeepCTR-Torch model. "
+                "Pass a deepctr_torch.models model."
+            ]
         )
     config = config if config is not None else SelectiveConfig()
     problems, features = deepctr_checks.find_problems(model, user, item, item_features, task, config)
     if isinstance(scores, ScoreTable) and (user_index is not None or item_index is not None) and item_table is None:
-        problems.append("scores is a ScoreTable, whose ids are codes already. Give the indexes to ScoreTable.read instead.")
+        problems.append(
+            "scores is a ScoreTable, whose ids are codes already. Give the indexes to ScoreTable.read instead."
+        )
     table: ScoreTable | None = None
     try:
         table = (
@@ -122,7 +126,8 @@ def wrap(
     )
     handle.to_device(lambda tensor: tensor.to(model.device))
     model.__dict__["sllmr"] = handle
-    model.__class__ = wrapped_class(type(model))
+    plain: type = type(model)
+    model.__class__ = wrapped_class(plain)
     return model
 
 
@@ -173,7 +178,9 @@ def disabled(model: Model) -> Iterator[Model]:
         handle.enabled = before
 
 
-def _require_wrapped(model: nn.Module, operation: str) -> Handle:
+def _require_wrapped(model: Any, operation: str) -> Handle:
     if not isinstance(model, SLLMRMixin):
-        raise NotWrappedError(f"{operation} needs a wrapped model, got a plain {type(model).__name__}. Call wrap first.")
+        raise NotWrappedError(
+            f"{operation} needs a wrapped model, got a plain {type(model).__name__}. Call wrap first."
+        )
     return model.sllmr

@@ -1,0 +1,1 @@
+"""The only place that knows the internals of a CTR library."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -17,7 +18,8 @@ FLOAT32_IDS = 2**24
 def is_deepctr_torch(model: object) -> bool:
     """Whether a model derives from DeepCTR-Torch's `BaseModel`, found out without importing the library."""
     return any(
-        cls.__module__ == "deepctr_torch.models.basemodel" and cls.__name__ == "BaseModel" for cls in type(model).__mro__
+        cls.__module__ == "deepctr_torch.models.basemodel" and cls.__name__ == "BaseModel"
+        for cls in type(model).__mro__
     )
 
 
@@ -32,14 +34,17 @@ def version_problem() -> str | None:
     )
 
 
-def feature_columns(model: nn.Module) -> dict[str, object]:
+def feature_columns(model: nn.Module) -> dict[str, Any]:
     """Return the model's feature columns by name, from wherever its class keeps them."""
-    columns: dict[str, object] = {}
-    sources = (getattr(model, "dnn_feature_columns", None) or [], *(
-        getattr(module, attribute, None) or []
-        for module in model.modules()
-        for attribute in ("sparse_feature_columns", "varlen_sparse_feature_columns", "dense_feature_columns")
-    ))
+    columns: dict[str, Any] = {}
+    sources = (
+        getattr(model, "dnn_feature_columns", None) or [],
+        *(
+            getattr(module, attribute, None) or []
+            for module in model.modules()
+            for attribute in ("sparse_feature_columns", "varlen_sparse_feature_columns", "dense_feature_columns")
+        ),
+    )
     for source in sources:
         for column in source:
             columns.setdefault(column.name, column)
@@ -69,7 +74,7 @@ def shares_forward(model: nn.Module, plain: type, has_batch_norm: bool) -> bool:
 
 
 def find_problems(
-    model: nn.Module,
+    model: Any,
     user: str,
     item: str,
     item_features: Sequence[str] | None,
@@ -108,21 +113,21 @@ def find_problems(
         column = columns.get(name)
         if name not in layout:
             continue
-        if not hasattr(column, "vocabulary_size") or layout[name][1] - layout[name][0] != 1:
+        if column is None or not hasattr(column, "vocabulary_size") or layout[name][1] - layout[name][0] != 1:
             problems.append(f"feature {name!r} is no SparseFeat. Name the feature that carries the id.")
         else:
             sizes[name] = column.vocabulary_size
     problems += [
-        f"feature {name!r} has {column.vocabulary_size} ids, but the input matrix is float32, which holds integers exactly "
-        f"only below {FLOAT32_IDS}: larger ids collide. Reduce its vocabulary, for instance by hashing."
+        f"feature {name!r} has {column.vocabulary_size} ids, but the input matrix is float32, which holds integers "
+        f"exactly only below {FLOAT32_IDS}: larger ids collide. Reduce its vocabulary, for instance by hashing."
         for name, column in columns.items()
         if getattr(column, "vocabulary_size", 0) > FLOAT32_IDS
     ]
     problems += _task_problems(model, task)
     if config.uncertainty == "mc_dropout" and not dropouts(model):
         problems.append(
-            "uncertainty='mc_dropout' needs dropout and the model has none. Build it with dnn_dropout=0.1 or so, or use "
-            "uncertainty='entropy'."
+            "uncertainty='mc_dropout' needs dropout and the model has none. Build it with dnn_dropout=0.1 or so, or "
+            "use uncertainty='entropy'."
         )
     if problems:
         return problems, None
@@ -140,13 +145,13 @@ def _task_problems(model: nn.Module, task: int | None) -> list[str]:
         if task not in (None, 0):
             return [f"task={task} given for a model with one output. Leave task out."]
     elif task is None:
-        return [f"the model has {n_tasks} tasks. Pass task=, the index of the output that the LLM's scores speak about."]
+        return [f"the model has {n_tasks} tasks. Pass task=, the index of the output that the LLM's scores are about."]
     elif not 0 <= task < n_tasks:
         return [f"task={task} given for a model with {n_tasks} tasks. Pass an index from 0 to {n_tasks - 1}."]
     head = prediction_head(model, task or 0)
     kind = getattr(head, "task", "binary")
     if kind != "binary":
-        return [f"the output is of task={kind!r}, the regularizer needs a probability. Build the model with task='binary'."]
+        return [f"the output is of task={kind!r}, the regularizer needs a probability. Build it with task='binary'."]
     return []
 
 

@@ -50,20 +50,32 @@ class SLLMRCallback:
         self.model: Any = None
 
     def set_model(self, model: nn.Module) -> None:
+        """Remember the model that trains."""
         self.model = model
 
-    def set_params(self, params: dict) -> None: ...
+    def set_params(self, params: dict) -> None:
+        """Take no notice: part of DeepCTR-Torch's callback protocol."""
 
-    def on_train_begin(self, logs: dict | None = None) -> None: ...
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Do nothing: `fit` has opened the session already."""
 
-    def on_train_end(self, logs: dict | None = None) -> None: ...
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Do nothing: `fit` closes the session, whatever happens."""
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Set the epoch's weight."""
         session = self.model.sllmr.session
         if session is not None:
             session.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Add the epoch's account to the logs.
+
+        Raises
+        ------
+        NoPairsError, HookNeverFiredError
+            If the regularizer did nothing in this epoch.
+        """
         handle = self.model.sllmr
         if handle.session is None:
             return
@@ -71,7 +83,7 @@ class SLLMRCallback:
         handle.epochs.append(account)
         if logs is not None:
             logs.update(account)
-        if self.verbose and account:
+        if self.verbose and account["sllmr_pairs"]:
             print("sllmr - " + " - ".join(f"{key[6:]}: {value:.4g}" for key, value in account.items()))
 
 
@@ -160,8 +172,8 @@ class SLLMRMixin(_Base):
         with captured_input(prediction_head(self, task)) as seen:
             output = super().forward(X)
         probability = output.reshape(X.shape[0], -1)[:, task]
-        # The layer adds its bias in place, so what it was given is the logit. MLR never calls the layer and ESMM calls
-        # it twice, for factors of the output: there the logit is recovered from the probability.
+        # The layer adds its bias in place, so what it was given is the logit. MLR never calls the layer and ESMM
+        # calls it twice, for factors of the output: there the logit is recovered from the probability.
         logit = seen[0].reshape(-1) if len(seen) == 1 else torch.logit(probability, eps=1e-6)
         return output, logit, probability
 
@@ -188,6 +200,8 @@ class SLLMRMixin(_Base):
 
     @torch.no_grad()
     def _mc_uncertainty(self, rows: Tensor) -> Tensor:
+        if len(rows) == 0:  # a step without a pair, which models cannot run
+            return rows.new_zeros(0)
         samples = self.sllmr.config.mc_samples
         with training_mode(list(self.modules()), False), training_mode(dropouts(self), True), _aux_loss_kept(self):
             _, _, probability = self._plain(rows.repeat(samples, 1))
@@ -222,7 +236,8 @@ class SLLMRMixin(_Base):
 @functools.cache
 def wrapped_class(plain: type) -> type:
     """Return the class that puts `SLLMRMixin` before a model class, the same one every time."""
-    return type(f"SLLMR{plain.__name__}", (SLLMRMixin, plain), {"__module__": plain.__module__, "__doc__": plain.__doc__})
+    members: dict[str, Any] = {"__module__": plain.__module__, "__doc__": plain.__doc__}
+    return type(f"SLLMR{plain.__name__}", (SLLMRMixin, plain), members)
 
 
 def plain_class(model: nn.Module) -> type:
@@ -232,7 +247,8 @@ def plain_class(model: nn.Module) -> type:
 
 def _new_instance(plain: type) -> nn.Module:
     cls = wrapped_class(plain)
-    return cls.__new__(cls)
+    instance: nn.Module = object.__new__(cls)
+    return instance
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""The gated LLM loss in pure torch: pairs, losses, signals, gates; knows no CTR library."""

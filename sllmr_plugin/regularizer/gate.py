@@ -52,6 +52,7 @@ class OpenGate(Gate):
     """alpha = 1: the paper's "global" ablation (Table 3)."""
 
     def forward(self, preferred: Tensor, other: Tensor) -> Tensor:
+        """Return ones, (n_pairs,)."""
         return torch.ones_like(preferred[:, 0])
 
 
@@ -59,6 +60,7 @@ class FixedGate(Gate):
     """alpha_i = 1 for a cold user or a long-tail item, else 0; a pair takes the mean of its two."""
 
     def forward(self, preferred: Tensor, other: Tensor) -> Tensor:
+        """Return the weights of pairs, as `Gate.forward`."""
         return (preferred[:, :2].amax(dim=1) + other[:, :2].amax(dim=1)) / 2
 
 
@@ -88,6 +90,7 @@ class JointGate(_LinearGate):
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, preferred: Tensor, other: Tensor) -> Tensor:
+        """Return the weights of pairs, as `Gate.forward`."""
         both = torch.stack([preferred, other])  # (2, n_pairs, 3)
         return torch.sigmoid(both @ self.weight + self.bias).mean(dim=0)
 
@@ -99,10 +102,14 @@ class DisagreementGate(_LinearGate):
     the LLM scored. Only disagreements matter, since where both order a pair alike there is nothing to
     learn from the LLM. Noise gives P = 1/2 and a closed gate, and so does an LLM that is worse than the model.
 
+    Signals are centred for the fit, so one that did not vary over the disagreements (uncertainty, as long as
+    the backbone is untrained) gets no weight.
+
     Parameters
     ----------
     prior_scale : float, default=1.0
-        Standard deviation of the zero-mean normal prior of every coefficient, the bias too: without evidence P is 1/2 and the gate is closed.
+        Standard deviation of the zero-mean normal prior of every coefficient, the bias too: without evidence
+        P is 1/2 and the gate is closed.
     """
 
     needs_probes = True
@@ -114,11 +121,12 @@ class DisagreementGate(_LinearGate):
         self.register_buffer("bias", torch.zeros(()))
 
     def forward(self, preferred: Tensor, other: Tensor) -> Tensor:
+        """Return the weights of pairs, as `Gate.forward`."""
         right = torch.sigmoid((preferred + other) / 2 @ self.weight + self.bias)
         return (2 * right - 1).clamp_min(0)
 
     def fit_disagreements(self, preferred: Tensor, other: Tensor, llm_right: Tensor) -> None:
-        """Refit P on disagreements.
+        """Fit P on disagreements.
 
         Parameters
         ----------
@@ -128,10 +136,12 @@ class DisagreementGate(_LinearGate):
         llm_right : Tensor
             (n,) bool, True where the LLM's first is the probe.
         """
-        design = torch.cat([(preferred + other) / 2, torch.ones_like(preferred[:, :1])], dim=1).double()
+        signals = (preferred + other).double() / 2
+        centre = signals.mean(dim=0) if len(signals) else signals.new_zeros(signals.shape[1])
+        design = torch.cat([signals - centre, torch.ones_like(signals[:, :1])], dim=1)
         beta = _logistic_map(design, llm_right.double(), self.prior_scale)
         self.weight.copy_(beta[:-1])
-        self.bias.copy_(beta[-1])
+        self.bias.copy_(beta[-1] - beta[:-1] @ centre)
         self.calibrated = True
 
 

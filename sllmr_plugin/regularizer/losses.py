@@ -39,7 +39,7 @@ def pointwise_mse(probability: Tensor, target: Tensor) -> Tensor:
 
 def pointwise_bce(logit: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of the model's logit against the LLM's score t in [0, 1] as a soft label."""
-    return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+    return F.binary_cross_entropy_with_logits(logit, target.to(logit.dtype), reduction="none")
 
 
 PAIR_LOSSES = {"hinge": hinge, "ranknet": ranknet}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -49,7 +49,8 @@ class RegionSignals:
         cold_threshold : int
             tau_u.
         tail_quantile : float
-            Share of the catalogue in the long tail. Items tied with the last of them are in too, so the share can be larger; 0 gives none.
+            Share of the catalogue in the long tail. Items tied with the last of them are in too, so the share
+            can be larger; 0 gives none.
         """
         threshold = tail_threshold(popularity[in_catalogue], tail_quantile)
         return cls(history_length < cold_threshold, (popularity <= threshold) & in_catalogue, threshold)
@@ -69,5 +70,5 @@ def tail_threshold(popularity: Tensor, quantile: float) -> int:
         return -1
     ordered = popularity.sort().values
     # round() keeps 0.2 * 5 = 1.0000000000000002 from being lifted to 2 items.
-    count = int(torch.tensor(round(quantile * ordered.numel(), 9)).ceil().item())
+    count = math.ceil(round(quantile * ordered.numel(), 9))
     return int(ordered[max(count, 1) - 1])
