@@ -56,7 +56,6 @@ def samples(n_rows: int = 240) -> tuple[dict[str, np.ndarray], np.ndarray]:
     return x, y
 
 
-@functools.cache
 def score_frame() -> pd.DataFrame:
     """Return LLM scores that contradict the labels: high item codes first, in pairs that are no training row."""
     x, _ = samples()
@@ -103,7 +102,9 @@ def _two_sided(name: str, *, dense: bool = True, **options) -> Backbone:
     return Backbone(name, build)
 
 
-def _one_sided(name: str, *, label: str | None = None, task: int | None = None, dense: bool = True, **options) -> Backbone:
+def _one_sided(
+    name: str, *, label: str | None = None, task: int | None = None, dense: bool = True, **options
+) -> Backbone:
     def build(**more):
         return getattr(models, name)(_columns(dense), **options, **more)
 
@@ -205,7 +206,9 @@ def labels(backbone: Backbone) -> np.ndarray:
     return np.stack([y, second], axis=1).astype(np.float32)
 
 
-def compile_model(backbone: Backbone, model: torch.nn.Module, learning_rate: float = 0.01, metrics=("logloss",)) -> None:
+def compile_model(
+    backbone: Backbone, model: torch.nn.Module, learning_rate: float = 0.01, metrics=("logloss",)
+) -> None:
     """Compile with Adam."""
     loss = "binary_crossentropy" if backbone.task is None else ["binary_crossentropy"] * 2
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)

@@ -8,16 +8,17 @@ from sllmr_plugin import SelectiveConfig
 
 from . import backbones as zoo
 
+PLENTY = {"users_per_step": 30, "pairs_per_user": 8}
 MODES = {
-    "global": SelectiveConfig(mode="global", weight=1.0),
+    "global": SelectiveConfig(**PLENTY, mode="global", weight=1.0),
     "hinge_on_probabilities": SelectiveConfig(
-        mode="global", weight=3.0, loss="hinge", score_space="probability", margin=0.3
+        **PLENTY, mode="global", weight=3.0, loss="hinge", score_space="probability", margin=0.3
     ),
-    "mse": SelectiveConfig(mode="pointwise_mse", weight=5.0),
-    "bce": SelectiveConfig(mode="pointwise_bce", weight=1.0),
-    "joint": SelectiveConfig(mode="joint", weight=1.0),
-    "fixed_gate": SelectiveConfig(mode="gated", gate="fixed", weight=1.0, cold_threshold=50),
-    "batch_users": SelectiveConfig(mode="global", weight=1.0, user_source="batch", in_batch_pairs=True),
+    "mse": SelectiveConfig(**PLENTY, mode="pointwise_mse", weight=5.0),
+    "bce": SelectiveConfig(**PLENTY, mode="pointwise_bce", weight=1.0),
+    "joint": SelectiveConfig(**PLENTY, mode="joint", weight=1.0),
+    "fixed_gate": SelectiveConfig(**PLENTY, mode="gated", gate="fixed", weight=1.0, cold_threshold=50),
+    "batch_users": SelectiveConfig(**PLENTY, mode="global", weight=1.0, user_source="batch", in_batch_pairs=True),
 }
 
 
@@ -68,7 +69,9 @@ def test_pairs_move_towards_the_llm(plain, config):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("backbone", [b for b in zoo.BACKBONES if b.name in ("DeepFM", "DIN", "MMOE")], ids=lambda b: b.name)
+@pytest.mark.parametrize(
+    "backbone", [b for b in zoo.BACKBONES if b.name in ("DeepFM", "DIN", "MMOE")], ids=lambda b: b.name
+)
 def test_every_mode_moves_pairs_towards_the_llm(backbone, mode):
     plain = zoo.build(backbone)
     zoo.compile_model(backbone, plain)

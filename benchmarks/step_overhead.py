@@ -1,0 +1,113 @@
+"""Time of wrapped against plain `fit`, alternating in one run: ``python benchmarks/step_overhead.py``.
+
+Random data at two settings: the paper's (embedding 64, batch 128, 22,000 users and 12,000 items, the size of
+Amazon Beauty) and a small one (embedding 16, batch 1024, 4,500 users and 2,800 items, the size of the video games
+data). Every repetition times the plain model, then each variant; the table gives the median of the ratios of
+neighbours, so a machine that slows down for a while does not favour either side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import statistics
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sllmr_plugin import ScoreTable, SelectiveConfig, wrap
+from sllmr_plugin.backends.quiet import import_deepctr_torch
+
+BACKBONES = ("deepfm", "xdeepfm", "autoint", "dcn", "dcnv2", "din")
+SETTINGS = {"(64, 128)": (64, 128, 22_000, 12_000), "(16, 1024)": (16, 1024, 4_500, 2_800)}
+VARIANTS = {
+    "weight 0": SelectiveConfig(weight=0.0),
+    "global": SelectiveConfig(mode="global"),
+    "gated": SelectiveConfig(mode="gated", gate="fixed"),
+    "joint, mc_dropout(8)": SelectiveConfig(mode="joint", uncertainty="mc_dropout", mc_samples=8),
+}
+HISTORY = 10
+
+
+def build(name: str, dim: int, n_users: int, n_items: int) -> torch.nn.Module:
+    """Build a backbone with dropout 0.1 and DeepCTR-Torch's other defaults."""
+    import_deepctr_torch()
+    from deepctr_torch import models
+    from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
+
+    columns = [SparseFeat("user_id", n_users + 1, dim), SparseFeat("item_id", n_items + 1, dim)]
+    if name == "din":
+        item = SparseFeat("hist_item_id", n_items + 1, dim, embedding_name="item_id")
+        columns.append(VarLenSparseFeat(item, HISTORY, length_name="seq_length"))
+        return models.DIN(columns, ["item_id"], dnn_dropout=0.1)
+    classes = {"deepfm": "DeepFM", "xdeepfm": "xDeepFM", "autoint": "AutoInt", "dcn": "DCN", "dcnv2": "DCN"}
+    options = {"dcn": {"cross_parameterization": "vector"}, "dcnv2": {"cross_parameterization": "matrix"}}
+    return getattr(models, classes[name])(columns, columns, dnn_dropout=0.1, **options.get(name, {}))
+
+
+def data(n_rows: int, n_users: int, n_items: int) -> tuple[dict[str, np.ndarray], np.ndarray, ScoreTable]:
+    """Return random training rows and a score table of 1,500 users with 20 candidates each."""
+    rng = np.random.default_rng(0)
+    length = rng.integers(1, HISTORY + 1, n_rows)
+    history = rng.integers(1, n_items + 1, (n_rows, HISTORY))
+    x = {
+        "user_id": rng.integers(1, n_users + 1, n_rows),
+        "item_id": rng.integers(1, n_items + 1, n_rows),
+        "hist_item_id": np.where(np.arange(HISTORY) < length[:, None], history, 0),
+        "seq_length": length,
+    }
+    users = np.unique(x["user_id"])[:1500]
+    frame = pd.DataFrame(
+        {
+            "user_id": np.repeat(users, 20),
+            "item_id": np.concatenate([rng.choice(n_items, 20, replace=False) + 1 for _ in users]),
+            "score": rng.random(len(users) * 20),
+        }
+    )
+    return x, (rng.random(n_rows) < 0.5).astype(np.float32), ScoreTable.read(frame)
+
+
+def seconds(model: torch.nn.Module, x: dict[str, np.ndarray], y: np.ndarray, batch_size: int) -> float:
+    """Return the time of one epoch."""
+    inputs = {name: x[name].copy() for name in model.feature_index}
+    with contextlib.redirect_stdout(io.StringIO()):
+        start = time.perf_counter()
+        model.fit(inputs, y, batch_size=batch_size, epochs=1, verbose=0)
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbones", default=",".join(BACKBONES))
+    parser.add_argument("--steps", type=int, default=20, help="training steps of a timing (default 20)")
+    parser.add_argument("--repeats", type=int, default=5, help="alternating repetitions (default 5)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(f"{'setting':11}{'backbone':9}{'plain ms/step':>14}  " + "  ".join(f"{name:>20}" for name in VARIANTS))
+    for setting, (dim, batch_size, n_users, n_items) in SETTINGS.items():
+        x, y, table = data(arguments.steps * batch_size, n_users, n_items)
+        for name in arguments.backbones.split(","):
+            models = {"plain": build(name, dim, n_users, n_items)}
+            for variant, config in VARIANTS.items():
+                model = build(name, dim, n_users, n_items)
+                models[variant] = wrap(model, table, user="user_id", item="item_id", config=config)
+            ratios: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+            plain_times = []
+            for model in models.values():
+                model.compile("adam", "binary_crossentropy")
+                seconds(model, x, y, batch_size)  # warm-up
+            for _ in range(arguments.repeats):
+                for variant in VARIANTS:
+                    plain_times.append(seconds(models["plain"], x, y, batch_size))
+                    ratios[variant].append(seconds(models[variant], x, y, batch_size) / plain_times[-1])
+            cells = "  ".join(f"{statistics.median(values):>19.2f}x" for values in ratios.values())
+            per_step = statistics.median(plain_times) / arguments.steps * 1000
+            print(f"{setting:11}{name:9}{per_step:>14.1f}  {cells}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

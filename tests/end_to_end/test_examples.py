@@ -1,0 +1,45 @@
+"""The examples run as they stand, and the two-line change is two lines."""
+
+import difflib
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
+
+def test_the_change_to_a_plain_script_is_two_lines():
+    plain, changed = (
+        (EXAMPLES / name).read_text().split('"""', 2)[2].splitlines()
+        for name in ("deepfm_plain.py", "deepfm_with_llm.py")
+    )
+    changes = [line for line in difflib.ndiff(plain, changed) if line[0] in "+-"]
+    assert changes == [
+        "+ from sllmr_plugin import wrap",
+        '+ model = wrap(model, paths.scores, user="user_id", item="item_id", user_index=users, item_index=items)',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("deepfm_plain.py", ["test: {'auc'"]),
+        ("deepfm_with_llm.py", ["test: {'auc'", "sllmr - loss"]),
+        ("din_histories.py", ["DIN wrapped: mode gated", "fitted on probes", "epoch 2: loss"]),
+        (
+            "own_scores.py",
+            [
+                "dropped 1: score is missing",
+                "dropped 1: user_id not in user_index",
+                "epoch 1: plain",
+                "'model.pt', 'sllmr/sllmr_config.yaml', 'sllmr/sllmr_gate.safetensors'",
+            ],
+        ),
+    ],
+)
+def test_example_runs(name, expected, capsys):
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    printed = capsys.readouterr().out
+    for text in expected:
+        assert text in printed

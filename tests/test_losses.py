@@ -1,0 +1,94 @@
+"""Losses against their formulas, a number at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import brier_score_loss, log_loss
+
+from sllmr_plugin.regularizer.losses import PAIR_LOSSES, hinge, pointwise_bce, pointwise_mse, ranknet
+
+DIFFERENCES = st.lists(st.floats(-20, 20, width=32), max_size=8)
+TOLERANCE = {
+    torch.float32: 1e-5,
+    torch.float64: 1e-8,
+}  # torch's softplus is linear from 20 on, off by 2e-9 there
+DTYPES = st.sampled_from(list(TOLERANCE))
+
+
+def close(values, expected):
+    return values.tolist() == pytest.approx(expected, rel=TOLERANCE[values.dtype], abs=TOLERANCE[values.dtype])
+
+
+@given(DIFFERENCES, st.floats(0, 5, width=32), DTYPES)
+@settings(max_examples=100, deadline=None)
+def test_pair_losses_and_their_slopes(differences, margin, dtype):
+    expected = {
+        "hinge": (
+            [max(0.0, margin - d) for d in differences],
+            [-1.0 if d < margin else 0.0 for d in differences],
+        ),
+        "ranknet": (
+            [math.log1p(math.exp(margin - d)) for d in differences],
+            [-1 / (1 + math.exp(d - margin)) for d in differences],
+        ),
+    }
+    assert set(expected) == set(PAIR_LOSSES)
+    for name, (values, slopes) in expected.items():
+        d = torch.tensor(differences, dtype=dtype, requires_grad=True)
+        loss = PAIR_LOSSES[name](d, margin)
+        assert loss.dtype == dtype
+        assert close(loss, values), name
+        loss.sum().backward()
+        assert close(d.grad, slopes), name
+
+
+def test_a_pair_in_the_llms_order_beyond_the_margin_costs_the_hinge_nothing():
+    assert hinge(torch.tensor([1.0, 0.5, -1.0]), 0.5).tolist() == [0.0, 0.0, 1.5]
+    # RankNet without a margin: ln 2 where the model is undecided, less in the LLM's order, more against it
+    in_order, undecided, against = ranknet(torch.tensor([3.0, 0.0, -3.0]), 0.0).tolist()
+    assert undecided == pytest.approx(math.log(2))
+    assert in_order < undecided < against
+
+
+def test_ranknet_does_not_overflow():
+    assert ranknet(torch.tensor([-1000.0, 1000.0]), 0.0).tolist() == [1000.0, 0.0]
+
+
+LOGITS = st.lists(st.tuples(st.floats(-15, 15, width=32), st.floats(0, 1, width=32)), min_size=1, max_size=8)
+
+
+@given(LOGITS, DTYPES)
+@settings(max_examples=100, deadline=None)
+def test_pointwise_losses_and_their_slopes(entries, dtype):
+    logit = torch.tensor([x for x, _ in entries], dtype=dtype, requires_grad=True)
+    target = torch.tensor([t for _, t in entries])  # the table is float32 whatever the model is
+    p = [1 / (1 + math.exp(-x)) for x, _ in entries]
+
+    loss = pointwise_bce(logit, target)
+    assert loss.dtype == dtype
+    # -t ln p - (1 - t) ln (1 - p), with ln p = -ln(1 + e^-x) and ln(1 - p) = -ln(1 + e^x)
+    assert close(loss, [t * math.log1p(math.exp(-x)) + (1 - t) * math.log1p(math.exp(x)) for x, t in entries])
+    loss.sum().backward()
+    assert close(logit.grad, [q - t for q, (_, t) in zip(p, entries, strict=True)])
+
+    probability = torch.tensor(p, dtype=dtype, requires_grad=True)
+    loss = pointwise_mse(probability, target)
+    assert loss.dtype == dtype
+    assert close(loss, [(q - t) ** 2 for q, (_, t) in zip(p, entries, strict=True)])
+    loss.sum().backward()
+    assert close(probability.grad, [2 * (q - t) for q, (_, t) in zip(p, entries, strict=True)])
+
+
+def test_with_hard_targets_the_pointwise_losses_are_sklearns():
+    generator = torch.Generator().manual_seed(0)
+    logit = 3 * torch.randn(200, generator=generator, dtype=torch.float64)
+    target = (torch.rand(200, generator=generator) < 0.4).double()
+    assert pointwise_bce(logit, target).mean().item() == pytest.approx(log_loss(target, logit.sigmoid()))
+    assert pointwise_mse(logit.sigmoid(), target).mean().item() == pytest.approx(
+        brier_score_loss(target, logit.sigmoid())
+    )

@@ -1,0 +1,283 @@
+"""The loss of a step against a double loop over the pairs of every user."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sllmr_plugin.config import CHOICES, SelectiveConfig
+from sllmr_plugin.regularizer.gate import DisagreementGate, FixedGate, JointGate, OpenGate
+from sllmr_plugin.regularizer.pairs import OrderedPairs, select_pairs
+from sllmr_plugin.regularizer.selective import REGIONS, Entries, SelectiveRegularizer, pair_regions
+
+ALL = 1000  # more pairs than any block below holds
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-8}
+WEIGHTS, BIAS = (0.75, -1.25, 0.625), 0.25  # exact in float32
+
+
+def linear_gate(kind):
+    gate = kind()
+    with torch.no_grad():
+        gate.weight.copy_(torch.tensor(WEIGHTS))
+        gate.bias.fill_(BIAS)
+    return gate
+
+
+GATES = {
+    "open": OpenGate,
+    "fixed": FixedGate,
+    "joint": lambda: linear_gate(JointGate),
+    "disagreement": lambda: linear_gate(DisagreementGate),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A block of users and items: what the LLM and the model say of every cell."""
+
+    llm: torch.Tensor
+    valid: torch.Tensor
+    logit: torch.Tensor
+    cold: torch.Tensor
+    tail: torch.Tensor
+    uncertainty: torch.Tensor
+
+    @property
+    def entries(self):
+        return Entries(self.llm.flatten(), self.cold.flatten(), self.tail.flatten())
+
+    def run(self, config, gate, pairs):
+        logit = self.logit.flatten().clone().requires_grad_()
+        q = self.uncertainty.flatten() if gate.uses_uncertainty else None
+        result = SelectiveRegularizer(config, gate)(logit, torch.sigmoid(logit), q, self.entries, pairs)
+        result.mean_loss.backward()
+        return result, logit.grad
+
+
+@st.composite
+def steps(draw, dtype):
+    """Scores in eighths, for ties; any mask, for users with one item or none; empty blocks; no near-ties."""
+    n_users, width = draw(st.integers(0, 3)), draw(st.integers(0, 5))
+    shape, cells = (n_users, width), n_users * width
+
+    def cell_values(values):
+        return draw(st.lists(values, min_size=cells, max_size=cells))
+
+    cold = draw(st.lists(st.booleans(), min_size=n_users, max_size=n_users))
+    return Step(
+        llm=torch.tensor(cell_values(st.integers(0, 8)), dtype=torch.float32).view(shape) / 8,
+        valid=torch.tensor(cell_values(st.sampled_from([True, True, True, False])), dtype=torch.bool).view(shape),
+        logit=torch.tensor(cell_values(st.integers(-384, 384)), dtype=dtype).view(shape) / 64,
+        cold=torch.tensor(cold, dtype=torch.bool).view(-1, 1).expand(shape),
+        tail=torch.tensor(cell_values(st.booleans()), dtype=torch.bool).view(shape),
+        uncertainty=torch.tensor(cell_values(st.floats(0, 1, width=32)), dtype=dtype).view(shape),
+    )
+
+
+# ---------------------------------------------------------------------- the double loop, in Python's numbers
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def alpha_by_hand(gate, z_i, z_j):
+    if gate == "open":
+        return 1.0
+    if gate == "fixed":
+        return (max(z_i[:2]) + max(z_j[:2])) / 2
+    a, b = (sum(w * x for w, x in zip(WEIGHTS, z, strict=True)) + BIAS for z in (z_i, z_j))
+    return (sigmoid(a) + sigmoid(b)) / 2 if gate == "joint" else max(0.0, 2 * sigmoid((a + b) / 2) - 1)
+
+
+def loss_by_hand(loss, difference, margin):
+    """Return a pair's loss and its derivative by the difference."""
+    if loss == "hinge":
+        return max(0.0, margin - difference), -1.0 if difference < margin else 0.0
+    return math.log1p(math.exp(margin - difference)), -sigmoid(margin - difference)
+
+
+def all_pairs(step):
+    """Every (i, j) of one user, both valid, the LLM scoring i higher; positions in the flattened block."""
+    n_users, width = step.llm.shape
+    return [
+        (user * width + i, user * width + j)
+        for user in range(n_users)
+        for i, j in itertools.product(range(width), repeat=2)
+        if step.valid[user, i] and step.valid[user, j] and step.llm[user, i] > step.llm[user, j]
+    ]
+
+
+def step_by_hand(step, pairs, gate, loss, score_space, margin):
+    """Return mean loss, its gradient by the logits, and sums and counts of alpha by region."""
+    logit, cold, tail, q = (
+        values.flatten().tolist() for values in (step.logit, step.cold, step.tail, step.uncertainty)
+    )
+    probability = [sigmoid(x) for x in logit]
+    in_logits = score_space == "logit"
+    score = logit if in_logits else probability
+    slope_of_score = [1.0 if in_logits else p * (1 - p) for p in probability]
+    total, gradient = 0.0, [0.0] * len(logit)
+    sums, counts = dict.fromkeys(REGIONS, 0.0), dict.fromkeys(REGIONS, 0)
+    for i, j in pairs:
+        alpha = alpha_by_hand(gate, (cold[i], tail[i], q[i]), (cold[j], tail[j], q[j]))
+        value, slope = loss_by_hand(loss, score[i] - score[j], margin)
+        total += alpha * value
+        gradient[i] += alpha * slope * slope_of_score[i] / len(pairs)
+        gradient[j] -= alpha * slope * slope_of_score[j] / len(pairs)
+        regions = {"all"} | ({"cold"} if cold[i] else set()) | ({"tail"} if tail[i] or tail[j] else set())
+        for region in regions if len(regions) > 1 else {"all", "neither"}:
+            sums[region] += alpha
+            counts[region] += 1
+    return total / max(len(pairs), 1), gradient, list(sums.values()), list(counts.values())
+
+
+def assert_equals_double_loop(step, pairs, listed, gate, config):
+    dtype = step.logit.dtype
+    expected = step_by_hand(step, listed, gate, config.loss, config.score_space, config.resolved_margin)
+    result, gradient = step.run(config, GATES[gate]().to(dtype), pairs)
+    close = {"rel": TOLERANCE[dtype], "abs": TOLERANCE[dtype]}
+    assert result.mean_loss.dtype == dtype
+    assert result.mean_loss.item() == pytest.approx(expected[0], **close)
+    assert gradient.tolist() == pytest.approx(expected[1], **close)
+    assert result.gate_sums.tolist() == pytest.approx(expected[2], **close)
+    assert result.gate_counts.tolist() == expected[3]
+    assert result.n_terms == len(listed)
+
+
+COMBINATIONS = [
+    pytest.param(dtype, loss, space, id=f"{str(dtype)[6:]}-{loss}-{space}")
+    for dtype, loss, space in itertools.product(TOLERANCE, CHOICES["loss"], CHOICES["score_space"])
+]
+
+
+@pytest.mark.parametrize(("dtype", "loss", "score_space"), COMBINATIONS)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_loss_is_that_of_a_double_loop_over_all_pairs(data, dtype, loss, score_space):
+    step = data.draw(steps(dtype))
+    rule, gate = data.draw(st.sampled_from(CHOICES["pair_rule"])), data.draw(st.sampled_from(list(GATES)))
+    margin = data.draw(st.sampled_from([None, 0.0, 0.7]))
+    config = SelectiveConfig(mode="gated", loss=loss, score_space=score_space, margin=margin, pair_rule=rule)
+    pairs = select_pairs(step.llm, step.valid, max_pairs=ALL, rule=rule, generator=torch.Generator().manual_seed(0))
+    assert_equals_double_loop(step, pairs, all_pairs(step), gate, config)
+
+
+@pytest.mark.parametrize(("dtype", "loss", "score_space"), COMBINATIONS)
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_with_few_pairs_the_loss_is_that_of_the_largest_gaps(data, dtype, loss, score_space):
+    step = data.draw(steps(dtype))
+    max_pairs, gate = data.draw(st.integers(1, 5)), data.draw(st.sampled_from(list(GATES)))
+    config = SelectiveConfig(
+        mode="gated", loss=loss, score_space=score_space, pair_rule="largest", pairs_per_user=max_pairs
+    )
+    pairs = select_pairs(step.llm, step.valid, max_pairs=max_pairs, rule="largest")
+    taken = list(zip(pairs.preferred.tolist(), pairs.other.tolist(), strict=True))
+
+    llm, width = step.llm.flatten().tolist(), step.llm.shape[1]
+    expected_gaps = []
+    for user in range(step.llm.shape[0]):
+        gaps = sorted((llm[i] - llm[j] for i, j in all_pairs(step) if i // width == user), reverse=True)
+        expected_gaps += [(user, gap) for gap in gaps[:max_pairs]]
+    assert sorted((i // width, llm[i] - llm[j]) for i, j in taken) == sorted(expected_gaps)
+    assert len(set(taken)) == len(taken)
+    # which of several pairs with the same gap are taken is open; the loss is that of those
+    assert_equals_double_loop(step, pairs, taken, gate, config)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("mode", ["pointwise_mse", "pointwise_bce"])
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_pointwise_losses_are_those_of_a_loop_over_the_entries(data, mode, dtype):
+    step = data.draw(steps(dtype))
+    nothing = torch.empty(0, dtype=torch.int64)
+    result, gradient = step.run(SelectiveConfig(mode=mode), OpenGate(), OrderedPairs(nothing, nothing))
+    values, slopes = [], []
+    for x, t in zip(step.logit.flatten().tolist(), step.llm.flatten().tolist(), strict=True):
+        p = sigmoid(x)
+        if mode == "pointwise_mse":
+            values.append((p - t) ** 2)
+            slopes.append(2 * (p - t) * p * (1 - p))
+        else:
+            values.append(-t * math.log(p) - (1 - t) * math.log(1 - p))
+            slopes.append(p - t)
+    n = max(len(values), 1)
+    close = {"rel": TOLERANCE[dtype], "abs": TOLERANCE[dtype]}
+    assert result.mean_loss.item() == pytest.approx(sum(values) / n, **close)
+    assert gradient.tolist() == pytest.approx([slope / n for slope in slopes], **close)
+    assert result.n_terms == len(values)
+    assert result.gate_counts.tolist() == [0] * 4  # there is no gate in these modes
+
+
+# ---------------------------------------------------------------------- what stands around the loss
+
+
+@pytest.mark.parametrize("mode", ["global", "gated", "joint", "pointwise_mse", "pointwise_bce"])
+def test_without_a_term_the_loss_is_a_zero_that_keeps_the_graph(mode):
+    nothing = torch.empty(0, dtype=torch.int64)
+    empty = Entries(torch.empty(0), nothing.bool(), nothing.bool())
+    weight = torch.ones(3, requires_grad=True)
+    logit = (torch.zeros(0, 3) * weight).sum(dim=1)
+    result = SelectiveRegularizer(SelectiveConfig(mode=mode), OpenGate())(
+        logit, logit.sigmoid(), None, empty, OrderedPairs(nothing, nothing)
+    )
+    (result.mean_loss + 0 * weight.sum()).backward()
+    assert (result.mean_loss.item(), result.n_terms) == (0.0, 0)
+    assert weight.grad.tolist() == [0.0] * 3
+    assert result.gate_sums.tolist() == result.gate_counts.tolist() == [0.0] * 4
+
+
+def test_only_the_joint_gate_is_given_a_gradient_and_none_reaches_the_uncertainty():
+    step = Step(
+        llm=torch.tensor([[0.9, 0.1]]),
+        valid=torch.ones(1, 2, dtype=torch.bool),
+        logit=torch.tensor([[-1.0, 1.0]]),
+        cold=torch.ones(1, 2, dtype=torch.bool),
+        tail=torch.zeros(1, 2, dtype=torch.bool),
+        uncertainty=torch.tensor([[0.5, 0.25]]),
+    )
+    pairs = OrderedPairs(torch.tensor([0]), torch.tensor([1]))
+    for name in GATES:
+        gate = GATES[name]()
+        result, _ = step.run(SelectiveConfig(mode="joint"), gate, pairs)
+        assert not result.gate_sums.requires_grad
+        assert all(parameter.grad is not None for parameter in gate.parameters())
+        assert (len(list(gate.parameters())) > 0) == (name == "joint")
+
+
+def test_a_descent_step_moves_the_pair_towards_the_llms_order():
+    step = Step(
+        llm=torch.tensor([[0.2, 0.8, 0.8]]),
+        valid=torch.ones(1, 3, dtype=torch.bool),
+        logit=torch.tensor([[1.0, -1.0, 0.5]]),
+        cold=torch.zeros(1, 3, dtype=torch.bool),
+        tail=torch.zeros(1, 3, dtype=torch.bool),
+        uncertainty=torch.zeros(1, 3),
+    )
+    pairs = select_pairs(step.llm, step.valid, max_pairs=9, rule="largest")
+    for loss, space in itertools.product(CHOICES["loss"], CHOICES["score_space"]):
+        _, gradient = step.run(SelectiveConfig(mode="global", loss=loss, score_space=space), OpenGate(), pairs)
+        assert gradient[0] > 0 > max(gradient[1], gradient[2])
+
+
+def test_regions_of_pairs():
+    # pairs of a cold user, of two head items, of a long-tail item on either side, and of both kinds
+    cold = torch.tensor([True, True, False, False, False, False, True, True])
+    tail = torch.tensor([False, False, False, False, True, False, False, True])
+    entries = Entries(torch.zeros(8), cold, tail)
+    pairs = OrderedPairs(torch.tensor([0, 2, 4, 5, 6]), torch.tensor([1, 3, 5, 4, 7]))
+    regions = dict(zip(REGIONS, pair_regions(entries, pairs).int().tolist(), strict=True))
+    assert regions == {
+        "all": [1, 1, 1, 1, 1],
+        "cold": [1, 0, 0, 0, 1],
+        "tail": [0, 0, 1, 1, 1],
+        "neither": [0, 1, 0, 0, 0],
+    }

@@ -1,0 +1,456 @@
+"""What `wrap` refuses and how, where the gate's parameters live, and what the callback reports."""
+
+import io
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from deepctr_torch.callbacks import EarlyStopping, ModelCheckpoint
+from deepctr_torch.inputs import SparseFeat
+from deepctr_torch.models import DeepFM
+
+from sllmr_plugin import (
+    AlreadyWrappedError,
+    CoverageError,
+    CoverageWarning,
+    GateCollapsedWarning,
+    HookNeverFiredError,
+    NoPairsError,
+    NotWrappedError,
+    ScoreTable,
+    SelectiveConfig,
+    SLLMRCallback,
+    SLLMRError,
+    UnsupportedModelError,
+    WrapError,
+    disabled,
+    unwrap,
+    wrap,
+)
+
+from .matrix import backbones as zoo
+
+DEEPFM = next(backbone for backbone in zoo.BACKBONES if backbone.name == "DeepFM")
+DIN = next(backbone for backbone in zoo.BACKBONES if backbone.name == "DIN")
+MMOE = next(backbone for backbone in zoo.BACKBONES if backbone.name == "MMOE")
+ON = SelectiveConfig(mode="global", weight=0.5)
+
+
+def ready(config=ON, backbone=DEEPFM, scores=None, **options):
+    model = zoo.wrapped(backbone, zoo.build(backbone, **options), config, scores)
+    zoo.compile_model(backbone, model)
+    return model
+
+
+# ---------------------------------------------------------------------- refusals
+
+
+def test_all_problems_come_at_once_and_nothing_is_touched():
+    model = zoo.build(MMOE)
+    before = dict(vars(model))
+    with pytest.raises(WrapError) as caught:
+        wrap(
+            model,
+            zoo.score_frame().drop(columns="score"),
+            user="user",
+            item="item_id",
+            item_features=["categry"],
+            config=SelectiveConfig(),
+        )
+    text = str(caught.value)
+    assert len(caught.value.problems) == 4
+    for fragment in ("no feature 'user'", "no feature 'categry'", "2 tasks", "column(s) score missing"):
+        assert fragment in text
+    assert vars(model) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        ({"user": "item_id"}, "both 'item_id'"),
+        ({"user": "price"}, "no SparseFeat"),
+        ({"item_features": ["user_id", "item_id"]}, "holds the user feature"),
+        ({"task": 1}, "one output"),
+    ],
+)
+def test_wrong_names_are_refused(change, fragment):
+    names = {"user": "user_id", "item": "item_id", **change}
+    with pytest.raises(WrapError, match=fragment):
+        wrap(zoo.build(DEEPFM), zoo.score_frame(), **names)
+
+
+def test_task_out_of_range_is_refused():
+    with pytest.raises(WrapError, match="from 0 to 1"):
+        wrap(zoo.build(MMOE), zoo.score_frame(), user="user_id", item="item_id", task=2)
+
+
+def test_wrapping_twice_is_refused():
+    model = ready()
+    with pytest.raises(AlreadyWrappedError, match="configure"):
+        wrap(model, zoo.score_frame(), user="user_id", item="item_id")
+
+
+def test_other_models_are_refused():
+    with pytest.raises(UnsupportedModelError, match="no DeepCTR-Torch model"):
+        wrap(torch.nn.Linear(2, 1), zoo.score_frame(), user="user_id", item="item_id")
+
+
+def test_unwrap_and_disabled_want_a_wrapped_model():
+    with pytest.raises(NotWrappedError, match="Call wrap first"):
+        unwrap(zoo.build(DEEPFM))
+    with pytest.raises(NotWrappedError), disabled(zoo.build(DEEPFM)):
+        pass
+
+
+def test_regression_models_are_refused():
+    with pytest.raises(WrapError, match="task='regression'"):
+        wrap(zoo.build(DEEPFM, task="regression"), zoo.score_frame(), user="user_id", item="item_id")
+
+
+def test_data_parallel_is_refused():
+    model = zoo.build(DEEPFM)
+    model.gpus = [0, 1]
+    with pytest.raises(WrapError, match="DataParallel"):
+        wrap(model, zoo.score_frame(), user="user_id", item="item_id")
+
+
+def test_mc_dropout_without_dropout_is_refused():
+    columns = [SparseFeat("user_id", 40, 4), SparseFeat("item_id", 40, 4)]
+    model = DeepFM(columns, columns)
+    with pytest.raises(WrapError, match="dnn_dropout"):
+        wrap(model, zoo.score_frame(), user="user_id", item="item_id", config=SelectiveConfig(uncertainty="mc_dropout"))
+
+
+def test_ids_that_float32_cannot_tell_apart_are_refused():
+    columns = [SparseFeat("user_id", 40, 1), SparseFeat("item_id", 2**24 + 2, 1)]
+    model = DeepFM(columns, columns, dnn_hidden_units=())
+    with pytest.raises(WrapError, match="collide"):
+        wrap(model, zoo.score_frame(), user="user_id", item="item_id")
+
+
+def test_tensorflow_era_deepctr_torch_is_refused(monkeypatch):
+    import deepctr_torch
+
+    monkeypatch.setattr(deepctr_torch, "__version__", "0.2.9")
+    with pytest.raises(WrapError, match="TensorFlow"):
+        wrap(zoo.build(DEEPFM), zoo.score_frame(), user="user_id", item="item_id")
+
+
+def test_scores_outside_the_vocabulary_are_refused_or_reported():
+    frame = zoo.score_frame().assign(item_id=lambda f: f["item_id"] + 1000)
+    with pytest.raises(CoverageError, match="vocabulary"):
+        wrap(zoo.build(DEEPFM), frame, user="user_id", item="item_id")
+    mixed = pd.concat([frame.head(3), zoo.score_frame()])
+    model = wrap(zoo.build(DEEPFM), mixed, user="user_id", item="item_id")
+    assert model.sllmr.status().table.dropped == {"code outside the model's vocabulary": 3}
+
+
+def test_a_score_table_with_indexes_is_refused():
+    table = ScoreTable.read(zoo.score_frame())
+    with pytest.raises(WrapError, match=r"ScoreTable\.read"):
+        wrap(zoo.build(DEEPFM), table, user="user_id", item="item_id", user_index={1: 1})
+    assert wrap(zoo.build(DEEPFM), table, user="user_id", item="item_id").sllmr.table.coverage == table.coverage
+
+
+# ---------------------------------------------------------------------- training
+
+
+def test_raw_ids_are_mapped():
+    codes = zoo.score_frame()
+    raw = codes.assign(user_id="u" + codes["user_id"].astype(str), item_id="i" + codes["item_id"].astype(str))
+    options = {
+        "user_index": {f"u{code}": code for code in range(1, zoo.N_USERS + 1)},
+        "item_index": pd.Series({f"i{code}": code for code in range(1, zoo.N_ITEMS + 1)}),
+    }
+    states = []
+    for frame, more in ((codes, {}), (raw, options)):
+        model = wrap(
+            zoo.build(DEEPFM),
+            frame,
+            user="user_id",
+            item="item_id",
+            config=ON,
+            item_features=["item_id", "category", "price"],
+            **more,
+        )
+        zoo.compile_model(DEEPFM, model)
+        zoo.fit(DEEPFM, model)
+        states.append(model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
+
+
+def test_history_holds_the_account():
+    model = ready(SelectiveConfig(mode="gated", gate="fixed", weight=0.5, cold_threshold=4))
+    history = zoo.fit(DEEPFM, model, epochs=3).history
+    for key in (
+        "loss",
+        "sllmr_loss",
+        "sllmr_pairs",
+        "sllmr_coverage",
+        "sllmr_gate",
+        "sllmr_gate_cold",
+        "sllmr_gate_tail",
+        "sllmr_gate_neither",
+    ):
+        assert len(history[key]) == 3, key
+    # the fixed gate by definition
+    assert history["sllmr_gate_cold"] == [1.0] * 3
+    assert history["sllmr_gate_neither"] == [0.0] * 3
+    assert all(0 < value < 1 for value in history["sllmr_gate"])
+    assert model.sllmr.status().epochs[1]["sllmr_loss"] == history["sllmr_loss"][1]
+    assert "not calibrated" in str(model.sllmr.status())
+
+
+def test_seeds_decide_the_draws_and_repeated_fits_go_on():
+    def weights(config, fits=1):
+        model = ready(config)
+        for _ in range(fits):
+            zoo.fit(DEEPFM, model, epochs=1)
+        return torch.cat([tensor.flatten() for tensor in model.state_dict().values()])
+
+    assert torch.equal(weights(ON.replace(seed=1)), weights(ON.replace(seed=1)))
+    assert not torch.equal(weights(ON.replace(seed=1)), weights(ON.replace(seed=2)))
+    model = ready(ON.replace(seed=1))
+    sessions = [
+        model._open_session(
+            {"x": zoo.inputs(model), "y": zoo.labels(DEEPFM), "validation_split": 0.0, "validation_data": None}
+        )
+        for _ in range(2)
+    ]
+    first, second = (session._sampler.draw(5).users for session in sessions)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("compile_first", [True, False])
+def test_the_joint_gate_trains_whenever_compile_happens(compile_first):
+    model = zoo.build(DEEPFM)
+    if compile_first:
+        zoo.compile_model(DEEPFM, model)
+    model = zoo.wrapped(DEEPFM, model, SelectiveConfig(mode="joint", weight=1.0))
+    if not compile_first:
+        zoo.compile_model(DEEPFM, model)
+    zoo.fit(DEEPFM, model, epochs=2)
+    assert model.sllmr.gate.bias.item() < 0  # it starts at 0 and the published objective can only close it
+    assert len(model.optim.param_groups) == 2
+    zoo.fit(DEEPFM, model, epochs=1)
+    assert len(model.optim.param_groups) == 2
+    unwrap(model)
+    assert len(model.optim.param_groups) == 1
+    assert set(model.optim.state) <= set(model.parameters())
+
+
+def test_a_collapsed_joint_gate_warns():
+    model = ready(SelectiveConfig(mode="joint", weight=1.0))
+    model.sllmr.gate.bias.data.fill_(-8.0)
+    with pytest.warns(GateCollapsedWarning, match="can only close"):
+        zoo.fit(DEEPFM, model, epochs=1)
+
+
+def test_probes_fit_the_gate_and_never_train():
+    frame = zoo.score_frame()
+    last = frame.groupby("user_id").tail(1).index
+    frame.loc[last, "kind"] = "probe"
+    for score, region in ((0.99, "open"), (0.001, "closed")):
+        probed = frame.assign(score=np.where(frame["kind"] == "probe", score, frame["score"]))
+        model = ready(SelectiveConfig(mode="gated", weight=0.5), scores=probed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GateCollapsedWarning)
+            history = zoo.fit(DEEPFM, model).history
+        status = model.sllmr.status()
+        assert status.gate == "DisagreementGate"
+        assert status.calibrated
+        assert (history["sllmr_gate"][-1] > 0.4) == (region == "open")
+        assert (history["sllmr_gate"][-1] == 0) == (region == "closed")
+        assert status.table.n_probes == len(last)
+
+
+def test_asking_for_a_calibrated_gate_without_probes_is_refused():
+    with pytest.raises(SLLMRError, match="needs probes"):
+        wrap(
+            zoo.build(DEEPFM),
+            zoo.score_frame(),
+            user="user_id",
+            item="item_id",
+            config=SelectiveConfig(gate="disagreement"),
+        )
+
+
+def test_validation_rows_are_not_looked_at():
+    model = ready()
+    x, y = zoo.inputs(model), zoo.labels(DEEPFM)
+    users = x["user_id"]
+    late = np.flatnonzero(np.isin(users, [29, 30]))
+    order = np.concatenate([np.setdiff1d(np.arange(len(users)), late), late])  # users 29 and 30 only at the end
+    split = {name: values[order] for name, values in x.items()}
+    torch.manual_seed(3)
+    model.fit(split, y[order], batch_size=48, epochs=1, verbose=0, validation_split=len(late) / len(users))
+    assert model.sllmr.training["users without a training row"] == 2
+
+
+def test_unlisted_item_features_are_noticed():
+    model = wrap(zoo.build(DEEPFM), zoo.score_frame(), user="user_id", item="item_id", config=ON)
+    zoo.compile_model(DEEPFM, model)
+    with pytest.warns(CoverageWarning, match=r"category, price.*item_features=\['item_id', 'category', 'price'\]"):
+        zoo.fit(DEEPFM, model, epochs=1)
+
+
+def test_din_takes_its_attended_features_as_item_side():
+    model = wrap(zoo.build(DIN), zoo.score_frame(), user="user_id", item="item_id")
+    assert model.sllmr.features.item_features == ("item_id", "category")
+
+
+def test_items_without_columns_are_left_out_unless_an_item_table_has_them():
+    x, _ = zoo.samples()
+    unseen = zoo.N_ITEMS + 1
+    extra = pd.DataFrame({"user_id": [1, 2], "item_id": [unseen, unseen], "score": [0.99, 0.98], "kind": "candidate"})
+    frame = pd.concat([zoo.score_frame(), extra])
+    columns = [SparseFeat("user_id", 40, 4), SparseFeat("item_id", 40, 4), SparseFeat("category", 10, 4)]
+    inputs = {name: x[name].copy() for name in ("user_id", "item_id", "category")}
+    table = pd.DataFrame({"item_id": [unseen], "category": [2]})
+    usable = []
+    for item_table in (None, table):
+        model = wrap(
+            DeepFM(columns, columns),
+            frame,
+            user="user_id",
+            item="item_id",
+            item_features=["item_id", "category"],
+            item_table=item_table,
+            config=ON,
+        )
+        model.compile("adam", "binary_crossentropy")
+        model.fit(dict(inputs), zoo.samples()[1].copy(), batch_size=48, epochs=1, verbose=0)
+        usable.append(model.sllmr.training["items without known columns"])
+    assert usable == [1, 0]
+
+
+# ---------------------------------------------------------------------- doing nothing is loud
+
+
+def test_scores_without_any_usable_user_are_an_error():
+    frame = zoo.score_frame().assign(score=0.5)
+    model = ready(scores=frame)
+    with pytest.raises(CoverageError, match="no two different scores"):
+        zoo.fit(DEEPFM, model)
+
+
+def test_no_pair_in_an_epoch_is_an_error():
+    frame = zoo.score_frame()
+    model = ready(ON.replace(user_source="batch"), scores=frame[frame["user_id"] == 5])
+    x, y = zoo.inputs(model), zoo.labels(DEEPFM)
+    # user 5 trains in the last 40 rows only, and a custom sampler of the user's leaves them out of every batch
+    model.sllmr.session = None
+    keep = x["user_id"] != 5
+    template = int(np.flatnonzero(~keep)[0])
+
+    class WithoutUserFive(type(model)):
+        def forward(self, X):
+            X = X.clone()
+            X[:, 0] = torch.where(X[:, 0] == 5, 6.0, X[:, 0])
+            return super().forward(X)
+
+    model.__class__ = WithoutUserFive
+    assert template >= 0
+    with pytest.raises(NoPairsError, match="user_source='table'"):
+        model.fit(x, y, batch_size=48, epochs=1, verbose=0)
+
+
+def test_a_loop_that_never_asks_for_the_loss_is_an_error():
+    class OwnLoss(DeepFM):
+        """A user's model whose fit adds its own regularization."""
+
+        def fit(self, x, y, epochs=1, callbacks=None, verbose=1, validation_split=0.0, validation_data=None):
+            for callback in callbacks:
+                callback.set_model(self)
+                callback.on_epoch_begin(0)
+            matrix = np.concatenate([values.reshape(len(values), -1) for values in x.values()], axis=1)
+            self(torch.from_numpy(matrix).float()).sum().backward()
+            for callback in callbacks:
+                callback.on_epoch_end(0, {})
+
+    columns = [SparseFeat("user_id", 40, 4), SparseFeat("item_id", 40, 4)]
+    x, y = zoo.samples()
+    model = wrap(OwnLoss(columns, columns), zoo.score_frame(), user="user_id", item="item_id", config=ON)
+    with pytest.raises(HookNeverFiredError, match="get_regularization_loss"):
+        model.fit({name: x[name].copy() for name in ("user_id", "item_id")}, y)
+    assert model.sllmr.session is None  # also after an error nothing of the training stays
+
+
+# ---------------------------------------------------------------------- living with callbacks, files and devices
+
+
+def test_early_stopping_and_checkpoints_work(tmp_path):
+    model = ready()
+    stop = EarlyStopping(monitor="sllmr_loss", mode="max", patience=0, restore_best_weights=True)
+    keep = ModelCheckpoint(str(tmp_path / "model.pt"), monitor="val_logloss", save_best_only=True)
+    history = zoo.fit(DEEPFM, model, epochs=5, callbacks=[stop, keep])
+    assert len(history.epoch) == 2  # the pair loss falls, so monitored for its maximum it stops after one more epoch
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert type(loaded) is type(model)
+    zoo.fit(DEEPFM, loaded, epochs=1)
+    assert loaded.sllmr.status().epochs[0]["sllmr_pairs"] > 0
+
+
+def test_a_callback_of_ones_own_decides_where_it_stands():
+    order = []
+
+    class Loud(SLLMRCallback):
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch, logs)
+            order.append(sorted(key for key in logs if key.startswith("sllmr")))
+
+    zoo.fit(DEEPFM, ready(), epochs=1, callbacks=[Loud()])
+    assert len(order) == 1
+    assert "sllmr_pairs" in order[0]
+
+
+def test_gate_and_settings_are_saved_beside_the_model(tmp_path):
+    model = ready(SelectiveConfig(mode="joint", weight=1.0))
+    zoo.fit(DEEPFM, model)
+    model.sllmr.save(tmp_path / "run")
+    fresh = ready(SelectiveConfig(mode="global"))
+    fresh.sllmr.load(tmp_path / "run")
+    assert fresh.sllmr.config == model.sllmr.config
+    assert fresh.sllmr.gate.coefficients() == model.sllmr.gate.coefficients()
+    with pytest.raises(SLLMRError, match="no such file"):
+        fresh.sllmr.load(tmp_path)
+
+
+def test_the_gate_follows_the_model_to_another_device():
+    model = ready(SelectiveConfig(mode="joint"))
+    model.to("meta")
+    assert model.sllmr.gate.bias.device.type == "meta"
+    assert not any("gate" in key for key in model.state_dict())
+
+
+def test_given_counts_replace_those_of_the_training_rows():
+    config = SelectiveConfig(mode="gated", gate="fixed", weight=0.5, tail_quantile=0.0)
+    model = ready(config)
+    model.sllmr.set_counts(history_length={user: 0 if user <= 15 else 9 for user in range(1, zoo.N_USERS + 1)})
+    history = zoo.fit(DEEPFM, model, epochs=1).history
+    assert history["sllmr_gate_cold"] == [1.0]
+    # the table's users are drawn evenly, 15 of 30 are cold; every user has some 8 candidates
+    assert 0.35 < history["sllmr_gate"][0] < 0.65
+
+
+def test_predict_of_a_wrapped_model_is_the_plain_models():
+    plain, model = zoo.build(DEEPFM), ready()
+    np.testing.assert_array_equal(model.predict(zoo.inputs(model), 64), plain.predict(zoo.inputs(plain), 64))
+
+
+def test_pickling_leaves_the_running_training_out():
+    model = ready()
+    sizes = []
+
+    class Save(SLLMRCallback):
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch, logs)
+            file = io.BytesIO()
+            torch.save(self.model, file)
+            file.seek(0)
+            sizes.append(torch.load(file, weights_only=False).sllmr.session)
+
+    zoo.fit(DEEPFM, model, epochs=1, callbacks=[Save()])
+    assert sizes == [None]
