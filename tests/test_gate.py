@@ -219,11 +219,27 @@ def test_the_fit_is_sklearns_with_a_penalised_constant(n, scale):
     gate = DisagreementGate(prior_scale=scale)
     preferred, other, right, mean = disagreements(n, uneven, seed=4)
     gate.fit_disagreements(preferred, other, right)
-    design = np.column_stack([mean, np.ones(n)]).astype(np.float64)
+    centre = mean.mean(axis=0)
+    design = np.column_stack([mean - centre, np.ones(n)]).astype(np.float64)
     # sklearn minimises C * sum of losses + |w|^2 / 2; a normal prior of deviation s has |w|^2 / (2 s^2)
     reference = LogisticRegression(C=scale**2, fit_intercept=False, tol=1e-10, max_iter=10_000)
     reference.fit(design, right.numpy())
-    np.testing.assert_allclose(list(gate.coefficients().values()), reference.coef_[0], atol=2e-4)
+    coefficients = np.array(list(gate.coefficients().values()))
+    np.testing.assert_allclose(coefficients[:3], reference.coef_[0, :3], atol=2e-4)
+    p = 1 / (1 + np.exp(-(mean @ coefficients[:3] + coefficients[3])))
+    np.testing.assert_allclose(p, reference.predict_proba(design)[:, 1], atol=1e-4)
+
+
+def test_a_signal_that_does_not_vary_gets_no_weight():
+    """Uncertainty is near 1 everywhere before training; what it says of later values is nothing."""
+    preferred, other, right, _ = disagreements(400, constant(0.8))
+    preferred[:, 2] = other[:, 2] = 0.97
+    gate = DisagreementGate()
+    gate.fit_disagreements(preferred, other, right)
+    assert gate.weight[2].item() == pytest.approx(0, abs=1e-6)
+    before = gate(preferred, other)
+    preferred[:, 2] = other[:, 2] = 0.2
+    torch.testing.assert_close(gate(preferred, other), before)
 
 
 def test_outcomes_that_a_signal_separates_stay_finite():
