@@ -240,6 +240,8 @@ class SelectiveConfig:
         """
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file. Give the path of a file written by to_yaml.") from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not valid YAML ({error}). Correct the file.") from None
         if not isinstance(values, Mapping):

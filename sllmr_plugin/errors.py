@@ -83,5 +83,9 @@ class CoverageWarning(SLLMRWarning):
     """A large part of the score table cannot be used."""
 
 
+class InactiveWarning(SLLMRWarning):
+    """A call of `fit` trains the plain model although the regularizer is switched on."""
+
+
 class GateCollapsedWarning(SLLMRWarning):
     """The gate is closed nearly everywhere: the regularizer has become a no-op."""

@@ -46,9 +46,9 @@ def encode_ids(raw: pd.Series, index: IdIndex | None, *, what: str) -> np.ndarra
 def example_mismatch(raw: pd.Series, index: IdIndex | None, what: str) -> str:
     """Say how ids of the table and keys of the index look, for an error about none of them matching."""
     if index is None:
-        return f"{what} such as {raw.iloc[0]!r}"
+        return f"{what} such as {raw.iloc[:1].tolist()[0]!r}"
     keys, _ = _keys_and_codes(index, what)
-    table, known = raw.iloc[0], keys[0] if len(keys) else None
+    table, known = raw.iloc[:1].tolist()[0], keys[:1].tolist()[0] if len(keys) else None
     return f"{what} {table!r} ({type(table).__name__}) in the table, {known!r} ({type(known).__name__}) in the index"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import CoverageError, CoverageWarning
+from .errors import CoverageError, CoverageWarning, DataError
 from .handle import Handle
 from .item_rows import RowBuilder, TrainingRows, item_columns, known_item_values
 from .regularizer.signals import RegionSignals
@@ -37,6 +37,8 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
     ------
     CoverageError
         If no pair can be used.
+    DataError
+        If an id in the training rows is outside the model's vocabulary.
 
     Warns
     -----
@@ -44,9 +46,9 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
         If less than half of the table can be used, or a feature looks item-side and is not listed as such.
     """
     features, table = handle.features, handle.table
+    users = _codes(training, features.user, features.n_users)
+    items = _codes(training, features.item, features.n_items)
     _warn_of_unlisted_item_features(handle, training)
-    users = training.column(features.user).astype(np.int64)
-    items = training.column(features.item).astype(np.int64)
     template_row = training.latest(users, features.n_users)
     scored = np.union1d(table.candidates.items.numpy(), table.probes.items.numpy())
     known, values = known_item_values(training, features.item, features.item_features, scored, handle.item_values)
@@ -75,6 +77,17 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
     )
 
 
+def _codes(training: TrainingRows, feature: str, size: int) -> np.ndarray:
+    codes = training.column(feature).astype(np.int64)
+    outside = np.flatnonzero((codes < 0) | (codes >= size))
+    if len(outside):
+        raise DataError(
+            f"training row {outside[0]} (counted from 0) has {feature} {codes[outside[0]]}, but the model's vocabulary "
+            f"holds 0 to {size - 1}. Build the model with a larger vocabulary_size, or correct the row."
+        )
+    return codes
+
+
 def _keep(group: UserScores, has_template: Tensor, has_columns: Tensor) -> UserScores:
     return group.select(has_template[group.users][group.user_of_entry] & has_columns[group.items])
 
@@ -101,8 +114,8 @@ def _account(handle: Handle, drawable: UserScores, has_template: Tensor, has_col
         raise CoverageError(
             f"none of the {len(table)} scored pairs can be used: {no_template} of {len(table.users)} users have no "
             f"training row, {no_columns} items have no known item-side columns, and the others have no two different "
-            "scores. Check that user_index and item_index give the codes in the training rows, and pass item_table= for items "
-            "that never occur in training."
+            "scores. Check that user_index and item_index give the codes in the training rows, and pass item_table= "
+            "for items that never occur in training."
         )
     if len(drawable) < _WARN_BELOW * len(table):
         warnings.warn(

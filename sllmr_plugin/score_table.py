@@ -340,6 +340,9 @@ def _checked(frame: pd.DataFrame, source: str) -> pd.DataFrame:
             f"{source}: column(s) {', '.join(missing)} missing, found {', '.join(map(str, frame.columns)) or 'none'}. "
             "Rename the columns to user_id, item_id, score."
         )
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise ScoreTableError(f"{source}: column {twice[0]} stands there more than once. Keep one of each.")
     if frame.empty:
         raise ScoreTableError(f"{source}: holds no rows. Score some pairs first.")
     rows = frame.reset_index(drop=True)

@@ -327,8 +327,9 @@ class TrainingSession:
             )
         elif isinstance(self.gate, DisagreementGate):
             text = (
-                "on the probes the LLM is no better a judge than the backbone, so the gate stays closed and the model "
-                "trains as if plain. Check the scores; mode='global' would follow them all the same."
+                "on the probes the LLM was no better a judge than the backbone when the regularizer started, so the "
+                "gate stays closed and the model trains as if plain. Check the scores; mode='global' would follow them "
+                "all the same."
             )
         elif self.config.mode == "joint":
             text = "Algorithm 1's objective can only close it. Use mode='gated', or mode='global' to do without a gate."

@@ -1,8 +1,11 @@
-"""Shared set-up: DeepCTR-Torch without its version check, and few threads for tiny models."""
+"""Shared set-up: DeepCTR-Torch without its version check, few threads, no time limits on a busy machine."""
 
 import torch
+from hypothesis import HealthCheck, settings
 
 from sllmr_plugin.backends.quiet import import_deepctr_torch
 
 import_deepctr_torch()
 torch.set_num_threads(1)
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")

@@ -99,8 +99,6 @@ def test_an_index_of_another_kind_is_refused(index, problem):
 
 def test_the_mismatch_shows_both_sides_and_their_types():
     raw = pd.Series([7, 8])
-    assert example_mismatch(raw, {"7": 0}, "user_id") == (
-        "user_id np.int64(7) (int64) in the table, '7' (str) in the index"
-    )
+    assert example_mismatch(raw, {"7": 0}, "user_id") == ("user_id 7 (int) in the table, '7' (str) in the index")
     assert "None" in example_mismatch(raw, {}, "user_id")
-    assert "np.int64(7)" in example_mismatch(raw, None, "user_id")
+    assert "such as 7" in example_mismatch(raw, None, "user_id")

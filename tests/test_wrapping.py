@@ -15,8 +15,10 @@ from sllmr_plugin import (
     AlreadyWrappedError,
     CoverageError,
     CoverageWarning,
+    DataError,
     GateCollapsedWarning,
     HookNeverFiredError,
+    InactiveWarning,
     NoPairsError,
     NotWrappedError,
     ScoreTable,
@@ -266,6 +268,35 @@ def test_probes_fit_the_gate_and_never_train():
         assert status.table.n_probes == len(last)
 
 
+def test_a_step_without_pairs_is_no_trouble_for_mc_dropout():
+    frame = zoo.score_frame()
+    config = SelectiveConfig(mode="joint", weight=0.5, user_source="batch", uncertainty="mc_dropout", mc_samples=2)
+    model = ready(config, scores=frame[frame["user_id"] == 5])
+    history = zoo.fit(DEEPFM, model, epochs=1).history
+    n_batches_with_user_5 = history["sllmr_pairs"][0]  # one pair of the user in each
+    assert 0 < n_batches_with_user_5 <= 5
+
+
+def test_a_fit_of_warm_up_only_warns():
+    with pytest.warns(InactiveWarning, match="initial_epoch"):
+        zoo.fit(DEEPFM, ready(ON.replace(warmup_epochs=1)), epochs=1)
+
+
+def test_a_loop_over_epochs_gets_past_the_warm_up():
+    model = ready(ON.replace(warmup_epochs=1))
+    with pytest.warns(InactiveWarning):
+        zoo.fit(DEEPFM, model, epochs=1)
+    assert zoo.fit(DEEPFM, model, initial_epoch=1, epochs=2).history["sllmr_pairs"][0] > 0
+
+
+def test_ids_outside_the_vocabulary_in_the_training_rows_are_refused():
+    model = ready()
+    x = zoo.inputs(model)
+    x["user_id"][17] = 1000
+    with pytest.raises(DataError, match="training row 17 .* has user_id 1000, but .* 0 to 30"):
+        model.fit(x, zoo.labels(DEEPFM), batch_size=48, epochs=1, verbose=0)
+
+
 def test_asking_for_a_calibrated_gate_without_probes_is_refused():
     with pytest.raises(SLLMRError, match="needs probes"):
         wrap(
@@ -383,10 +414,10 @@ def test_a_loop_that_never_asks_for_the_loss_is_an_error():
 
 def test_early_stopping_and_checkpoints_work(tmp_path):
     model = ready()
-    stop = EarlyStopping(monitor="sllmr_loss", mode="max", patience=0, restore_best_weights=True)
+    stop = EarlyStopping(monitor="sllmr_pairs", mode="max", patience=0, restore_best_weights=True)
     keep = ModelCheckpoint(str(tmp_path / "model.pt"), monitor="val_logloss", save_best_only=True)
     history = zoo.fit(DEEPFM, model, epochs=5, callbacks=[stop, keep])
-    assert len(history.epoch) == 2  # the pair loss falls, so monitored for its maximum it stops after one more epoch
+    assert len(history.epoch) == 2  # every epoch forms as many pairs, so the second is no improvement
     loaded = torch.load(tmp_path / "model.pt", weights_only=False)
     assert type(loaded) is type(model)
     zoo.fit(DEEPFM, loaded, epochs=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InactiveWarning
 from ..handle import Handle
 from ..item_rows import TrainingRows
 from ..preparation import prepare
@@ -113,11 +115,12 @@ class SLLMRMixin(_Base):
         call.apply_defaults()
         arguments = call.arguments
         handle.epochs = []
+        _warn_if_only_warm_up(handle, arguments)
         handle.session = self._open_session(arguments)
         _join_optimizer(self)
-        callbacks = list(arguments["callbacks"] or [])
+        callbacks = list(arguments.get("callbacks") or [])
         if not any(isinstance(callback, SLLMRCallback) for callback in callbacks):
-            callbacks.insert(0, SLLMRCallback(verbose=arguments["verbose"]))
+            callbacks.insert(0, SLLMRCallback(verbose=arguments.get("verbose", 1)))
         arguments["callbacks"] = callbacks
         try:
             return super().fit(*call.args, **call.kwargs)
@@ -130,8 +133,8 @@ class SLLMRMixin(_Base):
         if isinstance(x, dict):
             x = [x[feature] for feature in self.feature_index]
         n_rows = len(y)
-        split = arguments["validation_split"]
-        if not arguments["validation_data"] and split and 0.0 < split < 1.0:
+        split = arguments.get("validation_split")
+        if not arguments.get("validation_data") and split and 0.0 < split < 1.0:
             n_rows = int(len(x[0]) * (1.0 - split))  # as BaseModel.fit cuts it
         training = TrainingRows(x, y, handle.features.layout, n_rows, handle.task)
         seed = handle.config.seed if handle.config.seed is not None else torch.initial_seed()
@@ -249,6 +252,18 @@ def _new_instance(plain: type) -> nn.Module:
     cls = wrapped_class(plain)
     instance: nn.Module = object.__new__(cls)
     return instance
+
+
+def _warn_if_only_warm_up(handle: Handle, arguments: dict[str, Any]) -> None:
+    last = arguments.get("epochs", 1) - 1
+    if handle.config.weight_at(last) == 0:
+        warnings.warn(
+            f"warmup_epochs={handle.config.warmup_epochs} leaves no epoch of this fit (epochs={last + 1}) for the "
+            "regularizer, so it trains the plain model. Lower warmup_epochs, or train for more epochs; a loop over "
+            "fit(epochs=1) has to pass initial_epoch=k, epochs=k + 1.",
+            InactiveWarning,
+            stacklevel=3,
+        )
 
 
 @contextmanager

@@ -102,6 +102,11 @@ class DisagreementGate(_LinearGate):
     the LLM scored. Only disagreements matter, since where both order a pair alike there is nothing to
     learn from the LLM. Noise gives P = 1/2 and a closed gate, and so does an LLM that is worse than the model.
 
+    A training session fits it once, against the backbone as it is when the regularizer starts. With an
+    untrained backbone P is the LLM's accuracy against chance; after ``warmup_epochs`` it is its accuracy where a
+    trained model thinks otherwise, which is stricter. Fitted again later it would close on its own success: the
+    backbone has learnt what the LLM knows, and they disagree only where the LLM is wrong.
+
     Signals are centred for the fit, so one that did not vary over the disagreements (uncertainty, as long as
     the backbone is untrained) gets no weight.
 
