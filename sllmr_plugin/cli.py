@@ -235,9 +235,9 @@ def _demo(arguments: argparse.Namespace) -> None:
     )
     print(format_table(runs))
     print(
-        "\nInteractions and LLM scores of the demo are simulated, and the scores know more than a language model would:\n"
-        "by construction they are right about cold users and long-tail items and mislead about the rest. Hence the\n"
-        f"large gains, and a weight of {_DEMO_WEIGHT} where the default is {SelectiveConfig().weight}."
+        "\nInteractions and LLM scores of the demo are simulated, and the scores know more than a language model\n"
+        "would: by construction they are right about cold users and long-tail items and mislead about the rest.\n"
+        f"Hence the large gains, and a weight of {_DEMO_WEIGHT} where the default is {SelectiveConfig().weight}."
     )
     print(f"Run folder: {out}")
 

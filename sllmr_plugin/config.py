@@ -66,15 +66,18 @@ class SelectiveConfig:
     users_per_step : int or None, default=None
         Users whose pairs are formed in a training step. None takes one for every 8 rows of the batch, which
         makes a quarter as many extra rows. Breadth helped more than weight in our measurements.
-    candidates_per_user : int, default=20
-        Scored items of each of them among which pairs are formed, at random where the table holds more. Only
-        items in a pair become input rows.
+    candidates_per_user : int, default=10
+        Scored items of each of them among which pairs are formed, drawn anew in every step where the table
+        holds more. Only items in a pair become input rows.
     pairs_per_user : int, default=1
         K, the most pairs formed of a user in a step; fewer where the user has fewer (Sec. 3.2, adaptive
-        selection). One pair of many users told the model more than many pairs of few, row for row.
-    pair_rule : {"gap_weighted", "uniform", "largest"}, default="gap_weighted"
-        Which pairs are taken when a user has more than K: at random with a chance proportional to the
-        score gap, at random, or those of largest gap (the paper's rule, always the same extremes).
+        selection). One pair of many users told the model more than many pairs of few, row for row
+        (docs/benchmarks.md).
+    pair_rule : {"largest", "gap_weighted", "uniform"}, default="largest"
+        Which pairs are taken when a user has more than K: those of largest score gap (the paper's rule), at
+        random with a chance proportional to the gap, or at random. As ``largest`` chooses among
+        items drawn anew, it does not take the same extremes every time, unless `candidates_per_user` is
+        as large as the table's share of a user.
     user_source : {"table", "batch"}, default="table"
         Draw the users evenly from the score table, or take those of the batch. Cold users are rare in batches.
     in_batch_pairs : bool, default=False
@@ -118,9 +121,9 @@ class SelectiveConfig:
     score_space: str = "logit"
     margin: float | None = None
     users_per_step: int | None = None
-    candidates_per_user: int = 20
+    candidates_per_user: int = 10
     pairs_per_user: int = 1
-    pair_rule: str = "gap_weighted"
+    pair_rule: str = "largest"
     user_source: str = "table"
     in_batch_pairs: bool = False
     gate: str = "auto"
