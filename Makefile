@@ -36,3 +36,4 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/predict_overhead.py

@@ -103,6 +103,15 @@ class Status:
         return "\n".join(lines)
 
 
+def check_gate(config: SelectiveConfig, table: ScoreTable) -> None:
+    """Raise `SLLMRError` if the settings ask for a gate that this table cannot fit."""
+    if config.mode == "gated" and config.gate == "disagreement" and not len(table.probes):
+        raise SLLMRError(
+            "gate='disagreement' needs probes: held-out interactions scored by the LLM, marked kind=probe in the "
+            "score table. Add some, or use gate='fixed'."
+        )
+
+
 class Handle:
     """Everything the regularizer keeps on a model, outside the module tree.
 
@@ -157,7 +166,7 @@ class Handle:
         self.config, self.gate = self._checked(config)
 
     def configure(self, config: SelectiveConfig | None = None, **changes: Any) -> None:
-        """Change the settings for the next `fit`; the gate starts anew when its kind changes.
+        """Change the settings for the next `fit`; the gate starts anew when its kind or its signals change.
 
         Parameters
         ----------
@@ -174,18 +183,15 @@ class Handle:
             If ``gate="disagreement"`` is asked for and the table has no probes.
         """
         new = config if config is not None else self.config
+        before = self.config
         self.config, gate = self._checked(new.replace(**changes) if changes else new)
-        if type(gate) is not type(self.gate):
+        signals = ("cold_threshold", "tail_quantile", "uncertainty")
+        if type(gate) is not type(self.gate) or any(getattr(before, k) != getattr(self.config, k) for k in signals):
             self.gate = gate.to(self._device)
 
     def _checked(self, config: SelectiveConfig) -> tuple[SelectiveConfig, Gate]:
-        has_probes = len(self.table.probes) > 0
-        if config.mode == "gated" and config.gate == "disagreement" and not has_probes:
-            raise SLLMRError(
-                "gate='disagreement' needs probes: held-out interactions scored by the LLM, marked kind=probe in the "
-                "score table. Add some, or use gate='fixed'."
-            )
-        return config, build_gate(config.mode, config.gate, has_probes=has_probes)
+        check_gate(config, self.table)
+        return config, build_gate(config.mode, config.gate, has_probes=len(self.table.probes) > 0)
 
     def set_counts(
         self,
@@ -208,10 +214,14 @@ class Handle:
             self.history_length = self._counts(history_length, self.features.n_users, 0, self.user_index, "user_id")
         if popularity is not None:
             self.popularity = self._counts(popularity, self.features.n_items, -1, self.item_index, "item_id")
+        _, gate = self._checked(self.config)  # what the old gate was fitted on has changed its meaning
+        self.gate = gate.to(self._device)
 
     @staticmethod
     def _counts(counts: Mapping | pd.Series, size: int, missing: int, index: IdIndex | None, what: str) -> Tensor:
         series = pd.Series(counts)
+        if not pd.api.types.is_numeric_dtype(series.dtype) or series.isna().any() or (series < 0).any():
+            raise SLLMRError(f"set_counts: counts by {what} must be numbers of at least 0, none missing. Correct them.")
         codes = encode_ids(series.index.to_series(), index, what=what)
         inside = (codes >= 0) & (codes < size)
         if not inside.any():
@@ -255,17 +265,18 @@ class Handle:
         for name in (_CONFIG_FILE, _GATE_FILE):
             if not (folder / name).exists():
                 raise SLLMRError(f"{folder / name}: no such file. Give a folder written by model.sllmr.save().")
-        self.configure(SelectiveConfig.from_yaml(folder / _CONFIG_FILE))
+        config, gate = self._checked(SelectiveConfig.from_yaml(folder / _CONFIG_FILE))
         with safetensors.safe_open(folder / _GATE_FILE, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if metadata.get("gate") != type(self.gate).__name__:
+        if metadata.get("gate") != type(gate).__name__:
             raise SLLMRError(
                 f"{folder / _GATE_FILE} holds a {metadata.get('gate')}, the settings and this score table make a "
-                f"{type(self.gate).__name__}. Use the score table it was trained with, or set gate= explicitly."
+                f"{type(gate).__name__}. Use the score table it was trained with, or set gate= explicitly."
             )
-        self.gate.load_state_dict(tensors)
-        self.gate.calibrated = metadata.get("calibrated") == "True"
+        gate.load_state_dict(tensors)
+        gate.calibrated = metadata.get("calibrated") == "True"
+        self.config, self.gate = config, gate.to(self._device)
 
     def to_device(self, change: Callable[[Tensor], Tensor]) -> None:
         """Follow ``model.to()`` and its kin: `change` is what ``nn.Module._apply`` hands to every tensor."""

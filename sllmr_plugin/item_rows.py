@@ -239,6 +239,8 @@ def encode_item_table(
     WrapError
         Naming missing columns, an item listed twice, a cell that is empty or no number, or a sequence that is too long.
     """
+    if not isinstance(table, pd.DataFrame):
+        raise WrapError([f"item_table is a {type(table).__name__}. Pass a DataFrame with a row an item."])
     missing = [name for name in item_features if name not in table.columns]
     if missing:
         raise WrapError(

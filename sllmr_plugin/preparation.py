@@ -66,6 +66,11 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
     drawable = candidates.select(two_scores[candidates.user_of_entry])
     _account(handle, drawable, has_template, has_columns)
     probes = _keep(table.probes, has_template, has_columns)
+    entry, found = drawable.locate(
+        torch.from_numpy(users[training.positive]), torch.from_numpy(items[training.positive])
+    )
+    positive = torch.zeros(len(drawable), dtype=torch.bool)
+    positive[entry[found]] = True
     regions = _regions(handle, users, items, training.positive)
     return Usable(
         candidates=drawable,
@@ -74,6 +79,7 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
         probe_rows=RowBuilder(training.gather(template_row[probes.users.numpy()]), *builder_parts),
         cold=regions.cold,
         tail=regions.tail,
+        positive=positive,
     )
 
 

@@ -227,6 +227,8 @@ class ScoreTable:
         3 scored pairs read, 2 kept (66.7%): 2 candidates of 1 users over 2 items, 0 probes of 0 users
           dropped 1: user_id not in user_index
         """
+        if not isinstance(scores, (pd.DataFrame, str, Path)):
+            raise ScoreTableError(f"scores is a {type(scores).__name__}. Pass a path or a DataFrame.")
         source = "the score table" if isinstance(scores, pd.DataFrame) else str(scores)
         frame = scores if isinstance(scores, pd.DataFrame) else _read_file(Path(scores))
         frame = _checked(frame, source)

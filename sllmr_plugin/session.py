@@ -41,6 +41,8 @@ class Usable:
         (n_user_codes,) bool.
     tail : Tensor
         (n_item_codes,) bool.
+    positive : Tensor
+        (n_candidates,) bool: the user has a training positive with the item.
     """
 
     candidates: UserScores
@@ -49,6 +51,7 @@ class Usable:
     probe_rows: RowBuilder
     cold: Tensor
     tail: Tensor
+    positive: Tensor
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class TrainingSession:
         self._tail_of_entry = usable.tail[usable.candidates.items]
         self._user_of_entry = usable.candidates.user_of_entry
         self.weight = 0.0
+        self.began = False
         self._pending: tuple[StepResult, int] | None = None
         self._reset_account()
 
@@ -261,6 +265,7 @@ class TrainingSession:
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the epoch's weight; when the regularizer first starts, fit a gate that needs probes."""
+        self.began = True
         self.weight = self.config.weight_at(epoch)
         self._reset_account()
         # Once only: where the regularizer has taught the backbone what the LLM knows, they no longer disagree, and
@@ -351,6 +356,8 @@ class TrainingSession:
         if len(probe) == 0:
             return
         entry, valid = table.block(home[owner[probe]])
+        # Of two items that the user both likes, the LLM cannot be wrong about either.
+        valid &= ~self.usable.positive[entry]
         against = torch.nonzero(valid)
         rows = torch.cat(
             [

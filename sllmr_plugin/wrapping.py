@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from .backends import deepctr_checks
-from .backends.deepctr_torch import SLLMRMixin, leave_optimizer, plain_class, wrapped_class
+from .backends.deepctr_torch import SLLMRMixin, leave_optimizer, plain_class, sync_optimizer, wrapped_class
 from .config import SelectiveConfig
 from .errors import AlreadyWrappedError, NotWrappedError, SLLMRError, UnsupportedModelError, WrapError
-from .handle import Handle
+from .handle import Handle, check_gate
 from .id_index import IdIndex
 from .item_rows import encode_item_table
 from .score_table import ScoreTable
 
+Result = TypeVar("Result")
 Model = TypeVar("Model", bound=Any)  # a DeepCTR-Torch model; the library has no types
 
 
@@ -94,33 +95,35 @@ def wrap(
             ]
         )
     config = config if config is not None else SelectiveConfig()
+    faults = _Faults()
+    faults.problems += deepctr_checks.type_problems(item_features, task, config)
+    faults.raise_any()
     problems, features = deepctr_checks.find_problems(model, user, item, item_features, task, config)
-    if isinstance(scores, ScoreTable) and (user_index is not None or item_index is not None) and item_table is None:
-        problems.append(
+    faults.problems += problems
+    if isinstance(scores, ScoreTable) and (user_index is not None or (item_index is not None and item_table is None)):
+        faults.problems.append(
             "scores is a ScoreTable, whose ids are codes already. Give the indexes to ScoreTable.read instead."
         )
-    table: ScoreTable | None = None
-    try:
-        table = (
-            scores
-            if isinstance(scores, ScoreTable)
-            else ScoreTable.read(scores, user_index=user_index, item_index=item_index)
+    table = faults.collect(_read, scores, user_index, item_index)
+    item_values = None
+    if table is not None:
+        faults.collect(check_gate, config, table)
+    if table is not None and features is not None:
+        table = faults.collect(table.within, features.n_users, features.n_items)
+    if item_table is not None and features is not None:
+        item_values = faults.collect(
+            encode_item_table, item_table, item, features.item_features, features.layout, item_index
         )
-    except SLLMRError as error:
-        if not problems:
-            raise
-        problems.append(str(error))
-    if problems or features is None or table is None:
-        raise WrapError(problems)
+    faults.raise_any()
+    assert features is not None
+    assert table is not None
     handle = Handle(
         type(model).__name__,
         features,
-        table.within(features.n_users, features.n_items),
+        table,
         config,
         task=task or 0,
-        item_values=None
-        if item_table is None
-        else encode_item_table(item_table, item, features.item_features, features.layout, item_index),
+        item_values=item_values,
         user_index=user_index,
         item_index=item_index,
     )
@@ -128,6 +131,7 @@ def wrap(
     model.__dict__["sllmr"] = handle
     plain: type = type(model)
     model.__class__ = wrapped_class(plain)
+    sync_optimizer(model)
     return model
 
 
@@ -148,8 +152,11 @@ def unwrap(model: Model) -> Model:
     ------
     NotWrappedError
         If the model is not wrapped.
+    SLLMRError
+        If it is training at this moment.
     """
-    _require_wrapped(model, "unwrap")
+    if _require_wrapped(model, "unwrap").session is not None:
+        raise SLLMRError("unwrap was called while the model trains. Call it after fit, or use disabled(model).")
     leave_optimizer(model)
     model.__class__ = plain_class(model)
     del model.__dict__["sllmr"]
@@ -176,6 +183,36 @@ def disabled(model: Model) -> Iterator[Model]:
         yield model
     finally:
         handle.enabled = before
+
+
+class _Faults:
+    """Everything that speaks against wrapping, so that all of it can be told at once."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._errors: list[SLLMRError] = []
+
+    def collect(self, action: Callable[..., Result], *arguments: Any) -> Result | None:
+        """Return what an action returns; None, with its error noted, if it fails."""
+        try:
+            return action(*arguments)
+        except SLLMRError as error:
+            self._errors.append(error)
+            self.problems += error.problems if isinstance(error, WrapError) else [str(error)]
+            return None
+
+    def raise_any(self) -> None:
+        """Raise what was collected: a single error as it is, several as one `WrapError`."""
+        if len(self.problems) == 1 and self._errors:
+            raise self._errors[0]
+        if self.problems:
+            raise WrapError(self.problems)
+
+
+def _read(scores: Any, user_index: IdIndex | None, item_index: IdIndex | None) -> ScoreTable:
+    if isinstance(scores, ScoreTable):
+        return scores
+    return ScoreTable.read(scores, user_index=user_index, item_index=item_index)
 
 
 def _require_wrapped(model: Any, operation: str) -> Handle:

@@ -207,8 +207,9 @@ def test_few_disagreements_are_drawn_towards_a_half(n_right):
 
 
 def test_no_disagreement_leaves_the_gate_closed():
-    gate = with_coefficients(DisagreementGate(), [1.0, 1.0, 1.0, 1.0])
+    gate = DisagreementGate()
     gate.fit_disagreements(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0, dtype=torch.bool))
+    assert not gate.calibrated
     assert gate.coefficients() == dict.fromkeys((*SIGNAL_NAMES, "bias"), 0.0)
     assert gate(torch.ones(2, 3), torch.ones(2, 3)).tolist() == [0.0, 0.0]
 

@@ -82,6 +82,7 @@ def usable(candidates=None, probes=None, cold=None, tail=None):
         builder(table.probes),
         torch.tensor(COLD if cold is None else cold),
         torch.tensor(TAIL if tail is None else tail),
+        torch.zeros(len(table.candidates), dtype=torch.bool),
     )
 
 

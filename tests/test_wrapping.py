@@ -62,15 +62,38 @@ def test_all_problems_come_at_once_and_nothing_is_touched():
             config=SelectiveConfig(),
         )
     text = str(caught.value)
-    assert len(caught.value.problems) == 4
+    assert len(caught.value.problems) == 4  # the features' names hide what could be said of an item table
     for fragment in ("no feature 'user'", "no feature 'categry'", "2 tasks", "column(s) score missing"):
         assert fragment in text
     assert vars(model) == before
 
 
+def test_table_and_gate_and_item_table_are_checked_together():
+    frame = zoo.score_frame().assign(item_id=lambda f: f["item_id"] + 1000)
+    with pytest.raises(WrapError) as caught:
+        wrap(
+            zoo.build(DEEPFM),
+            frame,
+            user="user_id",
+            item="item_id",
+            item_features=["item_id", "category"],
+            item_table=pd.DataFrame({"item_id": [1]}),
+            config=SelectiveConfig(gate="disagreement"),
+        )
+    assert [("vocabulary" in p, "needs probes" in p, "lacks the column" in p) for p in caught.value.problems] == [
+        (False, True, False),
+        (True, False, False),
+        (False, False, True),
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "fragment"),
     [
+        ({"item_features": "category"}, "list of feature names"),
+        ({"task": "click"}, "no index"),
+        ({"config": {"mode": "none"}}, "Pass a SelectiveConfig"),
+        ({"item_table": "items.csv"}, "Pass a DataFrame"),
         ({"user": "item_id"}, "both 'item_id'"),
         ({"user": "price"}, "no SparseFeat"),
         ({"item_features": ["user_id", "item_id"]}, "holds the user feature"),
@@ -233,9 +256,15 @@ def test_the_joint_gate_trains_whenever_compile_happens(compile_first):
     model = zoo.wrapped(DEEPFM, model, SelectiveConfig(mode="joint", weight=1.0))
     if not compile_first:
         zoo.compile_model(DEEPFM, model)
+    schedule = torch.optim.lr_scheduler.LambdaLR(model.optim, lambda epoch: 0.5)
     zoo.fit(DEEPFM, model, epochs=2)
     assert model.sllmr.gate.bias.item() < 0  # it starts at 0 and the published objective can only close it
     assert len(model.optim.param_groups) == 2
+    schedule.step()  # a scheduler made before fit knows the gate's group
+    zoo.fit(DEEPFM, model, epochs=1)
+    assert len(model.optim.param_groups) == 2
+    model.sllmr.configure(mode="none")
+    model.sllmr.configure(mode="joint")
     zoo.fit(DEEPFM, model, epochs=1)
     assert len(model.optim.param_groups) == 2
     unwrap(model)
@@ -388,25 +417,138 @@ def test_no_pair_in_an_epoch_is_an_error():
         model.fit(x, y, batch_size=48, epochs=1, verbose=0)
 
 
-def test_a_loop_that_never_asks_for_the_loss_is_an_error():
-    class OwnLoss(DeepFM):
-        """A user's model whose fit adds its own regularization."""
-
-        def fit(self, x, y, epochs=1, callbacks=None, verbose=1, validation_split=0.0, validation_data=None):
-            for callback in callbacks:
-                callback.set_model(self)
-                callback.on_epoch_begin(0)
-            matrix = np.concatenate([values.reshape(len(values), -1) for values in x.values()], axis=1)
-            self(torch.from_numpy(matrix).float()).sum().backward()
-            for callback in callbacks:
-                callback.on_epoch_end(0, {})
-
+def small(cls, config=ON):
+    """Wrap and compile a user's own class over the two ids; return it with its inputs and labels."""
     columns = [SparseFeat("user_id", 40, 4), SparseFeat("item_id", 40, 4)]
     x, y = zoo.samples()
-    model = wrap(OwnLoss(columns, columns), zoo.score_frame(), user="user_id", item="item_id", config=ON)
+    model = wrap(cls(columns, columns), zoo.score_frame(), user="user_id", item="item_id", config=config)
+    model.compile("adam", "binary_crossentropy")
+    return model, {name: x[name].copy() for name in ("user_id", "item_id")}, y.copy()
+
+
+def test_a_loop_that_never_asks_for_the_loss_is_an_error():
+    class OwnLoss(DeepFM):
+        """A user's model whose get_regularization_loss forgets super()."""
+
+        def get_regularization_loss(self):
+            return torch.zeros(1)
+
+    # The mixin stands before the user's class, so only a class derived from the wrapped one can bypass it.
+    model, x, y = small(DeepFM)
+    model.__class__ = type("OwnLoss", (OwnLoss,), {"forward": type(model).forward, "fit": type(model).fit})
+    model.__class__ = type(
+        "Bypass", (type(small(DeepFM)[0]),), {"get_regularization_loss": lambda self: torch.zeros(1)}
+    )
     with pytest.raises(HookNeverFiredError, match="get_regularization_loss"):
-        model.fit({name: x[name].copy() for name in ("user_id", "item_id")}, y)
+        model.fit(x, y, epochs=1, verbose=0)
     assert model.sllmr.session is None  # also after an error nothing of the training stays
+
+
+class _KeywordFit(DeepFM):
+    def fit(self, x, y, **options):
+        return super().fit(x, y, **options)
+
+
+class _AnyFit(DeepFM):
+    def fit(self, *args, **options):
+        return super().fit(*args, **options)
+
+
+@pytest.mark.parametrize("cls", [_KeywordFit, _AnyFit])
+def test_a_users_own_fit_signature_trains_with_pairs(cls):
+    model, x, y = small(cls)
+    assert model.fit(x, y, batch_size=48, epochs=2, verbose=0).history["sllmr_pairs"][1] > 0
+
+
+class _ClosedFit(DeepFM):
+    def fit(self, x, y):
+        return super().fit(x, y, epochs=1, verbose=0)
+
+
+class _RenamedFit(DeepFM):
+    def fit(self, data, target, callbacks=None):
+        return super().fit(data, target, epochs=1, verbose=0, callbacks=callbacks)
+
+
+class _SwallowingFit(DeepFM):
+    def fit(self, x, y, callbacks=None):
+        return super().fit(x, y, epochs=1, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("cls", "fragment"),
+    [(_ClosedFit, "named callbacks"), (_RenamedFit, "named x, y"), (_SwallowingFit, "without the callbacks")],
+)
+def test_a_fit_that_the_regularizer_cannot_reach_is_an_error(cls, fragment):
+    model, x, y = small(cls)
+    with pytest.raises(HookNeverFiredError, match=fragment):
+        model.fit(x, y)
+    assert model.sllmr.session is None
+
+
+def test_a_users_own_forward_gets_a_pass_of_its_own():
+    class AcrossRows(DeepFM):
+        def forward(self, X):
+            p = super().forward(X)
+            self.aux_loss = p.pow(2).sum()
+            return torch.sigmoid(torch.logit(p) - torch.logit(p).mean())
+
+    outcomes = []
+    for weight in (0.0, 1e-12):
+        model, x, y = small(AcrossRows, ON.replace(weight=weight))
+        torch.manual_seed(0)
+        outcomes.append(model.fit(x, y, batch_size=48, epochs=1, verbose=0).history["loss"][0])
+    assert outcomes[1] == pytest.approx(outcomes[0], rel=1e-5)
+
+
+def test_training_positives_among_the_candidates_do_not_count_against_the_llm():
+    x, y = zoo.samples()
+    liked = pd.DataFrame({"user_id": x["user_id"], "item_id": x["item_id"]})[y == 1].drop_duplicates()
+    frame = zoo.score_frame()
+    frame.loc[frame.groupby("user_id").tail(1).index, "kind"] = "probe"
+    frame["score"] = np.where(frame["kind"] == "probe", 0.9, frame["score"] * 0.1)
+    gates = []
+    for more in (liked.head(0), liked):
+        table = pd.concat([frame, more.assign(score=0.95, kind="candidate")])
+        model = ready(SelectiveConfig(mode="gated", weight=0.1), scores=table)
+        gates.append(zoo.fit(DEEPFM, model, epochs=1).history["sllmr_gate"][0])
+    assert gates[1] > 0.3
+    assert gates[1] == pytest.approx(gates[0], abs=0.15)
+
+
+def test_a_gate_starts_anew_when_its_signals_change():
+    frame = zoo.score_frame()
+    frame.loc[frame.groupby("user_id").tail(1).index, "kind"] = "probe"
+    model = ready(SelectiveConfig(mode="gated", weight=0.1), scores=frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GateCollapsedWarning)
+        zoo.fit(DEEPFM, model, epochs=1)
+    assert model.sllmr.status().calibrated
+    model.sllmr.configure(weight=0.2)
+    assert model.sllmr.status().calibrated
+    model.sllmr.configure(cold_threshold=50)
+    assert not model.sllmr.status().calibrated
+
+
+def test_callbacks_that_are_no_list_leave_nothing_open():
+    model = ready()
+    with pytest.raises(TypeError):
+        zoo.fit(DEEPFM, model, callbacks=EarlyStopping())
+    assert model.sllmr.session is None
+
+
+def test_unwrap_inside_fit_is_refused():
+    class Impatient(SLLMRCallback):
+        def on_epoch_end(self, epoch, logs=None):
+            unwrap(self.model)
+
+    with pytest.raises(SLLMRError, match="while the model trains"):
+        zoo.fit(DEEPFM, ready(), callbacks=[Impatient()])
+
+
+def test_a_callback_left_behind_after_unwrap_does_nothing():
+    model = unwrap(ready())
+    assert "sllmr_pairs" not in zoo.fit(DEEPFM, model, epochs=1, callbacks=[SLLMRCallback()]).history
 
 
 # ---------------------------------------------------------------------- living with callbacks, files and devices

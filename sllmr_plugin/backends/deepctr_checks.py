@@ -26,12 +26,11 @@ def is_deepctr_torch(model: object) -> bool:
 def version_problem() -> str | None:
     """Say what is wrong with the DeepCTR-Torch that is imported, or None."""
     version = getattr(sys.modules.get("deepctr_torch"), "__version__", "0.3.0")
-    if tuple(int(part) for part in version.split(".")[:2]) >= (0, 3):
+    release = tuple(int(part) for part in version.split(".")[:2])
+    if release == (0, 3):
         return None
-    return (
-        f"deepctr-torch {version} is not supported: it needs TensorFlow for its callbacks and its fit has other seams. "
-        "Upgrade with `pip install 'deepctr-torch>=0.3.0,<0.4'`."
-    )
+    why = "it needs TensorFlow for its callbacks" if release < (0, 3) else "its fit has not been looked at yet"
+    return f"deepctr-torch {version} is not supported: {why}. Run `pip install 'deepctr-torch==0.3.*'`."
 
 
 def feature_columns(model: nn.Module) -> dict[str, Any]:
@@ -61,16 +60,16 @@ def _derives(model: object, name: str) -> bool:
     return any(cls.__name__ == name and cls.__module__.startswith("deepctr_torch.") for cls in type(model).__mro__)
 
 
-def shares_forward(model: nn.Module, plain: type, has_batch_norm: bool) -> bool:
+def shares_forward(plain: type, model: nn.Module, has_batch_norm: bool) -> bool:
     """Whether extra rows may ride in the batch's own forward pass.
 
     The library's models treat rows one by one up to batch statistics, which `statistics_of_first` protects. DIEN does
     not: its auxiliary loss averages over all rows, and it compacts rows with an empty history away before it
-    normalises. Of other classes with batch statistics nothing is known.
+    normalises. Of a forward that a user has written nothing is known.
     """
-    if _derives(model, "DIEN"):
-        return not has_batch_norm and not getattr(model, "use_negsampling", False)
-    return not has_batch_norm or plain.__module__.startswith("deepctr_torch.models.")
+    if _derives(model, "DIEN") and (has_batch_norm or getattr(model, "use_negsampling", False)):
+        return False
+    return plain.forward.__module__.startswith("deepctr_torch.models.")  # type: ignore[attr-defined]
 
 
 def find_problems(
@@ -137,6 +136,20 @@ def find_problems(
         if length is not None and length not in features:
             features.append(length)
     return [], Features(user, item, tuple(features), layout, sizes[user], sizes[item])
+
+
+def type_problems(item_features: object, task: object, config: object) -> list[str]:
+    """Return what is wrong with the kinds of the arguments, one by one."""
+    problems = []
+    if isinstance(item_features, str):
+        problems.append(f"item_features is the string {item_features!r}. Pass a list of feature names.")
+    if task is not None and not isinstance(task, int):
+        problems.append(f"task={task!r} is no index. Pass the number of the output, counted from 0.")
+    if not isinstance(config, SelectiveConfig):
+        problems.append(
+            f"config is a {type(config).__name__}. Pass a SelectiveConfig, e.g. SelectiveConfig.from_dict(...)."
+        )
+    return problems
 
 
 def _task_problems(model: nn.Module, task: int | None) -> list[str]:

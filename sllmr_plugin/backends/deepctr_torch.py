@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InactiveWarning
+from ..errors import HookNeverFiredError, InactiveWarning
 from ..handle import Handle
 from ..item_rows import TrainingRows
 from ..preparation import prepare
@@ -28,6 +28,18 @@ from .shared_forward import batch_norms, captured_input, dropouts, statistics_of
 
 _SCORING_ROWS = 8192
 _GROUP_MARK = "sllmr_gate"
+_FIT_ORDER = (  # of DeepCTR-Torch's own `fit`
+    "x",
+    "y",
+    "batch_size",
+    "epochs",
+    "verbose",
+    "initial_epoch",
+    "validation_split",
+    "validation_data",
+    "shuffle",
+    "callbacks",
+)
 
 if TYPE_CHECKING:  # the real base is put behind the mixin when a model is wrapped
     from deepctr_torch.models.basemodel import BaseModel as _Base
@@ -66,9 +78,9 @@ class SLLMRCallback:
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Set the epoch's weight."""
-        session = self.model.sllmr.session
-        if session is not None:
-            session.begin_epoch(epoch)
+        handle = getattr(self.model, "sllmr", None)
+        if handle is not None and handle.session is not None:
+            handle.session.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Add the epoch's account to the logs.
@@ -78,8 +90,8 @@ class SLLMRCallback:
         NoPairsError, HookNeverFiredError
             If the regularizer did nothing in this epoch.
         """
-        handle = self.model.sllmr
-        if handle.session is None:
+        handle = getattr(self.model, "sllmr", None)
+        if handle is None or handle.session is None:
             return
         account = handle.session.end_epoch()
         handle.epochs.append(account)
@@ -111,21 +123,30 @@ class SLLMRMixin(_Base):
         if not handle.enabled or not handle.config.active:
             handle.training, handle.epochs = {}, []
             return super().fit(*args, **kwargs)
-        call = inspect.signature(super().fit).bind(*args, **kwargs)
-        call.apply_defaults()
-        arguments = call.arguments
-        handle.epochs = []
+        arguments = _fit_arguments(super().fit, args, kwargs)
         _warn_if_only_warm_up(handle, arguments)
-        handle.session = self._open_session(arguments)
-        _join_optimizer(self)
-        callbacks = list(arguments.get("callbacks") or [])
+        sync_optimizer(self)
+        handle.epochs = []
+        callbacks = list(arguments["callbacks"] or [])
         if not any(isinstance(callback, SLLMRCallback) for callback in callbacks):
             callbacks.insert(0, SLLMRCallback(verbose=arguments.get("verbose", 1)))
         arguments["callbacks"] = callbacks
         try:
-            return super().fit(*call.args, **call.kwargs)
+            handle.session = session = self._open_session(arguments)
+            result = super().fit(**arguments)
         finally:
             handle.session = None
+        if not session.began and arguments.get("epochs", 1) > arguments.get("initial_epoch", 0):
+            raise HookNeverFiredError(
+                f"{type(self).__name__}.fit trained without the callbacks it was given, so the regularizer never "
+                "started. Pass `callbacks` on to super().fit."
+            )
+        return result
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Configure as the plain model does; a gate that is trained by descent joins the optimizer."""
+        super().compile(*args, **kwargs)
+        sync_optimizer(self)
 
     def _open_session(self, arguments: dict[str, Any]) -> TrainingSession:
         handle = self.sllmr
@@ -152,7 +173,7 @@ class SLLMRMixin(_Base):
 
     def forward(self, X: Tensor) -> Tensor:
         """Return the plain model's output of `X`; inside a training step the extra rows ride along."""
-        session = self.sllmr.session
+        session = self.sllmr.session if self.sllmr.enabled else None
         # Not `self.training`: BaseModel.fit leaves the model in eval mode after the first validation.
         plan = session.plan(X) if session is not None and torch.is_grad_enabled() else None
         if session is None or plan is None:
@@ -184,7 +205,7 @@ class SLLMRMixin(_Base):
         """Return the output of `X`, and logit and probability of `X` and `rows` together, (n_all,) each."""
         n = X.shape[0]
         norms = batch_norms(self)
-        if shares_forward(self, plain_class(self), bool(norms)):
+        if shares_forward(plain_class(self), self, bool(norms)):
             both = torch.cat([X, rows])
             with statistics_of_first(norms, n, both.shape[0]):
                 output, logit, probability = self._plain(both)
@@ -245,7 +266,8 @@ def wrapped_class(plain: type) -> type:
 
 def plain_class(model: nn.Module) -> type:
     """Return the class that a wrapped model had before."""
-    return type(model).__mro__[2]
+    ancestors = type(model).__mro__
+    return ancestors[ancestors.index(SLLMRMixin) + 1]
 
 
 def _new_instance(plain: type) -> nn.Module:
@@ -276,12 +298,22 @@ def _aux_loss_kept(model: Any) -> Iterator[None]:
         model.aux_loss = before
 
 
-def _join_optimizer(model: Any) -> None:
-    """Give the gate's parameters, which are none of the model's, to the optimizer."""
+def sync_optimizer(model: Any) -> None:
+    """Give the gate's parameters, which are none of the model's, to the optimizer, as a group of their own.
+
+    Called whenever there may be a new optimizer or a new gate; does nothing where all is as it should be.
+    """
+    optim = getattr(model, "optim", None)
+    if optim is None:
+        return
+    wanted = [parameter for parameter in model.sllmr.gate.parameters() if model.sllmr.config.active]
+    present = [p for group in optim.param_groups if group.get(_GROUP_MARK) for p in group["params"]]
+    if [id(parameter) for parameter in wanted] == [id(parameter) for parameter in present]:
+        return
     leave_optimizer(model)
-    parameters = list(model.sllmr.gate.parameters())
-    if parameters and getattr(model, "optim", None) is not None:
-        model.optim.add_param_group({"params": parameters, _GROUP_MARK: True})
+    if wanted:
+        undecayed = {"weight_decay": 0.0} if "weight_decay" in optim.defaults else {}
+        optim.add_param_group({"params": wanted, _GROUP_MARK: True, **undecayed})
 
 
 def leave_optimizer(model: Any) -> None:
@@ -293,3 +325,24 @@ def leave_optimizer(model: Any) -> None:
         optim.param_groups.remove(group)
         for parameter in group["params"]:
             optim.state.pop(parameter, None)
+
+
+def _fit_arguments(fit: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Name the arguments of a call of `fit`, whatever signature an overriding class gave it."""
+    signature = inspect.signature(fit)
+    kinds = {parameter.kind: parameter.name for parameter in signature.parameters.values()}
+    call = signature.bind(*args, **kwargs)
+    call.apply_defaults()
+    arguments = dict(call.arguments)
+    rest = arguments.pop(kinds.get(inspect.Parameter.VAR_KEYWORD, ""), {})
+    unnamed = arguments.pop(kinds.get(inspect.Parameter.VAR_POSITIONAL, ""), ())
+    arguments |= dict(zip(_FIT_ORDER, unnamed, strict=False)) | rest
+    lacking = [name for name in ("x", "y") if name not in arguments]
+    if "callbacks" not in signature.parameters and inspect.Parameter.VAR_KEYWORD not in kinds:
+        lacking.append("callbacks")
+    if lacking:
+        raise HookNeverFiredError(
+            f"an overriding fit{signature} takes no argument named {', '.join(lacking)}, so the regularizer cannot "
+            "reach the training. Give it DeepCTR-Torch's names, or **kwargs, and pass them on to super().fit."
+        )
+    return {"callbacks": None, **arguments}

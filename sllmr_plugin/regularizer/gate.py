@@ -141,8 +141,10 @@ class DisagreementGate(_LinearGate):
         llm_right : Tensor
             (n,) bool, True where the LLM's first is the probe.
         """
+        if len(llm_right) == 0:  # nothing was learnt: the gate stays as it is, and uncalibrated
+            return
         signals = (preferred + other).double() / 2
-        centre = signals.mean(dim=0) if len(signals) else signals.new_zeros(signals.shape[1])
+        centre = signals.mean(dim=0)
         design = torch.cat([signals - centre, torch.ones_like(signals[:, :1])], dim=1)
         beta = _logistic_map(design, llm_right.double(), self.prior_scale)
         self.weight.copy_(beta[:-1])
