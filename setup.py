@@ -43,7 +43,6 @@ setup(
         "safetensors>=0.4",
         "pyyaml>=6",
         "tqdm>=4.60",
-        "matplotlib>=3.7",
     ],
     extras_require={
         "test": TEST,

@@ -26,7 +26,7 @@ SETTINGS = {"(64, 128)": (64, 128, 22_000, 12_000), "(16, 1024)": (16, 1024, 4_5
 VARIANTS = {
     "weight 0": SelectiveConfig(weight=0.0),
     "global": SelectiveConfig(mode="global"),
-    "gated": SelectiveConfig(mode="gated", gate="fixed"),
+    "gated": SelectiveConfig(mode="gated"),
     "joint, mc_dropout(8)": SelectiveConfig(mode="joint", uncertainty="mc_dropout", mc_samples=8),
 }
 HISTORY = 10
@@ -65,8 +65,11 @@ def data(n_rows: int, n_users: int, n_items: int) -> tuple[dict[str, np.ndarray]
             "user_id": np.repeat(users, 20),
             "item_id": np.concatenate([rng.choice(n_items, 20, replace=False) + 1 for _ in users]),
             "score": rng.random(len(users) * 20),
+            "kind": "candidate",
         }
     )
+    # probes that the gate believes in, so that it is open and used
+    frame.loc[frame["user_id"].isin(users[:300]) & ~frame.duplicated("user_id"), ["score", "kind"]] = [1.0, "probe"]
     return x, (rng.random(n_rows) < 0.5).astype(np.float32), ScoreTable.read(frame)
 
 
@@ -82,8 +85,8 @@ def seconds(model: torch.nn.Module, x: dict[str, np.ndarray], y: np.ndarray, bat
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", default=",".join(BACKBONES))
-    parser.add_argument("--steps", type=int, default=20, help="training steps of a timing (default 20)")
-    parser.add_argument("--repeats", type=int, default=5, help="alternating repetitions (default 5)")
+    parser.add_argument("--steps", type=int, default=40, help="training steps of a timing (default 40)")
+    parser.add_argument("--repeats", type=int, default=3, help="alternating repetitions (default 3)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -64,15 +64,15 @@ class SelectiveConfig:
     margin : float or None, default=None
         None takes 0 for RankNet and, for the hinge, 1 on logits and 0.1 on probabilities.
     users_per_step : int or None, default=None
-        Users whose pairs are formed in a training step. None takes one for every 8 rows of the batch, which
-        makes a quarter as many extra rows. Breadth helped more than weight in our measurements.
+        Users whose pairs are formed in a training step. None takes one for every 8 rows of the batch, which,
+        at a pair each, makes a quarter as many extra rows. More users bring more and cost more.
     candidates_per_user : int, default=10
         Scored items of each of them among which pairs are formed, drawn anew in every step where the table
         holds more. Only items in a pair become input rows.
     pairs_per_user : int, default=1
         K, the most pairs formed of a user in a step; fewer where the user has fewer (Sec. 3.2, adaptive
-        selection). One pair of many users told the model more than many pairs of few, row for row
-        (docs/benchmarks.md).
+        selection). With one, the extra rows go to the pair of many users that the LLM is surest of
+        (docs/benchmarks.md has the comparison).
     pair_rule : {"largest", "gap_weighted", "uniform"}, default="largest"
         Which pairs are taken when a user has more than K: those of largest score gap (the paper's rule), at
         random with a chance proportional to the gap, or at random. As ``largest`` chooses among

@@ -81,7 +81,7 @@ class JointGate(_LinearGate):
 
     Algorithm 1 minimises ``alpha * h`` with ``h >= 0`` over the gate as well. The derivative by alpha is h,
     never negative, so every step closes the gate, and fastest where the model disagrees with the LLM most.
-    It is offered for comparison; expect `GateCollapsedWarning`.
+    It is offered for comparison; expect `GateCollapsedWarning` in the end.
     """
 
     def __init__(self) -> None:
