@@ -85,13 +85,15 @@ def seconds(model: torch.nn.Module, x: dict[str, np.ndarray], y: np.ndarray, bat
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", default=",".join(BACKBONES))
+    parser.add_argument("--settings", default=";".join(SETTINGS), help='one or both, such as "(64, 128);(16, 1024)"')
     parser.add_argument("--steps", type=int, default=40, help="training steps of a timing (default 40)")
-    parser.add_argument("--repeats", type=int, default=3, help="alternating repetitions (default 3)")
+    parser.add_argument("--repeats", type=int, default=5, help="alternating repetitions (default 5)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"{'setting':11}{'backbone':9}{'plain ms/step':>14}  " + "  ".join(f"{name:>20}" for name in VARIANTS))
-    for setting, (dim, batch_size, n_users, n_items) in SETTINGS.items():
+    for setting in arguments.settings.split(";"):
+        dim, batch_size, n_users, n_items = SETTINGS[setting]
         x, y, table = data(arguments.steps * batch_size, n_users, n_items)
         for name in arguments.backbones.split(","):
             models = {"plain": build(name, dim, n_users, n_items)}
