@@ -26,7 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "gate": ("auto", "disagreement", "fixed"),
     "uncertainty": ("confidence", "entropy", "mc_dropout"),
 }
-_BATCH_ROWS_PER_USER = 8
+_BATCH_ROWS_PER_USER, _MOST_USERS_BY_DEFAULT = 8, 64
 _LEAST_INTEGER = {
     "candidates_per_user": 2,
     "pairs_per_user": 1,
@@ -64,8 +64,8 @@ class SelectiveConfig:
     margin : float or None, default=None
         None takes 0 for RankNet and, for the hinge, 1 on logits and 0.1 on probabilities.
     users_per_step : int or None, default=None
-        Users whose pairs are formed in a training step. None takes one for every 8 rows of the batch, which,
-        at a pair each, makes a quarter as many extra rows. More users bring more and cost more.
+        Users whose pairs are formed in a training step. None takes one for every 8 rows of the batch, at most
+        64; at a pair each that makes up to a quarter as many extra rows as the batch has.
     candidates_per_user : int, default=10
         Scored items of each of them among which pairs are formed, drawn anew in every step where the table
         holds more. Only items in a pair become input rows.
@@ -188,7 +188,7 @@ class SelectiveConfig:
 
     def users_in_step(self, batch_rows: int) -> int:
         """Return how many users a step draws."""
-        return self.users_per_step or max(1, batch_rows // _BATCH_ROWS_PER_USER)
+        return self.users_per_step or min(max(1, batch_rows // _BATCH_ROWS_PER_USER), _MOST_USERS_BY_DEFAULT)
 
     def weight_at(self, epoch: int) -> float:
         """Lambda of an epoch (counted from 0) after warm-up and decay."""

@@ -26,7 +26,7 @@ from ..session import StepPlan, TrainingSession
 from .deepctr_checks import prediction_head, shares_forward
 from .shared_forward import batch_norms, captured_input, dropouts, statistics_of_first, training_mode
 
-_SCORING_ROWS = 8192
+_SCORING_ROWS = 1024  # larger blocks outgrow the cache of a CPU
 _GROUP_MARK = "sllmr_gate"
 _FIT_ORDER = (  # of DeepCTR-Torch's own `fit`
     "x",
