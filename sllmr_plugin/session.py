@@ -157,8 +157,6 @@ class TrainingSession:
         batch_ids = self._batch_ids(batch)
         block, templates, template_of = self._draw(batch, batch_ids)
         pairs = self._select(table.scores[block.entry], block.valid)
-        owner_of_pair = block.users[pairs.preferred // max(block.entry.shape[1], 1)]
-        self._visited[owner_of_pair if config.pairwise else block.users] = True
 
         # Only items that a pair (or, pointwise, the loss) uses become rows; pairs are renumbered to match.
         used = torch.zeros(block.valid.numel(), dtype=torch.bool)
