@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sllmr_plugin import __version__, cli
+from sllmr_plugin import __version__
+from sllmr_plugin.cli import compare as compare_command
+from sllmr_plugin.cli import coverage as coverage_command
+from sllmr_plugin.cli import demo as demo_command
 from sllmr_plugin.cli import main
 from sllmr_plugin.errors import GateCollapsedWarning
 from sllmr_plugin.evaluation import compare as compare_module
@@ -71,7 +74,7 @@ def test_compare_writes_results_and_prints_one_table_each(files, tmp_path, capsy
 
 def test_settings_reach_the_comparison(files, tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(cli, "compare", lambda data, scores, **rest: seen.update(rest) or [])
+    monkeypatch.setattr(compare_command, "compare", lambda data, scores, **rest: seen.update(rest) or [])
     arguments = [
         "--seeds",
         "5",
@@ -110,7 +113,7 @@ def test_settings_reach_the_comparison(files, tmp_path, monkeypatch):
 
 def test_defaults_are_those_of_the_library(files, tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(cli, "compare", lambda data, scores, **rest: seen.update(rest) or [])
+    monkeypatch.setattr(compare_command, "compare", lambda data, scores, **rest: seen.update(rest) or [])
     assert main(["compare", *files, "--out", str(tmp_path)]) == 0
     assert seen["settings"] == RunSettings()
     assert seen["modes"] == ["none", "global", "gated"]
@@ -171,7 +174,7 @@ def test_own_warnings_are_single_lines_and_others_stay_as_they_are(files, monkey
         warnings.warn("the gate has closed", GateCollapsedWarning, stacklevel=1)
         warnings.warn("something else", UserWarning, stacklevel=1)
 
-    monkeypatch.setattr(cli, "_coverage", warn)
+    monkeypatch.setattr(coverage_command, "_run", warn)
     with pytest.warns(UserWarning, match="something else"):
         assert main(["coverage", *files]) == 0
     assert capsys.readouterr().err == "sllmr: warning: the gate has closed\n"
@@ -185,7 +188,7 @@ def test_coverage_counts_users_and_items(files, capsys):
 
 
 def test_demo_compares_three_modes_and_says_that_it_is_simulated(files, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "demo_paths", lambda: tuple(files[1::2]))
+    monkeypatch.setattr(demo_command, "demo_paths", lambda: tuple(files[1::2]))
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--quick"]) == 0
     printed = capsys.readouterr().out
@@ -200,7 +203,7 @@ def test_demo_compares_three_modes_and_says_that_it_is_simulated(files, tmp_path
 
 
 def test_demo_writes_its_own_folder_anew_but_never_a_given_one(files, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "demo_paths", lambda: tuple(files[1::2]))
+    monkeypatch.setattr(demo_command, "demo_paths", lambda: tuple(files[1::2]))
     monkeypatch.chdir(tmp_path)
     for folder in ([], ["--out", "mine"]):
         assert main(["demo", "--seeds", "1", "--epochs", "1", *folder]) == 0

@@ -1,0 +1,83 @@
+"""The command line `sllmr`: parses, calls, prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from .. import __version__
+from ..errors import SLLMRError, SLLMRWarning
+from . import compare, coverage, demo
+
+_COMMANDS = (demo, compare, coverage)
+
+_EPILOG = """\
+examples:
+  sllmr demo
+      A first look, on bundled data: a plain DeepFM beside wrapped ones.
+
+  sllmr compare --interactions clicks.csv --scores llm_scores.parquet --out runs/mine
+      The same on your own data. clicks.csv has user_id, item_id and, if you have them, label (1 or 0),
+      position or timestamp, and split (train, valid, test); llm_scores.parquet has user_id, item_id and
+      score in [0, 1].
+
+  sllmr coverage --interactions clicks.csv --scores llm_scores.parquet
+      How much of the score table can be used, before you train anything.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str or None, default=None
+        Arguments without the program's name; None takes those of the process.
+
+    Returns
+    -------
+    int
+        Exit code: 0, 2 for input that cannot be used, 130 when interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            _show_own_warnings_as_lines()
+            arguments.run(arguments)
+    except SLLMRError as error:
+        print(f"sllmr: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nsllmr: interrupted; the same command takes up after the last finished run", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _show_own_warnings_as_lines() -> None:
+    """Drop the source line that Python adds to a warning: it means nothing on a command line."""
+    show = warnings.showwarning
+
+    def show_as_line(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if issubclass(category, SLLMRWarning):
+            print(f"sllmr: warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, *rest)
+
+    warnings.showwarning = show_as_line  # type: ignore[assignment]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sllmr",
+        description="Selective LLM-guided regularization of CTR models: try it, and measure it on your data.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sllmr-plugin {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add(commands)
+    return parser
