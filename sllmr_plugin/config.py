@@ -23,10 +23,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "score_space": ("logit", "probability"),
     "user_source": ("table", "batch"),
     "pair_rule": ("largest", "uniform", "gap_weighted"),
-    "gate": ("auto", "disagreement", "fixed"),
-    "uncertainty": ("confidence", "entropy", "mc_dropout"),
+    "gate": ("auto", "disagreement", "joint", "budget", "bilevel", "fixed"),
+    "uncertainty": ("confidence", "entropy", "mc_dropout", "ensemble"),
 }
-_BATCH_ROWS_PER_USER, _MOST_USERS_BY_DEFAULT = 8, 64
+_BATCH_ROWS_PER_USER, _MOST_USERS_BY_DEFAULT = 4, 64
 _LEAST_INTEGER = {
     "candidates_per_user": 2,
     "pairs_per_user": 1,
@@ -49,7 +49,7 @@ class SelectiveConfig:
         everywhere (alpha = 1); ``joint`` is the paper's Algorithm 1, whose gate is trained by descent on the
         loss that it multiplies and can therefore only close; the ``pointwise`` modes pull every scored
         probability towards the LLM's score; ``none`` trains the plain model, bit for bit.
-    weight : float, default=0.1
+    weight : float, default=0.2
         Lambda, the strength of the regularizer. 0 is the same as ``mode="none"``.
     weight_scale : {"batch_mean", "pair_sum"}, default="batch_mean"
         ``batch_mean`` adds ``weight * batch_rows * mean over pairs``, so that `weight` means the same
@@ -64,15 +64,14 @@ class SelectiveConfig:
     margin : float or None, default=None
         None takes 0 for RankNet and, for the hinge, 1 on logits and 0.1 on probabilities.
     users_per_step : int or None, default=None
-        Users whose pairs are formed in a training step. None takes one for every 8 rows of the batch, at most
-        64; at a pair each that makes up to a quarter as many extra rows as the batch has.
+        Users whose pairs are formed in a training step. None takes one for every 4 rows of the batch, at most 64.
+        Each adds the rows of the items in its pairs, between 4 and 6 of them with the other defaults.
     candidates_per_user : int, default=10
         Scored items of each of them among which pairs are formed, drawn anew in every step where the table
         holds more. Only items in a pair become input rows.
-    pairs_per_user : int, default=1
+    pairs_per_user : int, default=4
         K, the most pairs formed of a user in a step; fewer where the user has fewer (Sec. 3.2, adaptive
-        selection). With one, the extra rows go to the pair of many users that the LLM is surest of
-        (docs/benchmarks.md has the comparison).
+        selection). 1 halves the extra rows; docs/benchmarks.md has what that costs.
     pair_rule : {"largest", "gap_weighted", "uniform"}, default="largest"
         Which pairs are taken when a user has more than K: those of largest score gap (the paper's rule), at
         random with a chance proportional to the gap, or at random. As ``largest`` chooses among
@@ -82,12 +81,15 @@ class SelectiveConfig:
         Draw the users evenly from the score table, or take those of the batch. Cold users are rare in batches.
     in_batch_pairs : bool, default=False
         Also form pairs among rows of the batch that happen to belong to one user and carry scores.
-    gate : {"auto", "disagreement", "fixed"}, default="auto"
+    gate : {"auto", "disagreement", "bilevel", "budget", "joint", "fixed"}, default="auto"
         For ``mode="gated"``. ``disagreement`` estimates P(LLM right | LLM and backbone disagree) on the
-        table's probes; ``fixed`` opens for cold users and long-tail items. ``auto`` is the first where the
-        table has probes, else the second.
-    uncertainty : {"confidence", "entropy", "mc_dropout"}, default="confidence"
-        The backbone's own uncertainty q in [0, 1] (Sec. 3.3).
+        table's probes, anew each epoch; ``bilevel`` opens for pairs whose step lowers the loss on the probes;
+        ``budget`` is the paper's gate with its mean alpha held at one half; ``joint`` is the paper's gate, as in
+        ``mode="joint"``; ``fixed`` opens for cold users and long-tail items. ``auto`` is ``disagreement`` where
+        the table has probes, else ``fixed``.
+    uncertainty : {"confidence", "entropy", "mc_dropout", "ensemble"}, default="confidence"
+        The backbone's own uncertainty q in [0, 1] (Sec. 3.3); ``ensemble`` is the variance over the checkpoints
+        given to ``model.sllmr.set_ensemble``.
     mc_samples : int, default=8
         Forward passes of MC-dropout.
     cold_threshold : int, default=3
@@ -115,14 +117,14 @@ class SelectiveConfig:
     """
 
     mode: str = "gated"
-    weight: float = 0.1
+    weight: float = 0.2
     weight_scale: str = "batch_mean"
     loss: str = "ranknet"
     score_space: str = "logit"
     margin: float | None = None
     users_per_step: int | None = None
     candidates_per_user: int = 10
-    pairs_per_user: int = 1
+    pairs_per_user: int = 4
     pair_rule: str = "largest"
     user_source: str = "table"
     in_batch_pairs: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from .config import SelectiveConfig
+from .ensemble import Checkpoint, read_checkpoints
 from .errors import SLLMRError
+from .gate_fitting import DisagreementMemory
 from .id_index import IdIndex, encode_ids
-from .regularizer.gate import Gate, build_gate
+from .regularizer.gates import GATES, Gate, build_gate
 from .score_table import Coverage, ScoreTable
 from .session import TrainingSession
 
@@ -105,9 +107,10 @@ class Status:
 
 def check_gate(config: SelectiveConfig, table: ScoreTable) -> None:
     """Raise `SLLMRError` if the settings ask for a gate that this table cannot fit."""
-    if config.mode == "gated" and config.gate == "disagreement" and not len(table.probes):
+    needs_probes = config.gate != "auto" and GATES[config.gate].needs_probes
+    if config.mode == "gated" and needs_probes and not len(table.probes):
         raise SLLMRError(
-            "gate='disagreement' needs probes: held-out interactions scored by the LLM, marked kind=probe in the "
+            f"gate={config.gate!r} needs probes: held-out interactions scored by the LLM, marked kind=probe in the "
             "score table. Add some, or use gate='fixed'."
         )
 
@@ -132,6 +135,8 @@ class Handle:
         Output column of a multi-task model, 0 otherwise.
     item_values : (numpy.ndarray, numpy.ndarray) or None
         Encoded item table.
+    shapes : mapping of str to shape
+        Of the tensors in the model's ``state_dict``.
     user_index, item_index : mapping, Series, LabelEncoder or None
         Raw id -> code, for `set_counts`.
     """
@@ -145,6 +150,7 @@ class Handle:
         *,
         task: int,
         item_values: tuple[np.ndarray, np.ndarray] | None,
+        shapes: Mapping[str, torch.Size],
         user_index: IdIndex | None,
         item_index: IdIndex | None,
     ) -> None:
@@ -153,6 +159,8 @@ class Handle:
         self.table = table
         self.task = task
         self.item_values = item_values
+        self.shapes = dict(shapes)
+        self.checkpoints: list[dict[str, Tensor]] = []
         self.user_index = user_index
         self.item_index = item_index
         self.enabled = True
@@ -162,6 +170,7 @@ class Handle:
         self.epochs: list[dict[str, float]] = []
         self.session: TrainingSession | None = None
         self.n_fits = 0
+        self.disagreements = DisagreementMemory()
         self._device = torch.device("cpu")
         self.config, self.gate = self._checked(config)
 
@@ -180,7 +189,7 @@ class Handle:
         ConfigError
             If a setting is out of range.
         SLLMRError
-            If ``gate="disagreement"`` is asked for and the table has no probes.
+            If a gate is asked for that needs probes and the table has none.
         """
         new = config if config is not None else self.config
         before = self.config
@@ -216,6 +225,24 @@ class Handle:
             self.popularity = self._counts(popularity, self.features.n_items, -1, self.item_index, "item_id")
         _, gate = self._checked(self.config)  # what the old gate was fitted on has changed its meaning
         self.gate = gate.to(self._device)
+
+    def set_ensemble(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Give the checkpoints whose variance is the uncertainty with ``uncertainty="ensemble"``.
+
+        Parameters
+        ----------
+        checkpoints : sequence of state_dict or path
+            At least two of this model, for instance its epochs or the same training with other seeds: ``state_dict``
+            objects, ``.safetensors`` files, or files of ``torch.save(model.state_dict(), path)``. Every training
+            step scores its pairs with each of them.
+
+        Raises
+        ------
+        SLLMRError
+            If there are fewer than two, one cannot be read, or one is of another model.
+        """
+        states = read_checkpoints(checkpoints, self.shapes)
+        self.checkpoints = [{key: value.to(self._device) for key, value in state.items()} for state in states]
 
     @staticmethod
     def _counts(counts: Mapping | pd.Series, size: int, missing: int, index: IdIndex | None, what: str) -> Tensor:
@@ -282,6 +309,7 @@ class Handle:
         """Follow ``model.to()`` and its kin: `change` is what ``nn.Module._apply`` hands to every tensor."""
         self._device = change(torch.empty(0)).device
         self.gate.to(self._device)
+        self.checkpoints = [{key: value.to(self._device) for key, value in state.items()} for state in self.checkpoints]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the running training out of copies and files: its tensors belong to one call of `fit`."""

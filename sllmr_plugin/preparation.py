@@ -13,7 +13,7 @@ from .handle import Handle
 from .item_rows import RowBuilder, TrainingRows, item_columns, known_item_values
 from .regularizer.signals import RegionSignals
 from .score_table import UserScores
-from .session import Usable
+from .usable import Usable
 
 _WARN_BELOW = 0.5
 

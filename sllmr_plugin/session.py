@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,46 +11,18 @@ from torch import Tensor
 
 from .config import SelectiveConfig
 from .errors import GateCollapsedWarning, HookNeverFiredError, NoPairsError
-from .item_rows import RowBuilder
-from .regularizer.gate import DisagreementGate, Gate
+from .gate_fitting import DisagreementMemory, GateFitter, HeldOutPairs
+from .probe_pairs import ScoreRows
+from .regularizer.gates import DisagreementGate, Gate
+from .regularizer.pair_signals import REGIONS, Entries, PairSignals
 from .regularizer.pairs import OrderedPairs, select_pairs
-from .regularizer.selective import REGIONS, Entries, SelectiveRegularizer, StepResult, pair_signals
+from .regularizer.selective import SelectiveRegularizer, StepResult
 from .sampler import Block, TableSampler
-from .score_table import UserScores
+from .usable import Usable
 
 COLLAPSED_BELOW = 0.02
 
-# Scores rows without gradients: (n, width) -> logit (n,), probability (n,), uncertainty (n,) or None.
-ScoreRows = Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]
-
 BatchIds = tuple[Tensor, Tensor] | None
-
-
-@dataclass(frozen=True)
-class Usable:
-    """The part of a score table that this training can use, and what is known of it.
-
-    Attributes
-    ----------
-    candidates, probes : UserScores
-        Pairs whose user has a template row and whose item has known columns.
-    candidate_rows, probe_rows : RowBuilder
-        Build the rows; templates are in the order of the users of each group.
-    cold : Tensor
-        (n_user_codes,) bool.
-    tail : Tensor
-        (n_item_codes,) bool.
-    positive : Tensor
-        (n_candidates,) bool: the user has a training positive with the item.
-    """
-
-    candidates: UserScores
-    probes: UserScores
-    candidate_rows: RowBuilder
-    probe_rows: RowBuilder
-    cold: Tensor
-    tail: Tensor
-    positive: Tensor
 
 
 @dataclass(frozen=True)
@@ -93,6 +64,8 @@ class TrainingSession:
         Scores rows with the backbone as it is at that moment.
     seed : int
         Seed of all draws.
+    memory : DisagreementMemory, optional
+        What earlier sessions with the same gate have seen; added to.
     """
 
     def __init__(
@@ -105,13 +78,14 @@ class TrainingSession:
         item_column: int,
         score_rows: ScoreRows,
         seed: int,
+        memory: DisagreementMemory | None = None,
     ) -> None:
         self.config = config
         self.gate = gate
         self.usable = usable
         self.regularizer = SelectiveRegularizer(config, gate)
         self._columns = (user_column, item_column)
-        self._score_rows = score_rows
+        self._fitter = GateFitter(usable, score_rows, memory) if gate.needs_probes else None
         self._generator = torch.Generator().manual_seed(seed % 2**63)
         self._sampler = TableSampler(
             usable.candidates,
@@ -175,7 +149,9 @@ class TrainingSession:
         if batch_ids is not None and config.in_batch_pairs:
             entry, source, pairs = self._with_in_batch(batch_ids, entry, source, pairs)
         entries = Entries(
-            table.scores[entry], self._cold_of_user[self._user_of_entry[entry]], self._tail_of_entry[entry]
+            llm=table.scores[entry],
+            cold=self._cold_of_user[self._user_of_entry[entry]],
+            tail=self._tail_of_entry[entry],
         )
         return _on_device(StepPlan(rows, source, entries, pairs), batch.device)
 
@@ -246,9 +222,18 @@ class TrainingSession:
         self._terms += result.n_terms
         # Sums stay where the model is: reading them out every step would make a GPU wait.
         device = logit.device
-        self._loss_sum = self._loss_sum.to(device) + result.mean_loss.detach()
+        self._loss_sum = self._loss_sum.to(device) + result.mean_loss
         self._gate_sums = self._gate_sums.to(device) + result.gate_sums
         self._gate_counts = self._gate_counts.to(device) + result.gate_counts
+
+    def held_out(self) -> HeldOutPairs | None:
+        """Return held-out pairs for a gate that looks ahead; None if this gate does not, or there are none."""
+        return self._fitter.draw(self._generator) if self._fitter is not None and self.gate.looks_ahead else None
+
+    def look_ahead(self, plan: StepPlan, alignment: Tensor, uncertainty: Tensor | None) -> None:
+        """Tell the gate the (n_pairs,) alignment of the plan's pairs with the held-out loss."""
+        signals = PairSignals.of(plan.entries, uncertainty, plan.pairs, like=alignment)
+        self.gate.look_ahead(signals, alignment)
 
     def take_loss(self) -> Tensor | None:
         """Hand out the step's weighted loss, once; None where there is none."""
@@ -257,19 +242,17 @@ class TrainingSession:
         (result, n_batch), self._pending = self._pending, None
         self._taken += 1
         scale = n_batch if self.config.weight_scale == "batch_mean" else result.n_terms
-        return self.weight * scale * result.mean_loss
+        return self.weight * scale * result.objective
 
     # ------------------------------------------------------------------ epochs
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the epoch's weight; when the regularizer first starts, fit a gate that needs probes."""
+        """Set the epoch's weight, and fit a gate that is fitted on disagreements anew: the backbone has moved."""
         self.began = True
         self.weight = self.config.weight_at(epoch)
         self._reset_account()
-        # Once only: where the regularizer has taught the backbone what the LLM knows, they no longer disagree, and
-        # what they still disagree about is where the LLM is wrong. A gate fitted on that closes on its own success.
-        if self.weight > 0 and isinstance(self.gate, DisagreementGate) and not self.gate.calibrated:
-            self.fit_gate(self.gate)
+        if self.weight > 0 and self._fitter is not None and isinstance(self.gate, DisagreementGate):
+            self._fitter.refit(self.gate)
 
     def end_epoch(self) -> dict[str, float]:
         """Close the account.
@@ -318,7 +301,8 @@ class TrainingSession:
         logs = {"sllmr_loss": loss, "sllmr_pairs": float(self._terms), "sllmr_coverage": coverage}
         if self.config.pairwise:
             logs |= {f"sllmr_gate{'' if r == 'all' else '_' + r}": m for r, m in zip(REGIONS, gates, strict=True)}
-        return logs
+        # As they are at the end of the epoch; a gate that is fitted at its start has used them all along.
+        return logs | {f"sllmr_gate_w_{name}": value for name, value in self.gate.coefficients().items()}
 
     def _warn_if_collapsed(self, mean_alpha: float) -> None:
         if mean_alpha >= COLLAPSED_BELOW:
@@ -330,9 +314,9 @@ class TrainingSession:
             )
         elif isinstance(self.gate, DisagreementGate):
             text = (
-                "on the probes the LLM was no better a judge than the backbone when the regularizer started, so the "
-                "gate stays closed and the model trains as if plain. Check the scores; mode='global' would follow them "
-                "all the same."
+                "on the probes the LLM is no better a judge than the backbone, or too few of them say otherwise, so the "
+                "model trains as if plain. Check the scores with sllmr_plugin.reliability, or add probes; "
+                "mode='global' would follow the LLM all the same."
             )
         elif self.config.mode == "joint":
             text = "Algorithm 1's objective can only close it. Use mode='gated', or mode='global' to do without a gate."
@@ -342,48 +326,10 @@ class TrainingSession:
             f"the gate has collapsed (mean alpha {mean_alpha:.4f}): {text}", GateCollapsedWarning, stacklevel=2
         )
 
-    # ------------------------------------------------------------------ probes
-
-    def fit_gate(self, gate: DisagreementGate) -> None:
-        """Fit the gate on probes against candidates of the same user, where the LLM and the backbone disagree."""
-        probes, table = self.usable.probes, self.usable.candidates
-        owner = probes.user_of_entry
-        home = torch.searchsorted(table.users, probes.users).clamp_max(len(table.users) - 1)
-        has_candidates = table.users[home] == probes.users
-        probe = torch.nonzero(has_candidates[owner]).squeeze(1)
-        if len(probe) == 0:
-            return
-        entry, valid = table.block(home[owner[probe]])
-        # Of two items that the user both likes, the LLM cannot be wrong about either.
-        valid &= ~self.usable.positive[entry]
-        against = torch.nonzero(valid)
-        rows = torch.cat(
-            [
-                self.usable.probe_rows.rows(owner[probe], probes.items[probe]),
-                self.usable.candidate_rows.rows(self._user_of_entry[entry[valid]], table.items[entry[valid]]),
-            ]
-        )
-        logit, _, uncertainty = self._score_rows(rows)
-        logit = logit.cpu()
-        first, second = against[:, 0], len(probe) + torch.arange(len(against))
-        llm = torch.cat([probes.scores[probe], table.scores[entry[valid]]])
-        items = torch.cat([probes.items[probe], table.items[entry[valid]]])
-        codes = torch.cat([probes.users[owner[probe]], probes.users[owner[probe]][against[:, 0]]])
-        entries = Entries(llm, self.usable.cold[codes], self.usable.tail[items])
-        llm_gap, model_gap = llm[first] - llm[second], logit[first] - logit[second]
-        disagree = llm_gap * model_gap < 0
-        llm_right = llm_gap[disagree] > 0
-        first, second = first[disagree], second[disagree]
-        pairs = OrderedPairs(torch.where(llm_right, first, second), torch.where(llm_right, second, first))
-        q = None if uncertainty is None else uncertainty.cpu()
-        device = gate.weight.device
-        preferred, other = pair_signals(entries, q, pairs, like=logit)
-        gate.fit_disagreements(preferred.to(device), other.to(device), llm_right.to(device))
-
 
 def _on_device(plan: StepPlan, device: torch.device) -> StepPlan:
     if device.type == "cpu":
         return plan
-    entries = Entries(*(tensor.to(device) for tensor in (plan.entries.llm, plan.entries.cold, plan.entries.tail)))
+    entries = plan.entries.to(device)
     pairs = OrderedPairs(plan.pairs.preferred.to(device), plan.pairs.other.to(device))
     return StepPlan(plan.rows.to(device), plan.source.to(device), entries, pairs)

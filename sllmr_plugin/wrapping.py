@@ -124,6 +124,7 @@ def wrap(
         config,
         task=task or 0,
         item_values=item_values,
+        shapes={name: tensor.shape for name, tensor in model.state_dict().items()},
         user_index=user_index,
         item_index=item_index,
     )

@@ -300,6 +300,7 @@ def test_probes_fit_the_gate_and_never_train():
 def test_a_step_without_pairs_is_no_trouble_for_mc_dropout():
     frame = zoo.score_frame()
     config = SelectiveConfig(mode="joint", weight=0.5, user_source="batch", uncertainty="mc_dropout", mc_samples=2)
+    config = config.replace(pairs_per_user=1)
     model = ready(config, scores=frame[frame["user_id"] == 5])
     history = zoo.fit(DEEPFM, model, epochs=1).history
     n_batches_with_user_5 = history["sllmr_pairs"][0]  # one pair of the user in each

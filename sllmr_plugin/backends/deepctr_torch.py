@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from ..errors import HookNeverFiredError, InactiveWarning
+from ..errors import HookNeverFiredError, InactiveWarning, SLLMRError
 from ..handle import Handle
 from ..item_rows import TrainingRows
 from ..preparation import prepare
-from ..regularizer.uncertainty import FROM_PROBABILITY, mc_variance
+from ..regularizer.losses import ranknet
+from ..regularizer.uncertainty import FROM_PROBABILITY, bernoulli_variance
 from ..session import StepPlan, TrainingSession
 from .deepctr_checks import prediction_head, shares_forward
 from .shared_forward import batch_norms, captured_input, dropouts, statistics_of_first, training_mode
 
 _SCORING_ROWS = 1024  # larger blocks outgrow the cache of a CPU
+_LOOK_AHEAD = 0.01  # length of the step along the gradient, as in DARTS (Liu et al., 2019)
 _GROUP_MARK = "sllmr_gate"
 _FIT_ORDER = (  # of DeepCTR-Torch's own `fit`
     "x",
@@ -150,6 +153,10 @@ class SLLMRMixin(_Base):
 
     def _open_session(self, arguments: dict[str, Any]) -> TrainingSession:
         handle = self.sllmr
+        if handle.gate.uses_uncertainty and handle.config.uncertainty == "ensemble" and not handle.checkpoints:
+            raise SLLMRError(
+                "uncertainty='ensemble' has no checkpoints to compare. Call model.sllmr.set_ensemble([...]) before fit."
+            )
         x, y = arguments["x"], arguments["y"]
         if isinstance(x, dict):
             x = [x[feature] for feature in self.feature_index]
@@ -169,6 +176,7 @@ class SLLMRMixin(_Base):
             item_column=handle.features.layout[handle.features.item][0],
             score_rows=self._score_rows,
             seed=seed + handle.n_fits - 1,
+            memory=handle.disagreements,
         )
 
     def forward(self, X: Tensor) -> Tensor:
@@ -180,6 +188,7 @@ class SLLMRMixin(_Base):
             return super().forward(X)
         output, logit, probability = self._forward_with(X, plan.rows)
         uncertainty = self._uncertainty(X, plan, probability) if session.gate.uses_uncertainty else None
+        self._look_ahead(X, plan, uncertainty)
         session.add(plan, logit[plan.source], probability[plan.source], uncertainty, X.shape[0])
         return output
 
@@ -218,21 +227,60 @@ class SLLMRMixin(_Base):
 
     def _uncertainty(self, X: Tensor, plan: StepPlan, probability: Tensor) -> Tensor:
         kind = self.sllmr.config.uncertainty
-        if kind == "mc_dropout":
-            return self._mc_uncertainty(torch.cat([X, plan.rows])[plan.source])
-        return FROM_PROBABILITY[kind](probability.detach()[plan.source])
+        if kind in FROM_PROBABILITY:
+            return FROM_PROBABILITY[kind](probability.detach()[plan.source])
+        return self._sampled_uncertainty(torch.cat([X, plan.rows])[plan.source])
+
+    def _look_ahead(self, X: Tensor, plan: StepPlan, uncertainty: Tensor | None) -> None:
+        """Find how each pair's loss moves with the held-out loss, for a gate that asks.
+
+        The inner product of the two gradients is the derivative of the pair's loss along the held-out
+        loss's gradient: a central difference gives it for all pairs at the price of two forward passes.
+        """
+        session = self.sllmr.session
+        held_out = session.held_out() if session is not None else None
+        if session is None or held_out is None or len(plan.pairs) == 0:
+            return
+        names, parameters = zip(*((n, p) for n, p in self.named_parameters() if p.requires_grad), strict=True)
+        with training_mode(list(self.modules()), False), _aux_loss_kept(self):
+            rows = torch.cat([held_out.taken, held_out.other]).to(X.device)
+            _, logit, _ = self._plain(rows)
+            taken, other = logit.chunk(2)
+            gradient = torch.autograd.grad(ranknet(taken - other, 0.0).mean(), parameters, allow_unused=True)
+            moved = [(n, p, g) for n, p, g in zip(names, parameters, gradient, strict=True) if g is not None]
+            length = torch.stack([g.square().sum() for _, _, g in moved]).sum().sqrt()
+            step = float(_LOOK_AHEAD / length.clamp_min(1e-12))
+            entries = torch.cat([X, plan.rows])[plan.source]
+            losses = []
+            with torch.no_grad():
+                for sign in (1, -1):
+                    there = {n: p + sign * step * g for n, p, g in moved}
+                    probability = functional_call(self, there, (entries,)).reshape(len(entries), -1)[:, self.sllmr.task]
+                    losses.append(
+                        session.regularizer.pair_losses(torch.logit(probability, eps=1e-6), probability, plan.pairs)
+                    )
+        session.look_ahead(plan, (losses[0] - losses[1]) / (2 * step), uncertainty)
 
     @torch.no_grad()
-    def _mc_uncertainty(self, rows: Tensor) -> Tensor:
+    def _sampled_uncertainty(self, rows: Tensor) -> Tensor:
+        """Return q of rows, (n_rows,), from several opinions about each: by MC-dropout or by checkpoints."""
         if len(rows) == 0:  # a step without a pair, which models cannot run
             return rows.new_zeros(0)
-        samples = self.sllmr.config.mc_samples
-        with training_mode(list(self.modules()), False), training_mode(dropouts(self), True), _aux_loss_kept(self):
-            _, _, probability = self._plain(rows.repeat(samples, 1))
-        return mc_variance(probability.view(samples, -1))
+        with training_mode(list(self.modules()), False), _aux_loss_kept(self):
+            if self.sllmr.config.uncertainty == "ensemble":
+                task = self.sllmr.task
+                opinions = [
+                    functional_call(self, dict(checkpoint), (rows,)).reshape(len(rows), -1)[:, task]
+                    for checkpoint in self.sllmr.checkpoints
+                ]
+                return bernoulli_variance(torch.stack(opinions))
+            samples = self.sllmr.config.mc_samples
+            with training_mode(dropouts(self), True):
+                _, _, probability = self._plain(rows.repeat(samples, 1))
+            return bernoulli_variance(probability.view(samples, -1))
 
     @torch.no_grad()
-    def _score_rows(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _score_rows(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score rows in evaluation mode, in blocks: logit, probability and uncertainty, (n_rows,) each."""
         kind = self.sllmr.config.uncertainty
         logits, probabilities, uncertainties = [], [], []
@@ -242,8 +290,8 @@ class SLLMRMixin(_Base):
                 _, logit, probability = self._plain(block)
             logits.append(logit)
             probabilities.append(probability)
-            mc = kind == "mc_dropout"
-            uncertainties.append(self._mc_uncertainty(block) if mc else FROM_PROBABILITY[kind](probability))
+            known = kind in FROM_PROBABILITY
+            uncertainties.append(FROM_PROBABILITY[kind](probability) if known else self._sampled_uncertainty(block))
         return torch.cat(logits), torch.cat(probabilities), torch.cat(uncertainties)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:

@@ -4,32 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..config import SelectiveConfig
-from .gate import Gate
+from .gates import Gate
 from .losses import PAIR_LOSSES, pointwise_bce, pointwise_mse
+from .pair_signals import Entries, PairSignals, pair_regions
 from .pairs import OrderedPairs
-
-REGIONS = ("all", "cold", "tail", "neither")
-
-
-@dataclass(frozen=True)
-class Entries:
-    """Scored (user, item) entries of a step.
-
-    Attributes
-    ----------
-    llm : Tensor
-        (n,) LLM scores in [0, 1].
-    cold, tail : Tensor
-        (n,) bool region indicators.
-    """
-
-    llm: Tensor
-    cold: Tensor
-    tail: Tensor
 
 
 @dataclass(frozen=True)
@@ -38,14 +19,18 @@ class StepResult:
 
     Attributes
     ----------
+    objective : Tensor
+        () what is added to the training loss, before lambda: the mean loss and, for some gates, a term of the
+        gate's own. Keeps the graph alive even when there is no term.
     mean_loss : Tensor
-        () gated loss averaged over the terms; keeps the graph alive even when there is no term.
+        () gated loss averaged over the terms, detached.
     n_terms : int
         Pairs, or entries in the pointwise modes.
     gate_sums, gate_counts : Tensor
         (4,) sum of alpha and number of pairs in `REGIONS`: all, cold user, an item of the long tail, neither.
     """
 
+    objective: Tensor
     mean_loss: Tensor
     n_terms: int
     gate_sums: Tensor
@@ -87,13 +72,20 @@ class SelectiveRegularizer:
             return self._pointwise(logit, probability, entries)
         n_pairs = len(pairs)
         if n_pairs == 0:
-            return StepResult(logit.sum() * 0.0, 0, logit.new_zeros(4), logit.new_zeros(4))
+            zero = logit.sum() * 0.0
+            return StepResult(zero, zero.detach(), 0, logit.new_zeros(4), logit.new_zeros(4))
+        loss = self.pair_losses(logit, probability, pairs)
+        alpha = self.gate(PairSignals.of(entries, uncertainty, pairs, like=logit))
+        regions = pair_regions(entries, pairs).to(alpha.dtype)  # (4, n_pairs)
+        mean_loss, penalty = (alpha * loss).mean(), self.gate.penalty(alpha)
+        objective = mean_loss if penalty is None else mean_loss + penalty
+        return StepResult(objective, mean_loss.detach(), n_pairs, regions @ alpha.detach(), regions.sum(dim=1))
+
+    def pair_losses(self, logit: Tensor, probability: Tensor, pairs: OrderedPairs) -> Tensor:
+        """Return the ungated loss of each pair, (n_pairs,)."""
         score = logit if self.config.score_space == "logit" else probability
         difference = score[pairs.preferred] - score[pairs.other]
-        loss = PAIR_LOSSES[self.config.loss](difference, self.config.resolved_margin)
-        alpha = self.gate(*pair_signals(entries, uncertainty, pairs, like=logit))
-        regions = pair_regions(entries, pairs).to(alpha.dtype)  # (4, n_pairs)
-        return StepResult((alpha * loss).mean(), n_pairs, regions @ alpha.detach(), regions.sum(dim=1))
+        return PAIR_LOSSES[self.config.loss](difference, self.config.resolved_margin)
 
     def _pointwise(self, logit: Tensor, probability: Tensor, entries: Entries) -> StepResult:
         n = logit.shape[0]
@@ -102,20 +94,4 @@ class SelectiveRegularizer:
         else:
             loss = pointwise_bce(logit, entries.llm)
         mean = loss.mean() if n else logit.sum() * 0.0
-        return StepResult(mean, n, logit.new_zeros(4), logit.new_zeros(4))
-
-
-def pair_signals(
-    entries: Entries, uncertainty: Tensor | None, pairs: OrderedPairs, *, like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return z = [cold, tail, q] of the preferred and of the other entries, (n_pairs, 3) each."""
-    q = torch.zeros_like(like) if uncertainty is None else uncertainty
-    z = torch.stack([entries.cold.to(like.dtype), entries.tail.to(like.dtype), q], dim=1)  # (n, 3)
-    return z[pairs.preferred], z[pairs.other]
-
-
-def pair_regions(entries: Entries, pairs: OrderedPairs) -> Tensor:
-    """Return a (4, n_pairs) bool mask: all, cold user, at least one long-tail item, neither."""
-    cold = entries.cold[pairs.preferred]
-    tail = entries.tail[pairs.preferred] | entries.tail[pairs.other]
-    return torch.stack([torch.ones_like(cold), cold, tail, ~(cold | tail)])
+        return StepResult(mean, mean.detach(), n, logit.new_zeros(4), logit.new_zeros(4))

@@ -18,8 +18,8 @@ def entropy(probability: Tensor) -> Tensor:
     return (torch.special.entr(probability) + torch.special.entr(1 - probability)) / math.log(2)
 
 
-def mc_variance(samples: Tensor) -> Tensor:
-    """Variance over MC-dropout passes divided by its maximum, 1/4 for numbers in [0, 1].
+def bernoulli_variance(samples: Tensor) -> Tensor:
+    """Variance over MC-dropout passes, or over checkpoints, divided by its maximum, 1/4 for numbers in [0, 1].
 
     Parameters
     ----------

@@ -1,0 +1,36 @@
+"""Algorithm 1 with its mean alpha held by a Lagrange multiplier."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .joint import JointGate
+
+
+class BudgetGate(JointGate):
+    """The paper's gate, kept from closing: ``mean alpha = rho`` by a Lagrange multiplier.
+
+    Descent is on ``mean(alpha * h) + mu * (rho - mean(alpha))``; the multiplier mu climbs while the gate is
+    narrower than its budget and sinks while it is wider. It cannot collapse, but what it keeps open are the pairs whose
+    loss is small, where the backbone agrees with the LLM already.
+
+    Parameters
+    ----------
+    rho : float, default=0.5
+        The mean alpha that is held, in (0, 1).
+    rate : float, default=0.05
+        Step of the multiplier, per training step and unit of mean alpha.
+    """
+
+    def __init__(self, rho: float = 0.5, rate: float = 0.05) -> None:
+        super().__init__()
+        self.rho = rho
+        self.rate = rate
+        self.multiplier: Tensor | float = 0.0
+
+    def penalty(self, alpha: Tensor) -> Tensor:
+        """Return the Lagrange term, and let the multiplier climb by what the budget is missed by."""
+        short = self.rho - alpha.mean()
+        term = self.multiplier * short
+        self.multiplier = self.multiplier + self.rate * short.detach()
+        return term

@@ -1,0 +1,145 @@
+"""The gate that is fitted on who was right: the LLM or the backbone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..pair_signals import PAIR_SIGNALS, PairSignals
+from .base import Gate
+
+
+class DisagreementGate(Gate):
+    """``alpha = max(0, 2 P - 1)`` with P a cautious P(the LLM is right | it and the backbone disagree, z).
+
+    P is a logistic regression fitted on probes: held-out interactions that the LLM scored. Only disagreements
+    matter, since where both order a pair alike there is nothing to learn from the LLM. Noise gives P = 1/2 and
+    a closed gate, and so does an LLM that is worse than the model.
+
+    Its signals are the paper's, with the long-tail indicator of each of the two items, since an LLM that lifts a
+    long-tail item over a popular one is wrong more often than one that lowers it, and the LLM's score gap.
+
+    Caution: P is taken one posterior standard deviation below its estimate. The pairs of one user share the probe and
+    the user's history, so the deviation comes from the sandwich estimator with users as clusters: a single
+    user with many candidates counts for little more than one observation.
+
+    Signals are centred for the fit, so one that did not vary over the disagreements (uncertainty, as long as
+    the backbone is untrained) gets no weight.
+
+    Parameters
+    ----------
+    prior_scale : float, default=1.0
+        Standard deviation of the zero-mean normal prior of every coefficient, the bias too: without evidence
+        P is 1/2 and the gate is closed.
+    caution : float, default=1.0
+        Posterior standard deviations subtracted from the logit of P.
+    """
+
+    uses_uncertainty = True
+    needs_probes = True
+    weight: Tensor
+    bias: Tensor
+    centre: Tensor
+    covariance: Tensor
+
+    def __init__(self, prior_scale: float = 1.0, caution: float = 1.0) -> None:
+        super().__init__()
+        self.prior_scale = prior_scale
+        self.caution = caution
+        n = len(PAIR_SIGNALS)
+        self.register_buffer("weight", torch.zeros(n))
+        self.register_buffer("bias", torch.zeros(()))
+        self.register_buffer("centre", torch.zeros(n))
+        self.register_buffer("covariance", torch.eye(n + 1) * prior_scale**2)
+
+    def forward(self, signals: PairSignals) -> Tensor:
+        """Return the weights of pairs, as `Gate.forward`."""
+        design = _with_one(signals.design() - self.centre)  # (n_pairs, 6)
+        deviation = (design @ self.covariance * design).sum(dim=1).sqrt()
+        logit = design[:, :-1] @ self.weight + self.bias - self.caution * deviation
+        return (2 * torch.sigmoid(logit) - 1).clamp_min(0)
+
+    def coefficients(self) -> dict[str, float]:
+        """Weights of the signals and the bias, the logit of P where every signal is 0, by name."""
+        values = dict(zip(PAIR_SIGNALS, self.weight.tolist(), strict=True))
+        return {**values, "bias": float(self.bias - self.weight @ self.centre)}
+
+    def fit(self, signals: PairSignals, llm_right: Tensor, user: Tensor) -> None:
+        """Fit P on disagreements; with those of fewer than two users, the gate stays as it is.
+
+        Parameters
+        ----------
+        signals : PairSignals
+            Of n pairs of a probe and a candidate that the backbone orders the other way round than the LLM.
+        llm_right : Tensor
+            (n,) bool, True where the LLM's first is the probe.
+        user : Tensor
+            (n,) int64, whose pair it is.
+        """
+        if len(user.unique()) < 2:  # how users differ cannot be told
+            return
+        design = signals.design().double()
+        centre = design.mean(dim=0)
+        beta, covariance = logistic_map(_with_one(design - centre), llm_right.double(), user, self.prior_scale)
+        self.weight.copy_(beta[:-1])
+        self.bias.copy_(beta[-1])
+        self.centre.copy_(centre)
+        self.covariance.copy_(covariance)
+        self.calibrated = True
+
+
+def _with_one(design: Tensor) -> Tensor:
+    return torch.cat([design, torch.ones_like(design[:, :1])], dim=1)
+
+
+def logistic_map(
+    design: Tensor, outcome: Tensor, cluster: Tensor, prior_scale: float, steps: int = 50
+) -> tuple[Tensor, Tensor]:
+    """Fit a logistic regression with a normal prior, by damped Newton steps.
+
+    Parameters
+    ----------
+    design : Tensor
+        (n, k) float64.
+    outcome : Tensor
+        (n,) float64, 0 or 1.
+    cluster : Tensor
+        (n,) int64: observations of one cluster may depend on each other.
+    prior_scale : float
+        Standard deviation of every coefficient's zero-mean normal prior.
+
+    Returns
+    -------
+    beta : Tensor
+        (k,) maximum a posteriori coefficients.
+    covariance : Tensor
+        (k, k) cluster-robust: ``H^-1 (prior precision + G / (G - 1) * sum of g g' over clusters) H^-1`` with H
+        the Hessian, g a cluster's score and G the number of clusters, at least 2.
+    """
+    precision = torch.eye(design.shape[1], dtype=design.dtype, device=design.device) / prior_scale**2
+
+    def objective(beta: Tensor) -> Tensor:
+        logit = design @ beta
+        return (torch.nn.functional.softplus(logit) - outcome * logit).sum() + beta @ precision @ beta / 2
+
+    def hessian(p: Tensor) -> Tensor:
+        return (design * (p * (1 - p)).unsqueeze(1)).T @ design + precision
+
+    beta = torch.zeros(design.shape[1], dtype=design.dtype, device=design.device)
+    for _ in range(steps):
+        p = torch.sigmoid(design @ beta)
+        step = torch.linalg.solve(hessian(p), design.T @ (p - outcome) + precision @ beta)
+        if step.abs().max() < 1e-9:
+            break
+        size, before = 1.0, objective(beta)
+        while objective(beta - size * step) > before and size > 1e-6:
+            size /= 2
+        beta = beta - size * step
+    p = torch.sigmoid(design @ beta)
+    _, number = cluster.unique(return_inverse=True)
+    n_clusters = int(number.max()) + 1
+    score = design.new_zeros(n_clusters, design.shape[1])
+    score.index_add_(0, number, design * (outcome - p).unsqueeze(1))
+    inverse = torch.linalg.inv(hessian(p))
+    spread = n_clusters / (n_clusters - 1) * score.T @ score
+    return beta, inverse @ (precision + spread) @ inverse

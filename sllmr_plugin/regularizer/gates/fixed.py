@@ -1,0 +1,25 @@
+"""Gates without anything to learn."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..pair_signals import PairSignals
+from .base import Gate
+
+
+class OpenGate(Gate):
+    """alpha = 1: the paper's "global" ablation (Table 3)."""
+
+    def forward(self, signals: PairSignals) -> Tensor:
+        """Return ones, (n_pairs,)."""
+        return torch.ones_like(signals.gap)
+
+
+class FixedGate(Gate):
+    """alpha_i = 1 for a cold user or a long-tail item, else 0; a pair takes the mean of its two."""
+
+    def forward(self, signals: PairSignals) -> Tensor:
+        """Return the weights of pairs, as `Gate.forward`."""
+        return (signals.preferred[:, :2].amax(dim=1) + signals.other[:, :2].amax(dim=1)) / 2
