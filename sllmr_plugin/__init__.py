@@ -25,6 +25,7 @@ from .errors import (
     UnsupportedModelError,
     WrapError,
 )
+from .evaluation.reliability import Reliability, reliability
 from .score_table import Coverage, ScoreTable
 from .wrapping import disabled, unwrap, wrap
 
@@ -42,6 +43,7 @@ __all__ = [
     "InactiveWarning",
     "NoPairsError",
     "NotWrappedError",
+    "Reliability",
     "SLLMRCallback",
     "SLLMRError",
     "SLLMRMixin",
@@ -52,6 +54,7 @@ __all__ = [
     "UnsupportedModelError",
     "WrapError",
     "disabled",
+    "reliability",
     "unwrap",
     "wrap",
 ]

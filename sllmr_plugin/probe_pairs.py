@@ -80,6 +80,8 @@ class ProbePairs:
 
     def judge(self, score_rows: ScoreRows) -> JudgedPairs:
         """Score the pairs with the backbone as it is now."""
+        if len(self) == 0:  # models cannot run on no rows
+            return JudgedPairs(self, torch.empty(0), torch.empty(0))
         logit, _, uncertainty = (tensor.cpu() for tensor in score_rows(self.rows))
         return JudgedPairs(self, logit[self.probe] - logit[self.candidate], uncertainty)
 
@@ -112,7 +114,7 @@ class JudgedPairs:
     def disagree(self) -> Tensor:
         """(n_pairs,) bool: the LLM has an opinion that the backbone does not share.
 
-        A backbone without an opinion counts: at its start it can give all items the same score, and there is most to learn.
+        A backbone without an opinion counts: at its start it can give all items the same score.
         """
         return (self.llm_gap != 0) & (self.llm_gap * self.model_gap <= 0)
 

@@ -186,6 +186,11 @@ def disabled(model: Model) -> Iterator[Model]:
         handle.enabled = before
 
 
+def is_wrapped(model: object) -> bool:
+    """Whether `wrap` has been called on a model and `unwrap` has not."""
+    return isinstance(model, SLLMRMixin)
+
+
 class _Faults:
     """Everything that speaks against wrapping, so that all of it can be told at once."""
 

@@ -22,9 +22,11 @@ from ..errors import HookNeverFiredError, InactiveWarning, SLLMRError
 from ..handle import Handle
 from ..item_rows import TrainingRows
 from ..preparation import prepare
+from ..probe_pairs import JudgedPairs, ProbePairs
 from ..regularizer.losses import ranknet
 from ..regularizer.uncertainty import FROM_PROBABILITY, bernoulli_variance
 from ..session import StepPlan, TrainingSession
+from ..usable import Usable
 from .deepctr_checks import prediction_head, shares_forward
 from .shared_forward import batch_norms, captured_input, dropouts, statistics_of_first, training_mode
 
@@ -151,12 +153,25 @@ class SLLMRMixin(_Base):
         super().compile(*args, **kwargs)
         sync_optimizer(self)
 
-    def _open_session(self, arguments: dict[str, Any]) -> TrainingSession:
-        handle = self.sllmr
-        if handle.gate.uses_uncertainty and handle.config.uncertainty == "ensemble" and not handle.checkpoints:
+    def judge_probes(self, x: Any, y: Any) -> JudgedPairs:
+        """Score the table's probes and the candidates beside them with the model as it is.
+
+        Parameters
+        ----------
+        x, y : as `fit` takes them
+            The training rows.
+        """
+        self._require_checkpoints()
+        return ProbePairs.of(self._prepare({"x": x, "y": y})).judge(self._score_rows)
+
+    def _require_checkpoints(self) -> None:
+        if self.sllmr.config.uncertainty == "ensemble" and not self.sllmr.checkpoints:
             raise SLLMRError(
-                "uncertainty='ensemble' has no checkpoints to compare. Call model.sllmr.set_ensemble([...]) before fit."
+                "uncertainty='ensemble' has no checkpoints to compare. Call model.sllmr.set_ensemble([...]) first."
             )
+
+    def _prepare(self, arguments: dict[str, Any]) -> Usable:
+        """Find out what the training rows in the arguments of a call of `fit` allow to use."""
         x, y = arguments["x"], arguments["y"]
         if isinstance(x, dict):
             x = [x[feature] for feature in self.feature_index]
@@ -164,14 +179,19 @@ class SLLMRMixin(_Base):
         split = arguments.get("validation_split")
         if not arguments.get("validation_data") and split and 0.0 < split < 1.0:
             n_rows = int(len(x[0]) * (1.0 - split))  # as BaseModel.fit cuts it
-        training = TrainingRows(x, y, handle.features.layout, n_rows, handle.task)
+        return prepare(self.sllmr, TrainingRows(x, y, self.sllmr.features.layout, n_rows, self.sllmr.task))
+
+    def _open_session(self, arguments: dict[str, Any]) -> TrainingSession:
+        handle = self.sllmr
+        if handle.gate.uses_uncertainty:
+            self._require_checkpoints()
         seed = handle.config.seed if handle.config.seed is not None else torch.initial_seed()
         # Another call of fit goes on with other draws: training epoch by epoch must not repeat the first.
         handle.n_fits += 1
         return TrainingSession(
             handle.config,
             handle.gate,
-            prepare(handle, training),
+            self._prepare(arguments),
             user_column=handle.features.layout[handle.features.user][0],
             item_column=handle.features.layout[handle.features.item][0],
             score_rows=self._score_rows,

@@ -10,9 +10,9 @@ from typing import Any
 
 from .. import __version__
 from ..errors import SLLMRError, SLLMRWarning
-from . import compare, coverage, demo
+from . import compare, coverage, demo, reliability
 
-_COMMANDS = (demo, compare, coverage)
+_COMMANDS = (demo, coverage, reliability, compare)
 
 _EPILOG = """\
 examples:
@@ -26,6 +26,9 @@ examples:
 
   sllmr coverage --interactions clicks.csv --scores llm_scores.parquet
       How much of the score table can be used, before you train anything.
+
+  sllmr reliability --interactions clicks.csv --scores llm_scores.parquet --out runs/reliability
+      Where the LLM is the better judge, measured on held-out interactions that it scored.
 """
 
 

@@ -1,0 +1,246 @@
+"""Where the LLM is worth following: who is right about held-out interactions, the LLM or the backbone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..config import SelectiveConfig
+from ..errors import SLLMRError
+from ..probe_pairs import JudgedPairs
+from ..wrapping import is_wrapped, unwrap, wrap
+
+_USERS, _ITEMS, _UNCERTAINTY = ("cold", "warm"), ("tail", "head"), ("low", "middle", "high")
+_GAPS = (0.0, 0.2, 0.4, 1.0)
+MEASURES = ("llm_right", "backbone_right", "llm_right_when_they_disagree")
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Who orders held-out interactions right, by region; print it.
+
+    Attributes
+    ----------
+    table : DataFrame
+        A row a region. ``users`` (cold, warm), ``items`` (tail: the pair has a long-tail item; head), ``uncertainty``
+        (low, middle, high third of the backbone's mean uncertainty about the pair) and ``llm_gap`` (how far
+        apart the LLM puts the two) say which, "all" where a region does not distinguish. ``n_users``, ``n_pairs``
+        and ``n_disagree`` count. The measures are ``llm_right``, ``backbone_right`` (shares of the pairs, a tie
+        being half right) and ``llm_right_when_they_disagree`` (share of the disagreements); each has a ``_low`` and a
+        ``_high`` end of a 95% interval. NaN where there is nothing to average.
+    uncertainty : str
+        The kind of uncertainty.
+    resamples : int
+        Bootstrap resamples of users behind the intervals.
+    """
+
+    table: pd.DataFrame
+    uncertainty: str
+    resamples: int
+
+    def region(self, **labels: str) -> pd.Series:
+        """Return the row of a region, for instance ``region(users="cold", items="tail")``."""
+        wanted = {"users": "all", "items": "all", "uncertainty": "all", "llm_gap": "all", **labels}
+        found = self.table[(self.table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+        if len(found) != 1:
+            raise SLLMRError(f"there is no region {labels}. The regions are the rows of `table`.")
+        return found.iloc[0]
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the table as a JSON list of regions, null for NaN."""
+        rows = [
+            {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
+            for row in self.table.to_dict("records")
+        ]
+        content = {"uncertainty": self.uncertainty, "resamples": self.resamples, "regions": rows}
+        Path(path).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    def plot(self, path: str | Path) -> None:
+        """Draw P(the LLM is right | they disagree) by region, with intervals, into a PNG, SVG or PDF file."""
+        from ..report.reliability import plot_reliability
+
+        plot_reliability(self, path)
+
+    def __str__(self) -> str:
+        lines = [
+            "share of (held-out item, candidate) pairs ordered right, with 95% intervals over users",
+            "",
+            f"{'users':6}{'items':6}{'uncertainty':13}{'LLM gap':10}{'pairs':>8}  {'LLM':20}{'backbone':20}"
+            f"{'disagree':>9}  LLM right when they disagree",
+        ]
+        for _, row in self.table.iterrows():
+            cells = [
+                "-" if np.isnan(row[name]) else f"{row[name]:.2f} [{row[name + '_low']:.2f}, {row[name + '_high']:.2f}]"
+                for name in MEASURES
+            ]
+            lines.append(
+                f"{row['users']:6}{row['items']:6}{row['uncertainty']:13}{row['llm_gap']:10}{row['n_pairs']:8d}  "
+                f"{cells[0]:20}{cells[1]:20}{row['n_disagree']:9d}  {cells[2]}"
+            )
+        return "\n".join([*lines, "", *self.verdict()])
+
+    def verdict(self) -> list[str]:
+        """Say in a sentence each of cold and warm users, tail and head items, whether the LLM is worth following."""
+        sentences = []
+        for users in _USERS:
+            for items in _ITEMS:
+                row = self.region(users=users, items=items)
+                where = f"{users} users, {'with a long-tail item' if items == 'tail' else 'popular items only'}"
+                low, high = (row[f"{MEASURES[2]}_{end}"] for end in ("low", "high"))
+                if row["n_disagree"] == 0:
+                    says = "no disagreement to judge by"
+                elif low > 0.5:
+                    says = "follow the LLM: it is right more often where the two disagree"
+                elif high < 0.5:
+                    says = "do not follow the LLM: the backbone is right more often where the two disagree"
+                else:
+                    says = "undecided: the interval holds one half"
+                sentences.append(f"{where}: {says}")
+        return sentences
+
+
+def reliability(
+    model: Any,
+    scores: Any = None,
+    *,
+    x: Any,
+    y: Any,
+    config: SelectiveConfig | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    **wrap_arguments: Any,
+) -> Reliability:
+    """Compare the LLM with a trained backbone on probes, before any training money is spent.
+
+    A probe is a held-out interaction of a user that the LLM scored among its candidates without knowing. Each is
+    paired with every candidate of the same user that is no training positive. The one who puts the probe
+    first is right.
+
+    Parameters
+    ----------
+    model : wrapped or plain model
+        Trained as well as the one that would be replaced. It is left as it came.
+    scores : path, DataFrame or ScoreTable, optional
+        As `wrap` takes them, with probes. Required for a plain model; left out for a wrapped one.
+    x, y : as `fit` takes them
+        The training rows: they give the template row of each user and count histories and popularity.
+    config : SelectiveConfig, optional
+        Its `uncertainty`, `mc_samples`, `cold_threshold` and `tail_quantile` count. Default: the wrapped model's,
+        or ``SelectiveConfig()``.
+    resamples : int, default=1000
+        Bootstrap resamples of users.
+    seed : int, default=0
+        Seed of the resampling.
+    **wrap_arguments
+        For a plain model: ``user``, ``item`` and whatever else `wrap` needs.
+
+    Returns
+    -------
+    Reliability
+
+    Raises
+    ------
+    SLLMRError
+        If the table has no usable probe.
+    WrapError
+        If the model cannot be wrapped.
+
+    Examples
+    --------
+    >>> print(reliability(model, "llm_scores.parquet", x=x, y=y, user="user_id", item="item_id"))  # doctest: +SKIP
+    """
+    if is_wrapped(model):
+        if scores is not None or wrap_arguments:
+            raise SLLMRError("the model is wrapped and has its own scores. Leave scores and wrap's arguments out.")
+        return _of_wrapped(model, x, y, config, resamples, seed)
+    if scores is None:
+        raise SLLMRError("a plain model has no scores. Pass scores=, user= and item= as to wrap.")
+    wrap(model, scores, config=config, **wrap_arguments)
+    try:
+        return _of_wrapped(model, x, y, None, resamples, seed)
+    finally:
+        unwrap(model)
+
+
+def _of_wrapped(model: Any, x: Any, y: Any, config: SelectiveConfig | None, resamples: int, seed: int) -> Reliability:
+    before = model.sllmr.config
+    # A pairwise mode would leave out users whose candidates all have one score, which is no fault here.
+    model.sllmr.config = (config or before).replace(mode="pointwise_mse")
+    try:
+        judged = model.judge_probes(x, y)
+        uncertainty = model.sllmr.config.uncertainty
+    finally:
+        model.sllmr.config = before
+    if len(judged.pairs) == 0:
+        raise SLLMRError(
+            "the score table has no usable probe: a held-out item (kind=probe) of a user that has a training row "
+            "and candidates. Have the LLM score one validation item among the candidates of some users."
+        )
+    return Reliability(_tabulate(judged, resamples, seed), uncertainty, resamples)
+
+
+def _tabulate(judged: JudgedPairs, resamples: int, seed: int) -> pd.DataFrame:
+    pairs, entries = judged.pairs, judged.pairs.entries
+    llm_gap, model_gap = judged.llm_gap.numpy(), judged.model_gap.numpy()
+    disagree = judged.disagree.numpy()
+    q = (judged.uncertainty[pairs.probe] + judged.uncertainty[pairs.candidate]).numpy()
+    tail = (entries.tail[pairs.probe] | entries.tail[pairs.candidate]).numpy()
+    thirds = np.searchsorted(np.quantile(q, [1 / 3, 2 / 3]), q, side="left")
+    labels = {
+        "users": np.where(entries.cold[pairs.probe].numpy(), *_USERS),
+        "items": np.where(tail, *_ITEMS),
+        "uncertainty": np.array(_UNCERTAINTY)[thirds],
+        "llm_gap": np.array(_gap_names())[
+            np.clip(np.searchsorted(_GAPS[1:-1], np.abs(llm_gap).round(6), side="right"), 0, 2)
+        ],
+    }
+    right = {
+        MEASURES[0]: ((llm_gap > 0) + 0.5 * (llm_gap == 0), np.ones(len(q))),
+        MEASURES[1]: ((model_gap > 0) + 0.5 * (model_gap == 0), np.ones(len(q))),
+        MEASURES[2]: ((llm_gap > 0) & disagree, disagree),
+    }
+    _, user = np.unique(pairs.user.numpy(), return_inverse=True)
+    n_users = user.max() + 1
+    times = np.random.default_rng(seed).multinomial(n_users, np.full(n_users, 1 / n_users), resamples)
+    rows = []
+    for region in _regions():
+        mask = np.logical_and.reduce([labels[key] == value for key, value in region.items()] or [np.ones(len(q), bool)])
+        row: dict[str, Any] = {key: region.get(key, "all") for key in labels}
+        row |= {
+            "n_users": len(np.unique(user[mask])),
+            "n_pairs": int(mask.sum()),
+            "n_disagree": int((mask & disagree).sum()),
+        }
+        for name, (won, counted) in right.items():
+            row |= _share(name, np.where(mask, won, 0.0), np.where(mask, counted, 0.0), user, times)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _share(name: str, won: np.ndarray, counted: np.ndarray, user: np.ndarray, times: np.ndarray) -> dict[str, float]:
+    """Return a share with its interval: users are drawn with replacement, each with all of its pairs."""
+    if counted.sum() == 0:
+        return {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
+    of_user = np.stack([np.bincount(user, weights=part) for part in (won, counted)], axis=1)  # (n_users, 2)
+    total = times @ of_user  # (resamples, 2)
+    drawn = total[:, 1] > 0  # a small region can be missed by a resample
+    low, high = np.quantile(total[drawn, 0] / total[drawn, 1], [0.025, 0.975])
+    return {name: float(won.sum() / counted.sum()), f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def _regions() -> list[Mapping[str, str]]:
+    """Return the regions from coarse to fine."""
+    single = [{"users": u} for u in _USERS] + [{"items": i} for i in _ITEMS]
+    single += [{"uncertainty": q} for q in _UNCERTAINTY] + [{"llm_gap": g} for g in _gap_names()]
+    crossed = [{"users": u, "items": i} for u in _USERS for i in _ITEMS]
+    return [{}, *single, *crossed, *({**region, "uncertainty": q} for region in crossed for q in _UNCERTAINTY)]
+
+
+def _gap_names() -> list[str]:
+    return [f"{low:g} to {high:g}" for low, high in zip(_GAPS[:-1], _GAPS[1:], strict=True)]

@@ -1,0 +1,223 @@
+"""Who is right about held-out items: against loops over probes and candidates, and told in words, JSON and a plot."""
+
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sllmr_plugin import SelectiveConfig, SLLMRError, reliability
+from sllmr_plugin.cli import main
+from sllmr_plugin.evaluation.reliability import MEASURES
+from sllmr_plugin.report.gate import plot_gate
+from sllmr_plugin.wrapping import is_wrapped
+from tests.matrix import backbones as zoo
+
+DEEPFM = next(backbone for backbone in zoo.BACKBONES if backbone.name == "DeepFM")
+NAMES = {"user": "user_id", "item": "item_id", "item_features": ["item_id", "category", "price"]}
+
+
+def scores_with_probes(seed=0):
+    """Return scores of ten items and two probes for each of twelve users, ties among them."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(1, 13):
+        items = rng.choice(np.arange(1, zoo.N_ITEMS + 1), 12, replace=False)
+        kinds = ["probe"] * 2 + ["candidate"] * 10
+        rows += [(user, item, round(rng.random(), 1), kind) for item, kind in zip(items, kinds, strict=True)]
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "score", "kind"])
+
+
+def trained(seed=0):
+    torch.manual_seed(seed)
+    model = zoo.build(DEEPFM)
+    zoo.compile_model(DEEPFM, model)
+    zoo.fit(DEEPFM, model, epochs=1, validate=False)
+    return model
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A trained plain model, its scores and what `reliability` says."""
+    model, frame = trained(), scores_with_probes()
+    x, y = zoo.inputs(model), zoo.labels(DEEPFM)
+    config = SelectiveConfig(cold_threshold=5, tail_quantile=0.4)
+    return model, frame, reliability(model, frame, x=x, y=y, config=config, resamples=200, **NAMES)
+
+
+def by_loop(model, frame, cold_threshold=5, tail_quantile=0.4):
+    """Yield (user, cold, has a long-tail item, q of the pair, LLM gap, model gap) of every pair."""
+    x, y = zoo.samples()
+    history, popularity = {}, {}
+    positives = set()
+    for user, item, label in zip(x["user_id"], x["item_id"], y, strict=True):
+        if label:
+            history[user] = history.get(user, 0) + 1
+            popularity[item] = popularity.get(item, 0) + 1
+            positives.add((user, item))
+    catalogue = sorted(set(x["item_id"]) | set(frame["item_id"]))
+    counts = sorted(popularity.get(item, 0) for item in catalogue)
+    threshold = counts[int(np.ceil(tail_quantile * len(counts))) - 1]
+
+    def row_of(user, item):
+        latest = max(np.flatnonzero(x["user_id"] == user))
+        row = {name: values[latest] for name, values in x.items()}
+        row |= {"item_id": item, "category": 1 + item % zoo.N_CATEGORIES, "price": np.float32(item / zoo.N_ITEMS)}
+        return {name: np.array([row[name]]) for name in model.feature_index}
+
+    for user, group in frame.groupby("user_id"):
+        if user not in set(x["user_id"]):
+            continue
+        probability = {item: float(model.predict(row_of(user, item)).ravel()[0]) for item in group["item_id"]}
+        score = dict(zip(group["item_id"], group["score"], strict=True))
+        probes, candidates = (group["item_id"][group["kind"] == kind] for kind in ("probe", "candidate"))
+        for probe, candidate in itertools.product(probes, candidates):
+            if (user, candidate) in positives:
+                continue
+            q = sum(2 * min(p, 1 - p) for p in (probability[probe], probability[candidate]))
+            tail = min(popularity.get(probe, 0), popularity.get(candidate, 0)) <= threshold
+            llm, backbone = score[probe] - score[candidate], probability[probe] - probability[candidate]
+            yield user, history.get(user, 0) < cold_threshold, tail, q, round(llm, 6), backbone
+
+
+def test_counts_and_shares_are_those_of_a_loop(case):
+    model, frame, result = case
+    pairs = list(by_loop(model, frame))
+    for users, items in itertools.product(("all", "cold", "warm"), ("all", "tail", "head")):
+        region = [
+            pair
+            for pair in pairs
+            if users in ("all", "cold" if pair[1] else "warm") and items in ("all", "tail" if pair[2] else "head")
+        ]
+        row = result.region(users=users, items=items)
+        disagree = [pair for pair in region if pair[4] != 0 and pair[4] * pair[5] <= 0]
+        assert row["n_pairs"] == len(region)
+        assert row["n_users"] == len({pair[0] for pair in region})
+        assert row["n_disagree"] == len(disagree)
+        if region:
+            assert row["llm_right"] == pytest.approx(np.mean([(p[4] > 0) + (p[4] == 0) / 2 for p in region]))
+            assert row["backbone_right"] == pytest.approx(np.mean([(p[5] > 0) + (p[5] == 0) / 2 for p in region]))
+        if disagree:
+            assert row[MEASURES[2]] == pytest.approx(np.mean([p[4] > 0 for p in disagree]))
+    assert result.region(users="cold")["n_pairs"] > 0
+    assert result.region(users="warm")["n_pairs"] > 0
+
+
+def test_thirds_of_uncertainty_and_classes_of_gap_split_the_pairs(case):
+    model, frame, result = case
+    pairs = list(by_loop(model, frame))
+    low, high = np.quantile([pair[3] for pair in pairs], [1 / 3, 2 / 3])
+    middle = [pair for pair in pairs if low < pair[3] <= high]
+    assert abs(result.region(uncertainty="middle")["n_pairs"] - len(middle)) <= 1  # a rounding at the border
+    assert result.region(llm_gap="0.2 to 0.4")["n_pairs"] == sum(0.2 <= round(abs(p[4]), 1) < 0.4 for p in pairs)
+    crossed = result.table[(result.table[["users", "items", "uncertainty"]] != "all").all(axis=1)]
+    assert len(crossed) == 12
+    assert crossed["n_pairs"].sum() == len(pairs)
+
+
+def test_intervals_resample_users(case):
+    model, frame, result = case
+    pairs = list(by_loop(model, frame))
+    users = sorted({pair[0] for pair in pairs})
+    rng = np.random.default_rng(1)
+    shares = []
+    for _ in range(800):
+        drawn = [pair for user in rng.choice(users, len(users)) for pair in pairs if pair[0] == user]
+        shares.append(np.mean([(p[4] > 0) + (p[4] == 0) / 2 for p in drawn]))
+    row = result.region()
+    assert [row["llm_right_low"], row["llm_right_high"]] == pytest.approx(np.quantile(shares, [0.025, 0.975]), abs=0.05)
+    assert row["llm_right_low"] < row["llm_right"] < row["llm_right_high"]
+
+
+def test_a_plain_model_is_plain_again_and_a_wrapped_one_keeps_its_settings(case):
+    model, frame, result = case
+    assert not is_wrapped(model)
+    assert "sllmr" not in model.__dict__
+    config = SelectiveConfig(cold_threshold=5, tail_quantile=0.4)
+    from sllmr_plugin import unwrap, wrap
+
+    wrap(model, frame, config=config, **NAMES)
+    x, y = zoo.inputs(model), zoo.labels(DEEPFM)
+    again = reliability(model, x=x, y=y, resamples=200)
+    other = reliability(model, x=x, y=y, resamples=200, config=config.replace(uncertainty="entropy"))
+    assert model.sllmr.config == config
+    unwrap(model)
+    pd.testing.assert_frame_equal(again.table, result.table)
+    assert other.uncertainty == "entropy"
+
+
+def test_who_is_always_right_and_who_is_always_wrong():
+    model = trained()
+    frame = scores_with_probes()
+    x, y = zoo.inputs(model), zoo.labels(DEEPFM)
+    for right in (True, False):
+        sure = frame.assign(score=np.where((frame["kind"] == "probe") == right, 0.9, 0.1))
+        result = reliability(model, sure, x=x, y=y, resamples=50, **NAMES)
+        row = result.region()
+        assert [row["llm_right"], row["llm_right_low"], row["llm_right_high"]] == [float(right)] * 3
+        assert row[MEASURES[2]] == float(right)
+        assert ("do not follow" in str(result)) is not right
+
+
+def test_json_and_plot(case, tmp_path):
+    _, _, result = case
+    result.to_json(tmp_path / "reliability.json")
+    read = json.loads((tmp_path / "reliability.json").read_text())
+    assert len(read["regions"]) == len(result.table)
+    assert read["regions"][0]["n_pairs"] == result.region()["n_pairs"]
+    result.plot(tmp_path / "map.svg")
+    drawn = (tmp_path / "map.svg").read_text()
+    assert drawn.startswith("<?xml")
+    result.plot(tmp_path / "map.png")
+    assert (tmp_path / "map.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with pytest.raises(SLLMRError, match="png, .svg or .pdf"):
+        result.plot(tmp_path / "map.docx")
+
+
+def test_gate_plot_needs_a_gate(tmp_path):
+    epochs = [
+        {"sllmr_gate": 0.5, "sllmr_gate_cold": 0.6, "sllmr_gate_tail": 0.4, "sllmr_gate_neither": 0.1},
+        {"sllmr_gate": 0.4, "sllmr_gate_cold": 0.6, "sllmr_gate_tail": 0.3, "sllmr_gate_neither": 0.0},
+    ]
+    plot_gate(epochs, tmp_path / "gate.png")
+    plot_gate([epoch | {"sllmr_gate_w_gap": 2.0} for epoch in epochs], tmp_path / "weights.png")
+    assert (tmp_path / "weights.png").stat().st_size > (tmp_path / "gate.png").stat().st_size
+    with pytest.raises(SLLMRError, match="no epoch had a gate"):
+        plot_gate([{"sllmr_loss": 1.0}], tmp_path / "none.png")
+
+
+def test_what_is_missing_is_said():
+    model = trained()
+    x, y = zoo.inputs(model), zoo.labels(DEEPFM)
+    frame = scores_with_probes()
+    with pytest.raises(SLLMRError, match="no usable probe"):
+        reliability(model, frame[frame["kind"] == "candidate"], x=x, y=y, **NAMES)
+    assert not is_wrapped(model)  # taken off again, whatever happens
+    with pytest.raises(SLLMRError, match="has no scores"):
+        reliability(model, x=x, y=y)
+
+
+def test_the_command_writes_table_and_plot(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    clicks = [(f"u{user}", f"i{item}") for user in range(12) for item in rng.permutation(15)[:5]]
+    pd.DataFrame(clicks, columns=["user_id", "item_id"]).to_csv(tmp_path / "clicks.csv", index=False)
+    held_out = {user: items[-2] for user, items in pd.DataFrame(clicks).groupby(0)[1].agg(list).items()}
+    taken = set(clicks)
+    rows = [(u, i, 0.9, "probe") for u, i in held_out.items()]
+    rows += [
+        (f"u{u}", f"i{i}", 0.3, "candidate") for u in range(12) for i in range(15) if (f"u{u}", f"i{i}") not in taken
+    ]
+    scores = pd.DataFrame(rows, columns=["user_id", "item_id", "score", "kind"])
+    scores.to_parquet(tmp_path / "scores.parquet")
+    out = tmp_path / "out"
+    arguments = ["--interactions", str(tmp_path / "clicks.csv"), "--scores", str(tmp_path / "scores.parquet")]
+    small = ["--epochs", "1", "--embedding-dim", "4", "--batch-size", "16", "--resamples", "20"]
+    assert main(["reliability", *arguments, *small, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "follow the LLM: it is right more often" in printed
+    assert json.loads((out / "reliability.json").read_text())["regions"][0]["llm_right"] == 1.0
+    assert (out / "reliability.png").exists()
+    assert main(["reliability", *arguments, *small, "--backbone", "deepfn", "--out", str(out)]) == 2
+    assert "deepfm" in capsys.readouterr().err
