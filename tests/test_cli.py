@@ -98,6 +98,7 @@ def test_settings_reach_the_comparison(files, tmp_path, monkeypatch):
         "margin=none",
     ]
     arguments += ["--learning-rate", "0.01", "--negatives", "2", "--valid-users", "3", "--modes", "joint"]
+    arguments += ["--rank-items", "40"]
     assert main(["compare", *files, "--out", str(tmp_path), *arguments]) == 0
     assert seen["config_overrides"] == {
         "weight": 0.01,
@@ -107,8 +108,25 @@ def test_settings_reach_the_comparison(files, tmp_path, monkeypatch):
     }
     assert (seen["seeds"], seen["modes"], seen["backbone"]) == (5, ["joint"], ["deepfm"])
     assert seen["settings"] == RunSettings(
-        epochs=7, embedding_dim=8, batch_size=9, learning_rate=0.01, negatives=2, test_users=10, valid_users=3
+        epochs=7,
+        embedding_dim=8,
+        batch_size=9,
+        learning_rate=0.01,
+        negatives=2,
+        test_users=10,
+        valid_users=3,
+        test_items=40,
+        valid_items=40,
     )
+
+
+def test_ranking_against_a_sample_is_said_plainly(files, tmp_path, capsys):
+    assert main(["compare", *files, *SMALL, "--modes", "none", "--rank-items", "5", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "sampled AUC of" in printed
+    assert "each against 5 items drawn at random" in printed
+    assert "full-ranking" not in printed
+    assert {run["test_items"] for run in json.loads((tmp_path / "results.json").read_text())} == {5}
 
 
 def test_defaults_are_those_of_the_library(files, tmp_path, monkeypatch):

@@ -22,29 +22,7 @@ from sllmr_plugin.evaluation.strata import stratify
 from sllmr_plugin.evaluation.table import format_table
 from sllmr_plugin.score_table import ScoreTable
 from sllmr_plugin.zoo import build_model
-
-N_USERS, N_ITEMS = 24, 20
-
-
-def interactions(seed=0, negatives=False):
-    """Random interactions of raw ids; users differ in history length and have one to three test items."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for user in range(N_USERS):
-        n_train, n_test = 1 + user % 6, 1 + user % 3
-        items = rng.permutation(N_ITEMS)[: n_train + 1 + n_test]
-        splits = ["train"] * n_train + ["valid"] + ["test"] * n_test
-        rows += [
-            (f"u{user:02d}", f"i{item:02d}", k, s, 1) for k, (item, s) in enumerate(zip(items, splits, strict=True))
-        ]
-        if negatives:
-            left = np.setdiff1d(np.arange(N_ITEMS), items)
-            rows.append((f"u{user:02d}", f"i{left[0]:02d}", 0, "train", 0))
-    return pd.DataFrame(rows, columns=["user_id", "item_id", "position", "split", "label"])
-
-
-def catalogue():
-    return pd.DataFrame({"item_id": [f"i{item:02d}" for item in range(N_ITEMS)]})
+from tests.evaluation_cases import N_ITEMS, N_USERS, TableModel, catalogue, interactions
 
 
 @pytest.fixture
@@ -57,18 +35,6 @@ def scores():
     rng = np.random.default_rng(5)
     pairs = [(f"u{user:02d}", f"i{item:02d}") for user in range(N_USERS) for item in rng.permutation(N_ITEMS)[:6]]
     return pd.DataFrame(pairs, columns=["user_id", "item_id"]).assign(score=rng.random(len(pairs)))
-
-
-class TableModel(torch.nn.Module):
-    """Looks its scores up in a (n_users + 1, n_items + 1) matrix."""
-
-    def __init__(self, values):
-        super().__init__()
-        self.values = torch.nn.Parameter(torch.as_tensor(np.asarray(values), dtype=torch.float32))
-        self.feature_index = {"item_id": (0, 1), "user_id": (1, 2)}
-
-    def forward(self, X):
-        return self.values[X[:, 1].long(), X[:, 0].long()].unsqueeze(1)
 
 
 def naive_ranking(frame, split, score_of):
@@ -341,7 +307,8 @@ def test_run_folder_round_trip_writes_null_for_nan(tmp_path):
     assert [run["auc_tail"] for run in stored] == [None, None]
     assert stored[1]["gate"]["tail"] is None
     assert list(stored[0]) == (
-        "backbone mode seed auc auc_cold auc_tail n_test n_cold n_tail epoch seconds gate".split()
+        "backbone mode seed auc auc_cold auc_tail n_test n_cold n_tail epoch seconds gate "
+        "test_items sampling_error".split()
     )
     again = RunFolder(tmp_path / "run", {"epochs": 3})
     assert list(again.runs) == [("deepfm", "none", 0), ("deepfm", "gated", 0)]

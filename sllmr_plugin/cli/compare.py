@@ -24,6 +24,7 @@ examples:
   sllmr compare ... --backbone deepfm,din --modes none,gated --seeds 5 --out runs/two_backbones
   sllmr compare ... --set weight=0.2 --set loss=hinge --out runs/hinge
   sllmr compare ... --eval-users 500 --seeds 1 --out runs/quick_look
+  sllmr compare ... --backbone xdeepfm,din --rank-items 200 --out runs/slow_backbones
 """
 
 
@@ -69,6 +70,13 @@ def add(commands: Any) -> None:
         parser.add_argument(flag, type=positive, default=default, metavar="N", help=f"{text} (default: {default})")
     parser.add_argument("--eval-users", type=positive, metavar="N", help="test users ranked (default: all)")
     parser.add_argument(
+        "--rank-items",
+        type=positive,
+        metavar="N",
+        help="rank each user's held-out items against N unseen items drawn at random, in validation and test: an "
+        "unbiased estimate of full-ranking AUC for slow backbones (default: all items)",
+    )
+    parser.add_argument(
         "--learning-rate",
         type=rate,
         default=defaults.learning_rate,
@@ -109,6 +117,8 @@ def _run(arguments: argparse.Namespace) -> None:
             negatives=arguments.negatives,
             test_users=arguments.eval_users,
             valid_users=arguments.valid_users,
+            test_items=arguments.rank_items,
+            valid_items=arguments.rank_items,
             device=arguments.device,
         ),
         config_overrides=read_overrides(arguments.overrides),

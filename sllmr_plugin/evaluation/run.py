@@ -19,7 +19,7 @@ from ..errors import EvaluationError
 from ..score_table import ScoreTable
 from ..wrapping import wrap
 from ..zoo import build_model, input_rows
-from .ranking import full_ranking, summarize
+from .ranking import full_ranking, sample_size, summarize
 from .strata import stratify
 
 GATE_MEANS = {
@@ -54,6 +54,9 @@ class RunSettings:
         Users drawn for the test ranking; None ranks all.
     valid_users : int or None, default=1500
         Users drawn for the validation ranking after each epoch; None ranks all.
+    test_items, valid_items : int or None, default=None
+        Items drawn for each user to rank against, at least 2, for a sampled AUC; None ranks against all. For
+        backbones that are too slow to score the whole catalogue for every user.
     device : str, default="cpu"
         A torch device.
     """
@@ -66,6 +69,8 @@ class RunSettings:
     history_length: int = 10
     test_users: int | None = None
     valid_users: int | None = 1500
+    test_items: int | None = None
+    valid_items: int | None = None
     device: str = "cpu"
 
 
@@ -88,6 +93,10 @@ class RunResult:
     gate : dict of str to float, or None
         Mean gate alpha in the kept epoch over ``all`` pairs, pairs of ``cold`` users, with a ``tail`` item,
         and ``neither``; None for the plain model.
+    test_items : int or None
+        Items drawn for each user to rank against; None when all were.
+    sampling_error : dict of str to float, or None
+        Standard errors of ``auc``, ``auc_cold`` and ``auc_tail`` from the draw of items; None without one.
     """
 
     backbone: str
@@ -102,6 +111,8 @@ class RunResult:
     epoch: int
     seconds: float
     gate: dict[str, float] | None
+    test_items: int | None = None
+    sampling_error: dict[str, float] | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -116,7 +127,8 @@ class RunResult:
     def from_json(cls, values: Mapping[str, Any]) -> RunResult:
         """Undo `to_json`."""
         numbers = _replace(values, lambda value: float("nan") if value is None else value)
-        return cls(**{**numbers, "gate": numbers["gate"] if values["gate"] else None})
+        really_none = ("gate", "test_items", "sampling_error")
+        return cls(**{**numbers, **{name: numbers[name] if values[name] else None for name in really_none}})
 
 
 class BestEpoch:
@@ -225,6 +237,7 @@ def train_and_rank(
     SLLMRError
         Whatever `build_model`, `wrap`, training or `full_ranking` raises.
     """
+    test_items, _ = (sample_size(data, number) for number in (settings.test_items, settings.valid_items))
     for split, frame in (("validation", data.valid), ("test", data.test)):
         if frame.empty:
             raise EvaluationError(
@@ -244,10 +257,13 @@ def train_and_rank(
     model.compile(torch.optim.Adam(model.parameters(), lr=settings.learning_rate), "binary_crossentropy")
     strata = stratify(data)
 
-    def rank(model: Any, split: str, users: int | None) -> pd.DataFrame:
-        return full_ranking(model, data, split, users=users, strata=strata, verbose=verbose)
+    def rank(model: Any, split: str, users: int | None, n_items: int | None) -> pd.DataFrame:
+        return full_ranking(model, data, split, users=users, n_items=n_items, strata=strata, verbose=verbose)
 
-    best = BestEpoch(lambda model: rank(model, "valid", settings.valid_users)["auc"].mean(), report)
+    def validate(model: Any) -> float:
+        return rank(model, "valid", settings.valid_users, settings.valid_items)["auc"].mean()
+
+    best = BestEpoch(validate, report)
     torch.manual_seed(seed)  # whatever building and wrapping drew, the batches come in the same order
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):  # DeepCTR-Torch prints even with verbose=0
@@ -266,7 +282,7 @@ def train_and_rank(
             "pass the full list of items."
         )
     model.load_state_dict(best.state)
-    summary = summarize(rank(model, "test", settings.test_users))
+    summary = summarize(rank(model, "test", settings.test_users, test_items))
     return RunResult(
         backbone=backbone,
         mode=config.mode,
@@ -280,6 +296,8 @@ def train_and_rank(
         epoch=best.epoch,
         seconds=seconds,
         gate=_gate_means(model.history.history, best.epoch),
+        test_items=test_items,
+        sampling_error=_sampling_error(summary) if test_items else None,
     )
 
 
@@ -288,6 +306,10 @@ def _gate_means(history: Mapping[str, list[float]], epoch: int) -> dict[str, flo
     if GATE_MEANS["all"] not in history:
         return None
     return {name: float(history[key][epoch - 1]) for name, key in GATE_MEANS.items()}
+
+
+def _sampling_error(summary: Mapping[str, float]) -> dict[str, float]:
+    return {name: summary[name + "_se"] for name in ("auc", "auc_cold", "auc_tail")}
 
 
 def _replace(values: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:

@@ -39,8 +39,9 @@ def _backbone_table(backbone: str, runs: list[RunResult]) -> list[str]:
     first = runs[0]
     lines = [
         f"{backbone}, {'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}: "
-        f"full-ranking AUC of {first.n_test} test interactions",
+        f"{'sampled' if first.test_items else 'full-ranking'} AUC of {first.n_test} test interactions",
         f"({first.n_cold} of cold users, {first.n_tail} of long-tail items)",
+        *_sampling(runs),
         "",
         _line("mode", [*_METRICS.values(), "kept epoch", "fit seconds"]),
     ]
@@ -64,6 +65,19 @@ def _backbone_table(backbone: str, runs: list[RunResult]) -> list[str]:
             if gates:
                 lines.append(_line(mode, [_spread([gate[name] for gate in gates], 3) for name in GATE_MEANS]))
     return lines
+
+
+def _sampling(runs: Sequence[RunResult]) -> list[str]:
+    """Say how the items were drawn, if they were, and what that costs in precision."""
+    errors = [run.sampling_error for run in runs if run.sampling_error]
+    if not errors:
+        return []
+    worst = [np.fmax.reduce([error[metric] for error in errors]) for metric in _METRICS]
+    told = [f"{error:.4f} ({name})" for error, name in zip(worst, _METRICS.values(), strict=True) if error == error]
+    return [
+        f"each against {runs[0].test_items} items drawn at random from those its user has not seen;",
+        f"standard error from the draw, at most: {', '.join(told)}",
+    ]
 
 
 def _line(head: str, cells: Sequence[str]) -> str:

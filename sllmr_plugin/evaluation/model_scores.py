@@ -1,0 +1,113 @@
+"""Scores of a model for users and items of one's choice, without a DataLoader and without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..datasets.features import template_rows
+from ..datasets.interactions import Interactions
+from ..errors import EvaluationError
+from ..zoo import input_rows
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluate without gradients; afterwards every module is back in its own mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def default_rows_per_block(model: torch.nn.Module) -> int:
+    """Return how many rows to score at once: more outgrow the cache of a CPU, fewer leave a GPU idle.
+
+    On a CPU, xDeepFM is three times as slow with 16,384 rows as with 1,024.
+    """
+    return 1024 if next(model.parameters()).device.type == "cpu" else 262_144
+
+
+def template_matrix(model: Any, data: Interactions, users: np.ndarray, split: str) -> Tensor:
+    """Build one input row a user whose item column is still to be filled in.
+
+    Parameters
+    ----------
+    model : BaseModel
+        A DeepCTR-Torch model over ``user_id``, ``item_id`` and, if it reads histories, ``hist_item_id`` and
+        ``seq_length``.
+    data : Interactions
+        Gives the histories.
+    users : ndarray of int
+        (n_users,) codes.
+    split : {"test", "valid"}
+        What is to be ranked: test histories hold the validation interactions, too.
+
+    Returns
+    -------
+    Tensor
+        (n_users, n_inputs) float32 on the model's device.
+    """
+    first, last = model.feature_index.get("hist_item_id", (0, 1))
+    rows = input_rows(model, template_rows(data, users, split=split, history_length=last - first))
+    columns = [np.asarray(column, dtype=np.float32).reshape(len(users), -1) for column in rows.values()]
+    return torch.from_numpy(np.concatenate(columns, axis=1)).to(next(model.parameters()).device)
+
+
+def score_items(model: Any, templates: Tensor, items: Tensor, rows_per_block: int) -> Tensor:
+    """Score items for each template row, in evaluation mode.
+
+    Parameters
+    ----------
+    model : BaseModel
+        Gives one score a row.
+    templates : Tensor
+        (n_users, n_inputs) float32, as `template_matrix` makes them.
+    items : Tensor
+        Item codes: (n_users, n_items), or (1, n_items) for the same ones for all; on the device of `templates`.
+    rows_per_block : int
+        Rows scored at once, at least one a user.
+
+    Returns
+    -------
+    Tensor
+        (n_users, n_items) float32.
+
+    Raises
+    ------
+    EvaluationError
+        If the model gives more than one score a row.
+    """
+    item_column = model.feature_index["item_id"][0]
+    parts = []
+    for chunk in items.split(max(1, rows_per_block // len(templates)), dim=1):
+        rows = templates[:, None, :].repeat(1, chunk.shape[1], 1)  # (n_users, n_chunk, n_inputs)
+        rows[:, :, item_column] = chunk.to(rows.dtype)
+        output = model(rows.flatten(0, 1))
+        if output.numel() != rows.shape[0] * rows.shape[1]:
+            raise EvaluationError(
+                f"the model gives {tuple(output.shape)} scores for {rows.shape[0] * rows.shape[1]} rows; "
+                "a ranking needs one a row, so rank a single-task model."
+            )
+        parts.append(output.reshape(rows.shape[:2]))
+    return torch.cat(parts, dim=1)
+
+
+def check_finite(scores: Tensor, users: np.ndarray, data: Interactions) -> None:
+    """Raise an `EvaluationError` that names the user if a row of scores is not finite."""
+    bad = ~scores.isfinite().all(dim=1)
+    if bad.any():
+        user = data.user_ids[int(users[int(bad.nonzero()[0])]) - 1]
+        raise EvaluationError(
+            f"the model's scores of user {user!r} are not all finite, so training has diverged; "
+            "lower the learning rate or the regularizer's weight."
+        )
