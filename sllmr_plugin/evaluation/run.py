@@ -19,6 +19,7 @@ from ..errors import EvaluationError
 from ..score_table import ScoreTable
 from ..wrapping import wrap
 from ..zoo import build_model, input_rows
+from .leakage import check_leakage
 from .ranking import full_ranking, sample_size, summarize
 from .strata import stratify
 
@@ -233,7 +234,7 @@ def train_and_rank(
     Raises
     ------
     EvaluationError
-        If there is nothing to validate or test on.
+        If there is nothing to validate or test on; `LeakageError` if a held-out interaction is trained on.
     SLLMRError
         Whatever `build_model`, `wrap`, training or `full_ranking` raises.
     """
@@ -244,6 +245,7 @@ def train_and_rank(
                 f"the interactions have no {split} part; give them a `split` column, or users with three "
                 "interactions or more."
             )
+    check_leakage(data, rows, scores)
     model = build_model(
         backbone,
         data,
