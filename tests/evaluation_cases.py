@@ -1,8 +1,12 @@
 """Small random interactions and a model that is a matrix of scores, for the tests of the evaluation."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import torch
+
+from sllmr_plugin.evaluation.run import RunResult
 
 N_USERS, N_ITEMS = 24, 20
 
@@ -38,3 +42,18 @@ class TableModel(torch.nn.Module):
 
     def forward(self, X):
         return self.values[X[:, 1].long(), X[:, 0].long()].unsqueeze(1)
+
+
+def ranking(aucs=(0.5, 0.7, 0.2), cold=(True, False, False), tail=(False, False, True)):
+    """A ranking of as many users as there are AUCs, as `RunResult.ranking` has it."""
+    names = [f"u{k}" for k in range(len(aucs))]
+    frame = pd.DataFrame({"user_id": names, "item_id": "i", "auc": np.array(aucs, dtype=float)})
+    return frame.assign(cold=list(cold), tail=list(tail))
+
+
+def result(mode="none", seed=0, auc=0.5, backbone="deepfm", **changes):
+    """A finished run."""
+    values = {"backbone": backbone, "mode": mode, "seed": seed, "auc": auc, "auc_cold": auc - 0.1}
+    values |= {"auc_tail": math.nan, "n_test": 10, "n_cold": 4, "n_tail": 0}
+    values |= {"epoch": 2, "seconds": 1.5, "gate": None, "ranking": ranking()}
+    return RunResult(**{**values, **changes})

@@ -10,8 +10,6 @@ from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.datasets.unseen import UnseenItems
 from sllmr_plugin.errors import EvaluationError
 from sllmr_plugin.evaluation.ranking import full_ranking, summarize
-from sllmr_plugin.evaluation.run import RunResult
-from sllmr_plugin.evaluation.table import format_table
 from tests.evaluation_cases import N_ITEMS, N_USERS, TableModel, catalogue, interactions
 
 
@@ -114,16 +112,3 @@ def test_a_user_who_has_seen_everything_is_undefined_and_draws_nothing():
 def test_one_item_is_too_few(data):
     with pytest.raises(EvaluationError, match="take 2 or more"):
         full_ranking(model(), data, n_items=1, verbose=False)
-
-
-def test_the_table_says_that_the_auc_is_sampled():
-    values = {"backbone": "din", "mode": "none", "auc": 0.6, "auc_cold": 0.5, "auc_tail": math.nan}
-    values |= {"n_test": 10, "n_cold": 4, "n_tail": 0, "epoch": 1, "seconds": 1.0, "gate": None}
-    errors = [{"auc": 0.0012, "auc_cold": 0.002, "auc_tail": math.nan}, {"auc": 0.0015, "auc_cold": 0.001}]
-    errors[1]["auc_tail"] = math.nan
-    runs = [RunResult(**values, seed=k, test_items=50, sampling_error=error) for k, error in enumerate(errors)]
-    lines = format_table(runs).splitlines()
-    assert lines[0] == "din, seeds 0, 1: sampled AUC of 10 test interactions"
-    assert "against 50 items drawn at random" in lines[2]
-    assert lines[3] == "standard error from the draw, at most: 0.0015 (AUC), 0.0020 (cold users)"
-    assert [RunResult.from_json(run.to_json()).test_items for run in runs] == [50, 50]

@@ -6,7 +6,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from ..errors import EvaluationError
 from ..score_table import ScoreTable
 from ..wrapping import wrap
 from ..zoo import build_model, input_rows
+from .labelled_rows import labelled_rows, predict_rows
 from .leakage import check_leakage
+from .metrics import click_metrics, ranking_metrics
 from .ranking import full_ranking, sample_size, summarize
 from .strata import stratify
 
@@ -98,6 +100,13 @@ class RunResult:
         Items drawn for each user to rank against; None when all were.
     sampling_error : dict of str to float, or None
         Standard errors of ``auc``, ``auc_cold`` and ``auc_tail`` from the draw of items; None without one.
+    metrics : dict of str to float
+        ``ctr_auc``, ``logloss``, ``gauc`` and ``ece`` of `labelled_rows`; with a full ranking also ``ndcg@10``,
+        ``recall@10`` and ``mrr``.
+    ranking : DataFrame or None
+        One row a test interaction: raw ``user_id`` and ``item_id``; ``auc``, ``auc_se``, ``above``, ``tied``,
+        ``negatives``, ``cold`` and ``tail`` as `full_ranking` gives them; ``history_length`` of the user and
+        ``popularity`` of the item in training. None in a run read from a folder: `RunFolder.ranking` reads it.
     """
 
     backbone: str
@@ -114,6 +123,8 @@ class RunResult:
     gate: dict[str, float] | None
     test_items: int | None = None
     sampling_error: dict[str, float] | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    ranking: pd.DataFrame | None = field(default=None, compare=False, repr=False)
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -121,8 +132,10 @@ class RunResult:
         return self.backbone, self.mode, self.seed
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields with None for NaN, which JSON lacks."""
-        return _replace(asdict(self), lambda value: None if value != value else value)
+        """Return the fields but the ranking, with None for NaN, which JSON lacks."""
+        values = asdict(replace(self, ranking=None))
+        del values["ranking"]
+        return _replace(values, lambda value: None if value != value else value)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunResult:
@@ -284,7 +297,12 @@ def train_and_rank(
             "pass the full list of items."
         )
     model.load_state_dict(best.state)
-    summary = summarize(rank(model, "test", settings.test_users, test_items))
+    ranking = rank(model, "test", settings.test_users, test_items)
+    summary = summarize(ranking)
+    labelled = labelled_rows(data, negatives=max(1, settings.negatives))
+    metrics = click_metrics(labelled["label"], predict_rows(model, data, labelled), labelled["user"])
+    if not test_items:
+        metrics |= ranking_metrics(ranking)
     return RunResult(
         backbone=backbone,
         mode=config.mode,
@@ -300,6 +318,8 @@ def train_and_rank(
         gate=_gate_means(model.history.history, best.epoch),
         test_items=test_items,
         sampling_error=_sampling_error(summary) if test_items else None,
+        metrics=metrics,
+        ranking=_by_raw_ids(ranking, data),
     )
 
 
@@ -308,6 +328,16 @@ def _gate_means(history: Mapping[str, list[float]], epoch: int) -> dict[str, flo
     if GATE_MEANS["all"] not in history:
         return None
     return {name: float(history[key][epoch - 1]) for name, key in GATE_MEANS.items()}
+
+
+def _by_raw_ids(ranking: pd.DataFrame, data: Interactions) -> pd.DataFrame:
+    user, item = ranking["user"].to_numpy(), ranking["item"].to_numpy()
+    return ranking.drop(columns=["user", "item"]).assign(
+        user_id=data.user_ids[user - 1],
+        item_id=data.item_ids[item - 1],
+        history_length=data.history_length[user],
+        popularity=data.popularity[item],
+    )
 
 
 def _sampling_error(summary: Mapping[str, float]) -> dict[str, float]:
