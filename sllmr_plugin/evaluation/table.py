@@ -164,12 +164,13 @@ def _labels(backbone: str, comparison: Comparison) -> list[Section]:
     gains = {(d.stratum, d.label, d.mode): d for d in comparison.differences if d.backbone == backbone}
     sections = []
     for column in dict.fromkeys(stratum.stratum for stratum in own):
-        section = Section(f"by {column}", ["mode", "AUC", "minus none"])
+        section, named = Section(f"by {column}", ["mode", "AUC", "minus none"]), set()
         for stratum in (stratum for stratum in own if stratum.stratum == column):
             gain = gains.get((column, stratum.label, stratum.mode))
             cells = [Cell(stratum.mode), Cell(_spread(stratum.aucs)), Cell("") if gain is None else _gain(gain)]
-            first = not any(name.startswith(f"{stratum.label} (") for name, _ in section.rows)
-            section.rows.append((f"{stratum.label} ({stratum.n_interactions})" if first else "", cells))
+            name = "" if stratum.label in named else f"{stratum.label} ({stratum.n_interactions})"
+            named.add(stratum.label)
+            section.rows.append((name, cells))
         sections.append(section)
     return sections
 
