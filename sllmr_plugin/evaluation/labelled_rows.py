@@ -67,7 +67,7 @@ def predict_rows(model: Any, data: Interactions, rows: pd.DataFrame) -> np.ndarr
     """
     users, items = rows["user"].to_numpy(), torch.tensor(rows["item"].to_numpy())[:, None]
     templates = template_matrix(model, data, users, "test")
-    step = default_rows_per_block(model)
+    step = default_rows_per_block(model, templates)
     parts = []
     with evaluation_mode(model):
         for start in range(0, len(rows), step):

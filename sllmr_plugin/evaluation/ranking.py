@@ -58,8 +58,8 @@ def full_ranking(
     strata : Strata or None, default=None
         None derives it from `data` with the default thresholds.
     rows_per_block : int or None, default=None
-        Rows scored at once; bounds memory, changes no result. None takes 1,024 on the CPU, where larger
-        blocks outgrow the cache, and 262,144 on other devices.
+        Rows scored at once; bounds memory, changes results by rounding at most. None takes 64 to 1,024 on the
+        CPU, as many as fit the cache, and 262,144 on other devices.
     verbose : bool, default=True
         Show progress on a terminal when the ranking takes more than two seconds.
 
@@ -87,7 +87,7 @@ def full_ranking(
     seen_user, seen_item = _by_position(position, _seen(data, split))
     templates = template_matrix(model, data, chosen, split)
     if rows_per_block is None:
-        rows_per_block = default_rows_per_block(model)
+        rows_per_block = default_rows_per_block(model, templates)
 
     catalogue = torch.arange(1, data.n_items + 1, device=templates.device)[None]
     unseen = UnseenItems(seen_user, seen_item, n_users=len(chosen), n_items=data.n_items)
