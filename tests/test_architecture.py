@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "sllmr_plugin"
 LAYERS = [
     {"errors"},
     {"config", "id_index", "progress", "backends.quiet", "backends.shared_forward"},
-    {"score_table", "regularizer", "datasets"},
+    {"score_table", "regularizer", "datasets", "plots"},
     {"item_rows", "sampler", "ensemble"},
     {"usable"},
     {"probe_pairs"},
@@ -24,7 +24,7 @@ LAYERS = [
     {"backends.deepctr_torch"},
     {"wrapping"},
     {"zoo"},
-    {"evaluation", "report"},
+    {"evaluation"},
     {"cli"},
 ]
 

@@ -11,7 +11,7 @@ import torch
 from sllmr_plugin import SelectiveConfig, SLLMRError, reliability
 from sllmr_plugin.cli import main
 from sllmr_plugin.evaluation.reliability import MEASURES
-from sllmr_plugin.report.gate import plot_gate
+from sllmr_plugin.plots.gate import plot_gate
 from sllmr_plugin.wrapping import is_wrapped
 from tests.matrix import backbones as zoo
 

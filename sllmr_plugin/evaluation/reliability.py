@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..config import SelectiveConfig
 from ..errors import SLLMRError
+from ..plots.reliability import plot_reliability
 from ..probe_pairs import JudgedPairs
 from ..wrapping import is_wrapped, unwrap, wrap
 
@@ -63,9 +64,7 @@ class Reliability:
 
     def plot(self, path: str | Path) -> None:
         """Draw P(the LLM is right | they disagree) by region, with intervals, into a PNG, SVG or PDF file."""
-        from ..report.reliability import plot_reliability
-
-        plot_reliability(self, path)
+        plot_reliability(self.table, path)
 
     def __str__(self) -> str:
         lines = [

@@ -10,7 +10,7 @@ from torch import Tensor
 from .pairs import OrderedPairs
 
 ENTRY_SIGNALS = ("cold", "tail", "uncertainty")
-PAIR_SIGNALS = ("cold", "tail_preferred", "tail_other", "uncertainty", "gap")
+PAIR_SIGNALS = (*ENTRY_SIGNALS, "gap")
 REGIONS = ("all", "cold", "tail", "neither")
 
 
@@ -60,13 +60,8 @@ class PairSignals:
         return cls(z[pairs.preferred], z[pairs.other], gap)
 
     def design(self) -> Tensor:
-        """Return `PAIR_SIGNALS` of each pair, (n_pairs, 5), the uncertainty being the mean of the two.
-
-        A long-tail item that the LLM lifts over a popular one and one that it puts below are told apart.
-        """
-        uncertainty = (self.preferred[:, 2] + self.other[:, 2]) / 2
-        columns = [self.preferred[:, 0], self.preferred[:, 1], self.other[:, 1], uncertainty, self.gap]
-        return torch.stack(columns, dim=1)
+        """Return `PAIR_SIGNALS` of each pair, (n_pairs, 4): the mean of the two items' z, and the gap."""
+        return torch.cat([(self.preferred + self.other) / 2, self.gap.unsqueeze(1)], dim=1)
 
     def to(self, device: torch.device) -> PairSignals:
         """Move to a device."""

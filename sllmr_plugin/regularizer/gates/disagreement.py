@@ -16,8 +16,9 @@ class DisagreementGate(Gate):
     matter, since where both order a pair alike there is nothing to learn from the LLM. Noise gives P = 1/2 and
     a closed gate, and so does an LLM that is worse than the model.
 
-    Its signals are the paper's, with the long-tail indicator of each of the two items, since an LLM that lifts a
-    long-tail item over a popular one is wrong more often than one that lowers it, and the LLM's score gap.
+    Its signals are the paper's, as the mean of the two items, and the LLM's score gap, which tells most of all
+    (docs/benchmarks.md). Which of the two is the popular one is left out on purpose: whoever prefers the popular item is
+    right more often than not, so with it the gate would follow a noisy LLM wherever that prefers popular items.
 
     Caution: P is taken one posterior standard deviation below its estimate. The pairs of one user share the probe and
     the user's history, so the deviation comes from the sandwich estimator with users as clusters: a single
@@ -54,7 +55,7 @@ class DisagreementGate(Gate):
 
     def forward(self, signals: PairSignals) -> Tensor:
         """Return the weights of pairs, as `Gate.forward`."""
-        design = _with_one(signals.design() - self.centre)  # (n_pairs, 6)
+        design = _with_one(signals.design() - self.centre)  # (n_pairs, 5)
         deviation = (design @ self.covariance * design).sum(dim=1).sqrt()
         logit = design[:, :-1] @ self.weight + self.bias - self.caution * deviation
         return (2 * torch.sigmoid(logit) - 1).clamp_min(0)

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from .figure import BLUE, GREY, RED, save
-
-if TYPE_CHECKING:
-    from ..evaluation.reliability import Reliability
 
 _SHARE = "llm_right_when_they_disagree"
 
 
-def plot_reliability(reliability: Reliability, path: str | Path) -> None:
+def plot_reliability(table: pd.DataFrame, path: str | Path) -> None:
     """Draw P(the LLM is right | LLM and backbone disagree) by region.
 
     Parameters
     ----------
-    reliability : Reliability
-        As `sllmr_plugin.reliability` returns it.
+    table : DataFrame
+        `Reliability.table`.
     path : path
         PNG, SVG or PDF file.
     """
     from matplotlib.figure import Figure
 
-    rows = reliability.table[reliability.table["n_disagree"] > 0][::-1].reset_index(drop=True)
+    rows = table[table["n_disagree"] > 0][::-1].reset_index(drop=True)
     figure = Figure(figsize=(7.5, 1.2 + 0.26 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for position, row in rows.iterrows():
