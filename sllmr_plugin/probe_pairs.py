@@ -112,7 +112,8 @@ class JudgedPairs:
     def disagree(self) -> Tensor:
         """(n_pairs,) bool: the LLM has an opinion that the backbone does not share.
 
-        A backbone without an opinion counts: at its start it can give all items the same score, and there is most to learn.
+        A backbone without an opinion counts: at its start it can give all items the same score, and there is most to
+        learn.
         """
         return (self.llm_gap != 0) & (self.llm_gap * self.model_gap <= 0)
 

@@ -322,8 +322,8 @@ class TrainingSession:
             )
         elif isinstance(self.gate, DisagreementGate):
             text = (
-                "on the probes the LLM is no better a judge than the backbone, or too few of them say otherwise, so the "
-                "model trains as if plain. Check the scores with sllmr_plugin.reliability, or add probes; "
+                "on the probes the LLM is no better a judge than the backbone, or too few of them say otherwise, so "
+                "the model trains as if plain. Check the scores with sllmr_plugin.reliability, or add probes; "
                 "mode='global' would follow the LLM all the same."
             )
         elif isinstance(self.gate, BilevelGate):
