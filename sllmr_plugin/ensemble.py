@@ -43,8 +43,13 @@ def read_checkpoints(checkpoints: Sequence[Checkpoint], shapes: Mapping[str, Any
     states = []
     for number, checkpoint in enumerate(checkpoints):
         name = f"checkpoint {number} ({checkpoint})" if isinstance(checkpoint, (str, Path)) else f"checkpoint {number}"
-        state = checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint), name)
-        different = [key for key in {**shapes, **state} if getattr(state.get(key), "shape", None) != shapes.get(key)]
+        if isinstance(checkpoint, (str, Path)):
+            state = _read(Path(checkpoint), name)
+        elif isinstance(checkpoint, Mapping):
+            state = checkpoint
+        else:
+            raise SLLMRError(f"{name} is a {type(checkpoint).__name__}. Pass its state_dict(), or the path of a file.")
+        different = [key for key in {**shapes, **state} if not _fits(state.get(key), shapes.get(key))]
         if different:
             raise SLLMRError(
                 f"{name} is of another model: {different[0]} and {len(different) - 1} other tensors differ in name or "
@@ -52,6 +57,10 @@ def read_checkpoints(checkpoints: Sequence[Checkpoint], shapes: Mapping[str, Any
             )
         states.append({key: tensor.detach().clone() for key, tensor in state.items()})
     return states
+
+
+def _fits(value: Any, shape: Any) -> bool:
+    return isinstance(value, Tensor) and value.shape == shape
 
 
 def _read(path: Path, name: str) -> Mapping[str, Tensor]:

@@ -44,9 +44,16 @@ class DisagreementMemory:
     seen: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
 
     def begin(self, keys: Tensor) -> None:
-        """Go on with these pairs; what is remembered of other ones is dropped."""
-        if not torch.equal(keys, self.keys):
-            self.keys, self.seen = keys, torch.zeros(len(keys), dtype=torch.bool)
+        """Go on with these pairs; what is remembered of other ones is dropped.
+
+        New training rows can make a few more pairs usable, or fewer: those in common stay remembered.
+        """
+        if torch.equal(keys, self.keys):
+            return
+        unique, number = torch.cat([self.keys, keys]).unique(dim=0, return_inverse=True)
+        seen = torch.zeros(len(unique), dtype=torch.bool)
+        seen[number[: len(self.keys)]] = self.seen
+        self.keys, self.seen = keys, seen[number[len(self.keys) :]]
 
 
 class GateFitter:

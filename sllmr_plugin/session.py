@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from .config import SelectiveConfig
-from .errors import GateCollapsedWarning, HookNeverFiredError, NoPairsError
+from .errors import CoverageWarning, GateCollapsedWarning, HookNeverFiredError, NoPairsError
 from .gate_fitting import DisagreementMemory, GateFitter, HeldOutPairs
 from .probe_pairs import ScoreRows
-from .regularizer.gates import DisagreementGate, Gate
+from .regularizer.gates import BilevelGate, DisagreementGate, Gate, JointGate
 from .regularizer.pair_signals import REGIONS, Entries, PairSignals
 from .regularizer.pairs import OrderedPairs, select_pairs
 from .regularizer.selective import SelectiveRegularizer, StepResult
@@ -290,7 +290,7 @@ class TrainingSession:
             )
         gates = (self._gate_sums / self._gate_counts).tolist()
         if self.config.pairwise:
-            self._warn_if_collapsed(gates[0])
+            self._warn_of_the_gate(gates[0])
         return self._logs(
             loss=float(self._loss_sum) / self._planned,
             coverage=float(self._visited.float().mean()),
@@ -304,13 +304,21 @@ class TrainingSession:
         # As they are at the end of the epoch; a gate that is fitted at its start has used them all along.
         return logs | {f"sllmr_gate_w_{name}": value for name, value in self.gate.coefficients().items()}
 
-    def _warn_if_collapsed(self, mean_alpha: float) -> None:
+    def _warn_of_the_gate(self, mean_alpha: float) -> None:
+        if self.gate.looks_ahead and not self.gate.calibrated:
+            warnings.warn(
+                "no probe belongs to a user with a training row and candidates, so the gate has nothing to learn from "
+                "and weighs all pairs alike. Score candidates for the users of the probes too, or use gate='fixed'.",
+                CoverageWarning,
+                stacklevel=2,
+            )
         if mean_alpha >= COLLAPSED_BELOW:
             return
         if isinstance(self.gate, DisagreementGate) and not self.gate.calibrated:
             text = (
-                "none of the probes belongs to a user with a training row and candidates of different scores, so "
-                "nothing speaks for the LLM. Score candidates for the users of the probes too, or use gate='fixed'."
+                "fewer than two users have a training row, a probe and a candidate about which the LLM and the "
+                "backbone have disagreed, so nothing speaks for the LLM. Score candidates for the users of the probes "
+                "too, add probes, or use gate='fixed'."
             )
         elif isinstance(self.gate, DisagreementGate):
             text = (
@@ -318,8 +326,16 @@ class TrainingSession:
                 "the model trains as if plain. Check the scores with sllmr_plugin.reliability, or add probes; "
                 "mode='global' would follow the LLM all the same."
             )
-        elif self.config.mode == "joint":
-            text = "Algorithm 1's objective can only close it. Use mode='gated', or mode='global' to do without a gate."
+        elif isinstance(self.gate, BilevelGate):
+            text = (
+                "following the LLM raises the loss on the probes, so the model trains as if plain. "
+                "mode='global' would follow the LLM all the same."
+            )
+        elif isinstance(self.gate, JointGate):
+            text = (
+                "Algorithm 1's objective can only close it. Use mode='gated' with gate='auto', or mode='global' to do "
+                "without a gate."
+            )
         else:
             text = "hardly a pair has a cold user or a long-tail item. Raise cold_threshold or tail_quantile."
         warnings.warn(

@@ -12,20 +12,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sllmr_plugin.config import CHOICES, SelectiveConfig
-from sllmr_plugin.regularizer.gate import DisagreementGate, FixedGate, JointGate, OpenGate
+from sllmr_plugin.regularizer.gates import (
+    BilevelGate,
+    BudgetGate,
+    DisagreementGate,
+    FixedGate,
+    JointGate,
+    OpenGate,
+)
+from sllmr_plugin.regularizer.pair_signals import PAIR_SIGNALS, REGIONS, Entries, PairSignals, pair_regions
 from sllmr_plugin.regularizer.pairs import OrderedPairs, select_pairs
-from sllmr_plugin.regularizer.selective import REGIONS, Entries, SelectiveRegularizer, pair_regions
+from sllmr_plugin.regularizer.selective import SelectiveRegularizer
 
 ALL = 1000  # more pairs than any block below holds
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-8}
-WEIGHTS, BIAS = (0.75, -1.25, 0.625), 0.25  # exact in float32
+# exact in float32: of an item's signals and of a pair's
+WEIGHTS, PAIR_WEIGHTS, BIAS = (0.75, -1.25, 0.625), (0.75, -1.25, 0.5, 0.625, -0.375), 0.25
+MULTIPLIER, RHO = 1.5, 0.5
 
 
 def linear_gate(kind):
     gate = kind()
     with torch.no_grad():
-        gate.weight.copy_(torch.tensor(WEIGHTS))
+        gate.weight.copy_(torch.tensor(WEIGHTS if len(gate.weight) == 3 else PAIR_WEIGHTS))
         gate.bias.fill_(BIAS)
+        if kind is BudgetGate:
+            gate.multiplier.fill_(MULTIPLIER)
+        if kind is DisagreementGate:
+            gate.covariance.mul_(0.25)
     return gate
 
 
@@ -33,8 +47,11 @@ GATES = {
     "open": OpenGate,
     "fixed": FixedGate,
     "joint": lambda: linear_gate(JointGate),
+    "budget": lambda: linear_gate(BudgetGate),
+    "bilevel": lambda: linear_gate(BilevelGate),
     "disagreement": lambda: linear_gate(DisagreementGate),
 }
+DESCENDED_ON = ("joint", "budget")
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,8 @@ class Step:
         logit = self.logit.flatten().clone().requires_grad_()
         q = self.uncertainty.flatten() if gate.uses_uncertainty else None
         result = SelectiveRegularizer(config, gate)(logit, torch.sigmoid(logit), q, self.entries, pairs)
-        result.mean_loss.backward()
+        assert not result.mean_loss.requires_grad
+        result.objective.backward()
         return result, logit.grad
 
 
@@ -87,13 +105,19 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
-def alpha_by_hand(gate, z_i, z_j):
+def alpha_by_hand(gate, z_i, z_j, gap):
     if gate == "open":
         return 1.0
     if gate == "fixed":
         return (max(z_i[:2]) + max(z_j[:2])) / 2
-    a, b = (sum(w * x for w, x in zip(WEIGHTS, z, strict=True)) + BIAS for z in (z_i, z_j))
-    return (sigmoid(a) + sigmoid(b)) / 2 if gate == "joint" else max(0.0, 2 * sigmoid((a + b) / 2) - 1)
+    if gate in DESCENDED_ON:
+        return sum(sigmoid(sum(w * x for w, x in zip(WEIGHTS, z, strict=True)) + BIAS) for z in (z_i, z_j)) / 2
+    signals = (z_i[0], z_i[1], z_j[1], (z_i[2] + z_j[2]) / 2, gap)
+    logit = sum(w * x for w, x in zip(PAIR_WEIGHTS, signals, strict=True)) + BIAS
+    if gate == "bilevel":
+        return sigmoid(logit)
+    deviation = math.sqrt(0.25 * (1 + sum(x * x for x in signals)))
+    return max(0.0, 2 * sigmoid(logit - deviation) - 1)
 
 
 def loss_by_hand(loss, difference, margin):
@@ -116,8 +140,8 @@ def all_pairs(step):
 
 def step_by_hand(step, pairs, gate, loss, score_space, margin):
     """Return mean loss, its gradient by the logits, and sums and counts of alpha by region."""
-    logit, cold, tail, q = (
-        values.flatten().tolist() for values in (step.logit, step.cold, step.tail, step.uncertainty)
+    logit, cold, tail, q, llm = (
+        values.flatten().tolist() for values in (step.logit, step.cold, step.tail, step.uncertainty, step.llm)
     )
     probability = [sigmoid(x) for x in logit]
     in_logits = score_space == "logit"
@@ -126,7 +150,7 @@ def step_by_hand(step, pairs, gate, loss, score_space, margin):
     total, gradient = 0.0, [0.0] * len(logit)
     sums, counts = dict.fromkeys(REGIONS, 0.0), dict.fromkeys(REGIONS, 0)
     for i, j in pairs:
-        alpha = alpha_by_hand(gate, (cold[i], tail[i], q[i]), (cold[j], tail[j], q[j]))
+        alpha = alpha_by_hand(gate, (cold[i], tail[i], q[i]), (cold[j], tail[j], q[j]), llm[i] - llm[j])
         value, slope = loss_by_hand(loss, score[i] - score[j], margin)
         total += alpha * value
         gradient[i] += alpha * slope * slope_of_score[i] / len(pairs)
@@ -145,6 +169,8 @@ def assert_equals_double_loop(step, pairs, listed, gate, config):
     close = {"rel": TOLERANCE[dtype], "abs": TOLERANCE[dtype]}
     assert result.mean_loss.dtype == dtype
     assert result.mean_loss.item() == pytest.approx(expected[0], **close)
+    term = MULTIPLIER * (RHO - expected[2][0] / len(listed)) if gate == "budget" and listed else 0.0
+    assert result.objective.item() == pytest.approx(expected[0] + term, **close)
     assert gradient.tolist() == pytest.approx(expected[1], **close)
     assert result.gate_sums.tolist() == pytest.approx(expected[2], **close)
     assert result.gate_counts.tolist() == expected[3]
@@ -229,13 +255,13 @@ def test_without_a_term_the_loss_is_a_zero_that_keeps_the_graph(mode):
     result = SelectiveRegularizer(SelectiveConfig(mode=mode), OpenGate())(
         logit, logit.sigmoid(), None, empty, OrderedPairs(nothing, nothing)
     )
-    (result.mean_loss + 0 * weight.sum()).backward()
-    assert (result.mean_loss.item(), result.n_terms) == (0.0, 0)
+    (result.objective + 0 * weight.sum()).backward()
+    assert (result.objective.item(), result.mean_loss.item(), result.n_terms) == (0.0, 0.0, 0)
     assert weight.grad.tolist() == [0.0] * 3
     assert result.gate_sums.tolist() == result.gate_counts.tolist() == [0.0] * 4
 
 
-def test_only_the_joint_gate_is_given_a_gradient_and_none_reaches_the_uncertainty():
+def test_only_gates_of_algorithm_1_are_given_a_gradient_and_none_reaches_the_uncertainty():
     step = Step(
         llm=torch.tensor([[0.9, 0.1]]),
         valid=torch.ones(1, 2, dtype=torch.bool),
@@ -250,7 +276,7 @@ def test_only_the_joint_gate_is_given_a_gradient_and_none_reaches_the_uncertaint
         result, _ = step.run(SelectiveConfig(mode="joint"), gate, pairs)
         assert not result.gate_sums.requires_grad
         assert all(parameter.grad is not None for parameter in gate.parameters())
-        assert (len(list(gate.parameters())) > 0) == (name == "joint")
+        assert (len(list(gate.parameters())) > 0) == (name in DESCENDED_ON)
 
 
 def test_a_descent_step_moves_the_pair_towards_the_llms_order():
@@ -281,3 +307,25 @@ def test_regions_of_pairs():
         "tail": [0, 0, 1, 1, 1],
         "neither": [0, 1, 0, 0, 0],
     }
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_signals_of_pairs_put_the_llms_first_item_first(data):
+    step = data.draw(steps(torch.float64))
+    pairs = select_pairs(step.llm, step.valid, max_pairs=ALL, rule="largest")
+    cold, tail, q, llm = (x.flatten().tolist() for x in (step.cold, step.tail, step.uncertainty, step.llm))
+    for uncertainty in (step.uncertainty.flatten(), None):
+        signals = PairSignals.of(step.entries, uncertainty, pairs, like=step.logit)
+        q = q if uncertainty is not None else [0.0] * len(q)
+        expected = [
+            [cold[i], tail[i], tail[j], (q[i] + q[j]) / 2, llm[i] - llm[j]]
+            for i, j in zip(pairs.preferred.tolist(), pairs.other.tolist(), strict=True)
+        ]
+        design = signals.design()
+        assert design.dtype == torch.float64
+        assert design.shape == (len(pairs), len(PAIR_SIGNALS))
+        assert design.flatten().tolist() == pytest.approx([float(x) for row in expected for x in row])
+        assert (signals.gap > 0).all()
+    moved = signals.to(torch.device("meta"))
+    assert {x.device.type for x in (moved.preferred, moved.other, moved.gap)} == {"meta"}

@@ -4,87 +4,37 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
 from sllmr_plugin.config import SelectiveConfig
-from sllmr_plugin.errors import GateCollapsedWarning, HookNeverFiredError, NoPairsError
-from sllmr_plugin.item_rows import RowBuilder
-from sllmr_plugin.regularizer.gate import DisagreementGate, build_gate
-from sllmr_plugin.regularizer.selective import REGIONS
-from sllmr_plugin.score_table import ScoreTable
-from sllmr_plugin.session import COLLAPSED_BELOW, TrainingSession, Usable
+from sllmr_plugin.errors import CoverageWarning, GateCollapsedWarning, HookNeverFiredError, NoPairsError
+from sllmr_plugin.regularizer.gates import BilevelGate, DisagreementGate, build_gate
+from sllmr_plugin.regularizer.pair_signals import REGIONS
+from sllmr_plugin.session import COLLAPSED_BELOW, TrainingSession
 
-# Columns of the input: user, item, context (the user's), category (the item's).
-USER, ITEM, CONTEXT, CATEGORY = range(4)
-N_USERS, N_ITEMS = 10, 12
-COLD = [user < 4 for user in range(N_USERS)]
-TAIL = [item % 3 == 0 for item in range(N_ITEMS)]
-
-# user -> scored items; user 8 has ties among them, user 9 has one item only
-CANDIDATES = {
-    user: {item: ((user * 5 + item * 7) % 9) / 8 for item in range(user % 3, N_ITEMS, 2)} for user in (1, 2, 3, 5, 6)
-}
-CANDIDATES[8] = {1: 0.5, 2: 0.5, 3: 0.25}
-CANDIDATES[9] = {4: 0.5}
-# user 7 has probes and no candidates
-PROBES = {1: {0: 0.9}, 3: {5: 0.1, 9: 0.8}, 6: {5: 0.55}, 7: {1: 0.7}}
-
-
-def template(user):
-    return [user, 0.0, 100.0 + user, 0.0]
-
-
-def row_of(user, item, context=None):
-    return [user, item, 100.0 + user if context is None else context, item % 4]
-
-
-def score(rows):
-    """Score rows by a backbone that depends on all columns: (n,) logits."""
-    weights = torch.tensor([0.31, -0.17, 0.013, 0.29], dtype=rows.dtype)
-    return torch.sin(rows @ weights * 3)
-
-
-def score_rows(rows):
-    logit = score(rows)
-    return logit, logit.sigmoid(), 1 - (2 * logit.sigmoid() - 1).abs()
-
-
-def usable(candidates=None, probes=None, cold=None, tail=None):
-    groups = {
-        "candidate": CANDIDATES if candidates is None else candidates,
-        "probe": PROBES if probes is None else probes,
-    }
-    rows = [
-        (user, item, value, kind)
-        for kind, group in groups.items()
-        for user, items in group.items()
-        for item, value in items.items()
-    ]
-    table = ScoreTable.read(pd.DataFrame(rows, columns=["user_id", "item_id", "score", "kind"]))
-
-    def builder(group):
-        return RowBuilder(
-            torch.tensor([template(user) for user in group.users.tolist()]).view(-1, 4),
-            torch.tensor([ITEM, CATEGORY]),
-            torch.arange(N_ITEMS),
-            torch.tensor([[item, item % 4] for item in range(N_ITEMS)], dtype=torch.float32),
-        )
-
-    return Usable(
-        table.candidates,
-        table.probes,
-        builder(table.candidates),
-        builder(table.probes),
-        torch.tensor(COLD if cold is None else cold),
-        torch.tensor(TAIL if tail is None else tail),
-        torch.zeros(len(table.candidates), dtype=torch.bool),
-    )
-
+from .small_table import (
+    CANDIDATES,
+    COLD,
+    CONTEXT,
+    ITEM,
+    N_ITEMS,
+    N_USERS,
+    PROBES,
+    TAIL,
+    USER,
+    disagreements,
+    evidence,
+    many,
+    row_of,
+    score,
+    score_rows,
+    usable,
+)
 
 ROOMY = {"users_per_step": 100, "candidates_per_user": 100, "pairs_per_user": 1000}
 
@@ -416,12 +366,21 @@ def test_a_fixed_gate_that_meets_neither_cold_nor_tail_warns():
     assert logs["sllmr_gate"] == 0
 
 
-def test_a_closed_joint_gate_warns():
-    session = session_of(mode="joint")
+@pytest.mark.parametrize("options", [{"mode": "joint"}, {"mode": "gated", "gate": "joint"}])
+def test_a_closed_joint_gate_warns(options):
+    session = session_of(**options)
     session.gate.bias.data.fill_(-6.0)
-    with pytest.warns(GateCollapsedWarning, match="can only close it. Use mode='gated'"):
+    with pytest.warns(GateCollapsedWarning, match="can only close it. Use mode='gated' with gate='auto'"):
         logs = end_of_epoch(session)
     assert logs["sllmr_gate"] == pytest.approx(1 / (1 + math.exp(6)), rel=1e-4)
+
+
+def test_a_closed_bilevel_gate_warns():
+    session = session_of(mode="gated", gate="bilevel")
+    session.gate.bias.fill_(-6.0)
+    session.gate.calibrated = True
+    with pytest.warns(GateCollapsedWarning, match="raises the loss on the probes.*mode='global'"):
+        end_of_epoch(session)
 
 
 def test_a_calibrated_gate_that_finds_the_llm_wrong_warns():
@@ -436,42 +395,18 @@ def test_a_calibrated_gate_that_finds_the_llm_wrong_warns():
 
 def test_probes_of_which_none_can_be_compared_warn():
     gate = DisagreementGate()
-    with pytest.warns(GateCollapsedWarning, match="none of the probes belongs to a user with"):
+    with pytest.warns(GateCollapsedWarning, match="fewer than two users have .* use gate='fixed'"):
         end_of_epoch(session_of(usable(probes={7: {1: 0.7}}), gate, mode="gated"))
     assert not gate.calibrated
 
+    session = session_of(usable(probes={7: {1: 0.7}}), BilevelGate(), mode="gated")
+    assert session.held_out() is None
+    with pytest.warns(CoverageWarning, match="no probe belongs to a user .* use gate='fixed'"):
+        logs = end_of_epoch(session)
+    assert logs["sllmr_gate"] == 0.5
+
 
 # ---------------------------------------------------------------------- the gate's fit on probes
-
-
-def disagreements_by_hand(candidates, probes):
-    """Loop over probes and candidates: mean signals and who was right where LLM and backbone disagree."""
-    design, right = [], []
-    for user, held_out in probes.items():
-        for probe, t_probe in held_out.items():
-            for item, t_item in candidates.get(user, {}).items():
-                logits = [score(torch.tensor([row_of(user, i)])).item() for i in (probe, item)]
-                if t_probe == t_item or (t_probe > t_item) == (logits[0] > logits[1]):
-                    continue
-                q = [1 - abs(2 / (1 + math.exp(-x)) - 1) for x in logits]
-                design.append([COLD[user], (TAIL[probe] + TAIL[item]) / 2, sum(q) / 2])
-                right.append(t_probe > t_item)
-    return np.array(design), np.array(right)
-
-
-def many(seed):
-    """Draw candidates and probes of all users, no item both for a user."""
-    rng = np.random.default_rng(seed)
-    candidates, probes = {}, {}
-    for user in range(N_USERS):
-        items = rng.permutation(N_ITEMS).tolist()
-        n_probes = int(rng.integers(0, 4))
-        probes[user] = {item: int(rng.integers(0, 9)) / 8 for item in items[:n_probes]}
-        if user != 4:  # has probes or not, but never candidates
-            candidates[user] = {
-                item: int(rng.integers(0, 9)) / 8 for item in items[n_probes : int(rng.integers(5, 13))]
-            }
-    return candidates, probes
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -479,34 +414,45 @@ def test_the_gate_is_fitted_on_the_disagreements_of_a_double_loop(seed):
     candidates, probes = many(seed)
     gate = DisagreementGate()
     session_of(usable(candidates, probes), gate, mode="gated")  # its first epoch fits
-    design, right = disagreements_by_hand(candidates, probes)
+    design, right, user = evidence(disagreements(candidates, probes), candidates, probes)
     assert 0 < right.sum() < len(right)
     centre = design.mean(axis=0)
     centred = np.column_stack([design - centre, np.ones(len(design))])
     reference = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-10, max_iter=10_000)
-    weight = reference.fit(centred, right).coef_[0]
-    expected = [*weight[:3], weight[3] - weight[:3] @ centre]
+    one_a_user = [1 / (user == u).sum() for u in user]
+    weight = reference.fit(centred, right, sample_weight=one_a_user).coef_[0]
+    expected = [*weight[:5], weight[5] - weight[:5] @ centre]
     np.testing.assert_allclose(list(gate.coefficients().values()), expected, atol=1e-3)
 
 
-def test_the_gate_is_fitted_once_when_the_regularizer_first_has_a_weight():
+def test_the_gate_is_fitted_anew_at_the_start_of_every_epoch_with_a_weight():
     candidates, probes = many(0)
     fits = []
 
     class Counting(DisagreementGate):
-        def fit_disagreements(self, preferred, other, llm_right):
+        def fit(self, signals, llm_right, user):
             fits.append(len(llm_right))
-            super().fit_disagreements(preferred, other, llm_right)
+            super().fit(signals, llm_right, user)
 
     session = session_of(usable(candidates, probes), Counting(), mode="gated", warmup_epochs=2)
     assert fits == []
     for epoch in range(5):
         session.begin_epoch(epoch)
-        assert len(fits) == (epoch >= 2)
-    assert fits == [len(disagreements_by_hand(candidates, probes)[1])]
-    # nor does another call of fit, whose backbone may have learnt from the LLM already
-    session_of(usable(candidates, probes), session.gate, mode="gated")
-    assert len(fits) == 1
+        assert len(fits) == max(0, epoch - 1)
+    assert fits == [len(disagreements(candidates, probes))] * 3  # this backbone never learns
+
+
+def test_the_account_ends_with_the_gates_coefficients():
+    candidates, probes = many(0)
+    session = session_of(usable(candidates, probes), DisagreementGate(), mode="gated")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GateCollapsedWarning)
+        logs = end_of_epoch(session)
+    written = {key.removeprefix("sllmr_gate_w_"): value for key, value in logs.items() if "_w_" in key}
+    assert written == session.gate.coefficients()
+    assert list(written) == ["cold", "tail_preferred", "tail_other", "uncertainty", "gap", "bias"]
+    assert any(value != 0 for value in written.values())
+    assert not any("_w_" in key for key in end_of_epoch(session_of(mode="gated", gate="fixed")))
 
 
 def test_probes_never_stand_in_a_plan():

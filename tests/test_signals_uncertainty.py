@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 
 from sllmr_plugin.regularizer.signals import RegionSignals, tail_threshold
-from sllmr_plugin.regularizer.uncertainty import FROM_PROBABILITY, confidence, entropy, mc_variance
+from sllmr_plugin.regularizer.uncertainty import FROM_PROBABILITY, bernoulli_variance, confidence, entropy
 
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=25)
 QUANTILES = st.sampled_from(["0.05", "0.1", "0.2", "0.25", "0.3", "0.5", "0.6", "0.7", "0.9", "1.0"])
@@ -111,14 +111,14 @@ def test_confidence_is_linear_and_entropy_is_not():
 
 @given(st.integers(2, 12), st.integers(1, 6), st.integers(0, 2**31))
 @settings(max_examples=60, deadline=None)
-def test_mc_variance(n_passes, n_rows, seed):
+def test_the_variance_over_opinions_is_that_of_a_loop(n_passes, n_rows, seed):
     samples = np.random.default_rng(seed).random((n_passes, n_rows))
-    q = mc_variance(torch.from_numpy(samples)).numpy()
+    q = bernoulli_variance(torch.from_numpy(samples)).numpy()
     by_hand = [sum((x - sum(column) / n_passes) ** 2 for x in column) / n_passes * 4 for column in samples.T.tolist()]
     np.testing.assert_allclose(q, by_hand, atol=1e-12)
     assert ((q >= 0) & (q <= 1)).all()
 
 
-def test_mc_variance_reaches_its_bounds():
+def test_the_variance_over_opinions_reaches_its_bounds():
     samples = torch.tensor([[0.0, 0.3], [1.0, 0.3], [0.0, 0.3], [1.0, 0.3]])
-    assert mc_variance(samples).tolist() == [1.0, 0.0]
+    assert bernoulli_variance(samples).tolist() == [1.0, 0.0]

@@ -289,8 +289,9 @@ class SLLMRMixin(_Base):
         with training_mode(list(self.modules()), False), _aux_loss_kept(self):
             if self.sllmr.config.uncertainty == "ensemble":
                 task = self.sllmr.task
+                # A state_dict names shared weights (DIEN's) once for each place: every name has its value already.
                 opinions = [
-                    functional_call(self, dict(checkpoint), (rows,)).reshape(len(rows), -1)[:, task]
+                    functional_call(self, checkpoint, (rows,), tie_weights=False).reshape(len(rows), -1)[:, task]
                     for checkpoint in self.sllmr.checkpoints
                 ]
                 return bernoulli_variance(torch.stack(opinions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .joint import JointGate
@@ -22,11 +23,13 @@ class BudgetGate(JointGate):
         Step of the multiplier, per training step and unit of mean alpha.
     """
 
+    multiplier: Tensor
+
     def __init__(self, rho: float = 0.5, rate: float = 0.05) -> None:
         super().__init__()
         self.rho = rho
         self.rate = rate
-        self.multiplier: Tensor | float = 0.0
+        self.register_buffer("multiplier", torch.zeros(()))
 
     def penalty(self, alpha: Tensor) -> Tensor:
         """Return the Lagrange term, and let the multiplier climb by what the budget is missed by."""

@@ -17,12 +17,13 @@ class DisagreementGate(Gate):
     a closed gate, and so does an LLM that is worse than the model.
 
     Its signals are the paper's, as the mean of the two items, and the LLM's score gap, which tells most of all
-    (docs/benchmarks.md). Which of the two is the popular one is left out on purpose: whoever prefers the popular item is
+    (docs/benchmarks.md). Which of the two is popular is left out on purpose: whoever prefers the popular item is
     right more often than not, so with it the gate would follow a noisy LLM wherever that prefers popular items.
 
     Caution: P is taken one posterior standard deviation below its estimate. The pairs of one user share the probe and
-    the user's history, so the deviation comes from the sandwich estimator with users as clusters: a single
-    user with many candidates counts for little more than one observation.
+    the user's history, so all of a user's pairs together weigh as much as one observation, and the deviation comes
+    from the sandwich estimator with users as clusters: neither a user with many candidates nor a few users who
+    happen to agree can open the gate.
 
     Signals are centred for the fit, so one that did not vary over the disagreements (uncertainty, as long as
     the backbone is untrained) gets no weight.
@@ -96,7 +97,7 @@ def _with_one(design: Tensor) -> Tensor:
 def logistic_map(
     design: Tensor, outcome: Tensor, cluster: Tensor, prior_scale: float, steps: int = 50
 ) -> tuple[Tensor, Tensor]:
-    """Fit a logistic regression with a normal prior, by damped Newton steps.
+    """Fit a logistic regression with a normal prior, by damped Newton steps, every cluster having a weight of 1.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ def logistic_map(
     outcome : Tensor
         (n,) float64, 0 or 1.
     cluster : Tensor
-        (n,) int64: observations of one cluster may depend on each other.
+        (n,) int64: observations of one cluster may depend on each other; each weighs 1 over their number.
     prior_scale : float
         Standard deviation of every coefficient's zero-mean normal prior.
 
@@ -115,21 +116,25 @@ def logistic_map(
         (k,) maximum a posteriori coefficients.
     covariance : Tensor
         (k, k) cluster-robust: ``H^-1 (prior precision + G / (G - 1) * sum of g g' over clusters) H^-1`` with H
-        the Hessian, g a cluster's score and G the number of clusters, at least 2.
+        the Hessian, g a cluster's weighted score and G the number of clusters, at least 2.
     """
+    _, number, size = cluster.unique(return_inverse=True, return_counts=True)
+    n_clusters = len(size)
+    weight = 1 / size[number].to(design.dtype)
     precision = torch.eye(design.shape[1], dtype=design.dtype, device=design.device) / prior_scale**2
 
     def objective(beta: Tensor) -> Tensor:
         logit = design @ beta
-        return (torch.nn.functional.softplus(logit) - outcome * logit).sum() + beta @ precision @ beta / 2
+        loss = torch.nn.functional.softplus(logit) - outcome * logit
+        return weight @ loss + beta @ precision @ beta / 2
 
     def hessian(p: Tensor) -> Tensor:
-        return (design * (p * (1 - p)).unsqueeze(1)).T @ design + precision
+        return (design * (weight * p * (1 - p)).unsqueeze(1)).T @ design + precision
 
     beta = torch.zeros(design.shape[1], dtype=design.dtype, device=design.device)
     for _ in range(steps):
         p = torch.sigmoid(design @ beta)
-        step = torch.linalg.solve(hessian(p), design.T @ (p - outcome) + precision @ beta)
+        step = torch.linalg.solve(hessian(p), design.T @ (weight * (p - outcome)) + precision @ beta)
         if step.abs().max() < 1e-9:
             break
         size, before = 1.0, objective(beta)
@@ -137,10 +142,8 @@ def logistic_map(
             size /= 2
         beta = beta - size * step
     p = torch.sigmoid(design @ beta)
-    _, number = cluster.unique(return_inverse=True)
-    n_clusters = int(number.max()) + 1
     score = design.new_zeros(n_clusters, design.shape[1])
-    score.index_add_(0, number, design * (outcome - p).unsqueeze(1))
+    score.index_add_(0, number, design * (weight * (outcome - p)).unsqueeze(1))
     inverse = torch.linalg.inv(hessian(p))
     spread = n_clusters / (n_clusters - 1) * score.T @ score
     return beta, inverse @ (precision + spread) @ inverse
