@@ -11,9 +11,11 @@ from .joint import JointGate
 class BudgetGate(JointGate):
     """The paper's gate, kept from closing: ``mean alpha = rho`` by a Lagrange multiplier.
 
-    Descent is on ``mean(alpha * h) + mu * (rho - mean(alpha))``; the multiplier mu climbs while the gate is
-    narrower than its budget and sinks while it is wider. It cannot collapse, but what it keeps open are the pairs whose
-    loss is small, where the backbone agrees with the LLM already.
+    Descent is on ``mean(alpha * h) + mu * d + damping / 2 * d^2`` with ``d = rho - mean(alpha)``; the multiplier mu
+    climbs while the gate is narrower than its budget and sinks while it is wider. The quadratic term (an augmented
+    Lagrangian) is what lets the two settle: without it they chase each other, and the gate swings between open and
+    closed. It cannot collapse, but what it keeps open are the pairs whose loss is small, where the backbone agrees with
+    the LLM already.
 
     Parameters
     ----------
@@ -21,19 +23,22 @@ class BudgetGate(JointGate):
         The mean alpha that is held, in (0, 1).
     rate : float, default=0.05
         Step of the multiplier, per training step and unit of mean alpha.
+    damping : float, default=10.0
+        Weight of the quadratic term; more holds the mean alpha of every single step closer to rho.
     """
 
     multiplier: Tensor
 
-    def __init__(self, rho: float = 0.5, rate: float = 0.05) -> None:
+    def __init__(self, rho: float = 0.5, rate: float = 0.05, damping: float = 10.0) -> None:
         super().__init__()
         self.rho = rho
         self.rate = rate
+        self.damping = damping
         self.register_buffer("multiplier", torch.zeros(()))
 
     def penalty(self, alpha: Tensor) -> Tensor:
         """Return the Lagrange term, and let the multiplier climb by what the budget is missed by."""
         short = self.rho - alpha.mean()
-        term = self.multiplier * short
+        term = self.multiplier * short + self.damping / 2 * short.square()
         self.multiplier = self.multiplier + self.rate * short.detach()
         return term
