@@ -130,13 +130,13 @@ def disagreements(candidates, probes, positive=(), logit=one_logit):
 
 
 def evidence(pairs, candidates, probes, logit=one_logit):
-    """Return signals (n, 5), whether the LLM was right (n,), and user (n,) of probe pairs."""
+    """Return signals (n, 4), whether the LLM was right (n,), and user (n,) of probe pairs."""
     design, right, users = [], [], []
     for user, probe, item in pairs:
         t_probe, t_item = probes[user][probe], candidates[user][item]
         first, second = (probe, item) if t_probe > t_item else (item, probe)
         q = [1 - abs(2 / (1 + math.exp(-logit(user, i))) - 1) for i in (first, second)]
-        design.append([COLD[user], TAIL[first], TAIL[second], sum(q) / 2, abs(t_probe - t_item)])
+        design.append([COLD[user], (TAIL[first] + TAIL[second]) / 2, sum(q) / 2, abs(t_probe - t_item)])
         right.append(t_probe > t_item)
         users.append(user)
     return np.array(design, dtype=float), np.array(right), np.array(users)

@@ -31,7 +31,7 @@ GAPS = st.integers(1, 8).map(lambda eighths: eighths / 8)
 PAIRS = st.lists(st.tuples(SIGNALS, SIGNALS, GAPS), min_size=1, max_size=8)
 NUMBERS = st.floats(-4, 4, width=32)
 COEFFICIENTS = st.lists(NUMBERS, min_size=4, max_size=4)
-PAIR_COEFFICIENTS = st.lists(NUMBERS, min_size=6, max_size=6)
+PAIR_COEFFICIENTS = st.lists(NUMBERS, min_size=5, max_size=5)
 
 
 def sigmoid(x):
@@ -56,7 +56,7 @@ def linear(z, coefficients):
 
 
 def pair_signals(preferred, other, gap):
-    return (preferred[0], preferred[1], other[1], (preferred[2] + other[2]) / 2, gap)
+    return (*((a + b) / 2 for a, b in zip(preferred, other, strict=True)), gap)
 
 
 # ---------------------------------------------------------------------- the forms
@@ -83,36 +83,36 @@ def test_gates_follow_their_formulas(pairs, of_items, of_pairs, dtype):
         assert ((alpha >= 0) & (alpha <= 1)).all()
 
 
-@given(PAIRS, PAIR_COEFFICIENTS, st.lists(st.floats(-1, 1), min_size=36, max_size=36), st.floats(0, 2))
+@given(PAIRS, PAIR_COEFFICIENTS, st.lists(st.floats(-1, 1), min_size=25, max_size=25), st.floats(0, 2))
 @settings(max_examples=60, deadline=None)
 def test_the_disagreement_gate_stands_a_deviation_below_its_estimate(pairs, coefficients, root, caution):
-    centre = [0.4, 0.2, 0.3, 0.6, 0.5]
-    root = np.array(root).reshape(6, 6)
-    covariance = root @ root.T + 0.01 * np.eye(6)
+    centre = [0.4, 0.2, 0.6, 0.5]
+    root = np.array(root).reshape(5, 5)
+    covariance = root @ root.T + 0.01 * np.eye(5)
     gate = with_coefficients(DisagreementGate(caution=caution).double(), coefficients)
     gate.centre.copy_(torch.tensor(centre))
     gate.covariance.copy_(torch.from_numpy(covariance))
     expected = []
     for pair in pairs:
         x = [*(value - mean for value, mean in zip(pair_signals(*pair), centre, strict=True)), 1.0]
-        variance = sum(x[i] * covariance[i, j] * x[j] for i in range(6) for j in range(6))
+        variance = sum(x[i] * covariance[i, j] * x[j] for i in range(5) for j in range(5))
         logit = sum(w * value for w, value in zip(coefficients, x, strict=True)) - caution * math.sqrt(variance)
         expected.append(max(0.0, 2 * sigmoid(logit) - 1))
     assert gate(signals_of(pairs, torch.float64)).tolist() == pytest.approx(expected, abs=1e-6)
-    at_zero = coefficients[5] - sum(w * mean for w, mean in zip(coefficients, centre, strict=False))
+    at_zero = coefficients[4] - sum(w * mean for w, mean in zip(coefficients, centre, strict=False))
     assert gate.coefficients()["bias"] == pytest.approx(at_zero, abs=1e-5)
 
 
 def test_coefficients_have_the_names_of_the_signals():
     assert ENTRY_SIGNALS == ("cold", "tail", "uncertainty")
-    assert PAIR_SIGNALS == ("cold", "tail_preferred", "tail_other", "uncertainty", "gap")
+    assert PAIR_SIGNALS == ("cold", "tail", "uncertainty", "gap")
     for kind, names in {
         JointGate: ENTRY_SIGNALS,
         BudgetGate: ENTRY_SIGNALS,
         BilevelGate: PAIR_SIGNALS,
         DisagreementGate: PAIR_SIGNALS,
     }.items():
-        values = [0.5, -1.0, 2.0, 0.25, -0.75, 1.5][: len(names)]
+        values = [0.5, -1.0, 2.0, 0.25][: len(names)]
         gate = with_coefficients(kind(), [*values, 0.125])
         assert gate.coefficients() == {**dict(zip(names, values, strict=True)), "bias": 0.125}
         assert gate.uses_uncertainty
@@ -198,7 +198,7 @@ LOSSES = {
 
 
 def simulated(n, rng):
-    """Draw pairs: half of cold users, 3 in 10 items of the long tail, gaps in eighths. Signals and (n, 5) design."""
+    """Draw pairs: half of cold users, 3 in 10 items of the long tail, gaps in eighths. Signals and (n, 4) design."""
     cold = rng.random(n) < 0.5
     z = [np.stack([cold, rng.random(n) < 0.3, rng.random(n)], axis=1).astype(np.float32) for _ in range(2)]
     gap = rng.integers(1, 9, n).astype(np.float32) / 8
@@ -296,9 +296,9 @@ def test_a_look_ahead_is_a_step_up_the_aligned_alpha():
     rng = np.random.default_rng(3)
     signals, _ = simulated(40, rng)
     alignment = torch.from_numpy(rng.normal(size=40)).float()
-    gate = with_coefficients(BilevelGate(rate=0.3), [0.1, -0.2, 0.3, 0.5, -0.4, 0.2])
+    gate = with_coefficients(BilevelGate(rate=0.3), [0.1, -0.2, 0.3, 0.5, -0.4])
     before = torch.tensor([*gate.weight.tolist(), gate.bias.item()], requires_grad=True)
-    alpha = torch.sigmoid(signals.design() @ before[:5] + before[5])
+    alpha = torch.sigmoid(signals.design() @ before[:4] + before[4])
     (alpha * alignment / alignment.abs().mean()).mean().backward()
     gate.look_ahead(signals, 1000 * alignment)  # the scale of losses makes no difference
     after = torch.tensor([*gate.weight.tolist(), gate.bias.item()])
@@ -321,7 +321,7 @@ def test_pairs_that_agree_with_the_held_out_loss_open_and_the_others_close():
 
 
 def test_nothing_to_look_at_leaves_the_gate_as_it_is():
-    gate = with_coefficients(BilevelGate(), [0.1, -0.2, 0.3, 0.5, -0.4, 0.2])
+    gate = with_coefficients(BilevelGate(), [0.1, -0.2, 0.3, 0.5, -0.4])
     before = gate.coefficients()
     signals, _ = simulated(5, np.random.default_rng(0))
     gate.look_ahead(signals, torch.zeros(5))
@@ -347,8 +347,8 @@ def logistic(*coefficients):
     return lambda design: 1 / (1 + np.exp(-(design @ coefficients[:-1] + coefficients[-1])))
 
 
-UNEVEN = logistic(1.6, -0.9, 0.5, 0.7, 1.2, -0.8)  # P from 0.2 to 0.95
-MILD = logistic(0.8, -0.6, 0.3, 0.4, 0.5, 0.2)
+UNEVEN = logistic(1.6, -0.4, 0.7, 1.2, -0.8)  # P from 0.2 to 0.95
+MILD = logistic(0.8, -0.3, 0.4, 0.5, 0.2)
 
 
 def fitted(chance, user, seed=0, right=None, **options):
@@ -367,7 +367,7 @@ def mean_alpha(chance, user, seed=0, **options):
 
 
 def regions(design):
-    cold, tail = design[:, 0] == 1, (design[:, 1] == 1) | (design[:, 2] == 1)
+    cold, tail = design[:, 0] == 1, design[:, 1] > 0
     return dict(zip(REGIONS, (cold | True, cold, tail, ~(cold | tail)), strict=True))
 
 
@@ -401,11 +401,17 @@ def test_the_gate_opens_only_where_the_llm_is_the_better_judge():
     assert alpha[~cold].max() == 0
 
 
-def test_a_long_tail_item_that_is_lifted_and_one_that_is_lowered_are_told_apart():
-    gate, signals, design = fitted(logistic(0, -1.5, 1.5, 0, 0, 1.0), np.arange(5000))
-    alpha, lifted, lowered = gate(signals).numpy(), design[:, 1] == 1, design[:, 2] == 1
-    assert alpha[lifted & ~lowered].mean() < 0.05  # P = 0.38
-    assert alpha[lowered & ~lifted].mean() > 0.75  # P = 0.92
+def test_a_pair_counts_as_long_tail_by_how_many_of_its_items_are():
+    gate, signals, design = fitted(logistic(0, -3.0, 0, 0, 2.0), np.arange(5000))
+    alpha = gate(signals).numpy()
+    for items, p in ((0, 0.881), (1, 0.622), (2, 0.269)):  # 1 / (1 + exp(3 * items / 2 - 2))
+        assert alpha[design[:, 1] == items / 2].mean() == pytest.approx(max(0, 2 * p - 1), abs=0.06)
+
+
+def test_which_of_the_two_items_is_the_popular_one_makes_no_difference():
+    gate, signals, _ = fitted(UNEVEN, np.arange(500))
+    swapped = PairSignals(signals.other, signals.preferred, signals.gap)
+    torch.testing.assert_close(gate(swapped), gate(signals))
 
 
 # twenty disagreements of as many users: the evidence of a first epoch on a small log
@@ -505,8 +511,8 @@ def test_the_fit_is_sklearns_and_its_covariance_that_of_a_loop_over_users(n, n_u
     np.testing.assert_allclose(gate.centre.numpy(), centre, atol=1e-6)
 
     p = 1 / (1 + np.exp(-x @ beta))
-    precision = np.eye(6) / scale**2
-    hessian, spread = precision.copy(), np.zeros((6, 6))
+    precision = np.eye(5) / scale**2
+    hessian, spread = precision.copy(), np.zeros((5, 5))
     for row, chance, w in zip(x, p, weight, strict=True):
         hessian += w * chance * (1 - chance) * np.outer(row, row)
     for one in np.unique(user):

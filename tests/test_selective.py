@@ -320,7 +320,7 @@ def test_signals_of_pairs_put_the_llms_first_item_first(data):
         signals = PairSignals.of(step.entries, uncertainty, pairs, like=step.logit)
         q = q if uncertainty is not None else [0.0] * len(q)
         expected = [
-            [cold[i], tail[i], tail[j], (q[i] + q[j]) / 2, llm[i] - llm[j]]
+            [cold[i], (tail[i] + tail[j]) / 2, (q[i] + q[j]) / 2, llm[i] - llm[j]]
             for i, j in zip(pairs.preferred.tolist(), pairs.other.tolist(), strict=True)
         ]
         design = signals.design()

@@ -450,7 +450,7 @@ def test_the_account_ends_with_the_gates_coefficients():
         logs = end_of_epoch(session)
     written = {key.removeprefix("sllmr_gate_w_"): value for key, value in logs.items() if "_w_" in key}
     assert written == session.gate.coefficients()
-    assert list(written) == ["cold", "tail_preferred", "tail_other", "uncertainty", "gap", "bias"]
+    assert list(written) == ["cold", "tail", "uncertainty", "gap", "bias"]
     assert any(value != 0 for value in written.values())
     assert not any("_w_" in key for key in end_of_epoch(session_of(mode="gated", gate="fixed")))
 
