@@ -24,6 +24,7 @@ from .session import TrainingSession
 
 _CONFIG_FILE = "sllmr_config.yaml"
 _GATE_FILE = "sllmr_gate.safetensors"
+_KEYS, _SEEN = "disagreements.keys", "disagreements.seen"
 
 
 @dataclass(frozen=True)
@@ -277,6 +278,8 @@ class Handle:
         folder.mkdir(parents=True, exist_ok=True)
         self.config.to_yaml(folder / _CONFIG_FILE)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.gate.state_dict().items()}
+        # Without its memory a gate that goes on training would close on its own success, see GateFitter.refit.
+        tensors |= {_KEYS: self.disagreements.keys, _SEEN: self.disagreements.seen}
         metadata = {"gate": type(self.gate).__name__, "calibrated": str(self.gate.calibrated)}
         safetensors.torch.save_file(tensors, folder / _GATE_FILE, metadata=metadata)
 
@@ -301,6 +304,7 @@ class Handle:
                 f"{folder / _GATE_FILE} holds a {metadata.get('gate')}, the settings and this score table make a "
                 f"{type(gate).__name__}. Use the score table it was trained with, or set gate= explicitly."
             )
+        self.disagreements = DisagreementMemory(tensors.pop(_KEYS), tensors.pop(_SEEN))
         gate.load_state_dict(tensors)
         gate.calibrated = metadata.get("calibrated") == "True"
         self.config, self.gate = config, gate.to(self._device)

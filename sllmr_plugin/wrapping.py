@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from .backends import deepctr_checks
-from .backends.deepctr_torch import SLLMRMixin, leave_optimizer, plain_class, sync_optimizer, wrapped_class
+from .backends.deepctr_scores import plain_class
+from .backends.deepctr_torch import SLLMRMixin, wrapped_class
+from .backends.gate_optimizer import leave_optimizer, sync_optimizer
 from .config import SelectiveConfig
 from .errors import AlreadyWrappedError, NotWrappedError, SLLMRError, UnsupportedModelError, WrapError
 from .handle import Handle, check_gate

@@ -21,6 +21,7 @@ LAYERS = [
     {"session"},
     {"handle"},
     {"preparation", "backends.deepctr_checks"},
+    {"backends.deepctr_scores", "backends.gate_optimizer"},
     {"backends.deepctr_torch"},
     {"wrapping"},
     {"zoo"},

@@ -10,29 +10,22 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..errors import HookNeverFiredError, InactiveWarning, SLLMRError
 from ..handle import Handle
 from ..item_rows import TrainingRows
 from ..preparation import prepare
 from ..probe_pairs import JudgedPairs, ProbePairs
-from ..regularizer.losses import ranknet
-from ..regularizer.uncertainty import FROM_PROBABILITY, bernoulli_variance
-from ..session import StepPlan, TrainingSession
+from ..session import TrainingSession
 from ..usable import Usable
-from .deepctr_checks import prediction_head, shares_forward
-from .shared_forward import batch_norms, captured_input, dropouts, statistics_of_first, training_mode
+from .deepctr_scores import ScoresMixin, plain_class
+from .gate_optimizer import sync_optimizer
 
-_SCORING_ROWS = 1024  # larger blocks outgrow the cache of a CPU
-_LOOK_AHEAD = 0.01  # length of the step along the gradient, as in DARTS (Liu et al., 2019)
-_GROUP_MARK = "sllmr_gate"
 _FIT_ORDER = (  # of DeepCTR-Torch's own `fit`
     "x",
     "y",
@@ -45,11 +38,6 @@ _FIT_ORDER = (  # of DeepCTR-Torch's own `fit`
     "shuffle",
     "callbacks",
 )
-
-if TYPE_CHECKING:  # the real base is put behind the mixin when a model is wrapped
-    from deepctr_torch.models.basemodel import BaseModel as _Base
-else:
-    _Base = object
 
 
 class SLLMRCallback:
@@ -106,13 +94,11 @@ class SLLMRCallback:
             print("sllmr - " + " - ".join(f"{key[6:]}: {value:.4g}" for key, value in account.items()))
 
 
-class SLLMRMixin(_Base):
+class SLLMRMixin(ScoresMixin):
     """Put before a DeepCTR-Torch model class, adds the regularizer to `fit`; needs a `Handle` in `sllmr`.
 
     `wrap` builds the combined class and swaps it in; there is no need to inherit from this by hand.
     """
-
-    sllmr: Handle
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the plain model does, with the regularizer added; takes and returns the same.
@@ -208,7 +194,7 @@ class SLLMRMixin(_Base):
             return super().forward(X)
         output, logit, probability = self._forward_with(X, plan.rows)
         uncertainty = self._uncertainty(X, plan, probability) if session.gate.uses_uncertainty else None
-        self._look_ahead(X, plan, uncertainty)
+        self._look_ahead(session, X, plan, uncertainty)
         session.add(plan, logit[plan.source], probability[plan.source], uncertainty, X.shape[0])
         return output
 
@@ -218,102 +204,6 @@ class SLLMRMixin(_Base):
         session = self.sllmr.session
         extra = None if session is None else session.take_loss()
         return loss if extra is None else loss + extra
-
-    def _plain(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the plain forward pass: output, and logit and probability (n_rows,) of the task."""
-        task = self.sllmr.task
-        with captured_input(prediction_head(self, task)) as seen:
-            output = super().forward(X)
-        probability = output.reshape(X.shape[0], -1)[:, task]
-        # The layer adds its bias in place, so what it was given is the logit. MLR never calls the layer and ESMM
-        # calls it twice, for factors of the output: there the logit is recovered from the probability.
-        logit = seen[0].reshape(-1) if len(seen) == 1 else torch.logit(probability, eps=1e-6)
-        return output, logit, probability
-
-    def _forward_with(self, X: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the output of `X`, and logit and probability of `X` and `rows` together, (n_all,) each."""
-        n = X.shape[0]
-        norms = batch_norms(self)
-        if shares_forward(plain_class(self), self, bool(norms)):
-            both = torch.cat([X, rows])
-            with statistics_of_first(norms, n, both.shape[0]):
-                output, logit, probability = self._plain(both)
-            return output[:n], logit, probability
-        output, logit, probability = self._plain(X)
-        # DIEN cannot run rows whose histories are all empty, so the batch goes along once more.
-        with training_mode(norms, False), _aux_loss_kept(self):
-            _, logit_both, probability_both = self._plain(torch.cat([X, rows]))
-        return output, torch.cat([logit, logit_both[n:]]), torch.cat([probability, probability_both[n:]])
-
-    def _uncertainty(self, X: Tensor, plan: StepPlan, probability: Tensor) -> Tensor:
-        kind = self.sllmr.config.uncertainty
-        if kind in FROM_PROBABILITY:
-            return FROM_PROBABILITY[kind](probability.detach()[plan.source])
-        return self._sampled_uncertainty(torch.cat([X, plan.rows])[plan.source])
-
-    def _look_ahead(self, X: Tensor, plan: StepPlan, uncertainty: Tensor | None) -> None:
-        """Find how each pair's loss moves with the held-out loss, for a gate that asks.
-
-        The inner product of the two gradients is the derivative of the pair's loss along the held-out
-        loss's gradient: a central difference gives it for all pairs at the price of two forward passes.
-        """
-        session = self.sllmr.session
-        held_out = session.held_out() if session is not None else None
-        if session is None or held_out is None or len(plan.pairs) == 0:
-            return
-        names, parameters = zip(*((n, p) for n, p in self.named_parameters() if p.requires_grad), strict=True)
-        with training_mode(list(self.modules()), False), _aux_loss_kept(self):
-            rows = torch.cat([held_out.taken, held_out.other]).to(X.device)
-            _, logit, _ = self._plain(rows)
-            taken, other = logit.chunk(2)
-            gradient = torch.autograd.grad(ranknet(taken - other, 0.0).mean(), parameters, allow_unused=True)
-            moved = [(n, p, g) for n, p, g in zip(names, parameters, gradient, strict=True) if g is not None]
-            length = torch.stack([g.square().sum() for _, _, g in moved]).sum().sqrt()
-            step = float(_LOOK_AHEAD / length.clamp_min(1e-12))
-            entries = torch.cat([X, plan.rows])[plan.source]
-            losses = []
-            with torch.no_grad():
-                for sign in (1, -1):
-                    there = {n: p + sign * step * g for n, p, g in moved}
-                    probability = functional_call(self, there, (entries,)).reshape(len(entries), -1)[:, self.sllmr.task]
-                    losses.append(
-                        session.regularizer.pair_losses(torch.logit(probability, eps=1e-6), probability, plan.pairs)
-                    )
-        session.look_ahead(plan, (losses[0] - losses[1]) / (2 * step), uncertainty)
-
-    @torch.no_grad()
-    def _sampled_uncertainty(self, rows: Tensor) -> Tensor:
-        """Return q of rows, (n_rows,), from several opinions about each: by MC-dropout or by checkpoints."""
-        if len(rows) == 0:  # a step without a pair, which models cannot run
-            return rows.new_zeros(0)
-        with training_mode(list(self.modules()), False), _aux_loss_kept(self):
-            if self.sllmr.config.uncertainty == "ensemble":
-                task = self.sllmr.task
-                # A state_dict names shared weights (DIEN's) once for each place: every name has its value already.
-                opinions = [
-                    functional_call(self, checkpoint, (rows,), tie_weights=False).reshape(len(rows), -1)[:, task]
-                    for checkpoint in self.sllmr.checkpoints
-                ]
-                return bernoulli_variance(torch.stack(opinions))
-            samples = self.sllmr.config.mc_samples
-            with training_mode(dropouts(self), True):
-                _, _, probability = self._plain(rows.repeat(samples, 1))
-            return bernoulli_variance(probability.view(samples, -1))
-
-    @torch.no_grad()
-    def _score_rows(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Score rows in evaluation mode, in blocks: logit, probability and uncertainty, (n_rows,) each."""
-        kind = self.sllmr.config.uncertainty
-        logits, probabilities, uncertainties = [], [], []
-        for block in rows.split(_SCORING_ROWS):
-            block = block.to(self.device)
-            with training_mode(list(self.modules()), False), _aux_loss_kept(self):
-                _, logit, probability = self._plain(block)
-            logits.append(logit)
-            probabilities.append(probability)
-            known = kind in FROM_PROBABILITY
-            uncertainties.append(FROM_PROBABILITY[kind](probability) if known else self._sampled_uncertainty(block))
-        return torch.cat(logits), torch.cat(probabilities), torch.cat(uncertainties)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         """Move the gate along with `to`, `cuda` and `cpu`."""
@@ -333,12 +223,6 @@ def wrapped_class(plain: type) -> type:
     return type(f"SLLMR{plain.__name__}", (SLLMRMixin, plain), members)
 
 
-def plain_class(model: nn.Module) -> type:
-    """Return the class that a wrapped model had before."""
-    ancestors = type(model).__mro__
-    return ancestors[ancestors.index(SLLMRMixin) + 1]
-
-
 def _new_instance(plain: type) -> nn.Module:
     cls = wrapped_class(plain)
     instance: nn.Module = object.__new__(cls)
@@ -355,45 +239,6 @@ def _warn_if_only_warm_up(handle: Handle, arguments: dict[str, Any]) -> None:
             InactiveWarning,
             stacklevel=3,
         )
-
-
-@contextmanager
-def _aux_loss_kept(model: Any) -> Iterator[None]:
-    """Undo what a forward pass writes to `aux_loss` (DIEN's), which `fit` adds to the loss of the batch."""
-    before = model.aux_loss
-    try:
-        yield
-    finally:
-        model.aux_loss = before
-
-
-def sync_optimizer(model: Any) -> None:
-    """Give the gate's parameters, which are none of the model's, to the optimizer, as a group of their own.
-
-    Called whenever there may be a new optimizer or a new gate; does nothing where all is as it should be.
-    """
-    optim = getattr(model, "optim", None)
-    if optim is None:
-        return
-    wanted = [parameter for parameter in model.sllmr.gate.parameters() if model.sllmr.config.active]
-    present = [p for group in optim.param_groups if group.get(_GROUP_MARK) for p in group["params"]]
-    if [id(parameter) for parameter in wanted] == [id(parameter) for parameter in present]:
-        return
-    leave_optimizer(model)
-    if wanted:
-        undecayed = {"weight_decay": 0.0} if "weight_decay" in optim.defaults else {}
-        optim.add_param_group({"params": wanted, _GROUP_MARK: True, **undecayed})
-
-
-def leave_optimizer(model: Any) -> None:
-    """Take the gate's parameters, and what was learnt of them, out of the optimizer."""
-    optim = getattr(model, "optim", None)
-    if optim is None:
-        return
-    for group in [group for group in optim.param_groups if group.get(_GROUP_MARK)]:
-        optim.param_groups.remove(group)
-        for parameter in group["params"]:
-            optim.state.pop(parameter, None)
 
 
 def _fit_arguments(fit: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
