@@ -75,6 +75,18 @@ class RunFolderError(SLLMRError, ValueError):
     """A run folder holds results that do not belong with the run at hand."""
 
 
+class LedgerError(SLLMRError, RuntimeError):
+    """The ledger of answers cannot be opened, read or written."""
+
+
+class ScoringStoppedError(SLLMRError, RuntimeError):
+    """A scoring run stopped before every request was answered; the answers so far are in its ledger."""
+
+
+class PriceError(SLLMRError, ValueError):
+    """The price of a model is needed and not known, or the file of prices cannot be used."""
+
+
 class SLLMRWarning(UserWarning):
     """Base class of every warning that this package gives."""
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"backends.deepctr_torch"},
     {"wrapping"},
     {"zoo"},
-    {"evaluation", "report"},
+    {"evaluation", "report", "scoring"},
     {"cli"},
 ]
 
