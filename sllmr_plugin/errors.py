@@ -63,6 +63,18 @@ class DataError(SLLMRError, ValueError):
     """A data file (interactions, items) cannot be used as it stands."""
 
 
+class PromptError(SLLMRError, ValueError):
+    """A prompt template, or a request that it is to render, cannot be used as it stands."""
+
+
+class AnswerError(SLLMRError, ValueError):
+    """A scorer's answer cannot be used; the message is written to be shown to the language model as well."""
+
+
+class LogprobsError(SLLMRError, ValueError):
+    """A server's token log-probabilities cannot be turned into scores."""
+
+
 class BackboneError(SLLMRError, ValueError):
     """The zoo cannot build the backbone that was asked for."""
 
