@@ -95,6 +95,30 @@ class ScoringStoppedError(SLLMRError, RuntimeError):
     """A scoring run stopped before every request was answered; the answers so far are in its ledger."""
 
 
+class ServerError(SLLMRError, RuntimeError):
+    """A server gave no usable answer to a request.
+
+    Parameters
+    ----------
+    message : str
+        What happened, free of keys and organisation ids.
+    kind : {"limited", "busy", "lost", "refused", "hopeless"}
+        ``limited``: too much was asked at a time, try later; ``busy``: not processed, try again; ``lost``: no answer
+        came, though the server may have charged for one, try again; ``refused``: this request will not be answered;
+        ``hopeless``: none will.
+    retry_after : float or None, default=None
+        Seconds that the server asks to wait.
+    """
+
+    def __init__(self, message: str, kind: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type[ServerError], tuple[str, str, float | None]]:
+        return type(self), (str(self), self.kind, self.retry_after)
+
+
 class PriceError(SLLMRError, ValueError):
     """The price of a model is needed and not known, or the file of prices cannot be used."""
 

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,8 @@ CREATE TABLE answers (
     request TEXT NOT NULL,         -- JSON: hash of the messages, parameters, schema version, number of candidates
     response TEXT NOT NULL,
     scores TEXT,                   -- JSON list by position in the prompt, null where missing; NULL when failed
+    n_unasked INTEGER NOT NULL,    -- ids in the answer that were not asked, and that came up again: dropped
+    n_duplicates INTEGER NOT NULL,
     prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
     cost REAL,                     -- USD; NULL when the model's price was not known
@@ -52,8 +54,8 @@ CREATE TABLE unanswered (          -- sent, and no answer committed
 """
 _KILLED = "the process ended while the request was in flight"
 _COLUMNS = (
-    "key, first_key, attempt, model, user_id, repeat, request, response, scores, prompt_tokens, completion_tokens, "
-    "cost, status, error, created_at"
+    "key, first_key, attempt, model, user_id, repeat, request, response, scores, n_unasked, n_duplicates, "
+    "prompt_tokens, completion_tokens, cost, error, status, created_at"
 )
 _GROUP = 1000  # statements in one commit at most
 
@@ -80,6 +82,8 @@ class LedgerAnswer:
         The text of the answer.
     scores : tuple of (float or None), or None
         Scores by position in the prompt, None where the answer has none; None for an answer that cannot be used.
+    n_unasked, n_duplicates : int
+        As of `ScoredAnswer`.
     prompt_tokens, completion_tokens : int
         As the server counted them.
     cost : float or None
@@ -97,6 +101,8 @@ class LedgerAnswer:
     request: dict[str, Any]
     response: str
     scores: tuple[float | None, ...] | None
+    n_unasked: int = 0
+    n_duplicates: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float | None = None
@@ -229,7 +235,7 @@ class Ledger:
 
         An answer to a question that has one already changes nothing.
         """
-        insert = f"INSERT INTO answers ({_COLUMNS}) VALUES ({', '.join('?' * 15)}) ON CONFLICT DO NOTHING"
+        insert = f"INSERT INTO answers ({_COLUMNS}) VALUES ({', '.join('?' * 17)}) ON CONFLICT DO NOTHING"
         statements = [(insert, _to_row(answer))]
         if mark is not None:
             statements.append(("DELETE FROM unanswered WHERE id = ?", (mark,)))
@@ -352,17 +358,18 @@ def _to_row(answer: LedgerAnswer) -> tuple:
         json.dumps(answer.request, sort_keys=True),
         _storable(answer.response),
         None if answer.scores is None else json.dumps(answer.scores, allow_nan=False),
+        answer.n_unasked,
+        answer.n_duplicates,
         answer.prompt_tokens,
         answer.completion_tokens,
         answer.cost,
-        "ok" if answer.ok else "failed",
         None if answer.error is None else _storable(answer.error),
+        "ok" if answer.ok else "failed",
         _now(),
     )
 
 
 def _from_row(row: tuple) -> LedgerAnswer:
-    values = list(row[:-3])
-    values[6] = json.loads(row[6])
-    values[8] = None if row[8] is None else tuple(json.loads(row[8]))
-    return LedgerAnswer(*values, error=row[13])
+    answer = LedgerAnswer(*row[:-2])  # the status follows from the scores, the date is for readers of the file
+    scores = None if row[8] is None else tuple(json.loads(row[8]))
+    return replace(answer, request=json.loads(row[6]), scores=scores)
