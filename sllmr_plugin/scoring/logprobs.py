@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,8 @@ def expected_scores(tokens: Sequence[Mapping[str, Any]] | None, request: Scoring
     .. math:: E = \sum_j \Big(\prod_{k<j} p_k(c_k)\Big) \sum_{a \ne c_j} p_j(a)\, v_j(a) + \prod_j p_j(c_j)\, v,
 
     where v is the number written and :math:`v_j(a)` the one that alternative a leads to. What would have followed a
-    is unknown, so digits that are still to come count at their middle: 0.7 begun in an answer with
-    two decimals is 0.75. Scores get finer than the two decimals that models write, and ties rare.
+    is unknown, so digits that are still to come count as equally likely: 0.7 begun in an answer with two
+    decimals is the mean of 0.70 to 0.79. Scores get finer than the two decimals that models write, and ties rare.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ def expected_scores(tokens: Sequence[Mapping[str, Any]] | None, request: Scoring
     expected = {position: number.value for position, number in read.numbers.items()}
     any_alternative = False
     for position, number in plain.items():
-        first = bisect_right(starts, number.start) - 1
-        steps = list(_steps(text, number, decimals, answer[first:], starts[first:]))
-        any_alternative |= any(others for _, others in steps)
+        parts = slice(bisect_right(starts, number.start) - 1, bisect_left(starts, number.end))
+        any_alternative |= any(other != token.text for token in answer[parts] for other, _ in token.alternatives)
+        steps = _steps(text, number, decimals, answer[parts], starts[parts])
         expected[position] = _mean(number.value, steps)
     if not any_alternative:
         raise LogprobsError(
@@ -113,7 +113,7 @@ def _text_and_probability(token: Mapping[str, Any]) -> tuple[str, float]:
 _Step = tuple[float, list[tuple[float, float]]]  # probability of what was written; (probability, value) of the others
 
 
-def _mean(written: float, steps: list[_Step]) -> float:
+def _mean(written: float, steps: Iterable[_Step]) -> float:
     total, so_far = 0.0, 1.0
     for probability, others in steps:
         mass = probability + sum(p for p, _ in others)
@@ -124,10 +124,8 @@ def _mean(written: float, steps: list[_Step]) -> float:
 
 
 def _steps(text: str, number: Number, decimals: int, tokens: list[_Token], starts: list[int]) -> Iterator[_Step]:
-    """Yield, of each token that holds a part of a number, what it says; the first of `tokens` is the first of them."""
-    for token, start in zip(tokens, starts, strict=False):
-        if start >= number.end:
-            return
+    """Yield what each of the tokens that hold a number says; `starts` is where they stand in the text."""
+    for token, start in zip(tokens, starts, strict=True):
         before = text[number.start : start]
         lead = text[start : number.start].strip()
         own = text[number.start : min(start + len(token.text), number.end)]
@@ -169,12 +167,14 @@ def _begun(before: str, lead: str, other: str) -> tuple[str, bool] | None:
 
 
 def _value(digits: str, ends: bool, decimals: int) -> float | None:
-    """Return the number in [0, 1] that begins with some digits, those to come at their middle; None if it is larger."""
+    """Return the number in [0, 1] that begins with some digits, those to come being any; None if it is larger."""
     low = float(digits)
     if low > 1:
         return None
     n_fraction = len(_fraction(digits))
-    return low if ends or low == 1 or n_fraction >= decimals else low + 0.5 * 10.0**-n_fraction
+    if ends or low == 1 or n_fraction >= decimals:
+        return low
+    return low + (10.0**-n_fraction - 10.0**-decimals) / 2  # the mean of 0.70, 0.71, ..., 0.79
 
 
 def _fraction(number: str) -> str:
