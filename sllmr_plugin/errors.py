@@ -10,7 +10,7 @@ class SLLMRError(Exception):
 
 
 class ConfigError(SLLMRError, ValueError):
-    """A `SelectiveConfig` holds a value, or a combination of values, that makes no sense."""
+    """A setting has a value, or settings have a combination of values, that makes no sense."""
 
 
 class WrapError(SLLMRError, ValueError):

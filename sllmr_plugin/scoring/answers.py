@@ -40,9 +40,9 @@ def parse_scores(text: str, request: ScoringRequest) -> ScoredAnswer:
 
     Understood are ``{"scores": {"1": 0.4, ...}}``, the same without the outer object, and a list of
     ``{"id": 1, "score": 0.4}`` objects or ``[1, 0.4]`` pairs, also one object a line; with prose or code fences around
-    them, with numbers as strings, and whatever else `find_json` forgives. Of several such values in a
-    text the last counts: models that think aloud end with their answer. An answer that was cut off gives
-    its complete entries, the other candidates are missing.
+    them, with numbers as strings, and whatever else `find_json` forgives. Of several such values in a text the
+    one that names the most candidates counts, the last of them if there are more: models that think aloud end with
+    their answer. An answer that was cut off gives its complete entries, the other candidates are missing.
 
     Labels other than those of the request's candidates are dropped and counted. A label that comes up again is
     counted, its first score stands. A score of null is a missing score.
@@ -92,7 +92,7 @@ def answer_of(
 
 def read_scores(text: str, n_candidates: int) -> ReadScores:
     """Read the scores of an answer by position in the prompt; `parse_scores` says how."""
-    entries = _last_answer(text, n_candidates)
+    entries = _score_entries(text, n_candidates)
     numbers: dict[int, Number] = {}
     n_unasked = n_duplicates = 0
     for label, score in entries:
@@ -120,6 +120,15 @@ def position_of(label: Value, n_candidates: int) -> int | None:
     else:
         return None
     return int(number) - 1 if number.is_integer() and 1 <= number <= n_candidates else None
+
+
+def fullest(answers: list[list[Entry]], n_candidates: int) -> list[Entry]:
+    """Return the answer that names the most candidates, the last of them if there are more; [] of none."""
+
+    def n_named(entries: list[Entry]) -> int:
+        return len({position_of(label, n_candidates) for label, _ in entries} - {None})
+
+    return max(reversed(answers), key=n_named, default=[])
 
 
 def entry_label(value: Value) -> Number | String | None:
@@ -154,20 +163,16 @@ def _score_number(label: Value, score: Value) -> Number:
     return Number(number.value + 0.0, number.start, number.end)  # -0.0 becomes 0.0
 
 
-def _last_answer(text: str, n_candidates: int) -> list[Entry]:
-    """Return the entries of the last value that names a candidate; objects with one entry each belong together."""
-    answer: list[Entry] = []
-    answer_is_single = False
+def _score_entries(text: str, n_candidates: int) -> list[Entry]:
+    answers: list[list[Entry]] = []
+    one_by_one: list[Entry] = []  # objects with one entry each belong together
     for value in find_json(text):
-        single = entry_label(value) is not None
         entries = list(_entries(value, n_candidates))
-        if not any(position_of(label, n_candidates) is not None for label, _ in entries):
-            if single and answer_is_single:
-                answer += entries  # an unasked id among objects one a line
-            continue
-        answer = answer + entries if single and answer_is_single else entries
-        answer_is_single = single
-    return answer
+        if entry_label(value) is not None:
+            one_by_one += entries
+        else:
+            answers.append(entries)
+    return fullest([*answers, one_by_one], n_candidates)
 
 
 def _entries(value: Value, n_candidates: int) -> Iterator[Entry]:
@@ -180,21 +185,22 @@ def _entries(value: Value, n_candidates: int) -> Iterator[Entry]:
     elif isinstance(value, Object):
         label = entry_label(value)
         if label is not None:
-            yield label, _named(value, SCORE_KEY)
+            yield label, named(value, SCORE_KEY)
         elif (inner := _unwrapped(value, n_candidates)) is not None:
             yield from _entries(inner, n_candidates)
         else:
             for key, found in value.pairs:
-                yield key, _named(found, SCORE_KEY) if isinstance(found, Object) else found
+                yield key, named(found, SCORE_KEY) if isinstance(found, Object) else found
 
 
-def _named(value: Object, name: str) -> Value:
+def named(value: Object, name: str) -> Value:
+    """Return the first value of an object under a name; None if there is none."""
     return next((found for key, found in value.pairs if isinstance(key, String) and key.value == name), None)
 
 
 def _unwrapped(value: Object, n_candidates: int) -> Value:
     """Return what stands under ``scores``, or the only list or object of an object without labels."""
-    if isinstance(scores := _named(value, "scores"), Object | Array):
+    if isinstance(scores := named(value, "scores"), Object | Array):
         return scores
     if any(position_of(key, n_candidates) is not None for key, _ in value.pairs):
         return None
