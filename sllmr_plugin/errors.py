@@ -135,5 +135,13 @@ class InactiveWarning(SLLMRWarning):
     """A call of `fit` trains the plain model although the regularizer is switched on."""
 
 
+class LogprobsWarning(SLLMRWarning):
+    """Token log-probabilities were asked for, and the server gave none that can be used."""
+
+
+class IncompleteWarning(SLLMRWarning):
+    """A scoring run ended without an answer to every request."""
+
+
 class GateCollapsedWarning(SLLMRWarning):
     """The gate is closed nearly everywhere: the regularizer has become a no-op."""

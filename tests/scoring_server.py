@@ -64,7 +64,7 @@ def content(messages, kind):
 
 
 class ScoringServer:
-    """`plan` says how the first requests are treated, one name each, None for well; a function of (number, body) too."""
+    """`plan` names how each of the first requests is treated, None for well; or is a function of (number, body)."""
 
     def __init__(self, plan=(), *, latency=0.0, port=0, usage=True, refuses_formats=()):
         self.plan = plan if callable(plan) else lambda number, body: plan[number] if number < len(plan) else None

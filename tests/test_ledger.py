@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sllmr_plugin.errors import LedgerError
-from sllmr_plugin.scoring.ledger import Ledger, LedgerAnswer, ledger_key
+from sllmr_plugin.scoring.ledger import Ledger
+from sllmr_plugin.scoring.ledger_file import LedgerAnswer, ledger_key
 
 ANSWER = LedgerAnswer(
     key="k1",

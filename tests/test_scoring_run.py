@@ -174,7 +174,7 @@ def test_what_an_answer_leaves_out_is_missing_and_not_asked_again(setting):
     here, asked = setting(["leaves one out", "cut off"]), requests(2)
     here.run(asked, concurrency=1)
     with Ledger(here.path) as ledger:
-        answers = dict((request.user_id, answer) for request, answer in QUESTIONS.stored_answers(asked, ledger))
+        answers = {request.user_id: answer for request, answer in QUESTIONS.stored_answers(asked, ledger)}
     assert answers["u0"].missing == ("i0-0",)
     assert answers["u1"].missing == ("i1-2", "i1-3")
     assert len(here.server.seen) == 2

@@ -32,15 +32,15 @@ class Completion:
         As the server counted, estimated where it does not count.
     cut_off : bool
         Whether the limit of tokens ended the answer.
-    logprobs : object or None
-        The server's token log-probabilities, if asked for.
+    logprobs : list of dict or None
+        ``choices[0].logprobs.content``, where the server gives it.
     """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     cut_off: bool = False
-    logprobs: Any = None
+    logprobs: list[Any] | None = None
 
 
 class OpenAIClient:
@@ -209,7 +209,7 @@ class OpenAIClient:
             _count(getattr(usage, "prompt_tokens", None), lambda: estimate_tokens(messages)),
             _count(getattr(usage, "completion_tokens", None), lambda: estimate_tokens([{"content": text}])),
             cut_off=getattr(choice, "finish_reason", None) == "length",
-            logprobs=getattr(choice, "logprobs", None),
+            logprobs=_logprobs(choice),
         )
 
     def _short(self, error: BaseException) -> str:
@@ -220,3 +220,10 @@ class OpenAIClient:
 def _count(tokens: object, estimate: Callable[[], int]) -> int:
     """Return a server's count of tokens, or an estimate where there is none that can be true."""
     return tokens if isinstance(tokens, int) and 0 <= tokens < _LARGEST_COUNT else estimate()
+
+
+def _logprobs(choice: Any) -> list[Any] | None:
+    try:
+        return [token.model_dump() for token in choice.logprobs.content]
+    except (AttributeError, TypeError):  # none, or of another form
+        return None

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from ..errors import AnswerError, ConfigError
+from ..errors import AnswerError, ConfigError, LogprobsError, LogprobsWarning
 from .answers import parse_scores
-from .ledger import Ledger, LedgerAnswer, ledger_key
+from .ledger_file import LedgerAnswer, ledger_key
+from .logprobs import expected_scores
 from .openai_client import Completion
 from .prompts import Message, PromptTemplate, ask_again
+from .ranking_answers import DEFAULT_TEMPERATURE, parse_ranking
 from .request import ScoredAnswer, ScoringRequest
 from .schema import SCHEMA_VERSION
 
 # An entry of an answer has 8 tokens or so; models that do not keep to the schema need some more.
 _TOKENS_PER_CANDIDATE = 20
 _TOKENS_AROUND = 200
+
+
+class Answers(Protocol):
+    """Where answers are looked up: `Ledger` and `LedgerReader`."""
+
+    def get(self, key: str) -> LedgerAnswer | None:
+        """Return the answer to a question, or None."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,13 @@ class Questions:
     attempts : int, default=3
         How often a request is asked in all if its answers cannot be used. Raising it later lets the failed ones go
         on where they stopped.
+    top_logprobs : int or None, default=None
+        Ask for the log-probabilities of so many alternatives a token, and take the expected score of each candidate
+        (`expected_scores`) in place of the one written. A server that has none is told of once, and then
+        the scores are those written.
+    ranking_temperature : float, default=0.5
+        As of `soft_scores`, for templates that ask for a ranking. It is applied when answers are read, so
+        changing it asks nothing anew.
     """
 
     model: str
@@ -75,8 +93,12 @@ class Questions:
     temperature: float | None = 0.0
     max_tokens: int | str | None = "auto"
     attempts: int = 3
+    top_logprobs: int | None = None
+    ranking_temperature: float = DEFAULT_TEMPERATURE
 
     def __post_init__(self) -> None:
+        if self.top_logprobs and self.template.answer == "ranking":
+            raise ConfigError("log-probabilities refine scores, not rankings; leave out one of the two.")
         if self.attempts < 1:
             raise ConfigError(f"attempts is {self.attempts}; give at least 1.")
 
@@ -99,7 +121,7 @@ class Questions:
         request = question.request
         scores, error, dropped = None, None, (0, 0)
         try:
-            answer = parse_scores(completion.text, request)
+            answer = self._parse(completion.text, request, completion.logprobs)
             scores = tuple(answer.scores.get(item) for item in request.item_ids)
             dropped = (answer.n_unasked, answer.n_duplicates)
         except AnswerError as problem:
@@ -129,7 +151,7 @@ class Questions:
             error=error,
         )
 
-    def replay(self, request: ScoringRequest, ledger: Ledger) -> tuple[Question | None, LedgerAnswer | None]:
+    def replay(self, request: ScoringRequest, ledger: Answers) -> tuple[Question | None, LedgerAnswer | None]:
         """Follow a conversation through the ledger.
 
         Returns
@@ -150,27 +172,35 @@ class Questions:
         return question, answer
 
     def stored_answers(
-        self, requests: Iterable[ScoringRequest], ledger: Ledger
+        self, requests: Iterable[ScoringRequest], ledger: Answers
     ) -> Iterator[tuple[ScoringRequest, ScoredAnswer]]:
         """Yield the requests that have a usable answer in the ledger, in their order, with that answer."""
         for request in requests:
             _, answer = self.replay(request, ledger)
             if answer is not None and answer.scores is not None:
-                yield request, scored(answer, request)
+                yield request, self._scored(answer, request)
+
+    def _parse(self, text: str, request: ScoringRequest, logprobs: list | None = None) -> ScoredAnswer:
+        if self.template.answer == "ranking":
+            return parse_ranking(text, request, temperature=self.ranking_temperature)
+        if self.top_logprobs:
+            try:
+                return expected_scores(logprobs, request)
+            except LogprobsError as error:
+                warnings.warn(f"the scores are taken as written: {error}", LogprobsWarning, stacklevel=2)
+        return parse_scores(text, request)
+
+    def _scored(self, answer: LedgerAnswer, request: ScoringRequest) -> ScoredAnswer:
+        if self.template.answer == "ranking":  # the temperature may have changed since
+            return self._parse(answer.response, request)
+        pairs = list(zip(request.item_ids, answer.scores or (), strict=True))
+        scores = {item: score for item, score in pairs if score is not None}
+        missing = tuple(item for item, score in pairs if score is None)
+        return ScoredAnswer(scores, missing, answer.n_unasked, answer.n_duplicates)
 
     def _parameters(self, request: ScoringRequest) -> dict[str, Any]:
         longest = self.max_tokens
         if longest == "auto":
             longest = _TOKENS_AROUND + _TOKENS_PER_CANDIDATE * len(request.item_ids)
-        return {"answer": self.template.answer, "temperature": self.temperature, "max_tokens": longest}
-
-
-def scored(answer: LedgerAnswer, request: ScoringRequest) -> ScoredAnswer:
-    """Return a usable answer of the ledger in terms of a request's item ids."""
-    pairs = list(zip(request.item_ids, answer.scores or (), strict=True))
-    return ScoredAnswer(
-        {item: score for item, score in pairs if score is not None},
-        tuple(item for item, score in pairs if score is None),
-        answer.n_unasked,
-        answer.n_duplicates,
-    )
+        parameters = {"answer": self.template.answer, "temperature": self.temperature, "max_tokens": longest}
+        return parameters | ({"top_logprobs": self.top_logprobs} if self.top_logprobs else {})

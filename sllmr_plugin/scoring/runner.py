@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from ..errors import ScoringStoppedError, ServerError
 from .budget import Budget
-from .ledger import Ledger, LedgerAnswer
+from .ledger import Ledger
+from .ledger_file import LedgerAnswer
 from .limits import CircuitBreaker, Pace, backoff
 from .openai_client import Completion
 from .prices import Price, estimate_tokens
