@@ -10,9 +10,9 @@ from typing import Any
 
 from .. import __version__
 from ..errors import SLLMRError, SLLMRWarning
-from . import candidates, compare, coverage, demo
+from . import candidates, compare, coverage, demo, ledger, score
 
-_COMMANDS = (demo, candidates, compare, coverage)
+_COMMANDS = (demo, candidates, score, compare, coverage, ledger)
 
 _EPILOG = """\
 examples:
