@@ -14,7 +14,7 @@ LAYERS = [
     {"errors"},
     {"config", "id_index", "progress", "backends.quiet", "backends.shared_forward"},
     {"score_table", "regularizer", "datasets"},
-    {"item_rows", "sampler"},
+    {"item_rows", "sampler", "scoring"},
     {"session"},
     {"handle"},
     {"preparation", "backends.deepctr_checks"},

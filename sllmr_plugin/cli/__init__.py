@@ -10,9 +10,9 @@ from typing import Any
 
 from .. import __version__
 from ..errors import SLLMRError, SLLMRWarning
-from . import compare, coverage, demo
+from . import candidates, compare, coverage, demo
 
-_COMMANDS = (demo, compare, coverage)
+_COMMANDS = (demo, candidates, compare, coverage)
 
 _EPILOG = """\
 examples:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """One question about one user: how much would this user like each of these items?
+    """One question about one user: how well each of some items would suit this user.
 
     Parameters
     ----------
