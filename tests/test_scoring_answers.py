@@ -48,6 +48,7 @@ def test_forms_that_are_understood(text):
     [
         # unasked: labels that no candidate has, and names
         ('{"scores": {"1": 0.5, "4": 9, "0": 1, "-1": 1, "1.5": 1, "Doom": 1}}', (["a"], ["b", "c"], 5, 0)),
+        ("{1: 0.5, 2.5: 1, 1e9: 1}", (["a"], ["b", "c"], 2, 0)),
         # duplicates: the first stands, whatever the second holds
         ('{"scores": {"1": 0.5, "1": 0.9, "1": 7, "2": 0.25}}', (["a", "b"], ["c"], 0, 2)),
         ('{"scores": {"1": null, "1": 0.5, "2": null}}', (["a"], ["b", "c"], 0, 0)),

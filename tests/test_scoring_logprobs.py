@@ -74,6 +74,8 @@ def test_digit_by_digit_it_is_the_mean_over_all_numbers(first, second, one, d1, 
         ([token("0.8"), token("5", 0.5, **{"}": 0.5})], 0.825),
         # 0.7 begun in an answer with two decimals: 0.70 to 0.79, whose mean is 0.745
         ([token("0."), token("8", 0.5, **{"7": 0.5}), token("5")], (0.85 + 0.745) / 2),
+        # three decimals in an answer with two: taken as they are
+        ([token("0."), token("80", 0.5, **{"805": 0.5})], (0.8 + 0.805) / 2),
         # a token that begins before the number and one that ends behind it
         ([token(" 0", 0.5, **{"1": 0.25, " 1": 0.25}), token(".80"), token("}", 1.0)], 0.9),
     ],
@@ -85,6 +87,11 @@ def test_by_hand(number, expected):
 def test_a_token_that_holds_a_colon_and_a_digit():
     tokens = [token('{"1"'), token(":0", 0.5, **{":1": 0.5, "0": 0.3}), token(".50}")]
     assert expected_scores(tokens, REQUEST).scores["a"] == pytest.approx(0.75)
+
+
+def test_rounding_makes_no_score_above_one():
+    # the shares of three ways to write 1 add up to 1 + 2e-16
+    assert score(token("1", 0.18, **{"1}": 0.04, "1,": 0.05})) == 1.0
 
 
 def test_several_scores_missing_ones_and_bytes_of_split_characters():
@@ -107,7 +114,14 @@ def test_numbers_with_exponents_or_escapes_are_taken_as_written():
     tokens = [token('{"1": 5e-1, "2": "'), token("\\u0020\\u0020\\u00200.5"), token('"}')]
     with pytest.raises(LogprobsError, match="no alternatives|gave no"):
         expected_scores(tokens, REQUEST)
-    tokens = [token('{"1": "'), token("\\u0020" * 3 + "0.5", 0.5, **{"9": 0.5}), other, token('"}')]
+    tokens = [
+        token('{"1": "'),
+        token("\\u0"),
+        token("020", 0.5, **{"1": 0.5}),
+        token("\\u0020" * 2 + "0.5"),
+        other,
+        token('"}'),
+    ]
     assert expected_scores(tokens, REQUEST).scores["a"] == 0.5
 
 

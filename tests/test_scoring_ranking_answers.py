@@ -49,6 +49,7 @@ def test_temperatures_that_make_no_sense(temperature):
         "[3, 1, 4, 2]",
         'Sure: ```json\n{"ranking": ["3", "item 1", "#4", 2,]}\n``` as [1] shows',
         '{"order": [{"id": 3}, {"id": "1", "why": "x"}, {"id": 4}, {"id": 2}], "n": 4}',
+        '{"unsure": [1, 2, 3, 4], "ranking": [3, 1, 4, 2]}',
         '<think>[1, 2, 3, 4]</think> {"ranking": [3, 1, 4, 2]}',
     ],
 )

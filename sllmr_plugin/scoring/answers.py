@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
@@ -158,7 +157,7 @@ def _score_number(label: Value, score: Value) -> Number:
     remedy = "Give every candidate a plain number between 0 and 1."
     if not isinstance(number, Number):
         raise AnswerError(f"the score of label {shown(label)} is {shown(score)}, which is no number. {remedy}")
-    if not (math.isfinite(number.value) and 0 <= number.value <= 1):
+    if not 0 <= number.value <= 1:  # NaN is not, either
         raise AnswerError(f"the score of label {shown(label)} is {shown(number)}, outside 0 to 1. {remedy}")
     return Number(number.value + 0.0, number.start, number.end)  # -0.0 becomes 0.0
 
