@@ -192,7 +192,7 @@ class ScoringServer:
         return web.Response(body=self.files[request.match_info["id"]])
 
     async def _make_batch(self, request):
-        """batch_plan: polls (until done), fails (custom_id -> bool), expires (how many answers come), rejected."""
+        """batch_plan: polls (until done), fails (custom_id -> bool), expires (how many answers come), rejected, cut."""
         body = await request.json()
         identifier = f"batch_{len(self.batches)}"
         self.batches[identifier] = {
@@ -206,6 +206,8 @@ class ScoringServer:
             "status": "validating",
             "polls": 0,
         }
+        if self.batch_plan.pop("cut", False):
+            request.transport.close()
         return web.json_response(self._public(identifier))
 
     async def _list_batches(self, request):

@@ -1,5 +1,6 @@
 """`sllmr score` and `sllmr ledger`, called in process against a server on loopback."""
 
+import functools
 import json
 import re
 
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 from sllmr_plugin.cli import main
+from sllmr_plugin.scoring.batch import run_batches
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.parquet import read_metadata
 
@@ -206,6 +208,25 @@ def test_an_object_of_ones_own_scores_through_the_same_ledger(files, tmp_path, m
     assert capsys.readouterr().out == out
     for wrong in ("nowhere", "no_module_here:x", "own_scorer_b:none", "own_scorer_b:calls", "own_scorer_b:half"):
         assert main(["score", *files, "--scorer", wrong]) == 2
+
+
+def test_batches_fill_the_same_ledger_at_half_the_price(files, server, tmp_path, capsys, monkeypatch):
+    waits_less = functools.partial(run_batches, poll_seconds=0.01)
+    monkeypatch.setattr("sllmr_plugin.cli.score.run_batches", waits_less)
+    arguments = ["score", *files, "--base-url", server.base_url]
+    assert main([*arguments, "--batch"]) == 0
+    assert len(server.batches) == 1
+    in_batch = pd.read_parquet(tmp_path / "scores.parquet")
+    n_seen = len(server.seen)
+    assert main(arguments) == 0
+    assert len(server.seen) == n_seen
+    assert main([*arguments, "--ledger", str(tmp_path / "other.sqlite")]) == 0
+    pd.testing.assert_frame_equal(in_batch, pd.read_parquet(tmp_path / "scores.parquet"))
+    costs = []
+    for name in ("scores.ledger.sqlite", "other.sqlite"):
+        with Ledger(tmp_path / name) as ledger:
+            costs.append(ledger.spent())
+    assert costs[0] == pytest.approx(costs[1] / 2)
 
 
 def test_help_names_every_flag_with_its_meaning(capsys):

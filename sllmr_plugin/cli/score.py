@@ -10,6 +10,7 @@ from typing import Any
 
 from ..datasets.interactions import Interactions, load_interactions
 from ..errors import ConfigError, IncompleteWarning
+from ..scoring.batch import run_batches
 from ..scoring.dry_run import estimate
 from ..scoring.ledger import Ledger
 from ..scoring.ledger_file import LedgerReader
@@ -17,7 +18,7 @@ from ..scoring.lexical import LexicalScorer
 from ..scoring.openai_client import OpenAIClient
 from ..scoring.own import load_scorer, score_with
 from ..scoring.parquet import check_parquet_path
-from ..scoring.prices import Prices
+from ..scoring.prices import Prices, in_batches
 from ..scoring.requests import ScoringRequests, plan_requests
 from ..scoring.run import run
 from ..scoring.run_summary import RunLimits
@@ -36,6 +37,8 @@ examples:
       What would be asked, how many tokens, how many dollars.
   sllmr score ... --max-cost 5
       With gpt-4o-mini, for 5 dollars at most, earlier runs with this ledger included.
+  sllmr score ... --batch
+      Through the Batch API, for half the price. Start it again whenever you like: it waits for what is under way.
   sllmr score ... --base-url http://localhost:8000/v1 --model my-model
       With a server of your own: vLLM, llama.cpp, Ollama, anything that speaks chat completions.
   sllmr score ... --scorer lexical
@@ -98,7 +101,10 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _score_with_server(arguments: argparse.Namespace, requests: ScoringRequests) -> None:
     questions = questions_of(arguments)
-    price = Prices.read(arguments.prices).of(arguments.model)
+    prices = Prices.read(arguments.prices)
+    price = prices.of(arguments.model)
+    if arguments.batch:
+        price = in_batches(price, prices.batch_discount)
     path = arguments.ledger or arguments.out.with_suffix(".ledger.sqlite")
     if arguments.dry_run:
         if path.exists():
@@ -127,7 +133,8 @@ def _score_with_server(arguments: argparse.Namespace, requests: ScoringRequests)
                 "and may be charged twice",
                 file=sys.stderr,
             )
-        summary = run(requests, questions, client, ledger, limits=limits, price=price)
+        ask = run_batches if arguments.batch else run
+        summary = ask(requests, questions, client, ledger, limits=limits, price=price)
         print(summary)
         if price is None:
             print(f"  the price of {arguments.model} is not known, so it counts as nothing here; see --prices")

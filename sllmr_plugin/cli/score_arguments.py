@@ -101,6 +101,12 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how often to send a request again that got no answer (default: %(default)s)",
     )
+    group.add_argument(
+        "--batch",
+        action="store_true",
+        help="use the server's Batch API: half the price at OpenAI, answers within a day; the run waits, and may be "
+        "stopped and started again meanwhile",
+    )
     group.add_argument("--timeout", type=rate, default=60.0, metavar="SECONDS", help="for one request (default: 60)")
 
 

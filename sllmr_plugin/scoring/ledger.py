@@ -6,6 +6,7 @@ import os
 import queue
 import sqlite3
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from .ledger_file import (
 )
 
 _KILLED = "the process ended while the request was in flight"
+_NOTE_KILLED = "UPDATE unanswered SET reason = ? WHERE reason IS NULL AND batch IS NULL"
 _GROUP = 1000  # statements in one commit at most
 
 
@@ -72,7 +74,9 @@ class Ledger:
             prepare(self._writer, self.path)
             self._reader = connect(self.path)
             with self._writer:
-                marks = self._writer.execute("UPDATE unanswered SET reason = ? WHERE reason IS NULL", (_KILLED,))
+                marks = self._writer.execute(
+                    "UPDATE unanswered SET reason = ? WHERE reason IS NULL AND batch IS NULL", (_KILLED,)
+                )
         except sqlite3.Error as error:
             self._lock.release()
             raise ledger_failure(self.path, error) from None
@@ -131,6 +135,37 @@ class Ledger:
     def give_up(self, mark: int, reason: str) -> Future[None]:
         """Note that no answer to a marked request will come although the server may have charged for it."""
         return self._submit([("UPDATE unanswered SET reason = ? WHERE id = ?", (storable(reason), mark))])
+
+    def open_batch(self, token: str, marks: Sequence[tuple[str, str, float]]) -> Future[None]:
+        """Note that a batch is about to be made of requests, given as key, user id and estimated cost each."""
+        moment = now()
+        insert = "INSERT INTO unanswered (id, key, user_id, estimated_cost, batch, sent_at) VALUES (?, ?, ?, ?, ?, ?)"
+        statements: list[tuple[str, tuple]] = [("INSERT INTO batches VALUES (?, NULL, 1, ?)", (token, moment))]
+        for key, user_id, cost in marks:
+            self._last_mark += 1
+            statements.append((insert, (self._last_mark, key, user_id, cost, token, moment)))
+        return self._submit(statements)
+
+    def name_batch(self, token: str, batch_id: str) -> Future[None]:
+        """Note the server's id of a batch."""
+        return self._submit([("UPDATE batches SET id = ? WHERE token = ?", (batch_id, token))])
+
+    def close_batch(self, token: str) -> Future[None]:
+        """Note that all answers of a batch are in; its requests without one were not charged and may be sent again."""
+        return self._submit(
+            [
+                ("DELETE FROM unanswered WHERE batch = ?", (token,)),
+                ("UPDATE batches SET open = 0 WHERE token = ?", (token,)),
+            ]
+        )
+
+    def open_batches(self) -> list[tuple[str, str | None]]:
+        """Return token and id of the batches whose answers are not all in, oldest first."""
+        return self._reader.execute("SELECT token, id FROM batches WHERE open ORDER BY created_at").fetchall()
+
+    def batch_marks(self, token: str) -> dict[str, int]:
+        """Return key -> mark of a batch's requests that have no answer yet."""
+        return dict(self._reader.execute("SELECT key, id FROM unanswered WHERE batch = ?", (token,)))
 
     def close(self) -> None:
         """Commit what is queued and let go of the file. A second call does nothing."""

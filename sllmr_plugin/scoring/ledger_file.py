@@ -43,7 +43,15 @@ CREATE TABLE unanswered (          -- sent, and no answer committed
     user_id TEXT NOT NULL,
     estimated_cost REAL NOT NULL,  -- USD that the server may have charged all the same
     reason TEXT,                   -- NULL while in flight
+    batch TEXT,                    -- token of the batch that it is in
     sent_at TEXT NOT NULL
+);
+CREATE INDEX unanswered_by_batch ON unanswered (batch);
+CREATE TABLE batches (
+    token TEXT PRIMARY KEY,        -- ours, sent along, so that a batch can be found whose id never reached us
+    id TEXT,                       -- the server's; NULL until it has answered
+    open INTEGER NOT NULL,         -- 1 until its answers are in the ledger
+    created_at TEXT NOT NULL
 );
 """
 COLUMNS = (

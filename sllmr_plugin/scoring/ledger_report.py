@@ -18,7 +18,8 @@ SELECT model, count(*) AS answers, sum(status = 'ok') AS usable, sum(status = 'f
 FROM answers GROUP BY model ORDER BY model
 """
 _UNANSWERED = """
-SELECT coalesce(reason, 'in flight now') AS reason, count(*) AS requests, sum(estimated_cost) AS possible_cost
+SELECT coalesce(reason, iif(batch IS NULL, 'in flight now', 'in an open batch')) AS reason,
+       count(*) AS requests, sum(estimated_cost) AS possible_cost
 FROM unanswered GROUP BY 1 ORDER BY 2 DESC
 """
 # Of a conversation without a usable answer, its last one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class OpenAIClient:
 
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         address = base_url or os.environ.get("OPENAI_BASE_URL") or None
-        self._scrub = scrubber([key])
+        self.scrub = scrubber([key])
         self._without_key = key_remover(key)
         if not key and address is None:
             raise ServerError(
@@ -88,14 +89,14 @@ class OpenAIClient:
         self._answer = answer
         self._openai = openai
         try:
-            self._client = openai.AsyncOpenAI(
+            self.library = openai.AsyncOpenAI(
                 api_key=key or "none", base_url=address, timeout=openai.Timeout(timeout, connect=10.0), max_retries=0
             )
         except Exception as error:  # the library refuses addresses that make no sense with errors of several kinds
             raise ServerError(
-                f"{self._scrub(str(error))}. Check --base-url: an address such as http://localhost:8000/v1.", "hopeless"
+                f"{self.scrub(str(error))}. Check --base-url: an address such as http://localhost:8000/v1.", "hopeless"
             ) from None
-        self._where = self._scrub(str(self._client.base_url))
+        self._where = self.scrub(str(self.library.base_url))
         self._format = 0
         self._limit_name = "max_tokens"
 
@@ -122,12 +123,15 @@ class OpenAIClient:
             body = self.body(messages, n_candidates, parameters)
             sent_format, sent_limit = self._format, self._limit_name
             try:
-                completion = await asyncio.wait_for(self._client.chat.completions.create(**body), self._timeout)
+                # As extra_body, the schema is sent as it is; as an argument, the library walks through all of it.
+                extra = {"response_format": body.pop("response_format")} if "response_format" in body else None
+                asking = self.library.chat.completions.create(**body, extra_body=extra)
+                completion = await asyncio.wait_for(asking, self._timeout)
             except asyncio.TimeoutError:
                 raise ServerError(f"no answer within {self._timeout:g} s", "lost") from None
             except self._openai.OpenAIError as error:
                 if not self._learn(error, sent_format, sent_limit):
-                    raise self._failure(error) from None
+                    raise self.failure(error) from None
             except Exception as error:  # what a body that is no JSON, or nested too deeply, makes of the library
                 raise ServerError(f"the answer cannot be read: {self._short(error)}", "lost") from None
             else:
@@ -139,7 +143,7 @@ class OpenAIClient:
         """Return the request's JSON body, in the form that the server is known to take."""
         body: dict[str, Any] = {"model": self.model, "messages": list(messages)}
         if _FORMATS[self._format] == "json_schema":
-            body["response_format"] = response_format(n_candidates, self._answer)
+            body["response_format"] = _structured(n_candidates, self._answer)
         elif _FORMATS[self._format] == "json_object":
             body["response_format"] = {"type": "json_object"}
         if parameters.get("temperature") is not None:
@@ -152,7 +156,7 @@ class OpenAIClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self.library.close()
 
     def _learn(self, error: Exception, sent_format: int, sent_limit: str) -> bool:
         """Find out from a refusal what form the server takes; return whether to ask again at once."""
@@ -168,7 +172,8 @@ class OpenAIClient:
             return True
         return False
 
-    def _failure(self, error: Exception) -> ServerError:
+    def failure(self, error: Exception) -> ServerError:
+        """Return an error of the openai library in our terms, without secrets."""
         openai = self._openai
         said = self._short(error)
         status = getattr(error, "status_code", None)
@@ -194,6 +199,14 @@ class OpenAIClient:
             return ServerError(text, "limited" if status == 429 or wait is not None else "busy", wait)
         return ServerError(text, "refused")
 
+    def read_body(self, body: Any, messages: Sequence[Mapping[str, Any]]) -> Completion:
+        """Read a chat completion from JSON values, as batches return it; raise `ServerError` if it is none."""
+        try:
+            completion = self._openai.types.chat.ChatCompletion.model_validate(body)
+        except ValueError:
+            raise ServerError("the answer is no chat completion", "lost") from None
+        return self._read(completion, messages)
+
     def _read(self, completion: Any, messages: Sequence[Mapping[str, Any]]) -> Completion:
         try:
             choice = completion.choices[0]
@@ -213,8 +226,13 @@ class OpenAIClient:
         )
 
     def _short(self, error: BaseException) -> str:
-        text = " ".join(self._scrub(str(error) or type(error).__name__).split())
+        text = " ".join(self.scrub(str(error) or type(error).__name__).split())
         return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
+
+
+@functools.lru_cache(maxsize=128)
+def _structured(n_candidates: int, answer: AnswerKind) -> dict[str, Any]:
+    return response_format(n_candidates, answer)
 
 
 def _count(tokens: object, estimate: Callable[[], int]) -> int:

@@ -76,7 +76,7 @@ class Prices:
                 str(name): Price(_amount(price["prompt"]), _amount(price["completion"]))
                 for name, price in content["models"].items()
             }
-            discount = _amount(content.get("batch_discount", 0.5))
+            discount = _amount(content.get("batch_discount", 0.5), most=1)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise PriceError(f"{file}: cannot be read ({error}). Give a YAML file with --prices.") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -90,6 +90,11 @@ class Prices:
         """Return the price of a model, also by its name without a date; None if it is not in the file."""
         dated = _DATED.fullmatch(model)
         return self.models.get(model) or (self.models.get(dated[1]) if dated else None)
+
+
+def in_batches(price: Price | None, discount: float) -> Price | None:
+    """Return a price with the discount of the Batch API taken off."""
+    return None if price is None else Price(price.prompt * (1 - discount), price.completion * (1 - discount))
 
 
 def estimate_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
@@ -110,8 +115,8 @@ def estimate_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
     return math.ceil(ascii_characters / _ASCII_PER_TOKEN) + others + _TOKENS_PER_MESSAGE * len(texts)
 
 
-def _amount(value: Any) -> float:
+def _amount(value: Any, most: float = 1e9) -> float:
     number = float(value)
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{value} is no price")
+    if not 0 <= number <= most:
+        raise ValueError(f"{value} is not within 0 to {most:g}")
     return number
