@@ -172,7 +172,9 @@ def test_the_cap_counts_what_is_in_batches(ask):
         assert summary.unanswered == 50 - summary.asked
 
 
-def test_an_open_batch_of_another_command_is_left_alone(ask, scores, monkeypatch):
+def test_an_open_batch_of_another_command_is_left_alone_and_nothing_of_it_asked_in_chat(
+    ask, scores, monkeypatch, tmp_path
+):
     asked, others = requests(3), requests(6)[3:]
 
     async def gone(self, batch_id):
@@ -183,6 +185,9 @@ def test_an_open_batch_of_another_command_is_left_alone(ask, scores, monkeypatch
             patch.setattr(batch_module._Batches, "_ended", gone)
             with pytest.raises(Killed):
                 ask(server, asked)
+        client = OpenAIClient("tiny", base_url=server.base_url)
+        with Ledger(tmp_path / "a.sqlite") as ledger, pytest.raises(ScoringStoppedError, match="pay twice"):
+            run(asked, QUESTIONS, client, ledger, verbose=False)
         with pytest.raises(ScoringStoppedError, match="other requests"):
             ask(server, others)
         ask(server, asked)

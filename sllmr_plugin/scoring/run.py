@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from ..errors import PriceError
+from ..errors import PriceError, ScoringStoppedError
 from .ledger import Ledger
 from .limits import CircuitBreaker
 from .prices import Price
@@ -59,7 +59,8 @@ def run(
     Raises
     ------
     ScoringStoppedError
-        If nothing works any more (bad key, no quota, server away). What was answered is in the ledger.
+        If nothing works any more (bad key, no quota, server away), or a batch of `run_batches` is still open. What
+        was answered is in the ledger.
     LedgerError
         If the ledger cannot be written. Nothing more is asked then.
     PriceError
@@ -71,6 +72,11 @@ def run(
         raise PriceError(
             f"the price of {questions.model} is not known, so no cost can be capped. Add it to a copy of the file of "
             "prices and give that with --prices (0 for a server of your own)."
+        )
+    if ledger.open_batches():
+        raise ScoringStoppedError(
+            f"{ledger.path} waits for a batch, so asking now would pay twice for its requests. Run with --batch "
+            "(run_batches) until it is in, or use another --ledger."
         )
     runner = Runner(
         requests, questions, client, ledger, limits or RunLimits(), price, breaker or CircuitBreaker(), verbose
