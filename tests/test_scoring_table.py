@@ -59,7 +59,20 @@ def test_one_row_a_pair_in_the_order_of_the_table():
     orders = {request.user_id: request.item_ids for request in plan}
     assert built.frame["prompt_position"].tolist() == [orders[user].index(item) for user, item, _ in expected]
     assert (built.counts.candidates, built.counts.probes, built.counts.pairs) == (12, 2, 14)
-    assert str(built.counts) == "3 of 3 requests answered\n12 candidates and 2 probes scored of 14 pairs asked about"
+    assert str(built.counts) == (
+        "3 of 3 requests answered\n12 candidates and 2 probes scored of 14 pairs asked about\n"
+        "probes stand above their user's candidates with AUC 0.000"  # i1 and i4 are scored below i8 to i11
+    )
+
+
+def auc_by_hand(frame):
+    scored, users = frame[frame["n_answers"] > 0], []
+    for _, rows in scored.groupby("user_id"):
+        others = rows.loc[rows["kind"] == "candidate", "score"]
+        for probe in rows.loc[rows["kind"] == "probe", "score"]:
+            if len(others):
+                users.append(statistics.fmean([(probe > other) + 0.5 * (probe == other) for other in others]))
+    return statistics.fmean(users) if users else None
 
 
 # Each (request, item) gets a score, a gap, or the whole request goes unanswered; answers come in any order.
@@ -96,6 +109,7 @@ def test_mean_spread_and_counts_against_a_plain_loop(values, random, missing):
     assert (counts.requests, counts.answered, counts.pairs) == (9, len(answers), 14)
     assert (counts.missing, counts.unanswered) == (n_missing, n_unanswered)
     assert (counts.unasked, counts.duplicates) == (2 * len(answers), len(answers))
+    assert counts.probe_auc == pytest.approx(auc_by_hand(expected), abs=1e-12)
     assert (counts.candidates, counts.probes) == tuple((expected["kind"] == k).sum() for k in ("candidate", "probe"))
 
 

@@ -35,6 +35,9 @@ class ScoringCounts:
         Pairs of users for whom no answer came.
     unasked, duplicates : int
         Ids in answers that were dropped: not asked about, or given twice.
+    probe_auc : float or None
+        Chance that a user's probe is scored above one of the same user's candidates, ties counting half, averaged over
+        users: 1 finds what the user took next every time, 0.5 is guessing. None without probes.
     """
 
     requests: int
@@ -46,12 +49,15 @@ class ScoringCounts:
     unanswered: int
     unasked: int
     duplicates: int
+    probe_auc: float | None
 
     def __str__(self) -> str:
         lines = [
             f"{self.answered} of {self.requests} requests answered",
             f"{self.candidates} candidates and {self.probes} probes scored of {self.pairs} pairs asked about",
         ]
+        if self.probe_auc is not None:
+            lines.append(f"probes stand above their user's candidates with AUC {self.probe_auc:.3f}")
         notes = {
             "pairs that no answer scores": self.missing,
             "pairs of users without any answer": self.unanswered,
@@ -143,6 +149,7 @@ def build_score_table(
         probes=n_probes,
         missing=int(absent.sum()),
         unanswered=int((~was_answered).sum()),
+        probe_auc=_probe_auc(frame[frame["n_answers"] > 0]),
         **tally,
     )
     return ScoredPairs(frame, counts)
@@ -185,6 +192,15 @@ def write_score_table(
         "counts": asdict(scored.counts),
     }
     write_parquet(scored.frame, path, origin)
+
+
+def _probe_auc(frame: pd.DataFrame) -> float | None:
+    probe = (frame["kind"] == "probe").to_numpy()
+    pairs = frame[~probe].merge(frame[probe], on="user_id", suffixes=("", "_probe"))
+    if pairs.empty:
+        return None
+    gap = pairs["score_probe"] - pairs["score"]
+    return float((0.5 + np.sign(gap) / 2).groupby(pairs["user_id"]).mean().mean())
 
 
 def _collect(
