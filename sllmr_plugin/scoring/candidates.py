@@ -94,7 +94,7 @@ def draw_candidates(
     >>> from sllmr_plugin.datasets.demo import load_demo
     >>> drawn = draw_candidates(load_demo()[0], CandidateSettings(users=100, per_user=10))
     >>> drawn.frame["source"].value_counts().to_dict()
-    {'popular': 550, 'long_tail': 300, 'cold_diverse': 150, 'probe': 20}
+    {'popular': 554, 'long_tail': 297, 'cold_diverse': 149, 'probe': 20}
     """
     settings = settings or CandidateSettings()
     item_key = np.zeros(data.n_items + 1, dtype=np.uint64)

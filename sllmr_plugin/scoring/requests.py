@@ -125,10 +125,10 @@ def plan_requests(
     title = data.titles.to_numpy(dtype=object)  # of code k at k - 1
     titled = title[pairs["item"].to_numpy() - 1] != ""
     if not titled.all():
+        first = data.item_ids[pairs["item"].to_numpy()[~titled][:1] - 1].tolist()[0]
         warnings.warn(
             f"{(~titled).sum()} of {len(pairs)} candidates are left out, because their items have no title "
-            f"(the first is item {data.item_ids[pairs['item'].to_numpy()[~titled][0] - 1]!r}). Add the titles to the "
-            "items file.",
+            f"(the first is item {first!r}). Add the titles to the items file.",
             CoverageWarning,
             stacklevel=2,
         )
