@@ -128,7 +128,8 @@ ANSWERS = st.one_of(
 @st.composite
 def damaged_answers(draw):
     """Return a proper answer with a piece taken out, doubled or replaced."""
-    scores = draw(st.dictionaries(st.integers(0, 9).map(str), st.floats(-0.5, 1.5), min_size=1))
+    score = st.floats(0, 1, width=16) | st.floats(0, 1) | st.sampled_from([1.5, -0.5, None, "0.5", {"score": 0.5}])
+    scores = draw(st.dictionaries(st.sampled_from("0123459"), score, min_size=1))
     text = json.dumps(
         draw(st.sampled_from([{"scores": scores}, scores, [{"id": k, "score": v} for k, v in scores.items()]]))
     )

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,13 @@ def test_soft_scores_fall_and_are_symmetric(n, temperature):
     assert ((scores >= 0) & (scores <= 1)).all()
     assert (np.diff(scores) <= 0).all()
     assert scores + scores[::-1] == pytest.approx(np.ones(n))
+
+
+@pytest.mark.parametrize(("temperature", "name"), [(0.1, "0.1"), (0.5, "0.5 (default)"), (2, "2")])
+def test_the_table_in_the_documentation(temperature, name):
+    documented = (Path(__file__).parent.parent / "docs" / "scoring_prompts.md").read_text()
+    row = [f"{1 / (1 + math.exp(-(21 - 2 * r) / (20 * temperature))):.2f}" for r in (1, 5, 10, 11, 16, 20)]
+    assert f"| {name} | {' | '.join(row)} |" in documented
 
 
 def test_temperatures_at_the_ends():

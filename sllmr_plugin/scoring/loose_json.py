@@ -19,6 +19,7 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE | re.DOTALL,
 )
+_DECODER = json.JSONDecoder(strict=False)  # takes line breaks in strings
 _CONSTANTS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 
 
@@ -159,7 +160,7 @@ def _scalar(token: re.Match[str]) -> Number | String | bool | None:
     if token["string"] is not None:
         start, end = token.span("string")
         try:
-            value = json.loads(token["string"], strict=False)
+            value = _DECODER.decode(token["string"])
         except ValueError:  # an escape that JSON does not have
             value = token["string"][1:-1]
         return String(value, start + 1, end - 1)

@@ -72,7 +72,7 @@ class PromptTemplate:
         The user message.
     answer : {"scores", "ranking"}, default="scores"
         What the model is asked for: a score for each candidate, read by `parse_scores`, or their order, read by
-        `parse_ranking`. Scores say how much better one candidate is; an order is easier to give for small models.
+        `parse_ranking`. Scores also say by how much one candidate is better than another.
     max_title_characters : int, default=200
         Longer titles are cut there, so that no title can crowd out the others. At least 20.
 

@@ -60,7 +60,7 @@ def response_format(n_candidates: int, answer: AnswerKind = "scores") -> dict[st
 def answer_format(n_candidates: int, answer: AnswerKind = "scores") -> str:
     """Say in words what `answer_schema` says; a prompt template's ``$answer_format``.
 
-    No example holds a number, since models lean towards the numbers of an example.
+    The form is shown without a score, so that there is none to copy.
     """
     if answer == "scores":
         form = '{"scores": {' + _listed('"{}": <score>', n_candidates) + "}}"
