@@ -58,8 +58,6 @@ setup(
         "ray": ["ray>=2.9"],
         # the backend for FuxiCTR models
         "fuxictr": ["fuxictr>=2.3"],
-        # exact token counts in estimates of cost
-        "tokens": ["tiktoken>=0.7"],
     },
     entry_points={"console_scripts": ["sllmr = sllmr_plugin.cli:main"]},
 )
