@@ -161,6 +161,13 @@ def test_batches_that_bring_nothing_come_to_an_end(ask):
         assert len(server.batches) == 3
 
 
+def test_a_batch_without_one_usable_answer_is_not_paid_for_again(ask):
+    with ScoringServer(lambda number, body: "garbage") as server:
+        with pytest.raises(ScoringStoppedError, match="not one of 12 answers"):
+            ask(server, requests(12))
+        assert len(server.seen) == 12
+
+
 def test_the_cap_counts_what_is_in_batches(ask):
     asked, price = requests(50), Price(1000, 1000)
     with ScoringServer() as server:

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import os
+import signal
 import sqlite3
+import threading
 import time
 
 import pytest
 
-from sllmr_plugin.errors import LedgerError, PriceError, ScoringStoppedError
+from sllmr_plugin.errors import ConfigError, LedgerError, PriceError, ScoringStoppedError
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.limits import CircuitBreaker
 from sllmr_plugin.scoring.openai_client import OpenAIClient
@@ -256,6 +259,68 @@ def test_a_wait_that_is_too_long_is_left_to_the_user(setting):
     here = setting([None, "429:86400"])
     with pytest.raises(ScoringStoppedError, match="asks to wait 86400 s"):
         here.run(requests(3), concurrency=1)
+
+
+def test_a_model_that_does_not_understand_is_not_paid_for_long(setting):
+    here = setting(lambda number, body: "garbage")
+    with pytest.raises(ScoringStoppedError, match="10 answers in a row cannot be used.*sllmr ledger failures"):
+        here.run(requests(500))
+    assert 10 <= len(here.server.seen) <= 10 + 4
+
+
+def test_a_model_that_needs_to_be_told_each_time_stops_nothing(setting):
+    here, asked = setting(lambda number, body: "garbage" if len(body["messages"]) == 2 else None), requests(60)
+    here.run(asked)
+    assert here.scores(asked) == truth(asked)
+
+
+def test_a_limit_without_retry_after_is_met_with_growing_pauses(setting, monkeypatch):
+    pauses = []
+
+    def backoff(failures, retry_after=None):
+        pauses.append(failures)
+        return 0.2
+
+    monkeypatch.setattr("sllmr_plugin.scoring.runner.backoff", backoff)
+    here, asked = setting([None] + ["429"] * 12, latency=0.02), requests(12)
+    here.run(asked)
+    assert here.scores(asked) == truth(asked)
+    assert pauses == sorted(pauses)
+    assert pauses.count(1) <= 4  # what was in flight together counts once
+    assert 3 <= max(pauses) <= 12
+
+
+def test_ctrl_c_waits_for_what_is_in_flight_and_a_second_one_does_not(setting):
+    here, asked = setting(latency=0.5), requests(100)
+
+    def press_when_seen(n_requests, times):
+        while here.server.n_seen < n_requests:
+            time.sleep(0.01)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+
+    threading.Thread(target=press_when_seen, args=(3, 1)).start()
+    with pytest.raises(KeyboardInterrupt):
+        here.run(asked)
+    n_seen = here.server.n_seen
+    assert 3 <= n_seen <= 3 + 4
+    assert len(here.scores(asked)) == n_seen
+
+    here.server.latency = 30
+    threading.Thread(target=press_when_seen, args=(n_seen + 1, 2)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        here.run(asked, timeout=60)
+    assert time.monotonic() - start < 20  # it did not wait for the answer
+    with Ledger(here.path) as ledger:
+        assert 1 <= ledger.n_interrupted <= 4
+
+
+@pytest.mark.parametrize("limits", [{"concurrency": 0}, {"max_cost": -1}, {"retries": -1}, {"requests_per_minute": 0}])
+def test_limits_that_make_no_sense_are_refused(limits):
+    with pytest.raises(ConfigError, match=next(iter(limits))):
+        RunLimits(**limits)
 
 
 def test_the_cap_is_not_exceeded_and_a_higher_one_goes_on(setting):

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sllmr: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nsllmr: interrupted; the same command takes up after the last finished run", file=sys.stderr)
+        print("\nsllmr: interrupted; the same command takes up where this one stopped", file=sys.stderr)
         return 130
     return 0
 

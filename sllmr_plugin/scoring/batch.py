@@ -22,6 +22,7 @@ from .prices import Price, estimate_tokens
 from .questions import Question, Questions
 from .request import ScoringRequest
 from .run_summary import RunLimits, RunSummary
+from .runner import UNUSABLE_IN_A_ROW
 
 _MOST_REQUESTS = 50_000  # of one batch, at OpenAI
 _MOST_BYTES = 150_000_000
@@ -209,6 +210,7 @@ class _Batches:
     async def _finish(self, token: str, batch_id: str | None, pending: dict[str, Question]) -> None:
         """Wait for a batch and put its answers into the ledger."""
         marks = self._ledger.batch_marks(token)
+        self._usable = 0
         if marks and not marks.keys() & pending.keys():
             raise self._stopped(
                 f"the ledger has an open batch ({batch_id}) of other requests. Run the command that made it first, or "
@@ -231,11 +233,17 @@ class _Batches:
                 response = await self._call(functools.partial(self._library.files.content, file_id))
                 for entry in _lines(response.content):
                     await self._merge(entry, marks, pending)
+        received = len(marks) - len(self._ledger.batch_marks(token))
         if set(self._ledger.batch_marks(token)) - pending.keys():
             # Answers to requests that this command does not have; their own command will take them.
             self._summary.last_problem = f"{batch_id} also holds requests of another command"
             return
         await asyncio.wrap_future(self._ledger.close_batch(token))
+        if received >= UNUSABLE_IN_A_ROW and not self._usable:
+            raise self._stopped(
+                f"not one of {received} answers of {batch_id} can be used. Look at them with `sllmr ledger failures`, "
+                "then change model, template or --max-tokens"
+            )
 
     async def _ended(self, batch_id: str) -> Any:
         while True:
@@ -265,7 +273,9 @@ class _Batches:
             return
         used = completion.prompt_tokens, completion.completion_tokens
         cost = self._price.cost(*used) if self._price else None
-        await asyncio.wrap_future(self._ledger.record(self._questions.read(question, completion, cost), mark))
+        answer = self._questions.read(question, completion, cost)
+        await asyncio.wrap_future(self._ledger.record(answer, mark))
+        self._usable += answer.ok
         self._summary.asked += 1
         self._summary.prompt_tokens += used[0]
         self._summary.completion_tokens += used[1]

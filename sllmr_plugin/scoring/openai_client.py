@@ -123,7 +123,7 @@ class OpenAIClient:
             body = self.body(messages, n_candidates, parameters)
             sent_format, sent_limit = self._format, self._limit_name
             try:
-                # As extra_body: the library would walk through the whole schema, and old versions do not know the limit.
+                # As extra_body: the library would walk through the schema, and old versions do not know the limit.
                 extra = {name: body.pop(name) for name in ("response_format", sent_limit) if name in body}
                 asking = self.library.chat.completions.create(**body, extra_body=extra)
                 completion = await asyncio.wait_for(asking, self._timeout)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..errors import ConfigError
+
 
 @dataclass(frozen=True)
 class RunLimits:
@@ -20,6 +22,11 @@ class RunLimits:
         is waited for without counting, for as long as other requests are answered.
     max_cost : float or None, default=None
         USD. Nothing is sent that could make the ledger's total, earlier runs included, exceed it.
+
+    Raises
+    ------
+    ConfigError
+        If a number is out of range.
     """
 
     concurrency: int = 16
@@ -27,6 +34,14 @@ class RunLimits:
     tokens_per_minute: float | None = None
     retries: int = 6
     max_cost: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "requests_per_minute", "tokens_per_minute", "max_cost"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; give a number above 0.")
+        if self.retries < 0:
+            raise ConfigError(f"retries is {self.retries}; give at least 0.")
 
 
 @dataclass

@@ -25,6 +25,8 @@ from .run_summary import RunLimits, RunSummary
 
 _GUESSED_COMPLETION = 1000  # tokens reserved for an answer without a limit
 _LONGEST_RETRY_AFTER = 600.0
+#: So many paid answers that cannot be used, with none between that can, mean that the rest would be no better.
+UNUSABLE_IN_A_ROW = 10
 
 
 class Client(Protocol):
@@ -62,6 +64,8 @@ class Runner:
         self._asking: dict[str, asyncio.Future[None]] = {}
         self._error: Exception | None = None
         self._answered_once = False
+        self._unusable = CircuitBreaker(UNUSABLE_IN_A_ROW)
+        self._limited_in_a_row = 0
         self._token_ratio = 1.0  # the largest ratio of counted to estimated prompt tokens seen
 
     async def main(self) -> RunSummary:
@@ -111,10 +115,23 @@ class Runner:
             if answer is None:
                 self._summary.unanswered += 1
                 return
+            self._notice(answer)
             question = None if answer.ok else self._questions.next(question, answer)
         if answer is not None and not answer.ok:
             self._summary.failed += 1
             self._summary.last_problem = answer.error
+
+    def _notice(self, answer: LedgerAnswer) -> None:
+        """Stop paying a model that does not understand the question."""
+        if answer.ok:
+            self._unusable.success()
+        elif self._unusable.failed():
+            self._fail(
+                self._stopped(
+                    f"{UNUSABLE_IN_A_ROW} answers in a row cannot be used, the last one because {answer.error} Look at "
+                    "them with `sllmr ledger failures`, then change model, template or --max-tokens"
+                )
+            )
 
     async def _answer(self, question: Question) -> LedgerAnswer | None:
         """Return the committed answer to a question, or None if none came."""
@@ -158,11 +175,11 @@ class Runner:
             failures += problem.kind != "limited"
             if not self._worth_trying_again(problem, failures):
                 return None
-            pause = backoff(max(failures, 1), problem.retry_after)
-            if problem.kind == "limited":
-                self._pace.hold(pause)  # the limit is everybody's
+            if problem.kind == "limited":  # the limit is everybody's
+                self._limited_in_a_row += not self._pace.held()  # those in flight with it tell nothing new
+                self._pace.hold(backoff(self._limited_in_a_row, problem.retry_after))
             else:
-                await self._wait(pause)
+                await self._wait(backoff(failures, problem.retry_after))
         return None
 
     async def _send(self, question: Question, estimated_cost: float) -> LedgerAnswer:
@@ -188,6 +205,7 @@ class Runner:
         # Only what is committed counts.
         self._answered_once = True
         self._breaker.success()
+        self._limited_in_a_row = 0
         self._budget.spent += cost or 0.0
         self._summary.asked += 1
         self._summary.prompt_tokens += used[0]
