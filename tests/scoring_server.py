@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import collections
 import json
+import math
 import re
 import threading
 import time
@@ -271,10 +272,22 @@ def completion(body, kind, *, usage, number):
             }
         ],
     }
+    if body.get("logprobs") and kind != "no logprobs":
+        payload["choices"][0]["logprobs"] = {"content": logprobs(text)}
     if usage:
         counts = {"prompt_tokens": prompt_tokens, "completion_tokens": len(text) // 3}
         payload["usage"] = counts | {"total_tokens": sum(counts.values())}
     return payload
+
+
+def logprobs(text):
+    """A token a character; of every digit the next one was half as likely."""
+    content = []
+    for character in text:
+        others = [{"token": str((int(character) + 1) % 10), "logprob": math.log(0.3)}] if character.isdigit() else []
+        token = {"token": character, "logprob": math.log(0.6 if others else 1.0)}
+        content.append(token | {"bytes": list(character.encode()), "top_logprobs": [token, *others]})
+    return content
 
 
 def _error(status, message, *, headers=None, code=None, param=None):

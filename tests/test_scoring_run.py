@@ -10,9 +10,10 @@ import time
 
 import pytest
 
-from sllmr_plugin.errors import ConfigError, LedgerError, PriceError, ScoringStoppedError
+from sllmr_plugin.errors import ConfigError, LedgerError, LogprobsWarning, PriceError, ScoringStoppedError
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.limits import CircuitBreaker
+from sllmr_plugin.scoring.logprobs import expected_scores
 from sllmr_plugin.scoring.openai_client import OpenAIClient
 from sllmr_plugin.scoring.prices import Price
 from sllmr_plugin.scoring.questions import Questions
@@ -20,7 +21,7 @@ from sllmr_plugin.scoring.request import ScoringRequest
 from sllmr_plugin.scoring.run import run
 from sllmr_plugin.scoring.run_summary import RunLimits
 
-from .scoring_server import ScoringServer, score_of
+from .scoring_server import ScoringServer, content, logprobs, score_of
 
 KEY = "sk-test-SECRETKEY-0123456789"
 QUESTIONS = Questions("tiny")
@@ -189,6 +190,19 @@ def test_a_server_without_structured_output_is_asked_otherwise_from_then_on(sett
     assert here.scores(asked) == truth(asked)
     formats = [(seen.body.get("response_format") or {}).get("type") for seen in here.server.seen]
     assert formats == ["json_schema", "json_object"] + [None] * 10
+
+
+def test_log_probabilities_refine_the_scores_and_their_absence_is_told(setting):
+    questions = Questions("tiny", top_logprobs=5)
+    here, asked = setting([None, "no logprobs"]), requests(2)
+    with pytest.warns(LogprobsWarning, match="scores are taken as written"):
+        here.run(asked, questions, concurrency=1)
+    assert (here.server.seen[0].body["logprobs"], here.server.seen[0].body["top_logprobs"]) == (True, 5)
+    text = content(here.server.seen[0].body["messages"], None)
+    found = here.scores(asked, questions)
+    assert found["u0"] == expected_scores(logprobs(text), asked[0]).scores
+    assert found["u0"] != truth(asked)["u0"]
+    assert found["u1"] == truth(asked)["u1"]
 
 
 def test_two_requests_with_the_same_words_are_asked_once(setting):

@@ -19,6 +19,11 @@ examples:
   sllmr demo
       A first look, on bundled data: a plain DeepFM beside wrapped ones.
 
+  sllmr candidates --interactions clicks.csv --items items.csv --users 1000 --out candidates.parquet
+  sllmr score --candidates candidates.parquet --interactions clicks.csv --items items.csv --out llm_scores.parquet
+      Choose pairs on your own data and have them scored: by gpt-4o-mini, a server of your own (--base-url), or
+      without any model (--scorer lexical). --dry-run says what it would cost.
+
   sllmr compare --interactions clicks.csv --scores llm_scores.parquet --out runs/mine
       The same on your own data. clicks.csv has user_id, item_id and, if you have them, label (1 or 0),
       position or timestamp, and split (train, valid, test); llm_scores.parquet has user_id, item_id and

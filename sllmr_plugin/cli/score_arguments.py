@@ -16,7 +16,9 @@ from .arguments import positive, rate
 def add_asking(parser: argparse.ArgumentParser) -> None:
     """Add what a language model is asked."""
     group = parser.add_argument_group("what is asked")
-    group.add_argument("--model", default="gpt-4o-mini", metavar="NAME", help="(default: %(default)s)")
+    group.add_argument(
+        "--model", default="gpt-4o-mini", metavar="NAME", help="as the server calls it (default: %(default)s)"
+    )
     group.add_argument(
         "--base-url",
         metavar="URL",

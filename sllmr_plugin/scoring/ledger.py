@@ -20,7 +20,6 @@ from .ledger_file import (
     find_answer,
     ledger_failure,
     now,
-    prepare,
     storable,
     to_row,
 )
@@ -71,12 +70,9 @@ class Ledger:
             raise LedgerError(f"{self.path}: cannot be made ({error}). Choose another place for the ledger.") from None
         try:
             self._writer = connect(self.path)
-            prepare(self._writer, self.path)
             self._reader = connect(self.path)
             with self._writer:
-                marks = self._writer.execute(
-                    "UPDATE unanswered SET reason = ? WHERE reason IS NULL AND batch IS NULL", (_KILLED,)
-                )
+                marks = self._writer.execute(_NOTE_KILLED, (_KILLED,))
         except sqlite3.Error as error:
             self._lock.release()
             raise ledger_failure(self.path, error) from None

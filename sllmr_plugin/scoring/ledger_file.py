@@ -190,21 +190,22 @@ def find_answer(connection: sqlite3.Connection, path: Path, key: str) -> LedgerA
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open for writing."""
+    """Open for writing; make the tables of a new file, leave a file that is no ledger as it is."""
     # Autocommit, so that transactions are where they are written; used by one thread at a time.
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
+    try:
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables:
+            check_is_ledger(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
+        if not tables:
+            head = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_SCHEMA_VERSION};"
+            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {head} COMMIT;")
+    except BaseException:
+        connection.close()
+        raise
     return connection
-
-
-def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables of a new file; refuse a file that is no ledger or one of a newer version."""
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if not tables:
-        head = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_SCHEMA_VERSION};"
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {head} COMMIT;")
-    check_is_ledger(connection, path)
 
 
 def check_is_ledger(connection: sqlite3.Connection, path: Path) -> None:
