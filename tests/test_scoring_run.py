@@ -381,6 +381,15 @@ def test_requests_a_minute_are_spaced(setting):
     assert all(moment >= 0.1 * number for number, moment in enumerate(times))
 
 
+def test_requests_stay_spaced_when_a_hold_ends(setting):
+    here = setting([None, None, "429:1"])
+    here.run(requests(16), requests_per_minute=60 / 0.1, concurrency=16)
+    times = [seen.time for seen in here.server.seen]
+    after = [moment for moment in times if moment > times[2] + 0.9]
+    assert len(after) >= 10
+    assert all(sum(0 <= moment - first < 0.5 for moment in after) <= 5 + 3 for first in after)
+
+
 def test_a_ledger_that_cannot_be_written_stops_the_asking(setting, monkeypatch):
     here = setting(latency=0.01)
     record = Ledger.record

@@ -155,9 +155,7 @@ class Runner:
         failures = 0
         while not self._stop.is_set():
             expected = self._token_ratio * tokens, question.parameters["max_tokens"] or _GUESSED_COMPLETION
-            await self._wait(self._pace.book(sum(expected)))
-            while (held := self._pace.held()) and not self._stop.is_set():
-                await self._wait(held)
+            await self._turn(sum(expected))
             cost = self._price.cost(*expected) if self._price else 0.0
             if self._stop.is_set() or not await self._budget.reserve(cost, self._stop):
                 self._out_of_money()
@@ -176,11 +174,19 @@ class Runner:
             if not self._worth_trying_again(problem, failures):
                 return None
             if problem.kind == "limited":  # the limit is everybody's
-                self._limited_in_a_row += not self._pace.held()  # those in flight with it tell nothing new
-                self._pace.hold(backoff(self._limited_in_a_row, problem.retry_after))
+                if not self._pace.held():  # those in flight with it tell nothing new
+                    self._limited_in_a_row += 1
+                self._pace.hold(backoff(max(self._limited_in_a_row, 1), problem.retry_after))
             else:
                 await self._wait(backoff(failures, problem.retry_after))
         return None
+
+    async def _turn(self, tokens: float) -> None:
+        """Wait for a slot; a slot that falls into a hold is taken anew, lest all of them go when it ends."""
+        while not self._stop.is_set():
+            await self._wait(self._pace.book(tokens))
+            if not self._pace.held():
+                return
 
     async def _send(self, question: Question, estimated_cost: float) -> LedgerAnswer:
         """Send a question once and commit what comes of it."""
