@@ -59,7 +59,8 @@ def ask(requests, ledger, base_url, concurrency):
 
 
 def rates(base_url, latency, seconds, folder):
-    print(f"latency {latency} s, {os.cpu_count()} cores, openai client, ledger on {folder}\n")
+    load = os.getloadavg()[0]
+    print(f"latency {latency} s, {os.cpu_count()} cores with a load of {load:.1f} before this, ledger on {folder}\n")
     print("concurrency   requests   requests/s   ideal   share of ideal   processor ms a request")
     first = 0
     with Ledger(folder / "rates.sqlite") as ledger:
