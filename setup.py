@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest>=8", "hypothesis>=6.90"]
+TEST = ["pytest>=8", "hypothesis>=6.90", "aiohttp>=3.9"]
 DEV = [*TEST, "ruff>=0.6", "mypy>=1.11", "types-PyYAML>=6"]
 
 setup(
@@ -26,7 +26,11 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["sllmr_plugin", "sllmr_plugin.*"]),
-    package_data={"sllmr_plugin": ["py.typed"], "sllmr_plugin.datasets": ["demo_data/*"]},
+    package_data={
+        "sllmr_plugin": ["py.typed"],
+        "sllmr_plugin.datasets": ["demo_data/*"],
+        "sllmr_plugin.scoring": ["prices.yaml"],
+    },
     zip_safe=False,
     python_requires=">=3.10",
     install_requires=[
@@ -43,6 +47,9 @@ setup(
         "safetensors>=0.4",
         "pyyaml>=6",
         "tqdm>=4.60",
+        # asking a language model for scores
+        "openai>=1.40",
+        "filelock>=3.12",
     ],
     extras_require={
         "test": TEST,
@@ -51,8 +58,6 @@ setup(
         "ray": ["ray>=2.9"],
         # the backend for FuxiCTR models
         "fuxictr": ["fuxictr>=2.3"],
-        # asking a language model for scores
-        "texts": ["openai>=1.40"],
     },
     entry_points={"console_scripts": ["sllmr = sllmr_plugin.cli:main"]},
 )

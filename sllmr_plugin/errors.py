@@ -10,7 +10,7 @@ class SLLMRError(Exception):
 
 
 class ConfigError(SLLMRError, ValueError):
-    """A `SelectiveConfig` holds a value, or a combination of values, that makes no sense."""
+    """A setting has a value, or settings have a combination of values, that makes no sense."""
 
 
 class WrapError(SLLMRError, ValueError):
@@ -63,6 +63,18 @@ class DataError(SLLMRError, ValueError):
     """A data file (interactions, items) cannot be used as it stands."""
 
 
+class PromptError(SLLMRError, ValueError):
+    """A prompt template, or a request that it is to render, cannot be used as it stands."""
+
+
+class AnswerError(SLLMRError, ValueError):
+    """A scorer's answer cannot be used; the message is written to be shown to the language model as well."""
+
+
+class LogprobsError(SLLMRError, ValueError):
+    """A server's token log-probabilities cannot be turned into scores."""
+
+
 class BackboneError(SLLMRError, ValueError):
     """The zoo cannot build the backbone that was asked for."""
 
@@ -92,6 +104,42 @@ class RunFolderError(SLLMRError, ValueError):
     """A run folder holds results that do not belong with the run at hand."""
 
 
+class LedgerError(SLLMRError, RuntimeError):
+    """The ledger of answers cannot be opened, read or written."""
+
+
+class ScoringStoppedError(SLLMRError, RuntimeError):
+    """A scoring run stopped before every request was answered; the answers so far are in its ledger."""
+
+
+class ServerError(SLLMRError, RuntimeError):
+    """A server gave no usable answer to a request.
+
+    Parameters
+    ----------
+    message : str
+        What happened, free of keys and organisation ids.
+    kind : {"limited", "busy", "lost", "refused", "hopeless"}
+        ``limited``: too much was asked at a time, try later; ``busy``: not processed, try again; ``lost``: no answer
+        came, though the server may have charged for one, try again; ``refused``: this request will not be answered;
+        ``hopeless``: none will.
+    retry_after : float or None, default=None
+        Seconds that the server asks to wait.
+    """
+
+    def __init__(self, message: str, kind: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type[ServerError], tuple[str, str, float | None]]:
+        return type(self), (str(self), self.kind, self.retry_after)
+
+
+class PriceError(SLLMRError, ValueError):
+    """The price of a model is needed and not known, or the file of prices cannot be used."""
+
+
 class SLLMRWarning(UserWarning):
     """Base class of every warning that this package gives."""
 
@@ -102,6 +150,14 @@ class CoverageWarning(SLLMRWarning):
 
 class InactiveWarning(SLLMRWarning):
     """A call of `fit` trains the plain model although the regularizer is switched on."""
+
+
+class LogprobsWarning(SLLMRWarning):
+    """Token log-probabilities were asked for, and the server gave none that can be used."""
+
+
+class IncompleteWarning(SLLMRWarning):
+    """A scoring run ended without an answer to every request."""
 
 
 class GateCollapsedWarning(SLLMRWarning):

@@ -25,7 +25,7 @@ LAYERS = [
     {"backends.deepctr_torch"},
     {"wrapping"},
     {"zoo"},
-    {"evaluation"},
+    {"evaluation", "scoring"},
     {"cli"},
 ]
 

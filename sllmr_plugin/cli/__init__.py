@@ -10,14 +10,19 @@ from typing import Any
 
 from .. import __version__
 from ..errors import SLLMRError, SLLMRWarning
-from . import compare, coverage, demo, reliability, table
+from . import candidates, compare, coverage, demo, ledger, reliability, score, table
 
-_COMMANDS = (demo, coverage, reliability, compare, table)
+_COMMANDS = (demo, candidates, score, ledger, coverage, reliability, compare, table)
 
 _EPILOG = """\
 examples:
   sllmr demo
       A first look, on bundled data: a plain DeepFM beside wrapped ones.
+
+  sllmr candidates --interactions clicks.csv --items items.csv --users 1000 --out candidates.parquet
+  sllmr score --candidates candidates.parquet --interactions clicks.csv --items items.csv --out llm_scores.parquet
+      Choose pairs on your own data and have them scored: by gpt-4o-mini, a server of your own (--base-url), or
+      without any model (--scorer lexical). --dry-run says what it would cost.
 
   sllmr compare --interactions clicks.csv --scores llm_scores.parquet --out runs/mine
       The same on your own data. clicks.csv has user_id, item_id and, if you have them, label (1 or 0),
@@ -57,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sllmr: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nsllmr: interrupted; the same command takes up after the last finished run", file=sys.stderr)
+        print("\nsllmr: interrupted; the same command takes up where this one stopped", file=sys.stderr)
         return 130
     return 0
 

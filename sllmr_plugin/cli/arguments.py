@@ -11,16 +11,15 @@ import torch
 from ..config import SelectiveConfig
 from ..errors import ConfigError
 
+INTERACTIONS_HELP = (
+    "CSV or parquet: user_id, item_id[, label][, position|timestamp][, split]; without split the "
+    "last item of a user is test and the one before it validation"
+)
+
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add the files that a comparison reads."""
-    parser.add_argument(
-        "--interactions",
-        required=True,
-        metavar="FILE",
-        help="CSV or parquet: user_id, item_id[, label][, position|timestamp][, split]; without split the "
-        "last item of a user is test and the one before it validation",
-    )
+    parser.add_argument("--interactions", required=True, metavar="FILE", help=INTERACTIONS_HELP)
     parser.add_argument("--items", metavar="FILE", help="CSV or parquet of the whole catalogue: item_id[, title]")
     parser.add_argument(
         "--scores",

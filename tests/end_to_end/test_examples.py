@@ -2,9 +2,13 @@
 
 import difflib
 import runpy
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+
+from ..scoring_server import ScoringServer
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -43,3 +47,16 @@ def test_example_runs(name, expected, capsys):
     printed = capsys.readouterr().out
     for text in expected:
         assert text in printed
+
+
+def test_the_scoring_example_runs_with_a_server_and_asks_it_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with ScoringServer() as server:
+        arguments = ["--base-url", server.base_url, "--users", "10", "--out", str(tmp_path)]
+        for _ in range(2):
+            monkeypatch.setattr(sys, "argv", ["score_with_local_server.py", *arguments])
+            runpy.run_path(str(EXAMPLES / "score_with_local_server.py"), run_name="__main__")
+        assert len(server.seen) == 10
+    assert "10 taken from the ledger, 0 answers received" in capsys.readouterr().out
+    for name in ("llm_scores.parquet", "own_scores.parquet"):
+        assert len(pd.read_parquet(tmp_path / name)) >= 10 * 8

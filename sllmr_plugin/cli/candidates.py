@@ -1,0 +1,85 @@
+"""`sllmr candidates`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..datasets.interactions import load_interactions
+from ..scoring.candidate_settings import CandidateSettings
+from ..scoring.candidates import draw_candidates, read_categories
+from ..scoring.parquet import check_parquet_path
+from .arguments import INTERACTIONS_HELP, positive
+
+_EPILOG = """\
+Each user becomes one prompt, so --users is the bill. Every user gets long-tail items, dealt in turn so that all of
+them come up about as often, and popular ones; cold users get items of all categories and bands of popularity as well.
+None is the user's own training or validation item, but for the probes: validation items mixed in unmarked, on which the
+gate finds out where the scores can be trusted. A run with more --users repeats the smaller one and adds to it, so
+no answer that you have is asked for again.
+
+examples:
+  sllmr candidates --interactions clicks.csv --items items.csv --users 1000 --out candidates.parquet
+      1000 users, half of them cold, 20 items each, and a probe for every fifth.
+  sllmr candidates ... --users 5000 --per-user 10 --probe-share 0.5
+      More users with fewer items each, more probes.
+  sllmr candidates ... --cold-share 1 --users 500
+      Cold users only. The gate then knows nothing of the others.
+
+next: sllmr score --candidates candidates.parquet --interactions clicks.csv --items items.csv --out llm_scores.parquet
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser(
+        "candidates",
+        help="choose the user-item pairs to have scored",
+        description="Choose users and draw the items that a language model (or another scorer) will be asked about, "
+        "and say what they cover.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    defaults = CandidateSettings()
+    parser.add_argument("--interactions", required=True, metavar="FILE", help=INTERACTIONS_HELP)
+    parser.add_argument(
+        "--items",
+        required=True,
+        metavar="FILE",
+        help="CSV or parquet of the whole catalogue: item_id, title[, category]",
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="parquet: user_id, item_id, kind, source")
+    for flag, default, text in (
+        ("--users", None, "users to ask about (default: all with a training interaction)"),
+        ("--per-user", defaults.per_user, "candidates of each user, without the probe (default: %(default)s)"),
+        ("--pool", defaults.pool, "popular candidates come from this many items (default: %(default)s)"),
+    ):
+        parser.add_argument(flag, type=positive, default=default, metavar="N", help=text)
+    for flag, share, text in (
+        ("--cold-share", defaults.cold_share, "share of cold users among those of --users"),
+        ("--probe-share", defaults.probe_share, "share of the users who get a probe"),
+        ("--tail-share", defaults.tail_share, "share of the candidates that are long-tail items"),
+        ("--diverse-share", defaults.diverse_share, "share of a cold user's candidates that are diverse items"),
+    ):
+        parser.add_argument(flag, type=float, default=share, metavar="X", help=f"{text} (default: {share})")
+    parser.add_argument("--seed", type=int, default=defaults.seed, metavar="N", help="decides all draws (default: 0)")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    settings = CandidateSettings(
+        users=arguments.users,
+        cold_share=arguments.cold_share,
+        per_user=arguments.per_user,
+        pool=arguments.pool,
+        tail_share=arguments.tail_share,
+        diverse_share=arguments.diverse_share,
+        probe_share=arguments.probe_share,
+        seed=arguments.seed,
+    )
+    check_parquet_path(arguments.out)
+    data = load_interactions(arguments.interactions, arguments.items)
+    candidates = draw_candidates(data, settings, categories=read_categories(arguments.items))
+    candidates.write(arguments.out)
+    print(candidates.summary)
+    print(f"\nCandidates: {arguments.out}")

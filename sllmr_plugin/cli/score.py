@@ -1,0 +1,190 @@
+"""`sllmr score`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ..datasets.interactions import Interactions, load_interactions
+from ..errors import ConfigError, IncompleteWarning
+from ..scoring.batch import run_batches
+from ..scoring.dry_run import estimate
+from ..scoring.ledger import Ledger
+from ..scoring.ledger_file import LedgerReader
+from ..scoring.lexical import LexicalScorer
+from ..scoring.openai_client import OpenAIClient
+from ..scoring.own import load_scorer, score_with
+from ..scoring.parquet import check_parquet_path
+from ..scoring.prices import Prices, in_batches
+from ..scoring.requests import ScoringRequests, plan_requests
+from ..scoring.run import run
+from ..scoring.run_summary import RunLimits
+from ..scoring.table import MISSING, ScoredPairs, build_score_table, write_score_table
+from .arguments import INTERACTIONS_HELP
+from .score_arguments import add_asking, add_limits, questions_of
+
+_EPILOG = """\
+Every answer is committed to a ledger (OUT with .ledger.sqlite for .parquet, unless --ledger names another) before it
+counts. Whatever ends a run, the same command goes on where it stopped and pays for no answer twice; only
+requests in flight at a kill, at most --concurrency of them, are sent again. The key is read from OPENAI_API_KEY.
+
+examples:
+  sllmr score --candidates candidates.parquet --interactions clicks.csv --items items.csv --out llm_scores.parquet \\
+      --dry-run
+      What would be asked, how many tokens, how many dollars.
+  sllmr score ... --max-cost 5
+      With gpt-4o-mini, for 5 dollars at most, earlier runs with this ledger included.
+  sllmr score ... --batch
+      Through the Batch API, for half the price. Start it again whenever you like: it waits for what is under way.
+  sllmr score ... --base-url http://localhost:8000/v1 --model my-model
+      With a server of your own: vLLM, llama.cpp, Ollama, anything that speaks chat completions.
+  sllmr score ... --scorer lexical
+      Without any language model: similarity of titles.
+  sllmr score ... --scorer my_module:MyScorer
+      With a Python object of your own that has a method score(request).
+
+next: sllmr compare --interactions clicks.csv --items items.csv --scores llm_scores.parquet --out runs/mine
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser(
+        "score",
+        help="have candidates scored by a language model",
+        description="Ask a language model, or another scorer, about every user's candidates and write the score table.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--candidates", required=True, metavar="FILE", help="from sllmr candidates")
+    parser.add_argument("--interactions", required=True, metavar="FILE", help=INTERACTIONS_HELP)
+    parser.add_argument(
+        "--items", required=True, metavar="FILE", help="CSV or parquet of the catalogue: item_id, title"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="parquet: the score table")
+    parser.add_argument(
+        "--scorer",
+        default="openai",
+        metavar="NAME",
+        help="openai (any server with chat completions), lexical (no model at all), or MODULE:NAME of your own "
+        "(default: openai)",
+    )
+    parser.add_argument(
+        "--missing",
+        choices=MISSING,
+        default=MISSING[0],
+        help="candidates that an answer leaves out get no row, or 0.5 as in the paper (default: leave_out)",
+    )
+    add_asking(parser)
+    add_limits(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    check_parquet_path(arguments.out)
+    data = load_interactions(arguments.interactions, arguments.items)
+    requests = plan_requests(
+        arguments.candidates,
+        data,
+        history_length=arguments.history_length,
+        repeats=arguments.repeats,
+        seed=arguments.seed,
+    )
+    if arguments.scorer == "openai":
+        _score_with_server(arguments, requests)
+    else:
+        _score_with_object(arguments, requests, data)
+
+
+def _score_with_server(arguments: argparse.Namespace, requests: ScoringRequests) -> None:
+    questions = questions_of(arguments)
+    prices = Prices.read(arguments.prices)
+    price = prices.of(arguments.model)
+    if arguments.batch:
+        price = in_batches(price, prices.batch_discount)
+    path = arguments.ledger or arguments.out.with_suffix(".ledger.sqlite")
+    if arguments.dry_run:
+        if path.exists():
+            with LedgerReader(path) as reader:
+                print(estimate(requests, questions, reader, price))
+        else:
+            print(estimate(requests, questions, None, price))
+        return
+    limits = RunLimits(
+        concurrency=arguments.concurrency,
+        requests_per_minute=arguments.requests_per_minute,
+        tokens_per_minute=arguments.tokens_per_minute,
+        retries=arguments.retries,
+        max_cost=arguments.max_cost,
+    )
+    client = OpenAIClient(
+        arguments.model,
+        base_url=arguments.base_url,
+        timeout=arguments.timeout,
+        answer=questions.template.answer,
+    )
+    with Ledger(path) as ledger:
+        if ledger.n_interrupted:
+            print(
+                f"the last run was killed with {ledger.n_interrupted} requests in flight: they are asked again, "
+                "and may be charged twice",
+                file=sys.stderr,
+            )
+        ask = run_batches if arguments.batch else run
+        summary = ask(requests, questions, client, ledger, limits=limits, price=price)
+        print(summary)
+        if price is None:
+            print(f"  the price of {arguments.model} is not known, so it counts as nothing here; see --prices")
+        if summary.stopped or summary.unanswered or summary.failed:
+            warnings.warn(
+                "not every request was answered, so the table lacks users; the lines above say what to do.",
+                IncompleteWarning,
+                stacklevel=2,
+            )
+        scored = build_score_table(requests, questions.stored_answers(requests, ledger), missing=arguments.missing)
+    settings = {
+        "temperature": questions.temperature,
+        "top_logprobs": questions.top_logprobs,
+        "answer": questions.template.answer,
+        "ranking_temperature": questions.ranking_temperature if questions.template.answer == "ranking" else None,
+        "attempts": questions.attempts,
+    }
+    _write(arguments, scored, model=arguments.model, prompt_hash=questions.template.prompt_hash, settings=settings)
+    print(f"Ledger: {path}")
+
+
+def _score_with_object(arguments: argparse.Namespace, requests: ScoringRequests, data: Interactions) -> None:
+    if arguments.dry_run:
+        print(f"{len(requests)} requests to {arguments.scorer}, which cost nothing that is known here.")
+        return
+    if arguments.scorer == "lexical":
+        scorer: Any = LexicalScorer([] if data.titles is None else data.titles)
+    elif ":" in arguments.scorer:
+        scorer = load_scorer(arguments.scorer)
+    else:
+        raise ConfigError(f"there is no scorer {arguments.scorer!r}; write openai, lexical or MODULE:NAME.")
+    # An object of the user's own may change while its name stays, so only who asks for a ledger gets one.
+    ledger = Ledger(arguments.ledger) if arguments.ledger else None
+    try:
+        answers = score_with(scorer, requests, name=arguments.scorer, ledger=ledger)
+        scored = build_score_table(requests, answers, missing=arguments.missing)
+    finally:
+        if ledger is not None:
+            ledger.close()
+    _write(arguments, scored)
+
+
+def _write(arguments: argparse.Namespace, scored: ScoredPairs, *, settings: dict | None = None, **origin: Any) -> None:
+    settings = {
+        "history_length": arguments.history_length,
+        "repeats": arguments.repeats,
+        "seed": arguments.seed,
+        "missing": arguments.missing,
+        **(settings or {}),
+    }
+    write_score_table(scored, arguments.out, scorer=arguments.scorer, settings=settings, **origin)
+    print(scored.counts)
+    print(f"Score table: {arguments.out}")

@@ -1,0 +1,321 @@
+"""`run_batches`: the same questions through a Batch API, for half the price and an answer within a day."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import io
+import json
+import sys
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import PriceError, ScoringStoppedError, ServerError
+from .ledger import Ledger
+from .limits import backoff
+from .openai_client import OpenAIClient
+from .prices import Price, estimate_tokens
+from .questions import Question, Questions
+from .request import ScoringRequest
+from .run_summary import RunLimits, RunSummary
+from .runner import UNUSABLE_IN_A_ROW
+
+_MOST_REQUESTS = 50_000  # of one batch, at OpenAI
+_MOST_BYTES = 150_000_000
+_GUESSED_COMPLETION = 1000
+_ENDED = ("completed", "failed", "expired", "cancelled")
+_SEARCHED = 500  # batches of the account among which to look for one of ours
+
+
+def run_batches(
+    requests: Iterable[ScoringRequest],
+    questions: Questions,
+    client: OpenAIClient,
+    ledger: Ledger,
+    *,
+    limits: RunLimits | None = None,
+    price: Price | None = None,
+    poll_seconds: float = 30.0,
+    most_requests: int = _MOST_REQUESTS,
+    verbose: bool = True,
+) -> RunSummary:
+    """Ask all requests through a server's Batch API.
+
+    A batch is noted in the ledger, with its requests, before it is made, and carries a token of ours, so that a run
+    that was killed at any moment finds it again and makes no second one. Its answers go into the same ledger
+    as those of `run`. What a batch leaves without an answer, or with one that cannot be used, goes into
+    the next batch.
+
+    Parameters
+    ----------
+    requests : iterable of ScoringRequest
+        Gone through once for each batch: give something that can be gone through again, such as a list.
+    questions, client, ledger
+        As of `run`.
+    limits : RunLimits, optional
+        Of it, `retries` (how many batches in a row may bring nothing, and how often a call is repeated) and `max_cost`.
+    price : Price, optional
+        With the discount of batches already taken off.
+    poll_seconds : float, default=30
+        How often to ask for a batch's state.
+    most_requests : int, default=50000
+        Of one batch.
+    verbose : bool, default=True
+        Show progress.
+
+    Returns
+    -------
+    RunSummary
+
+    Raises
+    ------
+    ScoringStoppedError
+        If the server refuses a batch or cannot be reached. What was made goes on there, and the same
+        command finds it.
+    """
+    limits = limits or RunLimits()
+    if limits.max_cost is not None and price is None:
+        raise PriceError(
+            f"the price of {questions.model} is not known, so no cost can be capped. Add it to a copy of the file of "
+            "prices and give that with --prices."
+        )
+    return asyncio.run(
+        _Batches(requests, questions, client, ledger, limits, price, poll_seconds, most_requests, verbose).main()
+    )
+
+
+class _Batches:
+    def __init__(
+        self,
+        requests: Iterable[ScoringRequest],
+        questions: Questions,
+        client: OpenAIClient,
+        ledger: Ledger,
+        limits: RunLimits,
+        price: Price | None,
+        poll_seconds: float,
+        most_requests: int,
+        verbose: bool,
+    ) -> None:
+        self._requests, self._questions, self._client, self._ledger = requests, questions, client, ledger
+        self._limits, self._price = limits, price
+        self._poll_seconds, self._most_requests, self._verbose = poll_seconds, most_requests, verbose
+        self._summary = RunSummary()
+        self._library = client.library
+
+    async def main(self) -> RunSummary:
+        start = self._ledger.spent()
+        fruitless = 0
+        self._bar = tqdm(unit=" answers", disable=not self._verbose, file=sys.stderr, dynamic_ncols=True)
+        try:
+            while True:
+                pending = self._pending()
+                for token, batch_id in self._ledger.open_batches():
+                    received = self._summary.asked
+                    await self._finish(token, batch_id, pending)
+                    fruitless = 0 if self._summary.asked > received else fruitless + 1
+                pending = self._pending()
+                chunk = self._affordable(pending)
+                if not chunk:
+                    break
+                if fruitless > self._limits.retries:
+                    raise self._stopped(
+                        f"{fruitless} batches in a row brought no answer; the last problem: "
+                        f"{self._summary.last_problem}. Look at the batches in your account"
+                    )
+                await self._submit(chunk)
+        finally:
+            self._bar.close()
+            await self._client.close()
+        self._summary.total_cost = self._ledger.spent()
+        self._summary.cost = self._summary.total_cost - start
+        return self._summary
+
+    def _pending(self) -> dict[str, Question]:
+        """Return the questions that have no answer, by key; count the requests on the way."""
+        pending = {}
+        self._summary.requests = self._summary.failed = 0
+        for request in self._requests:
+            self._summary.requests += 1
+            question, answer = self._questions.replay(request, self._ledger)
+            if question is not None:
+                pending[question.key] = question
+            elif answer is not None and not answer.ok:
+                self._summary.failed += 1
+                self._summary.last_problem = answer.error
+        self._summary.unanswered = len(pending)
+        if not self._summary.asked:
+            self._summary.reused = self._summary.requests - len(pending)
+        return pending
+
+    def _affordable(self, pending: dict[str, Question]) -> list[tuple[Question, float, bytes]]:
+        """Return questions for one batch, each with its highest cost and its line of the file."""
+        left = None if self._limits.max_cost is None else self._limits.max_cost - self._ledger.spent()
+        chunk: list[tuple[Question, float, bytes]] = []
+        size = 0
+        for question in pending.values():
+            longest = question.parameters["max_tokens"] or _GUESSED_COMPLETION
+            cost = self._price.cost(estimate_tokens(question.messages), longest) if self._price else 0.0
+            if left is not None and cost > left:
+                self._summary.stopped = "max_cost" if not chunk else None
+                break
+            n_candidates = len(question.request.item_ids)
+            line = {
+                "custom_id": question.key,
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": self._client.body(question.messages, n_candidates, question.parameters),
+            }
+            text = json.dumps(line).encode() + b"\n"
+            size += len(text)
+            if len(chunk) == self._most_requests or size > _MOST_BYTES:
+                break
+            left = None if left is None else left - cost
+            chunk.append((question, cost, text))
+        return chunk
+
+    async def _submit(self, chunk: list[tuple[Question, float, bytes]]) -> None:
+        """Make a batch: noted first, then uploaded, then made."""
+        content = b"".join(text for _, _, text in chunk)
+        file = await self._call(
+            lambda: self._library.files.create(file=("requests.jsonl", io.BytesIO(content)), purpose="batch")
+        )
+        token = uuid.uuid4().hex
+        marks = [(question.key, str(question.request.user_id), cost) for question, cost, _ in chunk]
+        await asyncio.wrap_future(self._ledger.open_batch(token, marks))
+
+        async def make_unless_there() -> Any:
+            return await self._find(token) or await self._library.batches.create(
+                input_file_id=file.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={"sllmr_token": token},
+            )
+
+        try:
+            batch = await self._call(make_unless_there)
+        except ScoringStoppedError as error:
+            if isinstance(error.__cause__, ServerError) and error.__cause__.kind in ("refused", "hopeless"):
+                await asyncio.wrap_future(self._ledger.close_batch(token))
+            raise
+        await asyncio.wrap_future(self._ledger.name_batch(token, batch.id))
+        self._bar.write(
+            f"{batch.id}: {len(chunk)} requests sent; Ctrl-C is safe, the same command waits on", sys.stderr
+        )
+
+    async def _finish(self, token: str, batch_id: str | None, pending: dict[str, Question]) -> None:
+        """Wait for a batch and put its answers into the ledger."""
+        marks = self._ledger.batch_marks(token)
+        self._usable = 0
+        if marks and not marks.keys() & pending.keys():
+            raise self._stopped(
+                f"the ledger has an open batch ({batch_id}) of other requests. Run the command that made it first, or "
+                "give this one another --ledger"
+            )
+        if batch_id is None:  # killed between making it and hearing of it
+            found = await self._call(lambda: self._find(token))
+            if found is None:
+                await asyncio.wrap_future(self._ledger.close_batch(token))
+                return
+            batch_id = str(found.id)
+            await asyncio.wrap_future(self._ledger.name_batch(token, batch_id))
+        batch = await self._ended(batch_id)
+        if batch.status == "failed":
+            await asyncio.wrap_future(self._ledger.close_batch(token))
+            problems = "; ".join(str(one.message) for one in (getattr(batch.errors, "data", None) or []))
+            raise self._stopped(f"the server refused {batch_id}: {self._client.scrub(problems)}. Correct that")
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            if file_id:
+                response = await self._call(functools.partial(self._library.files.content, file_id))
+                for entry in _lines(response.content):
+                    await self._merge(entry, marks, pending)
+        received = len(marks) - len(self._ledger.batch_marks(token))
+        if set(self._ledger.batch_marks(token)) - pending.keys():
+            # Answers to requests that this command does not have; their own command will take them.
+            self._summary.last_problem = f"{batch_id} also holds requests of another command"
+            return
+        await asyncio.wrap_future(self._ledger.close_batch(token))
+        if received >= UNUSABLE_IN_A_ROW and not self._usable:
+            raise self._stopped(
+                f"not one of {received} answers of {batch_id} can be used. Look at them with `sllmr ledger failures`, "
+                "then change model, template or --max-tokens"
+            )
+
+    async def _ended(self, batch_id: str) -> Any:
+        while True:
+            batch = await self._call(lambda: self._library.batches.retrieve(batch_id))
+            counts = getattr(batch, "request_counts", None)
+            done = f", {counts.completed} of {counts.total}" if counts is not None else ""
+            self._bar.set_postfix_str(f"{batch_id} {batch.status}{done}")
+            if batch.status in _ENDED:
+                return batch
+            await asyncio.sleep(self._poll_seconds)
+
+    async def _merge(self, entry: dict[str, Any], marks: dict[str, int], pending: dict[str, Question]) -> None:
+        """Commit one answer of a batch; one that is none is left pending, for the next batch."""
+        question = pending.get(str(entry.get("custom_id")))
+        mark = marks.get(question.key) if question is not None else None
+        if question is None or mark is None:
+            return
+        response = entry.get("response") or {}
+        if response.get("status_code") != 200:
+            problem = entry.get("error") or response.get("body") or "no response"
+            self._summary.last_problem = self._client.scrub(f"{json.dumps(problem)[:300]}")
+            return
+        try:
+            completion = self._client.read_body(response.get("body"), question.messages)
+        except ServerError as error:
+            self._summary.last_problem = str(error)
+            return
+        used = completion.prompt_tokens, completion.completion_tokens
+        cost = self._price.cost(*used) if self._price else None
+        answer = self._questions.read(question, completion, cost)
+        await asyncio.wrap_future(self._ledger.record(answer, mark))
+        self._usable += answer.ok
+        self._summary.asked += 1
+        self._summary.prompt_tokens += used[0]
+        self._summary.completion_tokens += used[1]
+        self._bar.update()
+
+    async def _find(self, token: str) -> Any:
+        """Return the batch that carries a token, or None."""
+        searched = 0
+        async for batch in self._library.batches.list(limit=100):
+            if (batch.metadata or {}).get("sllmr_token") == token:
+                return batch
+            searched += 1
+            if searched >= _SEARCHED:
+                break
+        return None
+
+    async def _call(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Call the server, again after failures that pass."""
+        failures = 0
+        while True:
+            try:
+                return await call()
+            except Exception as error:
+                problem = self._client.failure(error)
+            failures += 1
+            if problem.kind in ("refused", "hopeless") or failures > self._limits.retries:
+                raise self._stopped(f"{problem}") from problem
+            await asyncio.sleep(backoff(failures, problem.retry_after))
+
+    def _stopped(self, why: str) -> ScoringStoppedError:
+        return ScoringStoppedError(
+            f"stopped: {why}; then run the same command again ({self._summary.asked} answers of this run are in "
+            f"{self._ledger.path})."
+        )
+
+
+def _lines(content: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file; a line that is none is passed over and asked again."""
+    for line in content.decode("utf-8", "replace").splitlines():
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                yield entry

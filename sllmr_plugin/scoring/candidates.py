@@ -1,0 +1,225 @@
+"""Which (user, item) pairs to have scored: popular items, diverse ones for cold users, long-tail ones, probes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from ..datasets.interactions import Interactions
+from ..datasets.tables import read_table, require_columns
+from ..errors import CoverageWarning, DataError
+from .candidate_settings import CandidateSettings
+from .candidate_sources import Draw, diverse, long_tail, popular
+from .candidate_summary import CandidateSummary, summarise
+from .draws import id_keys, mix
+from .parquet import write_parquet
+
+SOURCES = ("long_tail", "cold_diverse", "popular", "probe")
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Pairs to be scored.
+
+    Attributes
+    ----------
+    frame : pandas.DataFrame
+        ``user_id, item_id`` (raw), ``kind`` (candidate or probe) and ``source`` (popular, cold_diverse, long_tail or
+        probe). The rows of a user stand together, and users in random order: scoring that stops early has asked
+        about a fair sample.
+    summary : CandidateSummary
+        What they cover.
+    settings : CandidateSettings
+        How they were drawn.
+    """
+
+    frame: pd.DataFrame
+    summary: CandidateSummary
+    settings: CandidateSettings
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the pairs as parquet, settings and summary in its schema (see `parquet.read_metadata`).
+
+        Raises
+        ------
+        DataError
+            If the file cannot be written.
+        """
+        write_parquet(self.frame, path, {"settings": asdict(self.settings), "counts": asdict(self.summary)})
+
+
+def draw_candidates(
+    data: Interactions,
+    settings: CandidateSettings | None = None,
+    *,
+    categories: np.ndarray | None = None,
+) -> Candidates:
+    """Choose users and draw their candidates (paper, Sec. 3.1 and 4.3).
+
+    A user's own training and validation items are never drawn. A probe is the exception: a validation item mixed in
+    unmarked, which tells later whether the scorer finds it. Test items are drawn like any other unseen item, for a
+    table that leaves them out tells the model which they are.
+
+    Parameters
+    ----------
+    data : Interactions
+        Users without a training interaction are not asked about, since no model row can be made for them; items
+        without a title are not drawn if the catalogue has titles.
+    settings : CandidateSettings, optional
+        By default all users, with 20 candidates each.
+    categories : ndarray, optional
+        (n_items,) labels in the order of ``data.item_ids``, see `read_categories`. Diverse items then come from as
+        many categories as possible; from all bands of popularity they come in any case.
+
+    Returns
+    -------
+    Candidates
+
+    Raises
+    ------
+    DataError
+        If no item has a title.
+
+    Warns
+    -----
+    CoverageWarning
+        If users get fewer candidates than asked, or there are no probes although some were asked for.
+
+    Examples
+    --------
+    >>> from sllmr_plugin.datasets.demo import load_demo
+    >>> drawn = draw_candidates(load_demo()[0], CandidateSettings(users=100, per_user=10))
+    >>> drawn.frame["source"].value_counts().to_dict()
+    {'popular': 554, 'long_tail': 297, 'cold_diverse': 149, 'probe': 20}
+    """
+    settings = settings or CandidateSettings()
+    item_key = np.zeros(data.n_items + 1, dtype=np.uint64)
+    item_key[1:] = id_keys(data.item_ids, seed=settings.seed, purpose=1)
+    items = _drawable_items(data, item_key)
+    users, user_key, cold = _choose_users(data, settings)
+    row_of_user = np.full(data.n_users + 1, -1)
+    row_of_user[users] = np.arange(len(users))
+    draw = Draw(user_key, cold, items, item_key, _own_items(data, row_of_user))
+
+    tail = items[data.popularity[items] <= _tail_popularity(data.popularity[items], settings.tail_quantile)]
+    pool = items[: settings.pool]
+    numbers = np.zeros(len(items), dtype=np.int64) if categories is None else pd.factorize(categories[items - 1])[0]
+    drawn = (
+        long_tail(draw, tail, settings.n_tail, seed=settings.seed),
+        diverse(draw, numbers, settings.n_diverse),
+        popular(draw, pool, settings.per_user),
+    )
+    picks = pd.concat(
+        [pd.DataFrame({"row": rows, "item": codes, "source": k}) for k, (rows, codes) in enumerate(drawn)]
+    )
+    # The first source keeps an item that another drew too, and the popular ones fill up what that leaves open.
+    picks = picks[~picks.duplicated(["row", "item"])]
+    picks = picks[picks.groupby("row").cumcount() < settings.per_user]
+    picks = pd.concat([picks, _probes(data, draw, row_of_user, settings.probe_share)])
+    picks = picks.sort_values("row", kind="stable")
+
+    row, item, source = (picks[name].to_numpy() for name in ("row", "item", "source"))
+    frame = pd.DataFrame(
+        {
+            "user_id": data.user_ids[users[row] - 1],
+            "item_id": data.item_ids[item - 1],
+            "kind": np.array(["candidate"] * 3 + ["probe"])[source],
+            "source": np.array(SOURCES)[source],
+        }
+    )
+    summary = summarise(data, cold=cold, row=row, item=item, source=frame["source"], tail=tail, settings=settings)
+    _warn(summary, settings)
+    return Candidates(frame, summary, settings)
+
+
+def read_categories(items: str | os.PathLike[str] | pd.DataFrame) -> np.ndarray | None:
+    """Read the column ``category`` of an items file.
+
+    Parameters
+    ----------
+    items : path or pandas.DataFrame
+        The file that `load_interactions` was given, so that the order is that of the item codes.
+
+    Returns
+    -------
+    ndarray or None
+        (n_items,) labels as text, "" where there is none; None without the column.
+    """
+    table = read_table(items, "items")
+    if "category" not in table.frame:
+        return None
+    require_columns(table, ["category"])
+    return table.frame["category"].astype(object).fillna("").astype(str).to_numpy(dtype=object)
+
+
+def _choose_users(data: Interactions, settings: CandidateSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the codes of the users in random order, their keys, and which are cold: (n_users,) each."""
+    history = data.history_length
+    known = np.flatnonzero(history > 0)
+    order_key = id_keys(data.user_ids[known - 1], seed=settings.seed, purpose=0)
+    known = known[np.argsort(order_key)]
+    cold = history[known] <= settings.cold_history
+    n_cold, n_other = int(cold.sum()), int((~cold).sum())
+    wanted = min(settings.users or len(known), len(known))
+    take_cold = min(round(wanted * settings.cold_share), n_cold)
+    take_other = min(wanted - take_cold, n_other)
+    take_cold = wanted - take_other
+    taken = np.where(cold, np.cumsum(cold) <= take_cold, np.cumsum(~cold) <= take_other)
+    users = known[taken]
+    return users, id_keys(data.user_ids[users - 1], seed=settings.seed, purpose=2), cold[taken]
+
+
+def _drawable_items(data: Interactions, item_key: np.ndarray) -> np.ndarray:
+    """Return the codes of the items with a title, most popular first, ties in random order."""
+    codes = np.arange(1, data.n_items + 1)
+    if data.titles is not None:
+        codes = codes[data.titles.to_numpy() != ""]
+        if len(codes) == 0:
+            raise DataError("no item has a title, so there is nothing to ask about; fill in the items' title column.")
+    return codes[np.lexsort((item_key[codes], -data.popularity[codes]))]
+
+
+def _own_items(data: Interactions, row_of_user: np.ndarray) -> np.ndarray:
+    """Return sorted ``row * (n_items + 1) + code`` of the chosen users' training and validation items."""
+    pairs = pd.concat([data.train[["user", "item"]], data.valid[["user", "item"]]])
+    row = row_of_user[pairs["user"].to_numpy()]
+    return np.unique((row * (data.n_items + 1) + pairs["item"].to_numpy())[row >= 0])
+
+
+def _tail_popularity(popularity: np.ndarray, quantile: float) -> int:
+    """Return the popularity of the last item of the tail, -1 for no tail; round() keeps 0.1 * 30 from being 4 items."""
+    count = int(np.ceil(round(quantile * len(popularity), 9)))
+    return int(np.sort(popularity)[count - 1]) if count else -1
+
+
+def _probes(data: Interactions, draw: Draw, row_of_user: np.ndarray, share: float) -> pd.DataFrame:
+    """Take one validation item of every so many users, alike from cold users and the others."""
+    valid = data.valid.assign(row=row_of_user[data.valid["user"].to_numpy()])
+    valid = valid[(valid["row"] >= 0) & valid["item"].isin(draw.items)]
+    valid = valid.assign(key=mix(draw.user_key[valid["row"]] ^ draw.item_key[valid["item"]]))
+    valid = valid.sort_values(["row", "key"]).drop_duplicates("row")
+    # Every 1 / share-th of a group: the count is exact, and further users do not change who has a probe.
+    number = valid.groupby(draw.cold[valid["row"]]).cumcount().to_numpy()
+    before, after = (np.floor(np.round(count * share, 9)) for count in (number, number + 1))
+    return valid[after > before][["row", "item"]].assign(source=SOURCES.index("probe"))
+
+
+def _warn(summary: CandidateSummary, settings: CandidateSettings) -> None:
+    if summary.users_short:
+        warnings.warn(
+            f"{summary.users_short} of {summary.users} users get fewer than {settings.per_user} candidates. "
+            "Raise pool or lower per_user.",
+            CoverageWarning,
+            stacklevel=3,
+        )
+    if settings.probe_share > 0 and summary.probes == 0:
+        warnings.warn(
+            "no user has a probe, so the default gate cannot be fitted and falls back to a fixed rule. Ask about more "
+            "users, raise probe_share, or give interactions with validation items.",
+            CoverageWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,92 @@
+"""What a run would ask, and what that would cost, without asking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .prices import Price, estimate_tokens
+from .questions import Answers, Questions
+from .request import ScoringRequest
+
+_COMPLETION_PER_CANDIDATE = 8  # '"12": 0.35, '
+_COMPLETION_AROUND = 10
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would ask.
+
+    Attributes
+    ----------
+    requests, known : int
+        All requests, and those of them that the ledger has answers to.
+    prompt_tokens, completion_tokens : int
+        Of the requests to be asked, if every first answer can be used.
+    cost : float or None
+        USD for these tokens; None if the price is not known.
+    first : list of list of dict
+        The messages of the first requests.
+    """
+
+    requests: int
+    known: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+    first: list[list[dict[str, str]]]
+
+    def __str__(self) -> str:
+        lines = []
+        for number, messages in enumerate(self.first, start=1):
+            lines.append(f"--- prompt {number} ---")
+            lines += [f"[{message['role']}]\n{message['content']}\n" for message in messages]
+        money = (
+            "the price of this model is not known (see --prices)" if self.cost is None else f"about ${self.cost:.4f}"
+        )
+        lines.append(
+            f"{self.requests} requests, {self.known} of them answered in the ledger; to be asked: "
+            f"{self.requests - self.known}\nabout {self.prompt_tokens} prompt tokens and {self.completion_tokens} "
+            f"completion tokens: {money}\n(tokens are guessed from characters; answers that have to be asked for again "
+            "come on top. Nothing was sent.)"
+        )
+        return "\n".join(lines)
+
+
+def estimate(
+    requests: Iterable[ScoringRequest],
+    questions: Questions,
+    ledger: Answers | None,
+    price: Price | None,
+    *,
+    show: int = 2,
+) -> Estimate:
+    """Count what a run would ask.
+
+    Parameters
+    ----------
+    requests : iterable of ScoringRequest
+        What the run would be about.
+    questions : Questions
+        As of the run.
+    ledger : Ledger, LedgerReader or None
+        What is there already.
+    price : Price or None
+        Of the model.
+    show : int, default=2
+        How many prompts to keep for display.
+    """
+    n_requests = known = prompt_tokens = completion_tokens = 0
+    first: list[list[dict[str, str]]] = []
+    for request in requests:
+        n_requests += 1
+        question = questions.first(request) if ledger is None else questions.replay(request, ledger)[0]
+        if len(first) < show:
+            first.append(questions.template.render(request))
+        if question is None:
+            known += 1
+        else:
+            prompt_tokens += estimate_tokens(question.messages)
+            completion_tokens += _COMPLETION_AROUND + _COMPLETION_PER_CANDIDATE * len(request.item_ids)
+    cost = price.cost(prompt_tokens, completion_tokens) if price else None
+    return Estimate(n_requests, known, prompt_tokens, completion_tokens, cost, first)

@@ -1,0 +1,213 @@
+"""`Ledger`: every answer of a language model in one SQLite file, committed before anyone sees it."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import LedgerError
+from .ledger_file import (
+    COLUMNS,
+    LedgerAnswer,
+    connect,
+    find_answer,
+    ledger_failure,
+    now,
+    storable,
+    to_row,
+)
+
+_KILLED = "the process ended while the request was in flight"
+_NOTE_KILLED = "UPDATE unanswered SET reason = ? WHERE reason IS NULL AND batch IS NULL"
+_GROUP = 1000  # statements in one commit at most
+
+
+class Ledger:
+    """Answers of a language model in one SQLite file (write-ahead log, commits synced to disk).
+
+    One thread writes. It commits everything that has queued up while the commit before was on its way to the disk, so
+    the number of commits a second does not limit the number of answers. Methods that write return a
+    `concurrent.futures.Future` that is done when the commit is: what it stands for survives a SIGKILL and a power cut.
+
+    Only one process at a time may hold a ledger open; readers (`sllmr ledger`) may look on. The file belongs on a
+    local disk: write-ahead logs do not work over network file systems.
+
+    Parameters
+    ----------
+    path : path
+        Made if it does not exist, with the folders above it. A file ``<path>.lock`` beside it stays.
+
+    Attributes
+    ----------
+    n_interrupted : int
+        Requests that were in flight when the process that held the ledger before was killed.
+
+    Raises
+    ------
+    LedgerError
+        If another live process holds it, it is no ledger, a newer version made it, or it cannot be read or written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).resolve()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(str(self.path) + ".lock", thread_local=False)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise LedgerError(
+                f"{self.path}: another process is using this ledger. Wait until it has finished, or give this run "
+                "another file with --ledger."
+            ) from None
+        except OSError as error:
+            raise LedgerError(f"{self.path}: cannot be made ({error}). Choose another place for the ledger.") from None
+        try:
+            self._writer = connect(self.path)
+            self._reader = connect(self.path)
+            with self._writer:
+                marks = self._writer.execute(_NOTE_KILLED, (_KILLED,))
+        except sqlite3.Error as error:
+            self._lock.release()
+            raise ledger_failure(self.path, error) from None
+        except LedgerError:
+            self._lock.release()
+            raise
+        self.n_interrupted = marks.rowcount
+        (self._last_mark,) = self._reader.execute("SELECT coalesce(max(id), 0) FROM unanswered").fetchone()
+        self._queue: queue.SimpleQueue[tuple[list[tuple[str, tuple]], Future[None]] | None] = queue.SimpleQueue()
+        self._broken: LedgerError | None = None
+        self._thread = threading.Thread(target=self._write, name="sllmr-ledger", daemon=True)
+        self._thread.start()
+
+    def get(self, key: str) -> LedgerAnswer | None:
+        """Return the committed answer to a question, or None."""
+        return find_answer(self._reader, self.path, key)
+
+    def spent(self) -> float:
+        """Return the USD charged for all answers of known price, and possibly charged for requests never answered."""
+        query = (
+            "SELECT (SELECT coalesce(sum(cost), 0) FROM answers) + "
+            "(SELECT coalesce(sum(estimated_cost), 0) FROM unanswered)"
+        )
+        return float(self._reader.execute(query).fetchone()[0])
+
+    def mark_sent(self, key: str, user_id: str, estimated_cost: float = 0.0) -> tuple[int, Future[None]]:
+        """Note that a request is about to be sent; send it when the note is committed.
+
+        Returns
+        -------
+        mark : int
+            For `record`, `unmark` or `give_up`, one of which must follow.
+        done : Future
+            Done when committed.
+        """
+        self._last_mark += 1
+        statement = "INSERT INTO unanswered (id, key, user_id, estimated_cost, sent_at) VALUES (?, ?, ?, ?, ?)"
+        values = (self._last_mark, key, user_id, estimated_cost, now())
+        return self._last_mark, self._submit([(statement, values)])
+
+    def record(self, answer: LedgerAnswer, mark: int | None = None) -> Future[None]:
+        """Commit an answer, and with it the end of the flight of the request that was marked.
+
+        An answer to a question that has one already changes nothing.
+        """
+        insert = f"INSERT INTO answers ({COLUMNS}) VALUES ({', '.join('?' * 17)}) ON CONFLICT DO NOTHING"
+        statements = [(insert, to_row(answer))]
+        if mark is not None:
+            statements.append(("DELETE FROM unanswered WHERE id = ?", (mark,)))
+        return self._submit(statements)
+
+    def unmark(self, mark: int) -> Future[None]:
+        """Note that a marked request was refused, so that it cost nothing."""
+        return self._submit([("DELETE FROM unanswered WHERE id = ?", (mark,))])
+
+    def give_up(self, mark: int, reason: str) -> Future[None]:
+        """Note that no answer to a marked request will come although the server may have charged for it."""
+        return self._submit([("UPDATE unanswered SET reason = ? WHERE id = ?", (storable(reason), mark))])
+
+    def open_batch(self, token: str, marks: Sequence[tuple[str, str, float]]) -> Future[None]:
+        """Note that a batch is about to be made of requests, given as key, user id and estimated cost each."""
+        moment = now()
+        insert = "INSERT INTO unanswered (id, key, user_id, estimated_cost, batch, sent_at) VALUES (?, ?, ?, ?, ?, ?)"
+        statements: list[tuple[str, tuple]] = [("INSERT INTO batches VALUES (?, NULL, 1, ?)", (token, moment))]
+        for key, user_id, cost in marks:
+            self._last_mark += 1
+            statements.append((insert, (self._last_mark, key, user_id, cost, token, moment)))
+        return self._submit(statements)
+
+    def name_batch(self, token: str, batch_id: str) -> Future[None]:
+        """Note the server's id of a batch."""
+        return self._submit([("UPDATE batches SET id = ? WHERE token = ?", (batch_id, token))])
+
+    def close_batch(self, token: str) -> Future[None]:
+        """Note that all answers of a batch are in; its requests without one were not charged and may be sent again."""
+        return self._submit(
+            [
+                ("DELETE FROM unanswered WHERE batch = ?", (token,)),
+                ("UPDATE batches SET open = 0 WHERE token = ?", (token,)),
+            ]
+        )
+
+    def open_batches(self) -> list[tuple[str, str | None]]:
+        """Return token and id of the batches whose answers are not all in, oldest first."""
+        return self._reader.execute("SELECT token, id FROM batches WHERE open ORDER BY created_at").fetchall()
+
+    def batch_marks(self, token: str) -> dict[str, int]:
+        """Return key -> mark of a batch's requests that have no answer yet."""
+        return dict(self._reader.execute("SELECT key, id FROM unanswered WHERE batch = ?", (token,)))
+
+    def close(self) -> None:
+        """Commit what is queued and let go of the file. A second call does nothing."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+            self._reader.close()
+            self._writer.close()
+            self._lock.release()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _submit(self, statements: list[tuple[str, tuple]]) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_running_or_notify_cancel()  # whoever waits may be cancelled, the commit may not
+        if self._broken is not None:
+            done.set_exception(self._broken)
+        else:
+            self._queue.put((statements, done))
+        return done
+
+    def _write(self) -> None:
+        """Commit groups of statements until the queue says None: the body of the writing thread."""
+        closing = False
+        while not closing:
+            group = [self._queue.get()]
+            while len(group) < _GROUP and not self._queue.empty():
+                group.append(self._queue.get())
+            closing = None in group
+            work = [entry for entry in group if entry is not None]
+            try:
+                if self._broken is not None:
+                    raise self._broken
+                with self._writer:  # one transaction: commits, or rolls back on an error
+                    self._writer.execute("BEGIN IMMEDIATE")
+                    for statements, _ in work:
+                        for statement, values in statements:
+                            self._writer.execute(statement, values)
+            except Exception as error:  # whatever it is: those who wait must hear of it
+                self._broken = error if isinstance(error, LedgerError) else ledger_failure(self.path, error)
+                for _, done in work:
+                    done.set_exception(self._broken)
+            else:
+                for _, done in work:
+                    done.set_result(None)

@@ -1,0 +1,269 @@
+"""The form of a ledger: its tables, its rows, its keys, and `LedgerReader`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ..errors import LedgerError
+
+_APPLICATION_ID = 0x534C4D52  # "SLMR": tells our files from any other SQLite file
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE answers (
+    key TEXT PRIMARY KEY,          -- hash of messages, model, generation parameters and schema version
+    first_key TEXT NOT NULL,       -- key of the first question of the conversation that this belongs to
+    attempt INTEGER NOT NULL,      -- 0 for the first question, 1 for the first one with an error fed back
+    model TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    repeat INTEGER NOT NULL,
+    request TEXT NOT NULL,         -- JSON: hash of the messages, parameters, schema version, number of candidates
+    response TEXT NOT NULL,
+    scores TEXT,                   -- JSON list by position in the prompt, null where missing; NULL when failed
+    n_unasked INTEGER NOT NULL,    -- ids in the answer that were not asked, and that came up again: dropped
+    n_duplicates INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    cost REAL,                     -- USD; NULL when the model's price was not known
+    status TEXT NOT NULL CHECK (status IN ('ok', 'failed')),
+    error TEXT,                    -- why the answer cannot be used
+    created_at TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX answers_by_conversation ON answers (first_key, attempt);
+CREATE TABLE unanswered (          -- sent, and no answer committed
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    estimated_cost REAL NOT NULL,  -- USD that the server may have charged all the same
+    reason TEXT,                   -- NULL while in flight
+    batch TEXT,                    -- token of the batch that it is in
+    sent_at TEXT NOT NULL
+);
+CREATE INDEX unanswered_by_batch ON unanswered (batch);
+CREATE TABLE batches (
+    token TEXT PRIMARY KEY,        -- ours, sent along, so that a batch can be found whose id never reached us
+    id TEXT,                       -- the server's; NULL until it has answered
+    open INTEGER NOT NULL,         -- 1 until its answers are in the ledger
+    created_at TEXT NOT NULL
+);
+"""
+COLUMNS = (
+    "key, first_key, attempt, model, user_id, repeat, request, response, scores, n_unasked, n_duplicates, "
+    "prompt_tokens, completion_tokens, cost, error, status, created_at"
+)
+
+
+@dataclass(frozen=True)
+class LedgerAnswer:
+    """One answer as the ledger keeps it.
+
+    Attributes
+    ----------
+    key : str
+        What `ledger_key` made of the question.
+    first_key : str
+        `key` of the first question of the conversation: differs from `key` when an error was fed back.
+    attempt : int
+        0 for the first question, 1 for the first one with an error fed back.
+    model, user_id : str
+        Who was asked, and about whom; for the reader of the ledger only.
+    repeat : int
+        Which repeat of the question this is.
+    request : dict
+        JSON values that describe the question; never its text, a key or a header.
+    response : str
+        The text of the answer.
+    scores : tuple of (float or None), or None
+        Scores by position in the prompt, None where the answer has none; None for an answer that cannot be used.
+    n_unasked, n_duplicates : int
+        As of `ScoredAnswer`.
+    prompt_tokens, completion_tokens : int
+        As the server counted them.
+    cost : float or None
+        USD; None when the price of the model is not known.
+    error : str or None
+        Why the answer cannot be used; None for one that can.
+    """
+
+    key: str
+    first_key: str
+    attempt: int
+    model: str
+    user_id: str
+    repeat: int
+    request: dict[str, Any]
+    response: str
+    scores: tuple[float | None, ...] | None
+    n_unasked: int = 0
+    n_duplicates: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the answer has scores."""
+        return self.scores is not None
+
+
+def ledger_key(
+    messages: Sequence[Mapping[str, Any]], model: str, parameters: Mapping[str, Any], schema_version: int | str
+) -> str:
+    """Return the key of a question: SHA-256 over canonical JSON of all that decides its answer.
+
+    Where the question is sent to, and how many are sent at a time, are no part of it.
+
+    Parameters
+    ----------
+    messages : sequence of mapping
+        The rendered chat messages.
+    model : str
+        The model's name.
+    parameters : mapping
+        Generation parameters such as temperature; plain JSON values.
+    schema_version : int or str
+        Version of the form of the answer.
+
+    Examples
+    --------
+    >>> ledger_key([{"role": "user", "content": "hi"}], "m", {"temperature": 0}, 1)[:12]
+    '761ea490cf94'
+    """
+    text = json.dumps([list(messages), model, dict(parameters), schema_version], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+class LedgerReader:
+    """Reads a ledger, also while another process writes it.
+
+    Parameters
+    ----------
+    path : path
+        An existing ledger.
+
+    Raises
+    ------
+    LedgerError
+        If there is none, or it cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).resolve()
+        if not self.path.is_file():
+            raise LedgerError(f"{self.path}: no such ledger. Give the file that `sllmr score` has written.")
+        try:
+            self.connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=30)
+            check_is_ledger(self.connection, self.path)
+        except sqlite3.Error as error:
+            raise ledger_failure(self.path, error) from None
+
+    def get(self, key: str) -> LedgerAnswer | None:
+        """Return the committed answer to a question, or None."""
+        return find_answer(self.connection, self.path, key)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.connection.close()
+
+    def __enter__(self) -> LedgerReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def find_answer(connection: sqlite3.Connection, path: Path, key: str) -> LedgerAnswer | None:
+    """Return the answer with a key, or None."""
+    try:
+        row = connection.execute(f"SELECT {COLUMNS} FROM answers WHERE key = ?", (key,)).fetchone()
+    except sqlite3.Error as error:
+        raise ledger_failure(path, error) from None
+    return None if row is None else from_row(row)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open for writing; make the tables of a new file, leave a file that is no ledger as it is."""
+    # Autocommit, so that transactions are where they are written; used by one thread at a time.
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+    try:
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables:
+            check_is_ledger(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
+        if not tables:
+            head = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_SCHEMA_VERSION};"
+            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {head} COMMIT;")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def check_is_ledger(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `LedgerError` unless a connection is to a ledger that this version can read."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application != _APPLICATION_ID:
+        raise LedgerError(f"{path}: is a database, but no ledger of this package. Give another file with --ledger.")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != _SCHEMA_VERSION:
+        raise LedgerError(
+            f"{path}: has the form of version {version}, this is version {_SCHEMA_VERSION}. "
+            "Use the version of sllmr-plugin that made it, or give another file with --ledger."
+        )
+
+
+def ledger_failure(path: Path, error: Exception) -> LedgerError:
+    """Return a failure of SQLite as an error that names the file and the remedy."""
+    return LedgerError(
+        f"{path}: {error}. Check that the file is a ledger, that its disk has room and that it may be written; "
+        "the same command then goes on with all answers committed so far."
+    )
+
+
+def now() -> str:
+    """Return the time, UTC, as the ledger writes it."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def storable(text: str) -> str:
+    """Replace lone surrogates, which JSON can hold and SQLite cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def to_row(answer: LedgerAnswer) -> tuple:
+    """Return the values of `COLUMNS`."""
+    return (
+        answer.key,
+        answer.first_key,
+        answer.attempt,
+        answer.model,
+        storable(answer.user_id),
+        answer.repeat,
+        json.dumps(answer.request, sort_keys=True),
+        storable(answer.response),
+        None if answer.scores is None else json.dumps(answer.scores, allow_nan=False),
+        answer.n_unasked,
+        answer.n_duplicates,
+        answer.prompt_tokens,
+        answer.completion_tokens,
+        answer.cost,
+        None if answer.error is None else storable(answer.error),
+        "ok" if answer.ok else "failed",
+        now(),
+    )
+
+
+def from_row(row: tuple) -> LedgerAnswer:
+    """Return the answer that a row of `COLUMNS` holds."""
+    answer = LedgerAnswer(*row[:-2])  # the status follows from the scores, the date is for readers of the file
+    scores = None if row[8] is None else tuple(json.loads(row[8]))
+    return replace(answer, request=json.loads(row[6]), scores=scores)

@@ -1,0 +1,192 @@
+"""Scores with any object that has a `score` method: a model of the user's own, or the lexical one."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import AnswerError, ConfigError, ScoringStoppedError
+from .ledger import Ledger
+from .ledger_file import LedgerAnswer, ledger_key
+from .request import ScoredAnswer, Scorer, ScoringRequest
+from .schema import SCHEMA_VERSION
+
+
+def score_with(
+    scorer: Scorer,
+    requests: Iterable[ScoringRequest],
+    *,
+    name: str | None = None,
+    ledger: Ledger | None = None,
+    threads: int = 1,
+    verbose: bool = True,
+) -> Iterator[tuple[ScoringRequest, ScoredAnswer]]:
+    """Score requests with an object that has the method of `Scorer`.
+
+    Parameters
+    ----------
+    scorer : Scorer
+        Its ``score(request)`` returns a `ScoredAnswer` or a mapping of item id to score in [0, 1]. Items
+        left out are missing, items that were not asked are dropped and counted.
+    requests : iterable of ScoringRequest
+        Taken as they are needed.
+    name : str, optional
+        What the answers are kept under; needed with a ledger. Change it whenever the scorer changes, else the ledger
+        gives back what the old one said.
+    ledger : Ledger, optional
+        Keeps the answers, for scorers that are slow or cost money.
+    threads : int, default=1
+        Calls at a time; more than one needs a scorer that can stand it.
+    verbose : bool, default=True
+        Show progress.
+
+    Yields
+    ------
+    request : ScoringRequest
+        In the order of `requests`.
+    answer : ScoredAnswer
+        Committed to the ledger, where there is one.
+
+    Raises
+    ------
+    ScoringStoppedError
+        If the scorer raises.
+    AnswerError
+        If it returns something else, or a score that is no number in [0, 1].
+    """
+    if ledger is not None and not name:
+        raise ConfigError("answers in a ledger need a name. Pass name=, another one for each version of your model.")
+
+    def settle(request: ScoringRequest) -> ScoredAnswer:
+        key = _key(request, str(name)) if ledger is not None else ""
+        kept = ledger.get(key) if ledger is not None else None
+        if kept is not None:
+            scores = dict(zip(request.item_ids, kept.scores or (), strict=True))
+            found = {item: score for item, score in scores.items() if score is not None}
+            missing = tuple(item for item in request.item_ids if item not in found)
+            return ScoredAnswer(found, missing, kept.n_unasked, kept.n_duplicates)
+        try:
+            returned = scorer.score(request)
+        except Exception as error:
+            raise ScoringStoppedError(
+                f"the scorer failed for user {request.user_id!r}: {type(error).__name__}: {error}. Correct it and run "
+                "the same again" + ("; answers so far are in the ledger." if ledger is not None else ".")
+            ) from error
+        answer = checked(returned, request)
+        if ledger is not None:
+            ledger.record(_entry(key, request, answer, str(name))).result()
+        return answer
+
+    total = len(requests) if isinstance(requests, Sized) else None
+    waiting: deque[tuple[ScoringRequest, Future[ScoredAnswer]]] = deque()
+    bar = tqdm(total=total, unit=" requests", disable=not verbose, file=sys.stderr, dynamic_ncols=True)
+    with bar, ThreadPoolExecutor(threads) as pool:
+        try:
+            for request in requests:
+                waiting.append((request, pool.submit(settle, request)))
+                if len(waiting) > 2 * threads:
+                    yield _take(waiting)
+                    bar.update()
+            while waiting:
+                yield _take(waiting)
+                bar.update()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def checked(returned: Any, request: ScoringRequest) -> ScoredAnswer:
+    """Return what a scorer has returned as an answer to the request, or raise `AnswerError`."""
+    scores = returned.scores if isinstance(returned, ScoredAnswer) else returned
+    if not isinstance(scores, Mapping):
+        raise AnswerError(
+            f"the scorer returned a {type(returned).__name__} for user {request.user_id!r}. Return a mapping of item "
+            "id to score."
+        )
+    asked = set(request.item_ids)
+    found = {}
+    for item, score in scores.items():
+        if item not in asked:
+            continue
+        try:
+            number = float(score)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not 0 <= number <= 1:
+            raise AnswerError(
+                f"the scorer gave item {item!r} of user {request.user_id!r} the score {score!r}. Return numbers in "
+                "[0, 1], and leave out what you cannot score."
+            )
+        found[item] = number
+    missing = tuple(item for item in request.item_ids if item not in found)
+    unasked = len(scores) - len(found)
+    if isinstance(returned, ScoredAnswer):
+        return ScoredAnswer(found, missing, returned.n_unasked + unasked, returned.n_duplicates)
+    return ScoredAnswer(found, missing, unasked)
+
+
+def load_scorer(spec: str) -> Scorer:
+    """Return the scorer that a text such as ``my_module:scorer`` names.
+
+    Parameters
+    ----------
+    spec : str
+        A module that can be imported, also from the current folder, and a name in it: an object with a method
+        ``score``, or a class or function that makes one without arguments.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such thing.
+    """
+    module_name, _, name = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+        scorer = found() if isinstance(found, type) or not hasattr(found, "score") else found
+    except Exception as error:  # a user's module may fail in any way
+        raise ConfigError(
+            f"the scorer {spec} cannot be had ({type(error).__name__}: {error}). Name it as MODULE:NAME, where NAME is "
+            "an object with a method score(request), or a class or function that makes one."
+        ) from error
+    if not callable(getattr(scorer, "score", None)):
+        raise ConfigError(f"the scorer {spec} has no method score(request). Give it one.")
+    return scorer
+
+
+def _take(waiting: deque[tuple[ScoringRequest, Future[ScoredAnswer]]]) -> tuple[ScoringRequest, ScoredAnswer]:
+    request, future = waiting.popleft()
+    return request, future.result()
+
+
+def _key(request: ScoringRequest, name: str) -> str:
+    # A scorer of one's own may look at ids, so they are part of the question; 1 and "1" are different ones.
+    ids = [f"{type(value).__name__} {value!r}" for value in (request.user_id, *request.item_ids)]
+    question = {"ids": ids, "history": request.history, "titles": request.titles, "repeat": request.repeat}
+    return ledger_key([{"role": "own", "content": json.dumps(question)}], name, {}, SCHEMA_VERSION)
+
+
+def _entry(key: str, request: ScoringRequest, answer: ScoredAnswer, name: str) -> LedgerAnswer:
+    return LedgerAnswer(
+        key=key,
+        first_key=key,
+        attempt=0,
+        model=name,
+        user_id=str(request.user_id),
+        repeat=request.repeat,
+        request={"n_candidates": len(request.item_ids), "schema_version": SCHEMA_VERSION},
+        response="",
+        scores=tuple(answer.scores.get(item) for item in request.item_ids),
+        n_unasked=answer.n_unasked,
+        n_duplicates=answer.n_duplicates,
+    )

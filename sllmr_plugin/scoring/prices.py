@@ -1,0 +1,122 @@
+"""What tokens cost, from a YAML file that a user can replace; and how many tokens a prompt probably has."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import PriceError
+
+_DATED = re.compile(r"(.+)-\d{4}-\d{2}-\d{2}")
+_ASCII_PER_TOKEN = 3.5
+_TOKENS_PER_MESSAGE = 4  # the chat format's own
+
+
+@dataclass(frozen=True)
+class Price:
+    """USD per million tokens.
+
+    Attributes
+    ----------
+    prompt, completion : float
+        Of the tokens sent and of the tokens that the model writes.
+    """
+
+    prompt: float
+    completion: float
+
+    def cost(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Return USD.
+
+        Examples
+        --------
+        >>> Price(0.15, 0.60).cost(2_000_000, 500_000)
+        0.6
+        """
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Prices by model name.
+
+    Attributes
+    ----------
+    models : dict of str to Price
+        As in the file.
+    batch_discount : float, default=0.5
+        Share that the Batch API takes off.
+    source : str
+        The file, for messages.
+    """
+
+    models: Mapping[str, Price] = field(default_factory=dict)
+    batch_discount: float = 0.5
+    source: str = "the bundled prices"
+
+    @classmethod
+    def read(cls, path: str | Path | None = None) -> Prices:
+        """Read a file of the form of ``sllmr_plugin/scoring/prices.yaml``, by default that one.
+
+        Raises
+        ------
+        PriceError
+            If it cannot be read, has another form, or holds a price that is negative or no number.
+        """
+        file = Path(__file__).with_name("prices.yaml") if path is None else Path(path)
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            models = {
+                str(name): Price(_amount(price["prompt"]), _amount(price["completion"]))
+                for name, price in content["models"].items()
+            }
+            discount = _amount(content.get("batch_discount", 0.5), most=1)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise PriceError(f"{file}: cannot be read ({error}). Give a YAML file with --prices.") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PriceError(
+                f"{file}: not a file of prices ({type(error).__name__}: {error}). "
+                "Write 'models:' and under it lines such as 'gpt-4o-mini: {prompt: 0.15, completion: 0.60}'."
+            ) from None
+        return cls(models, discount, "the bundled prices" if path is None else str(file))
+
+    def of(self, model: str) -> Price | None:
+        """Return the price of a model, also by its name without a date; None if it is not in the file."""
+        dated = _DATED.fullmatch(model)
+        return self.models.get(model) or (self.models.get(dated[1]) if dated else None)
+
+
+def in_batches(price: Price | None, discount: float) -> Price | None:
+    """Return a price with the discount of the Batch API taken off."""
+    return None if price is None else Price(price.prompt * (1 - discount), price.completion * (1 - discount))
+
+
+def estimate_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Guess how many tokens chat messages have, without any model's tokenizer; meant to err high.
+
+    A token for 3.5 ASCII characters (English titles in JSON have nearer to 4), one for any other character, and a
+    few for each message. Only estimates and `--max-cost` ahead of an answer rest on it, never what was spent:
+    that is what the server counted.
+
+    Examples
+    --------
+    >>> estimate_tokens([{"role": "user", "content": "seven c"}])
+    6
+    """
+    texts = [str(message["content"]) for message in messages]
+    ascii_characters = sum(len(text.encode("ascii", "ignore")) for text in texts)
+    others = sum(map(len, texts)) - ascii_characters
+    return math.ceil(ascii_characters / _ASCII_PER_TOKEN) + others + _TOKENS_PER_MESSAGE * len(texts)
+
+
+def _amount(value: Any, most: float = 1e9) -> float:
+    number = float(value)
+    if not 0 <= number <= most:
+        raise ValueError(f"{value} is not within 0 to {most:g}")
+    return number

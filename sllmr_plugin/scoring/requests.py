@@ -1,0 +1,243 @@
+"""From a candidate table to one scoring request a user: titles in, the prompt's order shuffled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ..datasets.interactions import Interactions
+from ..datasets.tables import Table, read_ids, read_table, require_columns
+from ..errors import ConfigError, CoverageWarning, DataError
+from .request import ScoringRequest
+
+_KINDS = ("candidate", "probe")
+
+
+@dataclass(frozen=True, eq=False)
+class ScoringRequests:
+    """The requests of a candidate table: an iterable of known length that can be gone through again.
+
+    All users come once before any comes a second time, so a run that stops early has asked about as many users
+    as it could. Titles are looked up while iterating; memory does not grow with `repeats`.
+
+    Parameters
+    ----------
+    pairs : pandas.DataFrame
+        ``user_id, item_id, kind``, one row a pair, the rows of a user together.
+    offsets : ndarray
+        (n_users + 1,) int64; the pairs of the k-th user are ``offsets[k]:offsets[k + 1]``.
+    histories : tuple of tuple of str
+        Titles of each user's last training interactions, oldest first.
+    title_of : dict
+        Raw item id to title, for every item in `pairs`.
+    repeats : int
+        How often each user is asked about, each time in another order.
+    seed : int
+        Decides the orders.
+    """
+
+    pairs: pd.DataFrame
+    offsets: np.ndarray
+    histories: tuple[tuple[str, ...], ...]
+    title_of: dict[Hashable, str]
+    repeats: int
+    seed: int
+
+    @property
+    def n_users(self) -> int:
+        """Number of users that are asked about."""
+        return len(self.histories)
+
+    def __len__(self) -> int:
+        return self.n_users * self.repeats
+
+    def __iter__(self) -> Iterator[ScoringRequest]:
+        users = self.pairs["user_id"].iloc[self.offsets[:-1]].tolist()
+        items = self.pairs["item_id"].tolist()
+        for repeat in range(self.repeats):
+            for number, user in enumerate(users):
+                start, end = self.offsets[number : number + 2]
+                shuffled = prompt_order(user, items[start:end], repeat=repeat, seed=self.seed)
+                titles = tuple(self.title_of[item] for item in shuffled)
+                yield ScoringRequest(user, self.histories[number], shuffled, titles, repeat)
+
+
+def plan_requests(
+    candidates: str | os.PathLike[str] | pd.DataFrame,
+    data: Interactions,
+    *,
+    history_length: int = 10,
+    repeats: int = 1,
+    seed: int = 0,
+) -> ScoringRequests:
+    """Check a candidate table against the interactions and prepare the requests.
+
+    Parameters
+    ----------
+    candidates : path or pandas.DataFrame
+        CSV or parquet with ``user_id``, ``item_id`` and, if wanted, ``kind`` (candidate or probe; without it every
+        row is a candidate); other columns are ignored. Raw ids, as in the interactions.
+    data : Interactions
+        Gives histories and titles; load it with an items file that has titles.
+    history_length : int, default=10
+        How many of a user's last training interactions a request shows (L of the paper, Sec. 4.3).
+    repeats : int, default=1
+        How many requests a user gets, each in another order of the same candidates.
+    seed : int, default=0
+        Decides the orders, together with user and repeat.
+
+    Returns
+    -------
+    ScoringRequests
+        Users in the order in which they first occur in the table.
+
+    Raises
+    ------
+    DataError
+        The table cannot be read, repeats a pair, names an unknown user or item, has a candidate that is the user's
+        validation item or a probe that is not, or there are no titles.
+    ConfigError
+        A number is out of range.
+
+    Warns
+    -----
+    CoverageWarning
+        If candidates without a title are left out.
+    """
+    if history_length < 0 or repeats < 1:
+        raise ConfigError(
+            f"history_length is {history_length} and repeats is {repeats}; give at least 0 of the first and at least "
+            "1 of the second."
+        )
+    if data.titles is None:
+        raise DataError(
+            "the items have no titles, so nothing can be asked about them; give an items file with the columns "
+            "item_id and title."
+        )
+    pairs = _read_pairs(candidates, data)
+    title = data.titles.to_numpy(dtype=object)  # of code k at k - 1
+    titled = title[pairs["item"].to_numpy() - 1] != ""
+    if not titled.all():
+        first = data.item_ids[pairs["item"].to_numpy()[~titled][:1] - 1].tolist()[0]
+        warnings.warn(
+            f"{(~titled).sum()} of {len(pairs)} candidates are left out, because their items have no title "
+            f"(the first is item {first!r}). Add the titles to the items file.",
+            CoverageWarning,
+            stacklevel=2,
+        )
+        pairs = pairs[titled]
+        if pairs.empty:
+            raise DataError("no candidate has a title; fill in the title column of the items file.")
+    first_seen = pd.factorize(pairs["user"])[0]
+    pairs = pairs.iloc[np.argsort(first_seen, kind="stable")]
+    users = pairs["user"].to_numpy()
+    starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+    items = np.unique(pairs["item"].to_numpy())
+    raw = pd.DataFrame(
+        {
+            "user_id": data.user_ids[users - 1],
+            "item_id": data.item_ids[pairs["item"].to_numpy() - 1],
+            "kind": pairs["kind"].to_numpy(),
+        }
+    )
+    return ScoringRequests(
+        pairs=raw,
+        offsets=np.append(starts, len(users)),
+        histories=_histories(data, users[starts], title, history_length),
+        title_of=dict(zip(data.item_ids[items - 1].tolist(), title[items - 1].tolist(), strict=True)),
+        repeats=repeats,
+        seed=seed,
+    )
+
+
+def prompt_order(
+    user_id: Hashable, item_ids: list[Hashable], *, repeat: int = 0, seed: int = 0
+) -> tuple[Hashable, ...]:
+    """Shuffle a user's candidates: by the hash of seed, user, repeat and item.
+
+    The order is the same on every machine and does not depend on the order in which the items are given, so a
+    candidate table that is sorted otherwise asks the same questions.
+
+    Examples
+    --------
+    >>> prompt_order("ann", ["a", "b", "c"], seed=1) == prompt_order("ann", ["c", "a", "b"], seed=1)
+    True
+    """
+
+    def key(item: Hashable) -> bytes:
+        text = json.dumps([seed, user_id, repeat, item])
+        return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+    return tuple(sorted(item_ids, key=key))
+
+
+def _read_pairs(candidates: str | os.PathLike[str] | pd.DataFrame, data: Interactions) -> pd.DataFrame:
+    """Read and check the table: ``user, item`` (codes) and ``kind``, in file order."""
+    table = read_table(candidates, "candidates")
+    require_columns(table, ["user_id", "item_id"])
+    pairs = pd.DataFrame(
+        {
+            "user": _codes(table, "user_id", data.user_ids, "interactions"),
+            "item": _codes(table, "item_id", data.item_ids, "items"),
+            "kind": _kinds(table),
+        }
+    )
+    twice = np.flatnonzero(pairs.duplicated(["user", "item"]).to_numpy())
+    if len(twice):
+        raise DataError(f"{table.fault(twice, 'item_id')}, again for the same user; keep one row a pair")
+    validation = pd.MultiIndex.from_frame(data.valid[["user", "item"]])
+    held_out = pd.MultiIndex.from_frame(pairs[["user", "item"]]).isin(validation)
+    probe = (pairs["kind"] == "probe").to_numpy()
+    leaked = np.flatnonzero(held_out & ~probe)
+    if len(leaked):
+        raise DataError(
+            f"{table.fault(leaked, 'item_id')}, a validation item of this user, yet no probe: training on its score "
+            "would leak it; make its kind 'probe' or delete the row"
+        )
+    unheld = np.flatnonzero(probe & ~held_out)
+    if len(unheld):
+        raise DataError(
+            f"{table.fault(unheld, 'item_id')}, a probe that is no validation item of this user; take probes from the "
+            "validation split alone, or make the candidates anew for these interactions"
+        )
+    return pairs
+
+
+def _codes(table: Table, column: str, known: pd.Index, where: str) -> np.ndarray:
+    raw = read_ids(table, column)
+    codes = known.get_indexer(pd.Index(raw)) + 1
+    unknown = np.flatnonzero(codes == 0)
+    if len(unknown):
+        raise DataError(
+            f"{table.fault(unknown, column)}, which the {where} do not hold (an id of theirs is "
+            f"{known[:1].tolist()[0]!r}); use the files that the candidates were made from"
+        )
+    return codes
+
+
+def _kinds(table: Table) -> np.ndarray:
+    if "kind" not in table.frame:
+        return np.full(len(table.frame), "candidate", dtype=object)
+    require_columns(table, ["kind"])
+    kinds = table.frame["kind"]
+    wrong = np.flatnonzero(~kinds.isin(_KINDS).to_numpy())
+    if len(wrong):
+        raise DataError(f"{table.fault(wrong, 'kind')}; write candidate or probe")
+    return kinds.to_numpy(dtype=object)
+
+
+def _histories(data: Interactions, users: np.ndarray, title: np.ndarray, length: int) -> tuple[tuple[str, ...], ...]:
+    """Titles of each user's last positives of the training split, oldest first; untitled items are passed over."""
+    train = data.train
+    shown = (train["label"].to_numpy() == 1) & (title[train["item"].to_numpy() - 1] != "")
+    owner, titles = train["user"].to_numpy()[shown], title[train["item"].to_numpy()[shown] - 1].tolist()
+    ends = np.searchsorted(owner, users, side="right")
+    starts = np.maximum(np.searchsorted(owner, users, side="left"), ends - length)
+    return tuple(tuple(titles[start:end]) for start, end in zip(starts, ends, strict=True))

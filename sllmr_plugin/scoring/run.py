@@ -1,0 +1,93 @@
+"""`run`: ask a server all questions that the ledger has no answer to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from ..errors import PriceError, ScoringStoppedError
+from .ledger import Ledger
+from .limits import CircuitBreaker
+from .prices import Price
+from .questions import Questions
+from .request import ScoringRequest
+from .run_summary import RunLimits, RunSummary
+from .runner import Client, Runner
+
+
+def run(
+    requests: Iterable[ScoringRequest],
+    questions: Questions,
+    client: Client,
+    ledger: Ledger,
+    *,
+    limits: RunLimits | None = None,
+    price: Price | None = None,
+    breaker: CircuitBreaker | None = None,
+    verbose: bool = True,
+) -> RunSummary:
+    """Ask a server about all requests; the answers are in the ledger afterwards.
+
+    Requests are taken from the iterable as they are needed, so memory does not grow with their number. The
+    first request goes alone: a wrong key or address costs one request. Ctrl-C stops after the requests in flight; a
+    second one drops them.
+
+    Parameters
+    ----------
+    requests : iterable of ScoringRequest
+        With a length, if the progress bar is to show the time left.
+    questions : Questions
+        What to ask, and how to read the answers.
+    client : Client
+        Whom to ask; closed at the end.
+    ledger : Ledger
+        Answers there are not asked for again.
+    limits : RunLimits, optional
+        Concurrency, pace, retries, cost.
+    price : Price, optional
+        Without it costs count as nothing.
+    breaker : CircuitBreaker, optional
+        When to stop because nothing works.
+    verbose : bool, default=True
+        Show progress.
+
+    Returns
+    -------
+    RunSummary
+
+    Raises
+    ------
+    ScoringStoppedError
+        If nothing works any more (bad key, no quota, server away), or a batch of `run_batches` is still open. What
+        was answered is in the ledger.
+    LedgerError
+        If the ledger cannot be written. Nothing more is asked then.
+    PriceError
+        If `limits` caps the cost and there is no price.
+    KeyboardInterrupt
+        After Ctrl-C, when the requests in flight have been answered.
+    """
+    if limits is not None and limits.max_cost is not None and price is None:
+        raise PriceError(
+            f"the price of {questions.model} is not known, so no cost can be capped. Add it to a copy of the file of "
+            "prices and give that with --prices (0 for a server of your own)."
+        )
+    if ledger.open_batches():
+        raise ScoringStoppedError(
+            f"{ledger.path} waits for a batch, so asking now would pay twice for its requests. Run with --batch "
+            "(run_batches) until it is in, or use another --ledger."
+        )
+    runner = Runner(
+        requests, questions, client, ledger, limits or RunLimits(), price, breaker or CircuitBreaker(), verbose
+    )
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        summary = asyncio.run(runner.main())
+    else:  # a notebook: its loop is running already, ours gets a thread of its own
+        with ThreadPoolExecutor(1) as thread:
+            summary = thread.submit(lambda: asyncio.run(runner.main())).result()
+    if summary.stopped == "interrupted":
+        raise KeyboardInterrupt
+    return summary

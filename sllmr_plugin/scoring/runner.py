@@ -1,0 +1,286 @@
+"""`Runner`: many requests at a time, paced, within a budget, each answer committed before it counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Protocol
+
+from tqdm import tqdm
+
+from ..errors import ScoringStoppedError, ServerError
+from .budget import Budget
+from .ledger import Ledger
+from .ledger_file import LedgerAnswer
+from .limits import CircuitBreaker, Pace, backoff
+from .openai_client import Completion
+from .prices import Price, estimate_tokens
+from .questions import Question, Questions
+from .request import ScoringRequest
+from .run_summary import RunLimits, RunSummary
+
+_GUESSED_COMPLETION = 1000  # tokens reserved for an answer without a limit
+_LONGEST_RETRY_AFTER = 600.0
+#: So many paid answers that cannot be used, with none between that can, mean that the rest would be no better.
+UNUSABLE_IN_A_ROW = 10
+
+
+class Client(Protocol):
+    """What the runner needs of a client; `OpenAIClient` is one."""
+
+    async def complete(self, messages: list, n_candidates: int, parameters: dict) -> Completion:
+        """Ask once; raise `ServerError` if no answer comes."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class Runner:
+    """One run; parameters are those of `run.run`."""
+
+    def __init__(
+        self,
+        requests: Iterable[ScoringRequest],
+        questions: Questions,
+        client: Client,
+        ledger: Ledger,
+        limits: RunLimits,
+        price: Price | None,
+        breaker: CircuitBreaker,
+        verbose: bool,
+    ) -> None:
+        self._source: Iterator[ScoringRequest] = iter(requests)
+        self._total = len(requests) if isinstance(requests, Sized) else None
+        self._questions, self._client, self._ledger = questions, client, ledger
+        self._limits, self._price, self._breaker, self._verbose = limits, price, breaker, verbose
+        self._pace = Pace(limits.requests_per_minute, limits.tokens_per_minute)
+        self._summary = RunSummary()
+        self._asking: dict[str, asyncio.Future[None]] = {}
+        self._error: Exception | None = None
+        self._answered_once = False
+        self._unusable = CircuitBreaker(UNUSABLE_IN_A_ROW)
+        self._limited_in_a_row = 0
+        self._token_ratio = 1.0  # the largest ratio of counted to estimated prompt tokens seen
+
+    async def main(self) -> RunSummary:
+        """Ask everything; the summary says whether and why the run stopped early."""
+        # Made here, inside the loop that they belong to.
+        self._stop, self._alone = asyncio.Event(), asyncio.Lock()
+        self._budget = Budget(self._ledger.spent(), self._limits.max_cost)
+        self._bar = tqdm(
+            total=self._total, unit=" requests", disable=not self._verbose, file=sys.stderr, dynamic_ncols=True
+        )
+        workers = [asyncio.ensure_future(self._work()) for _ in range(self._limits.concurrency)]
+        try:
+            with self._stopping_on_signals(workers):
+                await asyncio.gather(*workers)
+        except asyncio.CancelledError:
+            self._summary.stopped = "interrupted"
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            self._bar.close()
+            await self._client.close()
+        self._summary.cost, self._summary.total_cost = self._budget.spent_here, self._budget.spent
+        if self._error is not None:
+            raise self._error
+        return self._summary
+
+    async def _work(self) -> None:
+        """Take requests one after the other until there are none or the run stops."""
+        try:
+            while not self._stop.is_set() and (request := next(self._source, None)) is not None:
+                await self._settle(request)
+                self._bar.update()
+                if self._summary.requests % 64 == 0:
+                    await asyncio.sleep(0)  # requests whose answers are all there give the others no turn
+        except Exception as error:  # the answers that others wait for are paid: they are let finish
+            self._fail(error)
+
+    async def _settle(self, request: ScoringRequest) -> None:
+        """Hold the conversation about a request to its end."""
+        self._summary.requests += 1
+        question, answer = self._questions.replay(request, self._ledger)
+        if question is None:
+            self._summary.reused += 1
+        while question is not None:
+            answer = await self._answer(question)
+            if answer is None:
+                self._summary.unanswered += 1
+                return
+            self._notice(answer)
+            question = None if answer.ok else self._questions.next(question, answer)
+        if answer is not None and not answer.ok:
+            self._summary.failed += 1
+            self._summary.last_problem = answer.error
+
+    def _notice(self, answer: LedgerAnswer) -> None:
+        """Stop paying a model that does not understand the question."""
+        if answer.ok:
+            self._unusable.success()
+        elif self._unusable.failed():
+            self._fail(
+                self._stopped(
+                    f"{UNUSABLE_IN_A_ROW} answers in a row cannot be used, the last one because {answer.error} Look at "
+                    "them with `sllmr ledger failures`, then change model, template or --max-tokens"
+                )
+            )
+
+    async def _answer(self, question: Question) -> LedgerAnswer | None:
+        """Return the committed answer to a question, or None if none came."""
+        while (others := self._asking.get(question.key)) is not None:
+            await asyncio.shield(others)  # another request with the very same messages
+        if (answer := self._ledger.get(question.key)) is not None:
+            return answer
+        self._asking[question.key] = asyncio.get_running_loop().create_future()
+        try:
+            if not self._answered_once:
+                async with self._alone:
+                    if not self._answered_once:
+                        return await self._ask(question)
+            return await self._ask(question)
+        finally:
+            self._asking.pop(question.key).set_result(None)
+
+    async def _ask(self, question: Question) -> LedgerAnswer | None:
+        """Send a question until an answer comes; None if none does."""
+        tokens = estimate_tokens(question.messages)
+        failures = 0
+        while not self._stop.is_set():
+            expected = self._token_ratio * tokens, question.parameters["max_tokens"] or _GUESSED_COMPLETION
+            await self._turn(sum(expected))
+            cost = self._price.cost(*expected) if self._price else 0.0
+            if self._stop.is_set() or not await self._budget.reserve(cost, self._stop):
+                self._out_of_money()
+                return None
+            try:
+                answer = await self._send(question, cost)
+            except ServerError as error:
+                problem = error
+            else:
+                self._pace.correct(answer.prompt_tokens + answer.completion_tokens - sum(expected))
+                self._token_ratio = max(self._token_ratio, answer.prompt_tokens / tokens)
+                return answer
+            finally:
+                await self._budget.release(cost)
+            failures += problem.kind != "limited"
+            if not self._worth_trying_again(problem, failures):
+                return None
+            if problem.kind == "limited":  # the limit is everybody's
+                if not self._pace.held():  # those in flight with it tell nothing new
+                    self._limited_in_a_row += 1
+                self._pace.hold(backoff(max(self._limited_in_a_row, 1), problem.retry_after))
+            else:
+                await self._wait(backoff(failures, problem.retry_after))
+        return None
+
+    async def _turn(self, tokens: float) -> None:
+        """Wait for a slot; a slot that falls into a hold is taken anew, lest all of them go when it ends."""
+        while not self._stop.is_set():
+            await self._wait(self._pace.book(tokens))
+            if not self._pace.held():
+                return
+
+    async def _send(self, question: Question, estimated_cost: float) -> LedgerAnswer:
+        """Send a question once and commit what comes of it."""
+        user = str(question.request.user_id)
+        mark, marked = self._ledger.mark_sent(question.key, user, estimated_cost)
+        await asyncio.wrap_future(marked)
+        try:
+            completion = await self._client.complete(
+                question.messages, len(question.request.item_ids), question.parameters
+            )
+        except ServerError as error:
+            if error.kind == "lost":
+                self._budget.spent += estimated_cost
+                await asyncio.wrap_future(self._ledger.give_up(mark, str(error)))
+            else:
+                await asyncio.wrap_future(self._ledger.unmark(mark))
+            raise
+        used = completion.prompt_tokens, completion.completion_tokens
+        cost = self._price.cost(*used) if self._price else None
+        answer = self._questions.read(question, completion, cost)
+        await asyncio.wrap_future(self._ledger.record(answer, mark))
+        # Only what is committed counts.
+        self._answered_once = True
+        self._breaker.success()
+        self._limited_in_a_row = 0
+        self._budget.spent += cost or 0.0
+        self._summary.asked += 1
+        self._summary.prompt_tokens += used[0]
+        self._summary.completion_tokens += used[1]
+        total = self._summary.prompt_tokens + self._summary.completion_tokens
+        self._bar.set_postfix_str(f"{total} tokens, ${self._budget.spent_here:.4f}", refresh=False)
+        return answer
+
+    def _out_of_money(self) -> None:
+        if not self._stop.is_set():
+            self._summary.stopped = "max_cost"
+            self._stop.set()
+
+    def _worth_trying_again(self, problem: ServerError, failures: int) -> bool:
+        """Tell whether to send a question again; stop the run where nothing works any more."""
+        self._summary.last_problem = str(problem)
+        if problem.kind == "hopeless":
+            self._fail(self._stopped(str(problem)))
+        elif problem.retry_after is not None and problem.retry_after > _LONGEST_RETRY_AFTER:
+            wait = f"The server asks to wait {problem.retry_after:.0f} s; run the same command then."
+            self._fail(self._stopped(f"{problem}. {wait}"))
+        elif problem.kind == "limited":
+            if self._breaker.busy():
+                self._fail(self._stopped(f"{problem}, and nothing else for minutes. Check the account's limits."))
+        elif problem.kind == "refused" or failures > self._limits.retries:
+            unreachable = problem.kind != "refused" and not self._answered_once
+            if self._breaker.failed() or unreachable:
+                remedy = "Check --base-url and the server, then run the same command again."
+                self._fail(self._stopped(f"nothing works any more; the last problem: {problem}. {remedy}"))
+            return False
+        return not self._stop.is_set()
+
+    def _stopped(self, why: str) -> ScoringStoppedError:
+        return ScoringStoppedError(
+            f"stopped: {why} ({self._summary.asked} answers of this run are in {self._ledger.path} and not asked again)"
+        )
+
+    def _fail(self, error: Exception) -> None:
+        """Ask nothing more, let what is in flight arrive, raise this at the end."""
+        self._error = self._error or error
+        self._stop.set()
+
+    async def _wait(self, seconds: float) -> None:
+        """Sleep, but not longer than the run."""
+        if seconds > 0:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), seconds)
+
+    @contextlib.contextmanager
+    def _stopping_on_signals(self, workers: Sequence[asyncio.Future[None]]) -> Iterator[None]:
+        def stop() -> None:
+            if self._summary.stopped == "interrupted":
+                for worker in workers:
+                    worker.cancel()
+                return
+            self._summary.stopped = "interrupted"
+            self._stop.set()
+            self._bar.write(
+                f"stopping after {self._budget.in_flight} requests in flight; again Ctrl-C drops them", file=sys.stderr
+            )
+
+        loop, caught = asyncio.get_running_loop(), []
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with contextlib.suppress(NotImplementedError):  # on Windows Ctrl-C ends the run at once
+                    loop.add_signal_handler(number, stop)
+                    caught.append(number)
+        try:
+            yield
+        finally:
+            for number in caught:
+                loop.remove_signal_handler(number)

@@ -1,0 +1,45 @@
+"""Takes keys and organisation ids out of a text before it is shown or stored."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+
+_SHORTEST_SECRET = 6  # a placeholder such as "none" is no secret, and common words must not be cut out of answers
+_VARIABLES = ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_WEBHOOK_SECRET")
+_PATTERNS = re.compile(
+    r"\b(?:sk|sess)-[\w*.\-]{4,}"  # keys, also as servers abbreviate them: sk-ab***yz
+    r"|\borg-[\w\-]{4,}|\bproj_[\w\-]{4,}"
+    r"|(?<=://)[^/\s@]+@"  # user:password@host
+    r"|(?i:\b(?:bearer|basic)\s+[\w.~+/\-]{6,}=*)"
+    r"|(?i:(?<=[?&])[\w\-]*(?:key|token|secret|sig)[\w\-]*=[^&\s'\"]+)"
+)
+
+
+def scrubber(secrets: Iterable[str | None] = ()) -> Callable[[str], str]:
+    """Return a function that replaces secrets in a text by three stars.
+
+    Replaced are the given values, those of the OPENAI_* variables that hold secrets, and whatever looks like
+    a key, an organisation or project id, an Authorization header or credentials in an address.
+
+    Examples
+    --------
+    >>> scrubber(["hunter22"])("key hunter22 of org-AbC123 is wrong; see http://me:pw1@host/v1")
+    'key *** of *** is wrong; see http://***host/v1'
+    """
+    known = {value for value in (*secrets, *map(os.environ.get, _VARIABLES)) if value}
+    exact = [re.escape(value) for value in sorted(known, key=len, reverse=True) if len(value) >= _SHORTEST_SECRET]
+    values = re.compile("|".join(exact)) if exact else None
+
+    def scrub(text: str) -> str:
+        if values is not None:
+            text = values.sub("***", text)
+        return _PATTERNS.sub("***", text)
+
+    return scrub
+
+
+def key_remover(key: str) -> Callable[[str], str]:
+    """Return a function that takes one key out of a text, and touches nothing else: for a model's answers."""
+    return (lambda text: text.replace(key, "***")) if len(key) >= _SHORTEST_SECRET else (lambda text: text)

@@ -1,0 +1,263 @@
+"""Answers in, score table out: mean and spread over the repeats, what is missing counted and never invented."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import ConfigError, ScoreTableError
+from .parquet import write_parquet
+from .request import ScoredAnswer, ScoringRequest
+from .requests import ScoringRequests
+
+MISSING = ("leave_out", "half")
+
+
+@dataclass(frozen=True)
+class ScoringCounts:
+    """What became of the requests and the pairs they asked about.
+
+    Attributes
+    ----------
+    requests, answered : int
+        Requests, and those with an answer.
+    pairs, candidates, probes : int
+        Pairs asked about, and rows of the table by kind.
+    missing : int
+        Pairs that no answer scores although at least one answer came.
+    unanswered : int
+        Pairs of users for whom no answer came.
+    unasked, duplicates : int
+        Ids in answers that were dropped: not asked about, or given twice.
+    probe_auc : float or None
+        Chance that a user's probe is scored above one of the same user's candidates, ties counting half, averaged over
+        users: 1 finds what the user took next every time, 0.5 is guessing. None without probes.
+    """
+
+    requests: int
+    answered: int
+    pairs: int
+    candidates: int
+    probes: int
+    missing: int
+    unanswered: int
+    unasked: int
+    duplicates: int
+    probe_auc: float | None
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.answered} of {self.requests} requests answered",
+            f"{self.candidates} candidates and {self.probes} probes scored of {self.pairs} pairs asked about",
+        ]
+        if self.probe_auc is not None:
+            lines.append(f"probes stand above their user's candidates with AUC {self.probe_auc:.3f}")
+        notes = {
+            "pairs that no answer scores": self.missing,
+            "pairs of users without any answer": self.unanswered,
+            "ids in answers that were not asked about, dropped": self.unasked,
+            "ids given twice in an answer, the later ones dropped": self.duplicates,
+        }
+        return "\n".join(lines + [f"  {count} {what}" for what, count in notes.items() if count])
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredPairs:
+    """A score table that is not written yet.
+
+    Attributes
+    ----------
+    frame : pandas.DataFrame
+        ``user_id, item_id`` (raw), ``score`` (mean over the answers that score the pair), ``kind``,
+        ``prompt_position`` (from 0, in the first answered prompt of the user), ``spread`` (standard deviation of the
+        score over those answers, 0 for one) and ``n_answers`` (how many they are; 0 where 0.5 was put).
+    counts : ScoringCounts
+        What the rows do not show.
+    """
+
+    frame: pd.DataFrame
+    counts: ScoringCounts
+
+
+def build_score_table(
+    requests: ScoringRequests,
+    answers: Iterable[tuple[ScoringRequest, ScoredAnswer]],
+    *,
+    missing: str = "leave_out",
+) -> ScoredPairs:
+    """Put the answers together.
+
+    Parameters
+    ----------
+    requests : ScoringRequests
+        All requests of the run; the table has its pairs in its order, however the answers come in.
+    answers : iterable of (ScoringRequest, ScoredAnswer)
+        In any order; requests that failed or were not made are left out. Taken one by one and not kept.
+    missing : {"leave_out", "half"}, default="leave_out"
+        What becomes of a pair whose user was answered but which no answer scores: no row, or a score of 0.5 as in
+        the paper (Sec. 4.3) with ``n_answers`` 0. Pairs of users without any answer never get a row.
+
+    Returns
+    -------
+    ScoredPairs
+
+    Raises
+    ------
+    ScoreTableError
+        If an answer scores a pair that was not asked about, gives a score outside [0, 1], or nothing was scored.
+    ConfigError
+        If `missing` is neither of the two.
+    """
+    if missing not in MISSING:
+        raise ConfigError(f"missing is {missing!r}; write one of {', '.join(MISSING)}.")
+    n_pairs, repeats = len(requests.pairs), requests.repeats
+    score, position, tally = _collect(requests, answers)
+
+    n_answers = (~np.isnan(score)).sum(axis=1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where no answer scores the pair
+        mean = np.nansum(score, axis=1) / n_answers
+        spread = np.sqrt(np.nansum((score - mean[:, None]) ** 2, axis=1) / n_answers)
+    asked = position >= 0
+    was_answered = asked.any(axis=1)
+    absent = was_answered & (n_answers == 0)
+    if missing == "half":
+        mean[absent], spread[absent] = 0.5, 0.0
+    kept = was_answered if missing == "half" else n_answers > 0
+    if not n_answers.any():
+        raise ScoreTableError(
+            f"not one of {n_pairs} pairs was scored ({tally['answered']} of {len(requests)} requests were answered). "
+            "Look at the first failures and run the same command again."
+        )
+    frame = requests.pairs.assign(
+        score=mean,
+        prompt_position=position[np.arange(n_pairs), asked.argmax(axis=1)],
+        spread=spread,
+        n_answers=n_answers.astype(np.int32),
+    )[["user_id", "item_id", "score", "kind", "prompt_position", "spread", "n_answers"]]
+    frame = frame[kept].reset_index(drop=True)
+    n_probes = int((frame["kind"] == "probe").sum())
+    counts = ScoringCounts(
+        requests=requests.n_users * repeats,
+        pairs=n_pairs,
+        candidates=len(frame) - n_probes,
+        probes=n_probes,
+        missing=int(absent.sum()),
+        unanswered=int((~was_answered).sum()),
+        probe_auc=_probe_auc(frame[frame["n_answers"] > 0]),
+        **tally,
+    )
+    return ScoredPairs(frame, counts)
+
+
+def write_score_table(
+    scored: ScoredPairs,
+    path: str | os.PathLike[str],
+    *,
+    scorer: str,
+    model: str | None = None,
+    prompt_hash: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the table as parquet, with its origin in the schema (see `read_metadata`).
+
+    Parameters
+    ----------
+    scored : ScoredPairs
+        From `build_score_table`.
+    path : path
+        Ends in ``.parquet``; replaced as a whole.
+    scorer : str
+        Who scored, for instance ``"openai"`` or ``"lexical"``.
+    model, prompt_hash : str, optional
+        The language model and the hash of its prompt, where there are such.
+    settings : mapping, optional
+        What else decided the scores; plain JSON values without secrets.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be written.
+    """
+    origin = {
+        "scorer": scorer,
+        "model": model,
+        "prompt_hash": prompt_hash,
+        "settings": dict(settings or {}),
+        "counts": asdict(scored.counts),
+    }
+    write_parquet(scored.frame, path, origin)
+
+
+def _probe_auc(frame: pd.DataFrame) -> float | None:
+    probe = (frame["kind"] == "probe").to_numpy()
+    pairs = frame[~probe].merge(frame[probe], on="user_id", suffixes=("", "_probe"))
+    if pairs.empty:
+        return None
+    gap = pairs["score_probe"] - pairs["score"]
+    return float((0.5 + np.sign(gap) / 2).groupby(pairs["user_id"]).mean().mean())
+
+
+def _collect(
+    requests: ScoringRequests, answers: Iterable[tuple[ScoringRequest, ScoredAnswer]]
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Return scores and prompt positions, (n_pairs, repeats), NaN and -1 where there is none, and the tally."""
+    item_number = {item: number for number, item in enumerate(requests.title_of)}
+    users: list[Any] = []
+    repeat, length, items, scores = array("q"), array("q"), array("q"), array("d")
+    unasked = duplicates = 0
+    for request, answer in answers:
+        if not answer.scores.keys() <= set(request.item_ids):
+            stray = next(item for item in answer.scores if item not in request.item_ids)
+            raise ScoreTableError(
+                f"the answer for user {request.user_id!r} scores item {stray!r}, which was not asked about. "
+                "Let the scorer return items of the request only."
+            )
+        users.append(request.user_id)
+        repeat.append(request.repeat)
+        length.append(len(request.item_ids))
+        items.extend(item_number.get(item, -1) for item in request.item_ids)
+        scores.extend(answer.scores.get(item, np.nan) for item in request.item_ids)
+        unasked += answer.n_unasked
+        duplicates += answer.n_duplicates
+
+    n_pairs = len(requests.pairs)
+    score = np.full((n_pairs, requests.repeats), np.nan)
+    position = np.full((n_pairs, requests.repeats), -1, dtype=np.int32)
+    if users:
+        lengths = np.array(length)
+        row = _locate(requests, users, lengths, np.array(items))
+        column, value = np.repeat(np.array(repeat), lengths), np.array(scores)
+        # Written so that infinities fail; NaN is "no score".
+        outside = ~(np.isnan(value) | ((value >= 0) & (value <= 1)))
+        foreign = (row < 0) | (column >= requests.repeats)
+        for wrong, problem, remedy in (
+            (foreign, "is not of this run", "Give the requests that the answers belong to."),
+            (outside, "scores an item outside [0, 1]", "Rescale the scores."),
+        ):
+            if wrong.any():
+                number = int(np.searchsorted(np.cumsum(lengths), wrong.argmax(), side="right"))
+                raise ScoreTableError(f"the answer for user {users[number]!r} {problem}. {remedy}")
+        score[row, column] = value
+        position[row, column] = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    answered = int((position[requests.offsets[:-1]] >= 0).sum())
+    return score, position, {"answered": answered, "unasked": unasked, "duplicates": duplicates}
+
+
+def _locate(requests: ScoringRequests, users: list[Any], lengths: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Return the row in `requests.pairs` of every (user, item) of the answers, -1 where there is none.
+
+    Items are numbered as in `requests.title_of`, -1 for one that is not there.
+    """
+    n_items = len(requests.title_of)
+    known_users = pd.Index(requests.pairs["user_id"].iloc[requests.offsets[:-1]])
+    user = np.repeat(known_users.get_indexer(pd.Index(users)), lengths)
+    item_of_pair = pd.Index(list(requests.title_of)).get_indexer(pd.Index(requests.pairs["item_id"]))
+    user_of_pair = np.repeat(np.arange(requests.n_users), np.diff(requests.offsets))
+    row = pd.Index(user_of_pair * n_items + item_of_pair).get_indexer(user * n_items + items)
+    return np.where((user < 0) | (items < 0), -1, row)

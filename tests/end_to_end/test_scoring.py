@@ -1,0 +1,43 @@
+"""The whole path on the bundled data without a key: candidates, lexical scores, coverage, comparison."""
+
+import json
+
+import pandas as pd
+
+from sllmr_plugin.cli import main
+from sllmr_plugin.datasets.demo import demo_paths
+from sllmr_plugin.scoring.parquet import read_metadata
+
+
+def test_candidates_lexical_scores_and_a_comparison(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    interactions, items, _ = demo_paths()
+    data = ["--interactions", str(interactions), "--items", str(items)]
+    candidates, scores = str(tmp_path / "candidates.parquet"), str(tmp_path / "llm_scores.parquet")
+    assert main(["candidates", *data, "--users", "400", "--probe-share", "0.5", "--out", candidates]) == 0
+    assert main(["score", "--candidates", candidates, *data, "--scorer", "lexical", "--out", scores]) == 0
+    assert read_metadata(scores)["scorer"] == "lexical"
+    asked, scored = pd.read_parquet(candidates), pd.read_parquet(scores)
+    pairs = ["user_id", "item_id", "kind"]
+    assert scored[pairs].merge(asked[pairs]).shape[0] == len(scored)
+    assert scored["score"].between(0, 1).all()
+    assert scored["score"].nunique() > 100
+    capsys.readouterr()
+    assert main(["coverage", *data, "--scores", scores]) == 0
+    assert f"{len(scored)} scored pairs read, {len(scored)} kept (100.0%)" in capsys.readouterr().out
+
+    settings = [
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--eval-users",
+        "100",
+        "--modes",
+        "none,gated",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main(["compare", *data, "--scores", scores, *settings]) == 0
+    runs = {run["mode"]: run for run in json.loads((tmp_path / "run" / "results.json").read_text())}
+    assert runs["gated"]["auc"] != runs["none"]["auc"]  # the scores did reach the training

@@ -1,0 +1,329 @@
+"""A chat-completion server on loopback, with files and batches, that misbehaves on request.
+
+A test runs it in a thread: ``with ScoringServer(["500", None]) as server``. A benchmark runs it in a process of its
+own: ``python -m tests.scoring_server --latency 0.5`` prints its address and serves until it is stopped.
+"""
+
+import argparse
+import asyncio
+import collections
+import json
+import math
+import re
+import threading
+import time
+import zlib
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+_CANDIDATE = re.compile(r'^"(\d+)": (".*?"),?$', re.MULTILINE)
+
+
+def score_of(title):
+    """The server's opinion of a title, 0.00 to 1.00, whoever asks and in whatever place it stands."""
+    return zlib.crc32(title.encode()) % 101 / 100
+
+
+def candidates_of(messages):
+    """Label -> title, read from the prompt as a model would."""
+    prompt = next(message["content"] for message in messages if message["role"] == "user")
+    return {label: json.loads(title) for label, title in _CANDIDATE.findall(prompt)}
+
+
+@dataclass
+class Seen:
+    """One request for a completion, as it came in."""
+
+    body: dict
+    headers: dict
+    time: float = field(default_factory=time.monotonic)
+
+    @property
+    def text(self):
+        return json.dumps(self.body["messages"])
+
+
+def content(messages, kind):
+    """The model's text, good unless `kind` is one of the ways of being bad."""
+    scores = {label: score_of(title) for label, title in candidates_of(messages).items()}
+    good = json.dumps({"scores": scores})
+    labels = list(scores)
+    return {
+        "prose": f'Sure! {{"1": "maybe"}} is not it, but\n```json\n{good}\n```\nHope that helps {{you}}.',
+        "wrong ids": json.dumps({"scores": scores | {"999": 0.9, "i3": 0.9, "-1": 0.1}}),
+        "duplicates": good[:-2] + f', "{labels[0]}": 0.123}}}}',
+        "extreme": json.dumps({"scores": scores | {labels[0]: 1e308}}),
+        "negative": json.dumps({"scores": scores | {labels[0]: -0.01}}),
+        "nan": good.replace(str(scores[labels[0]]), "NaN", 1),
+        "garbage": "I would rather not judge these items.",
+        "empty": "",
+        "surrogate": good[:-1] + ', "note": "\ud800"}',
+        "cut off": good[: len(good) * 2 // 3],
+        "leaves one out": json.dumps({"scores": {label: scores[label] for label in labels[1:]}}),
+    }.get(kind, good)
+
+
+class ScoringServer:
+    """`plan` names how each of the first requests is treated, None for well; or is a function of (number, body)."""
+
+    def __init__(self, plan=(), *, latency=0.0, port=0, usage=True, refuses_formats=()):
+        self.plan = plan if callable(plan) else lambda number, body: plan[number] if number < len(plan) else None
+        self.latency, self.usage, self.refuses_formats = latency, usage, refuses_formats
+        self.seen: list[Seen] = []
+        self.answered = collections.Counter()  # text of the messages -> completions sent in full
+        self.in_flight = self.most_in_flight = self.n_seen = 0
+        self.remember = True
+        self.files, self.batches = {}, {}
+        self.batch_plan = {}  # what goes wrong with batches: see _make_batch
+        self._port, self._ready = port, threading.Event()
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def __enter__(self):
+        self._thread = threading.Thread(target=lambda: asyncio.run(self.serve()), daemon=True)
+        self._thread.start()
+        self._ready.wait(30)
+        return self
+
+    def __exit__(self, *error):
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(30)
+
+    async def serve(self):
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        application = web.Application(client_max_size=2**30)
+        application.add_routes(
+            [
+                web.post("/v1/chat/completions", self._complete),
+                web.post("/v1/files", self._upload),
+                web.get("/v1/files/{id}/content", self._download),
+                web.post("/v1/batches", self._make_batch),
+                web.get("/v1/batches/{id}", self._show_batch),
+                web.get("/v1/batches", self._list_batches),
+            ]
+        )
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", self._port, backlog=2048)
+        await site.start()
+        self.base_url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"
+        self._ready.set()
+        await self._stop.wait()
+        await runner.cleanup()
+
+    # -- chat completions ------------------------------------------------------------------------------------------
+
+    async def _complete(self, request):
+        body = await request.json()
+        number, self.n_seen = self.n_seen, self.n_seen + 1
+        if self.remember:
+            self.seen.append(Seen(body, dict(request.headers)))
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            if self.latency:
+                await asyncio.sleep(self.latency)
+            response = await self._respond(request, body, self.plan(number, body))
+        finally:
+            self.in_flight -= 1
+        if self.remember and response.status == 200:
+            self.answered[json.dumps(body["messages"])] += 1
+        return response
+
+    async def _respond(self, request, body, kind):
+        wanted = (body.get("response_format") or {}).get("type")
+        if wanted in self.refuses_formats:
+            return _error(400, f"response_format {wanted} is not supported by this model", param="response_format")
+        kind, _, detail = (kind or "").partition(":")
+        if kind == "429":
+            return _error(429, "slow down", headers={"Retry-After": detail} if detail else {})
+        if kind in ("500", "502", "503"):
+            return _error(int(kind), "something broke")
+        if kind == "hang":
+            await asyncio.sleep(float(detail or 60))
+        if kind == "401":
+            key = request.headers["Authorization"]
+            return _error(401, f"Incorrect API key provided: {key} of org-SECRETORG1", code="invalid_api_key")
+        if kind == "quota":
+            return _error(429, "You exceeded your current quota", code="insufficient_quota")
+        if kind == "404":
+            return _error(404, f"The model {body['model']} does not exist", code="model_not_found")
+        if kind == "400":
+            return _error(400, "this prompt is not to our liking", code="content_filter")
+        if kind == "max_tokens" and "max_tokens" in body:
+            return _error(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+        if kind == "cut":
+            request.transport.close()
+            return web.Response()
+        payload = completion(body, kind, usage=self.usage, number=self.n_seen)
+        if kind == "half a body":
+            text = json.dumps(payload)
+            response = web.StreamResponse(
+                headers={"Content-Length": str(len(text)), "Content-Type": "application/json"}
+            )
+            await response.prepare(request)
+            await response.write(text[: len(text) // 2].encode())
+            request.transport.close()
+            return response
+        if kind == "bad json":
+            return web.Response(text=json.dumps(payload)[:-20], content_type="application/json")
+        if kind == "html":
+            return web.Response(text="<html>Welcome to the portal</html>", content_type="text/html")
+        if kind == "no choices":
+            return web.json_response(payload | {"choices": []})
+        if kind == "null":
+            return web.json_response(None)
+        if kind == "deep":
+            return web.Response(text="[" * 100_000 + "]" * 100_000, content_type="application/json")
+        if kind == "echo key":
+            payload["choices"][0]["message"]["content"] += request.headers["Authorization"]
+        return web.json_response(payload)
+
+    # -- files and batches -----------------------------------------------------------------------------------------
+
+    async def _upload(self, request):
+        form = await request.post()
+        identifier = f"file-{len(self.files)}"
+        self.files[identifier] = form["file"].file.read()
+        return web.json_response(_file(identifier, len(self.files[identifier]), form["purpose"]))
+
+    async def _download(self, request):
+        return web.Response(body=self.files[request.match_info["id"]])
+
+    async def _make_batch(self, request):
+        """batch_plan: polls (until done), fails (custom_id -> bool), expires (how many answers come), rejected, cut."""
+        body = await request.json()
+        identifier = f"batch_{len(self.batches)}"
+        self.batches[identifier] = {
+            "id": identifier,
+            "object": "batch",
+            "endpoint": body["endpoint"],
+            "input_file_id": body["input_file_id"],
+            "completion_window": body["completion_window"],
+            "metadata": body.get("metadata"),
+            "created_at": 0,
+            "status": "validating",
+            "polls": 0,
+        }
+        if self.batch_plan.pop("cut", False):
+            request.transport.close()
+        return web.json_response(self._public(identifier))
+
+    async def _list_batches(self, request):
+        return web.json_response(
+            {"object": "list", "data": [self._public(name) for name in reversed(self.batches)], "has_more": False}
+        )
+
+    async def _show_batch(self, request):
+        batch = self.batches[request.match_info["id"]]
+        batch["polls"] += 1
+        if batch["status"] in ("validating", "in_progress"):
+            batch["status"] = "in_progress"
+            if self.batch_plan.get("rejected"):
+                batch |= {"status": "failed", "errors": {"data": [{"code": "x", "message": "no such model"}]}}
+            elif batch["polls"] >= self.batch_plan.get("polls", 2):
+                self._finish_batch(batch)
+        return web.json_response(self._public(batch["id"]))
+
+    def _finish_batch(self, batch):
+        fails = self.batch_plan.get("fails", lambda custom_id: False)
+        most = self.batch_plan.pop("expires", None)
+        good, bad = [], []
+        for number, line in enumerate(self.files[batch["input_file_id"]].decode().splitlines()):
+            entry = json.loads(line)
+            self.n_seen += 1
+            self.seen.append(Seen(entry["body"], {}))
+            if most is not None and number >= most:
+                error = {"code": "batch_expired", "message": "This request could not be executed in time."}
+                bad.append({"custom_id": entry["custom_id"], "response": None, "error": error})
+            elif fails(entry["custom_id"]):
+                body = {"error": {"message": "try again", "code": "server_error"}}
+                bad.append({"custom_id": entry["custom_id"], "response": {"status_code": 500, "body": body}})
+            else:
+                kind = self.plan(self.n_seen - 1, entry["body"])
+                body = completion(entry["body"], kind, usage=True, number=number)
+                good.append({"custom_id": entry["custom_id"], "response": {"status_code": 200, "body": body}})
+                self.answered[json.dumps(entry["body"]["messages"])] += 1
+        batch["status"] = "completed" if most is None else "expired"
+        for name, lines in (("output_file_id", good[::-1]), ("error_file_id", bad)):
+            if lines:  # in any order, as the real one does
+                batch[name] = f"file-{len(self.files)}"
+                self.files[batch[name]] = "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+    def _public(self, identifier):
+        return {name: value for name, value in self.batches[identifier].items() if name != "polls"}
+
+
+def completion(body, kind, *, usage, number):
+    prompt_tokens = len(json.dumps(body["messages"])) // 4
+    text = content(body["messages"], kind)
+    payload = {
+        "id": f"chatcmpl-{number}",
+        "object": "chat.completion",
+        "created": 0,
+        "model": body["model"],
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text},
+                "finish_reason": "length" if kind == "cut off" else "stop",
+            }
+        ],
+    }
+    if body.get("logprobs") and kind != "no logprobs":
+        payload["choices"][0]["logprobs"] = {"content": logprobs(text)}
+    if usage:
+        counts = {"prompt_tokens": prompt_tokens, "completion_tokens": len(text) // 3}
+        payload["usage"] = counts | {"total_tokens": sum(counts.values())}
+    return payload
+
+
+def logprobs(text):
+    """A token a character; of every digit the next one was half as likely."""
+    content = []
+    for character in text:
+        others = [{"token": str((int(character) + 1) % 10), "logprob": math.log(0.3)}] if character.isdigit() else []
+        token = {"token": character, "logprob": math.log(0.6 if others else 1.0)}
+        content.append(token | {"bytes": list(character.encode()), "top_logprobs": [token, *others]})
+    return content
+
+
+def _error(status, message, *, headers=None, code=None, param=None):
+    error = {"message": message, "type": "error", "code": code, "param": param}
+    return web.json_response({"error": error}, status=status, headers=headers or {})
+
+
+def _file(identifier, size, purpose):
+    return {
+        "id": identifier,
+        "object": "file",
+        "bytes": size,
+        "created_at": 0,
+        "filename": "batch.jsonl",
+        "purpose": purpose,
+        "status": "processed",
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Serve simulated chat completions on loopback.")
+    parser.add_argument("--latency", type=float, default=0.5, metavar="SECONDS")
+    parser.add_argument("--port", type=int, default=0)
+    arguments = parser.parse_args()
+    server = ScoringServer(latency=arguments.latency, port=arguments.port)
+    server.remember = False  # memory is measured beside it
+
+    async def serve():
+        serving = asyncio.ensure_future(server.serve())
+        while not server._ready.is_set():
+            await asyncio.sleep(0.01)
+        print(server.base_url, flush=True)
+        await serving
+
+    asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    main()

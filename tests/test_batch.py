@@ -1,0 +1,237 @@
+"""The Batch API against a server on loopback: merged into the ledger, found again after a kill, resubmitted in part."""
+
+import asyncio
+import json
+
+import pytest
+
+from sllmr_plugin.errors import ScoringStoppedError
+from sllmr_plugin.scoring import batch as batch_module
+from sllmr_plugin.scoring.batch import run_batches
+from sllmr_plugin.scoring.ledger import Ledger
+from sllmr_plugin.scoring.openai_client import OpenAIClient
+from sllmr_plugin.scoring.prices import Price
+from sllmr_plugin.scoring.questions import Questions
+from sllmr_plugin.scoring.run import run
+from sllmr_plugin.scoring.run_summary import RunLimits
+
+from .scoring_server import ScoringServer
+from .test_scoring_run import requests, truth
+
+QUESTIONS = Questions("tiny")
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing catches it."""
+
+
+@pytest.fixture
+def ask(tmp_path, monkeypatch):
+    """Return a function that runs requests through a server's batches."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-SECRETKEY-0123456789")
+    monkeypatch.setattr(batch_module, "backoff", lambda failures, retry_after=None: 0.01)
+
+    def ask(server, asked, *, questions=QUESTIONS, price=None, most=10**6, **limits):
+        client = OpenAIClient("tiny", base_url=server.base_url, timeout=5)
+        limits = RunLimits(**{"retries": 2, **limits})
+        with Ledger(tmp_path / "a.sqlite") as ledger:
+            return run_batches(
+                asked,
+                questions,
+                client,
+                ledger,
+                limits=limits,
+                price=price,
+                poll_seconds=0.01,
+                most_requests=most,
+                verbose=False,
+            )
+
+    return ask
+
+
+@pytest.fixture
+def scores(tmp_path):
+    def scores(asked, questions=QUESTIONS):
+        with Ledger(tmp_path / "a.sqlite") as ledger:
+            return {request.user_id: answer.scores for request, answer in questions.stored_answers(asked, ledger)}
+
+    return scores
+
+
+def test_answers_of_batches_are_those_of_the_chat_and_shared_with_it(ask, scores, tmp_path):
+    asked = requests(10)
+    with ScoringServer() as server:
+        summary = ask(server, asked, most=4)
+        assert len(server.batches) == 3
+        assert (summary.requests, summary.asked, summary.unanswered) == (10, 10, 0)
+        assert scores(asked) == truth(asked)
+        assert ask(server, asked).asked == 0
+        client = OpenAIClient("tiny", base_url=server.base_url)
+        with Ledger(tmp_path / "a.sqlite") as ledger:
+            assert run(asked, QUESTIONS, client, ledger, verbose=False).reused == 10
+        assert len(server.seen) == 10
+
+
+def test_what_fails_in_part_is_sent_again_alone(ask, scores):
+    asked, tries = requests(8), {}
+
+    def fails(custom_id):
+        tries[custom_id] = tries.get(custom_id, 0) + 1
+        return tries[custom_id] == 1 and int(custom_id, 16) % 2
+
+    with ScoringServer() as server:
+        server.batch_plan = {"fails": fails}
+        ask(server, asked)
+        expected = 8 + sum(int(key, 16) % 2 for key in tries)
+        assert sum(tries.values()) == expected > 8
+    assert scores(asked) == truth(asked)
+
+
+def test_an_answer_that_cannot_be_used_is_asked_again_with_its_error(ask, scores):
+    asked = requests(3)
+    with ScoringServer(["extreme"]) as server:
+        summary = ask(server, asked)
+        assert [len(seen.body["messages"]) for seen in server.seen] == [2, 2, 2, 4]
+    assert summary.asked == 4
+    assert scores(asked) == truth(asked)
+
+
+def test_an_expired_batch_keeps_what_came_and_asks_for_the_rest(ask, scores):
+    asked = requests(9)
+    with ScoringServer() as server:
+        server.batch_plan = {"expires": 5}
+        ask(server, asked)
+        assert max(server.answered.values()) == 1
+        assert len(server.batches) == 2
+    assert scores(asked) == truth(asked)
+
+
+@pytest.mark.parametrize("method", ["open_batch", "name_batch", "record", "close_batch"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_at_any_step_makes_no_second_batch_and_loses_no_answer(ask, scores, monkeypatch, method, when):
+    asked = requests(6)
+    original = getattr(Ledger, method)
+    calls = []
+
+    def killed(self, *arguments):
+        calls.append(method)
+        if len(calls) == (3 if method == "record" else 1):
+            if when == "after":
+                original(self, *arguments).result()
+            raise Killed
+        return original(self, *arguments)
+
+    with ScoringServer() as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, method, killed)
+            with pytest.raises(Killed):
+                ask(server, asked)
+        ask(server, asked)
+        assert len(server.batches) == 1
+        assert max(server.answered.values()) == 1
+    assert scores(asked) == truth(asked)
+
+
+def test_a_batch_whose_making_was_cut_off_is_found_and_not_made_twice(ask, scores):
+    asked = requests(4)
+    with ScoringServer() as server:
+        server.batch_plan = {"cut": True}
+        ask(server, asked)
+        assert len(server.batches) == 1
+    assert scores(asked) == truth(asked)
+
+
+def test_a_refused_batch_says_why_and_can_be_sent_again(ask, scores):
+    asked = requests(3)
+    with ScoringServer() as server:
+        server.batch_plan = {"rejected": True}
+        with pytest.raises(ScoringStoppedError, match="no such model"):
+            ask(server, asked)
+        server.batch_plan = {}
+        ask(server, asked)
+    assert scores(asked) == truth(asked)
+
+
+def test_batches_that_bring_nothing_come_to_an_end(ask):
+    with ScoringServer() as server:
+        server.batch_plan = {"fails": lambda custom_id: True}
+        with pytest.raises(ScoringStoppedError, match="3 batches in a row"):
+            ask(server, requests(3))
+        assert len(server.batches) == 3
+
+
+def test_a_batch_without_one_usable_answer_is_not_paid_for_again(ask):
+    with ScoringServer(lambda number, body: "garbage") as server:
+        with pytest.raises(ScoringStoppedError, match="not one of 12 answers"):
+            ask(server, requests(12))
+        assert len(server.seen) == 12
+
+
+def test_the_cap_counts_what_is_in_batches(ask):
+    asked, price = requests(50), Price(1000, 1000)
+    with ScoringServer() as server:
+        summary = ask(server, asked, price=price, max_cost=10.0)
+        assert summary.stopped == "max_cost"
+        assert 0 < summary.total_cost <= 10.0
+        assert 0 < summary.asked < 50
+        assert summary.asked == len(server.seen)
+        assert summary.unanswered == 50 - summary.asked
+
+
+def test_an_open_batch_of_another_command_is_left_alone_and_nothing_of_it_asked_in_chat(
+    ask, scores, monkeypatch, tmp_path
+):
+    asked, others = requests(3), requests(6)[3:]
+
+    async def gone(self, batch_id):
+        raise Killed
+
+    with ScoringServer() as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(batch_module._Batches, "_ended", gone)
+            with pytest.raises(Killed):
+                ask(server, asked)
+        client = OpenAIClient("tiny", base_url=server.base_url)
+        with Ledger(tmp_path / "a.sqlite") as ledger, pytest.raises(ScoringStoppedError, match="pay twice"):
+            run(asked, QUESTIONS, client, ledger, verbose=False)
+        with pytest.raises(ScoringStoppedError, match="other requests"):
+            ask(server, others)
+        ask(server, asked)
+        ask(server, others)
+    assert scores(asked + others) == truth(asked + others)
+
+
+def test_a_line_that_is_no_json_is_asked_again(ask, scores):
+    asked = requests(5)
+    with ScoringServer() as server:
+        finish, spoilt = server._finish_batch, []
+
+        def finish_and_spoil(batch):
+            finish(batch)
+            if not spoilt:
+                spoilt.append(True)
+                lines = server.files[batch["output_file_id"]].splitlines(keepends=True)
+                server.files[batch["output_file_id"]] = b"[1]\n\xff\xfe\n" + lines[0][:50] + b"\n" + b"".join(lines[1:])
+
+        server._finish_batch = finish_and_spoil
+        ask(server, asked)
+        assert len(server.batches) == 2
+    assert scores(asked) == truth(asked)
+
+
+def test_the_file_holds_requests_as_the_api_wants_them(ask):
+    with ScoringServer() as server:
+        ask(server, requests(2))
+        lines = [json.loads(line) for line in server.files["file-0"].splitlines()]
+    assert {line["method"] + line["url"] for line in lines} == {"POST/v1/chat/completions"}
+    assert len({line["custom_id"] for line in lines}) == 2
+    assert lines[0]["body"]["response_format"]["type"] == "json_schema"
+    assert b"SECRET" not in server.files["file-0"]
+
+
+def test_it_can_run_after_another_loop(ask, scores):
+    asyncio.run(asyncio.sleep(0))
+    with ScoringServer() as server:
+        ask(server, requests(1))
+    assert scores(requests(1)) == truth(requests(1))

@@ -1,0 +1,216 @@
+"""The ledger: what is committed stays, one process at a time, nothing foreign is touched."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import CancelledError
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sllmr_plugin.errors import LedgerError
+from sllmr_plugin.scoring.ledger import Ledger
+from sllmr_plugin.scoring.ledger_file import LedgerAnswer, ledger_key
+
+ANSWER = LedgerAnswer(
+    key="k1",
+    first_key="k1",
+    attempt=0,
+    model="m",
+    user_id="ann",
+    repeat=0,
+    request={"messages_sha256": "ab", "n_items": 2},
+    response='{"1": 0.3}',
+    scores=(0.1 + 0.2, None),
+    prompt_tokens=11,
+    completion_tokens=7,
+    cost=0.25,
+)
+
+
+def test_an_answer_comes_back_as_it_went_in_also_after_reopening(tmp_path):
+    failed = replace(ANSWER, key="k2", attempt=1, scores=None, cost=None, error="no JSON")
+    with Ledger(tmp_path / "deep" / "a.sqlite") as ledger:
+        assert ledger.get("k1") is None
+        ledger.record(ANSWER).result()
+        ledger.record(failed).result()
+        assert ledger.get("k1") == ANSWER
+    with Ledger(tmp_path / "deep" / "a.sqlite") as ledger:
+        assert ledger.get("k1") == ANSWER
+        assert ledger.get("k2") == failed
+        assert ledger.get("k1").ok
+        assert not ledger.get("k2").ok
+
+
+def test_the_first_answer_to_a_question_holds(tmp_path):
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        ledger.record(ANSWER).result()
+        ledger.record(replace(ANSWER, response="later", scores=(1.0, 1.0))).result()
+        assert ledger.get("k1") == ANSWER
+
+
+def test_money_spent_counts_answers_and_requests_that_were_never_answered(tmp_path):
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        marks = [ledger.mark_sent(f"k{number}", "ann", 0.5)[0] for number in range(4)]
+        ledger.record(ANSWER, marks[0])
+        ledger.unmark(marks[1])
+        ledger.give_up(marks[2], "timed out").result()
+        assert ledger.spent() == 0.25 + 2 * 0.5  # the answer, one given up, one still in flight
+
+
+def test_what_a_killed_process_had_in_flight_is_counted_once(tmp_path):
+    path = tmp_path / "a.sqlite"
+    program = f"""
+import os, signal
+from sllmr_plugin.scoring.ledger import Ledger
+ledger = Ledger({str(path)!r})
+futures = [ledger.mark_sent(str(number), "ann", 0.5)[1] for number in range(3)]
+for future in futures:
+    future.result()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", program], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with Ledger(path) as ledger:
+        assert ledger.n_interrupted == 3
+        assert ledger.spent() == 1.5
+        mark, done = ledger.mark_sent("again", "ann")
+        done.result()
+        ledger.record(ANSWER, mark).result()
+    with Ledger(path) as ledger:
+        assert ledger.n_interrupted == 0
+        assert ledger.spent() == 1.75
+
+
+def test_a_second_live_holder_is_refused_and_the_next_one_welcome(tmp_path):
+    path = tmp_path / "a.sqlite"
+    ledger = Ledger(path)
+    with pytest.raises(LedgerError, match="another process is using"):
+        Ledger(path)
+    link = tmp_path / "link.sqlite"
+    link.symlink_to(path)
+    with pytest.raises(LedgerError, match="another process is using"):
+        Ledger(link)
+    other = multiprocessing.get_context("spawn").Pool(1)
+    with other, pytest.raises(LedgerError, match="--ledger"):
+        other.apply(Ledger, (path,))
+    ledger.close()
+    ledger.close()
+    Ledger(path).close()
+
+
+def test_foreign_newer_and_broken_files_are_left_alone(tmp_path):
+    foreign = tmp_path / "foreign.sqlite"
+    connection = sqlite3.connect(foreign)
+    connection.execute("CREATE TABLE answers (mine)")
+    connection.commit()
+    connection.close()
+    before = foreign.read_bytes()
+    with pytest.raises(LedgerError, match="no ledger of this package"):
+        Ledger(foreign)
+    assert foreign.read_bytes() == before
+    newer = tmp_path / "newer.sqlite"
+    Ledger(newer).close()
+    connection = sqlite3.connect(newer)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(LedgerError, match="version 99"):
+        Ledger(newer)
+    text = tmp_path / "notes.txt"
+    text.write_text("remember the milk\n" * 100)
+    with pytest.raises(LedgerError, match="not a database"):
+        Ledger(text)
+    assert text.read_text() == "remember the milk\n" * 100
+    with pytest.raises(LedgerError):
+        Ledger(tmp_path)
+    Ledger(tmp_path / "fine.sqlite").close()  # the refusals left no lock behind
+
+
+def test_a_write_that_fails_is_told_to_all_who_wait_and_to_all_who_come_later(tmp_path):
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        ledger.record(ANSWER).result()
+        bad = ledger.record(replace(ANSWER, key="k9", prompt_tokens=10**30))
+        with pytest.raises(LedgerError, match="too large"):
+            bad.result()
+        with pytest.raises(LedgerError):
+            ledger.record(replace(ANSWER, key="k10")).result()
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        assert ledger.get("k1") == ANSWER
+        assert ledger.get("k10") is None
+
+
+def test_who_stops_waiting_does_not_stop_the_commit(tmp_path):
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        done = ledger.record(ANSWER)
+        assert not done.cancel()
+        try:
+            done.result()
+        except CancelledError:
+            pytest.fail("the commit was cancelled")
+        assert ledger.get("k1") == ANSWER
+
+
+def test_thousands_of_answers_share_commits(tmp_path):
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        commits = []
+        ledger._writer.set_trace_callback(lambda statement: commits.append(statement == "COMMIT"))
+        futures = [ledger.record(replace(ANSWER, key=str(number))) for number in range(3000)]
+        for future in futures:
+            future.result()
+        assert sum(commits) < 300
+        assert all(ledger.get(str(number)) for number in range(3000))
+
+
+@pytest.mark.parametrize("text", ["\ud800 lone", "nul \0 byte", "☃" * 1000, ""])
+def test_any_text_can_be_kept(tmp_path, text):
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        ledger.record(replace(ANSWER, response=text, user_id=text)).result()
+        assert ledger.get("k1").response == text.replace("\ud800", "?")
+
+
+def test_the_key_is_a_plain_hash_of_canonical_json():
+    messages = [{"role": "user", "content": 'sc"ö'}]
+    text = '[[{"content": "sc\\"\\u00f6", "role": "user"}], "m", {"a": 1, "b": null}, 3]'
+    assert json.loads(text)[0] == messages
+    assert ledger_key(messages, "m", {"b": None, "a": 1}, 3) == hashlib.sha256(text.encode()).hexdigest()
+
+
+@given(st.text(), st.text(), st.integers(), st.floats(0, 2))
+def test_any_change_of_a_part_changes_the_key(content, model, schema, temperature):
+    def key(content=content, model=model, schema=schema, temperature=temperature):
+        return ledger_key([{"role": "user", "content": content}], model, {"temperature": temperature}, schema)
+
+    changed = {key(), key(content + "x"), key(model=model + "x"), key(schema=schema + 1), key(temperature=3.0)}
+    assert len(changed) == 5
+    assert key() == key()
+
+
+def test_no_answer_is_half_there_after_a_kill_amid_commits(tmp_path):
+    path = tmp_path / "a.sqlite"
+    program = f"""
+import sys
+from dataclasses import replace
+sys.path.insert(0, {os.getcwd()!r})
+from tests.test_ledger import ANSWER, Ledger
+ledger = Ledger({str(path)!r})
+for number in range(10**6):
+    mark, _ = ledger.mark_sent(str(number), "ann")
+    ledger.record(replace(ANSWER, key=str(number)), mark).result()
+    print(number, flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    told = [int(process.stdout.readline()) for _ in range(50)]
+    process.kill()
+    told += [int(line) for line in process.stdout if line.endswith("\n")]
+    process.wait()
+    with Ledger(path) as ledger:
+        assert all(ledger.get(str(number)) for number in told)
+        assert ledger.n_interrupted <= 1
+        assert ledger._reader.execute("SELECT count(*) FROM answers").fetchone()[0] <= len(told) + 1

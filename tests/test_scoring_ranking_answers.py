@@ -1,0 +1,86 @@
+"""Answers that rank, and the soft scores of ranks against the formula, a number at a time."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sllmr_plugin.errors import AnswerError, ConfigError
+from sllmr_plugin.scoring.ranking_answers import parse_ranking, soft_scores
+from sllmr_plugin.scoring.request import ScoringRequest
+
+REQUEST = ScoringRequest("u", ("Chess",), ("a", "b", "c", "d"), ("Go", "Doom", "Kite", "Tag"))
+# sigma((4 + 1 - 2r) / (4 * 0.5)) for r = 1, 2, 3, 4
+SOFT = [1 / (1 + math.exp(-1.5)), 1 / (1 + math.exp(-0.5)), 1 / (1 + math.exp(0.5)), 1 / (1 + math.exp(1.5))]
+
+
+@given(st.integers(1, 60), st.floats(0.05, 50))
+def test_soft_scores_follow_the_formula(n, temperature):
+    expected = [1 / (1 + math.exp(-(n + 1 - 2 * r) / (n * temperature))) for r in range(1, n + 1)]
+    assert soft_scores(n, temperature) == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.integers(1, 60), st.floats(0, exclude_min=True, allow_infinity=False))
+def test_soft_scores_fall_and_are_symmetric(n, temperature):
+    scores = soft_scores(n, temperature)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert (np.diff(scores) <= 0).all()
+    assert scores + scores[::-1] == pytest.approx(np.ones(n))
+
+
+@pytest.mark.parametrize(("temperature", "name"), [(0.1, "0.1"), (0.5, "0.5 (default)"), (2, "2")])
+def test_the_table_in_the_documentation(temperature, name):
+    documented = (Path(__file__).parent.parent / "docs" / "scoring_prompts.md").read_text()
+    row = [f"{1 / (1 + math.exp(-(21 - 2 * r) / (20 * temperature))):.2f}" for r in (1, 5, 10, 11, 16, 20)]
+    assert f"| {name} | {' | '.join(row)} |" in documented
+
+
+def test_temperatures_at_the_ends():
+    assert soft_scores(4, 1e-300).tolist() == [1, 1, 0, 0]
+    assert soft_scores(4, 1e300).tolist() == [0.5] * 4
+
+
+@pytest.mark.parametrize("temperature", [0, -1, math.nan, math.inf])
+def test_temperatures_that_make_no_sense(temperature):
+    with pytest.raises(ConfigError, match="above 0"):
+        parse_ranking('{"ranking": [1]}', REQUEST, temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"ranking": [3, 1, 4, 2]}',
+        "[3, 1, 4, 2]",
+        'Sure: ```json\n{"ranking": ["3", "item 1", "#4", 2,]}\n``` as [1] shows',
+        '{"order": [{"id": 3}, {"id": "1", "why": "x"}, {"id": 4}, {"id": 2}], "n": 4}',
+        '{"unsure": [1, 2, 3, 4], "ranking": [3, 1, 4, 2]}',
+        '<think>[1, 2, 3, 4]</think> {"ranking": [3, 1, 4, 2]}',
+    ],
+)
+def test_rankings_that_are_understood(text):
+    answer = parse_ranking(text, REQUEST)
+    assert answer.scores == pytest.approx({"c": SOFT[0], "a": SOFT[1], "d": SOFT[2], "b": SOFT[3]})
+    assert (answer.missing, answer.n_unasked, answer.n_duplicates) == ((), 0, 0)
+
+
+def test_ranks_close_up_over_what_is_dropped_and_the_rest_is_missing():
+    answer = parse_ranking('{"ranking": [9, 3, 3, "Doom", 2, ', REQUEST)
+    assert answer.scores == pytest.approx({"c": SOFT[0], "b": SOFT[1]})
+    assert (answer.missing, answer.n_unasked, answer.n_duplicates) == (("a", "d"), 2, 1)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "[7, 8]", '{"1": 2, "2": 1}', '["Go", "Doom"]', "3 > 1 > 4 > 2"])
+def test_answers_that_rank_nothing(text):
+    with pytest.raises(AnswerError, match="none of the 4 candidates is ranked. Answer with"):
+        parse_ranking(text, REQUEST)
+
+
+@given(st.permutations(range(6)), st.floats(0.1, 5))
+def test_scores_order_the_items_as_the_ranking_does(order, temperature):
+    request = ScoringRequest("u", (), tuple("abcdef"), tuple("ABCDEF"))
+    answer = parse_ranking(json.dumps({"ranking": [k + 1 for k in order]}), request, temperature=temperature)
+    assert sorted(answer.scores, key=answer.scores.get, reverse=True) == ["abcdef"[k] for k in order]

@@ -1,0 +1,427 @@
+"""The runner against a real server on loopback that misbehaves in every way we could think of."""
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import threading
+import time
+
+import pytest
+
+from sllmr_plugin.errors import ConfigError, LedgerError, LogprobsWarning, PriceError, ScoringStoppedError
+from sllmr_plugin.scoring.ledger import Ledger
+from sllmr_plugin.scoring.limits import CircuitBreaker
+from sllmr_plugin.scoring.logprobs import expected_scores
+from sllmr_plugin.scoring.openai_client import OpenAIClient
+from sllmr_plugin.scoring.prices import Price
+from sllmr_plugin.scoring.questions import Questions
+from sllmr_plugin.scoring.request import ScoringRequest
+from sllmr_plugin.scoring.run import run
+from sllmr_plugin.scoring.run_summary import RunLimits
+
+from .scoring_server import ScoringServer, content, logprobs, score_of
+
+KEY = "sk-test-SECRETKEY-0123456789"
+QUESTIONS = Questions("tiny")
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setattr("sllmr_plugin.scoring.runner.backoff", lambda failures, retry_after=None: retry_after or 0.01)
+
+
+def requests(n, n_candidates=4):
+    return [
+        ScoringRequest(
+            f"u{user}",
+            (f"History of {user}",),
+            tuple(f"i{user}-{k}" for k in range(n_candidates)),
+            tuple(f"Title {k} for {user}" for k in range(n_candidates)),
+        )
+        for user in range(n)
+    ]
+
+
+def truth(asked):
+    return {
+        request.user_id: dict(zip(request.item_ids, map(score_of, request.titles), strict=True)) for request in asked
+    }
+
+
+class Setting:
+    """A server, a ledger file and a way to run requests through both."""
+
+    def __init__(self, server, path):
+        self.server, self.path = server, path
+
+    def run(self, asked, questions=QUESTIONS, *, timeout=5.0, breaker=None, price=None, **limits):
+        client = OpenAIClient(questions.model, base_url=self.server.base_url, timeout=timeout)
+        limits = RunLimits(**{"concurrency": 4, **limits})
+        with Ledger(self.path) as ledger:
+            return run(asked, questions, client, ledger, limits=limits, price=price, breaker=breaker, verbose=False)
+
+    def scores(self, asked, questions=QUESTIONS):
+        with Ledger(self.path) as ledger:
+            return {request.user_id: answer.scores for request, answer in questions.stored_answers(asked, ledger)}
+
+    def everything_written(self):
+        return b"".join(file.read_bytes() for file in self.path.parent.iterdir())
+
+
+@pytest.fixture
+def setting(tmp_path):
+    """Return a function that starts a server."""
+    servers = []
+
+    def start(plan=(), **keywords):
+        servers.append(ScoringServer(plan, **keywords).__enter__())
+        return Setting(servers[-1], tmp_path / "ledger" / "a.sqlite")
+
+    yield start
+    for server in servers:
+        server.__exit__()
+
+
+def test_every_request_is_asked_once_and_never_again(setting):
+    here, asked = setting(latency=0.02), requests(30)
+    summary = here.run(asked)
+    assert here.scores(asked) == truth(asked)
+    assert (summary.requests, summary.asked, summary.reused, summary.failed) == (30, 30, 0, 0)
+    assert len(here.server.seen) == 30
+    assert 1 < here.server.most_in_flight <= 4
+    again = here.run(asked + requests(40)[30:])
+    assert (again.asked, again.reused) == (10, 30)
+    assert len(here.server.seen) == 40
+    assert max(here.server.answered.values()) == 1
+
+
+def test_structured_output_is_asked_for_and_nothing_of_the_user_but_titles(setting):
+    here, asked = setting(), requests(1)
+    here.run(asked)
+    body = here.server.seen[0].body
+    schema = body["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["scores"]["required"] == ["1", "2", "3", "4"]
+    assert body["temperature"] == 0
+    assert "u0" not in json.dumps(body)
+    assert "i0-" not in json.dumps(body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_asked", "may_have_cost"),
+    [
+        ("429:0.05", 2, 0),
+        ("429", 2, 0),
+        ("500", 2, 0),
+        ("502", 2, 0),
+        ("503", 2, 0),
+        ("hang:30", 2, 1),
+        ("cut", 2, 1),
+        ("half a body", 2, 1),
+        ("bad json", 2, 1),
+        ("html", 2, 1),
+        ("no choices", 2, 1),
+        ("null", 2, 1),
+        ("deep", 2, 1),
+        ("max_tokens", 2, 0),
+        ("prose", 1, 0),
+        ("wrong ids", 1, 0),
+        ("duplicates", 1, 0),
+        ("surrogate", 1, 0),
+        ("extreme", 2, 0),
+        ("negative", 2, 0),
+        ("nan", 2, 0),
+        ("garbage", 2, 0),
+        ("empty", 2, 0),
+        ("echo key", 1, 0),
+    ],
+)
+def test_misbehaviour_is_survived_with_the_right_scores(setting, kind, n_asked, may_have_cost):
+    here, asked = setting([None, kind]), requests(2)
+    summary = here.run(asked, concurrency=1, timeout=0.5, price=Price(1, 1))
+    assert here.scores(asked) == truth(asked)
+    assert (summary.requests, summary.failed, summary.unanswered) == (2, 0, 0)
+    assert len(here.server.seen) == 1 + n_asked
+    assert sqlite3.connect(here.path).execute("SELECT count(*) FROM unanswered").fetchone() == (may_have_cost,)
+    assert KEY.encode() not in here.everything_written()
+
+
+def test_an_error_is_fed_back_and_an_answer_that_fails_to_the_end_is_kept_as_failed(setting):
+    here, asked = setting(lambda number, body: "extreme" if "Title 0 for 1" in json.dumps(body) else None), requests(3)
+    summary = here.run(asked)
+    assert summary.failed == 1
+    assert set(here.scores(asked)) == {"u0", "u2"}
+    assert "outside 0 to 1" in summary.last_problem
+    conversation = [seen.body["messages"] for seen in here.server.seen if "Title 0 for 1" in seen.text]
+    assert [len(messages) for messages in conversation] == [2, 4, 6]  # system, user; then the answer and the complaint
+    assert "1e+308" in conversation[1][2]["content"]
+    assert "outside 0 to 1" in conversation[1][3]["content"]
+    assert here.run(asked).asked == 0  # paid once, not again
+    more = here.run(asked, Questions("tiny", attempts=5))
+    assert (more.asked, more.failed) == (2, 1)
+    assert len([1 for seen in here.server.seen if "Title 0 for 1" in seen.text]) == 5
+
+
+def test_a_conversation_is_taken_up_where_a_stop_left_it(setting):
+    here, asked = setting(["garbage", "401"]), requests(1)
+    with pytest.raises(ScoringStoppedError):
+        here.run(asked)
+    here.run(asked)
+    assert [len(seen.body["messages"]) for seen in here.server.seen] == [2, 4, 4]
+    assert here.scores(asked) == truth(asked)
+
+
+def test_what_an_answer_leaves_out_is_missing_and_not_asked_again(setting):
+    here, asked = setting(["leaves one out", "cut off"]), requests(2)
+    here.run(asked, concurrency=1)
+    with Ledger(here.path) as ledger:
+        answers = {request.user_id: answer for request, answer in QUESTIONS.stored_answers(asked, ledger)}
+    assert answers["u0"].missing == ("i0-0",)
+    assert answers["u1"].missing == ("i1-2", "i1-3")
+    assert len(here.server.seen) == 2
+
+
+def test_a_server_without_structured_output_is_asked_otherwise_from_then_on(setting):
+    here, asked = setting(refuses_formats=("json_schema", "json_object")), requests(10)
+    here.run(asked)
+    assert here.scores(asked) == truth(asked)
+    formats = [(seen.body.get("response_format") or {}).get("type") for seen in here.server.seen]
+    assert formats == ["json_schema", "json_object"] + [None] * 10
+
+
+def test_log_probabilities_refine_the_scores_and_their_absence_is_told(setting):
+    questions = Questions("tiny", top_logprobs=5)
+    here, asked = setting([None, "no logprobs"]), requests(2)
+    with pytest.warns(LogprobsWarning, match="scores are taken as written"):
+        here.run(asked, questions, concurrency=1)
+    assert (here.server.seen[0].body["logprobs"], here.server.seen[0].body["top_logprobs"]) == (True, 5)
+    text = content(here.server.seen[0].body["messages"], None)
+    found = here.scores(asked, questions)
+    assert found["u0"] == expected_scores(logprobs(text), asked[0]).scores
+    assert found["u0"] != truth(asked)["u0"]
+    assert found["u1"] == truth(asked)["u1"]
+
+
+def test_two_requests_with_the_same_words_are_asked_once(setting):
+    here = setting(latency=0.05)
+    one = requests(1)[0]
+    twin = ScoringRequest("twin", one.history, ("a", "b", "c", "d"), one.titles)
+    here.run([one, twin])
+    assert len(here.server.seen) == 1
+    assert list(here.scores([one, twin])["twin"]) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(("kind", "word"), [("401", "OPENAI_API_KEY"), ("quota", "Top up"), ("404", "--model")])
+def test_what_cannot_work_stops_at_the_first_request_and_names_the_remedy(setting, kind, word):
+    here = setting(lambda number, body: kind)
+    with pytest.raises(ScoringStoppedError, match=word) as caught:
+        here.run(requests(50), concurrency=16)
+    assert len(here.server.seen) == 1
+    assert "SECRET" not in str(caught.value)
+    assert b"SECRET" not in here.everything_written()
+
+
+def test_a_key_that_dies_amid_a_run_stops_it_and_loses_no_answer(setting):
+    here, asked = setting(lambda number, body: "401" if number > 20 else None, latency=0.02), requests(100)
+    with pytest.raises(ScoringStoppedError, match="21 answers of this run"):
+        here.run(asked)
+    assert len(here.server.seen) <= 21 + 4
+    assert len(here.scores(asked)) == 21
+
+
+def test_nobody_listening_is_told_at_once(setting, tmp_path):
+    here = setting()
+    here.server.__exit__()
+    with pytest.raises(ScoringStoppedError, match="Check --base-url"):
+        here.run(requests(50), retries=2)
+
+
+def test_requests_that_are_all_refused_open_the_breaker(setting):
+    here = setting(lambda number, body: "400" if number else None)
+    with pytest.raises(ScoringStoppedError, match="nothing works any more.*not to our liking"):
+        here.run(requests(100), concurrency=1)
+    assert len(here.server.seen) == 1 + 5
+
+
+def test_a_request_that_is_refused_alone_stops_nothing_and_is_asked_by_the_next_run(setting):
+    here, asked = setting([None, "400"]), requests(10)
+    assert here.run(asked).unanswered == 1
+    assert here.run(asked).asked == 1
+    assert here.scores(asked) == truth(asked)
+
+
+def test_a_server_that_stays_busy_stops_the_run(setting):
+    here = setting(lambda number, body: "429:0.02")
+    with pytest.raises(ScoringStoppedError, match="slow down"):
+        here.run(requests(10), breaker=CircuitBreaker(patience=0.3))
+
+
+def test_retry_after_holds_everyone_back(setting):
+    here, asked = setting([None, None, "429:1"], latency=0.01), requests(12)
+    here.run(asked)
+    times = [seen.time for seen in here.server.seen]
+    limited = times[2]
+    others_in_flight = 4
+    assert sum(limited + 0.1 < moment < limited + 0.95 for moment in times) == 0
+    assert sum(moment > limited + 0.95 for moment in times) >= 12 - 2 - others_in_flight
+
+
+def test_a_wait_that_is_too_long_is_left_to_the_user(setting):
+    here = setting([None, "429:86400"])
+    with pytest.raises(ScoringStoppedError, match="asks to wait 86400 s"):
+        here.run(requests(3), concurrency=1)
+
+
+def test_a_model_that_does_not_understand_is_not_paid_for_long(setting):
+    here = setting(lambda number, body: "garbage")
+    with pytest.raises(ScoringStoppedError, match="10 answers in a row cannot be used.*sllmr ledger failures"):
+        here.run(requests(500))
+    assert 10 <= len(here.server.seen) <= 10 + 4
+
+
+def test_a_model_that_needs_to_be_told_each_time_stops_nothing(setting):
+    here, asked = setting(lambda number, body: "garbage" if len(body["messages"]) == 2 else None), requests(60)
+    here.run(asked)
+    assert here.scores(asked) == truth(asked)
+
+
+def test_a_limit_without_retry_after_is_met_with_growing_pauses(setting, monkeypatch):
+    pauses = []
+
+    def backoff(failures, retry_after=None):
+        pauses.append(failures)
+        return 0.2
+
+    monkeypatch.setattr("sllmr_plugin.scoring.runner.backoff", backoff)
+    here, asked = setting([None] + ["429"] * 12, latency=0.02), requests(12)
+    here.run(asked)
+    assert here.scores(asked) == truth(asked)
+    assert pauses == sorted(pauses)
+    assert pauses.count(1) <= 4  # what was in flight together counts once
+    assert 3 <= max(pauses) <= 12
+
+
+def test_ctrl_c_waits_for_what_is_in_flight_and_a_second_one_does_not(setting):
+    here, asked = setting(latency=0.5), requests(100)
+
+    def press_when_seen(n_requests, times):
+        while here.server.n_seen < n_requests:
+            time.sleep(0.01)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+
+    threading.Thread(target=press_when_seen, args=(3, 1)).start()
+    with pytest.raises(KeyboardInterrupt):
+        here.run(asked)
+    n_seen = here.server.n_seen
+    assert 3 <= n_seen <= 3 + 4
+    assert len(here.scores(asked)) == n_seen
+
+    here.server.latency = 30
+    threading.Thread(target=press_when_seen, args=(n_seen + 1, 2)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        here.run(asked, timeout=60)
+    assert time.monotonic() - start < 20  # it did not wait for the answer
+    with Ledger(here.path) as ledger:
+        assert 1 <= ledger.n_interrupted <= 4
+
+
+@pytest.mark.parametrize("limits", [{"concurrency": 0}, {"max_cost": -1}, {"retries": -1}, {"requests_per_minute": 0}])
+def test_limits_that_make_no_sense_are_refused(limits):
+    with pytest.raises(ConfigError, match=next(iter(limits))):
+        RunLimits(**limits)
+
+
+def test_the_cap_is_not_exceeded_and_a_higher_one_goes_on(setting):
+    here, asked = setting(latency=0.01), requests(200)
+    price = Price(1000, 1000)
+    summary = here.run(asked, price=price, max_cost=10.0, concurrency=8)
+    assert summary.stopped == "max_cost"
+    assert summary.unanswered <= 8
+    each = summary.cost / summary.asked
+    assert summary.cost <= 10.0
+    most_reserved = 1.5 * each + 0.28 * 1000 / 1e3  # what one request with the longest answer would cost
+    assert summary.cost > 10.0 - most_reserved
+    again = here.run(asked, price=price, max_cost=10.0)
+    assert (again.asked, again.total_cost) == (0, pytest.approx(summary.cost))
+    assert here.run(asked, price=price, max_cost=100.0).asked == 200 - summary.asked
+    assert len(here.server.seen) == 200
+
+
+def test_a_cap_without_a_price_is_refused(setting):
+    with pytest.raises(PriceError, match="--prices"):
+        setting().run(requests(1), max_cost=1.0)
+
+
+def test_costs_are_those_of_the_tokens_that_the_server_counted(setting):
+    here, asked = setting(["garbage"]), requests(3)
+    summary = here.run(asked, price=Price(2, 10))
+    rows = sqlite3.connect(here.path).execute("SELECT prompt_tokens, completion_tokens, cost FROM answers").fetchall()
+    assert len(rows) == 4
+    assert all(cost == pytest.approx((2 * prompt + 10 * written) / 1e6) for prompt, written, cost in rows)
+    assert summary.cost == pytest.approx(sum(row[2] for row in rows))
+    assert summary.prompt_tokens == sum(row[0] for row in rows)
+
+
+def test_a_server_that_does_not_count_is_estimated(setting):
+    here = setting(usage=False)
+    assert 100 < here.run(requests(1)).prompt_tokens < 1000
+
+
+def test_requests_a_minute_are_spaced(setting):
+    here = setting()
+    start = time.monotonic()
+    here.run(requests(6), requests_per_minute=60 / 0.1)
+    times = [seen.time - start for seen in here.server.seen]
+    assert all(moment >= 0.1 * number for number, moment in enumerate(times))
+
+
+def test_requests_stay_spaced_when_a_hold_ends(setting):
+    here = setting([None, None, "429:1"])
+    here.run(requests(16), requests_per_minute=60 / 0.1, concurrency=16)
+    times = [seen.time for seen in here.server.seen]
+    after = [moment for moment in times if moment > times[2] + 0.9]
+    assert len(after) >= 10
+    assert all(sum(0 <= moment - first < 0.5 for moment in after) <= 5 + 3 for first in after)
+
+
+def test_a_ledger_that_cannot_be_written_stops_the_asking(setting, monkeypatch):
+    here = setting(latency=0.01)
+    record = Ledger.record
+
+    def full(self, answer, mark=None):
+        if here.server.n_seen < 10:
+            return record(self, answer, mark)
+        return self._submit([("INSERT INTO nowhere VALUES (1)", ())])
+
+    monkeypatch.setattr(Ledger, "record", full)
+    with pytest.raises(LedgerError, match="nowhere"):
+        here.run(requests(100))
+    assert len(here.server.seen) < 20
+
+
+def test_it_runs_where_a_loop_is_running(setting):
+    here, asked = setting(), requests(3)
+
+    async def notebook():
+        return here.run(asked)
+
+    assert asyncio.run(notebook()).asked == 3
+
+
+def test_requests_are_taken_as_they_are_needed(setting):
+    here, taken = setting(latency=0.02), []
+
+    def endless():
+        for request in requests(60):
+            taken.append(request.user_id)
+            assert len(taken) <= here.server.n_seen + 4 + 1
+            yield request
+
+    here.run(endless())
+    assert len(taken) == 60
