@@ -71,6 +71,23 @@ class EvaluationError(SLLMRError, RuntimeError):
     """A model's scores cannot be ranked."""
 
 
+class LeakageError(EvaluationError):
+    """A held-out interaction is in what a model trains on; `problems` lists every place it was found in.
+
+    Parameters
+    ----------
+    problems : sequence of str
+        One sentence or two each: which rows, and the remedy.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("held-out interactions have leaked into the training: " + " Also: ".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[LeakageError], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
+
 class RunFolderError(SLLMRError, ValueError):
     """A run folder holds results that do not belong with the run at hand."""
 

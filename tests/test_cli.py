@@ -17,6 +17,7 @@ from sllmr_plugin.cli import demo as demo_command
 from sllmr_plugin.cli import main
 from sllmr_plugin.errors import GateCollapsedWarning
 from sllmr_plugin.evaluation import compare as compare_module
+from sllmr_plugin.evaluation.comparison import Comparison
 from sllmr_plugin.evaluation.run import RunSettings
 from sllmr_plugin.progress import RunProgress, duration
 
@@ -60,7 +61,7 @@ def test_compare_writes_results_and_prints_one_table_each(files, tmp_path, capsy
         == 0
     )
     printed, progress = capsys.readouterr()
-    runs = json.loads((out / "results.json").read_text())
+    runs = json.loads((out / "results.json").read_text())["runs"]
     assert [(run["backbone"], run["seed"], run["mode"]) for run in runs] == [
         (backbone, seed, mode) for backbone in ("deepfm", "dcn") for seed in (0, 1) for mode in ("none", "global")
     ]
@@ -74,7 +75,7 @@ def test_compare_writes_results_and_prints_one_table_each(files, tmp_path, capsy
 
 def test_settings_reach_the_comparison(files, tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(compare_command, "compare", lambda data, scores, **rest: seen.update(rest) or [])
+    monkeypatch.setattr(compare_command, "compare", lambda data, scores, **rest: seen.update(rest) or Comparison([]))
     arguments = [
         "--seeds",
         "5",
@@ -98,6 +99,7 @@ def test_settings_reach_the_comparison(files, tmp_path, monkeypatch):
         "margin=none",
     ]
     arguments += ["--learning-rate", "0.01", "--negatives", "2", "--valid-users", "3", "--modes", "joint"]
+    arguments += ["--rank-items", "40"]
     assert main(["compare", *files, "--out", str(tmp_path), *arguments]) == 0
     assert seen["config_overrides"] == {
         "weight": 0.01,
@@ -107,13 +109,30 @@ def test_settings_reach_the_comparison(files, tmp_path, monkeypatch):
     }
     assert (seen["seeds"], seen["modes"], seen["backbone"]) == (5, ["joint"], ["deepfm"])
     assert seen["settings"] == RunSettings(
-        epochs=7, embedding_dim=8, batch_size=9, learning_rate=0.01, negatives=2, test_users=10, valid_users=3
+        epochs=7,
+        embedding_dim=8,
+        batch_size=9,
+        learning_rate=0.01,
+        negatives=2,
+        test_users=10,
+        valid_users=3,
+        test_items=40,
+        valid_items=40,
     )
+
+
+def test_ranking_against_a_sample_is_said_plainly(files, tmp_path, capsys):
+    assert main(["compare", *files, *SMALL, "--modes", "none", "--rank-items", "5", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "sampled AUC of" in printed
+    assert "each against 5 items drawn at random" in printed
+    assert "full-ranking" not in printed
+    assert {run["test_items"] for run in json.loads((tmp_path / "results.json").read_text())["runs"]} == {5}
 
 
 def test_defaults_are_those_of_the_library(files, tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(compare_command, "compare", lambda data, scores, **rest: seen.update(rest) or [])
+    monkeypatch.setattr(compare_command, "compare", lambda data, scores, **rest: seen.update(rest) or Comparison([]))
     assert main(["compare", *files, "--out", str(tmp_path)]) == 0
     assert seen["settings"] == RunSettings()
     assert seen["modes"] == ["none", "global", "gated"]
@@ -180,6 +199,37 @@ def test_own_warnings_are_single_lines_and_others_stay_as_they_are(files, monkey
     assert capsys.readouterr().err == "sllmr: warning: the gate has closed\n"
 
 
+def test_table_prints_a_folder_again_in_every_form(files, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    arguments = ["--modes", "none,global", "--strata", "kind", "--out", out]
+    items = tmp_path / "items.csv"
+    pd.read_csv(items).assign(kind=["new", "old"] * 7 + ["new"]).to_csv(items, index=False)
+    assert main(["compare", *files, *SMALL, *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert main(["table", out]) == 0
+    assert printed.startswith(capsys.readouterr().out)
+    assert "\nby kind" in printed
+    for form, sign in (("markdown", "| minus none | AUC"), ("latex", r"\begin{tabular}")):
+        assert main(["table", out, "--format", form, "--metrics"]) == 0
+        text = capsys.readouterr().out
+        assert sign in text
+        assert "NDCG@10" in text
+        assert "logloss" in text
+    assert main(["table", out, "--format", "json"]) == 0
+    content = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    stored = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert content["runs"] == sorted(stored["runs"], key=lambda run: run["seed"])
+    assert {(s["stratum"], s["label"]) for s in content["strata"]} == {("kind", "new"), ("kind", "old")}
+
+
+def test_table_of_no_run_folder_and_strata_of_no_column(files, tmp_path, capsys):
+    assert main(["table", str(tmp_path)]) == 2
+    assert "give the folder of a comparison" in capsys.readouterr().err
+    assert main(["compare", *files, *SMALL, "--strata", "colour", "--out", str(tmp_path / "run")]) == 2
+    assert "no column 'colour' to take strata from" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_coverage_counts_users_and_items(files, capsys):
     assert main(["coverage", *files]) == 0
     printed = capsys.readouterr().out
@@ -199,7 +249,7 @@ def test_demo_compares_three_modes_and_says_that_it_is_simulated(files, tmp_path
     ]
     assert "simulated" in printed
     assert "Run folder: runs/demo_quick" in printed
-    assert len(json.loads((tmp_path / "runs" / "demo_quick" / "results.json").read_text())) == 3
+    assert len(json.loads((tmp_path / "runs" / "demo_quick" / "results.json").read_text())["runs"]) == 3
 
 
 def test_demo_writes_its_own_folder_anew_but_never_a_given_one(files, tmp_path, monkeypatch, capsys):
@@ -212,7 +262,7 @@ def test_demo_writes_its_own_folder_anew_but_never_a_given_one(files, tmp_path, 
     assert "mine holds runs made with other settings (epochs was 1, now 2)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["compare"], ["coverage"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["compare"], ["table"], ["coverage"]])
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main([*command, "--help"])

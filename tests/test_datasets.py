@@ -81,15 +81,16 @@ def test_given_split_is_kept_and_may_hold_out_cold_users():
 def test_repeats_keep_the_earliest_split_and_there_the_positive():
     data = load_interactions(
         frame(
-            user_id=[1, 1, 1, 1, 1, 1],
-            item_id=[4, 4, 5, 5, 6, 7],
-            label=[0, 1, 1, 1, 0, 0],
-            split=["train", "train", "test", "valid", "test", "train"],
+            user_id=[1, 1, 1, 1, 1, 1, 1],
+            item_id=[4, 4, 5, 5, 6, 7, 8],
+            label=[0, 1, 1, 1, 0, 0, 0],
+            split=["train", "train", "test", "valid", "test", "train", "valid"],
         )
     )
     assert raw(data, "train") == [(1, 4, 1), (1, 7, 0)]
     assert (raw(data, "valid"), raw(data, "test")) == ([(1, 5)], [])
-    assert data.dropped == {"repeated interactions": 2, "negatives in valid or test": 1}
+    assert raw(data, "test_negatives") == [(1, 6)]
+    assert data.dropped == {"repeated interactions": 2, "negatives in valid": 1}
     assert data.has_negatives
 
 

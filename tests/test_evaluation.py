@@ -1,5 +1,6 @@
 """Strata, full-ranking AUC, single runs, run folders, comparisons and their table."""
 
+import dataclasses
 import json
 import math
 
@@ -16,35 +17,12 @@ from sllmr_plugin.errors import BackboneError, ConfigError, EvaluationError, Run
 from sllmr_plugin.evaluation import compare as compare_module
 from sllmr_plugin.evaluation.compare import compare
 from sllmr_plugin.evaluation.ranking import full_ranking, summarize
-from sllmr_plugin.evaluation.run import BestEpoch, RunResult, RunSettings, train_and_rank
+from sllmr_plugin.evaluation.run import BestEpoch, RunSettings, train_and_rank
 from sllmr_plugin.evaluation.run_folder import RunFolder
 from sllmr_plugin.evaluation.strata import stratify
-from sllmr_plugin.evaluation.table import format_table
 from sllmr_plugin.score_table import ScoreTable
 from sllmr_plugin.zoo import build_model
-
-N_USERS, N_ITEMS = 24, 20
-
-
-def interactions(seed=0, negatives=False):
-    """Random interactions of raw ids; users differ in history length and have one to three test items."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for user in range(N_USERS):
-        n_train, n_test = 1 + user % 6, 1 + user % 3
-        items = rng.permutation(N_ITEMS)[: n_train + 1 + n_test]
-        splits = ["train"] * n_train + ["valid"] + ["test"] * n_test
-        rows += [
-            (f"u{user:02d}", f"i{item:02d}", k, s, 1) for k, (item, s) in enumerate(zip(items, splits, strict=True))
-        ]
-        if negatives:
-            left = np.setdiff1d(np.arange(N_ITEMS), items)
-            rows.append((f"u{user:02d}", f"i{left[0]:02d}", 0, "train", 0))
-    return pd.DataFrame(rows, columns=["user_id", "item_id", "position", "split", "label"])
-
-
-def catalogue():
-    return pd.DataFrame({"item_id": [f"i{item:02d}" for item in range(N_ITEMS)]})
+from tests.evaluation_cases import N_ITEMS, N_USERS, TableModel, catalogue, interactions, result
 
 
 @pytest.fixture
@@ -57,18 +35,6 @@ def scores():
     rng = np.random.default_rng(5)
     pairs = [(f"u{user:02d}", f"i{item:02d}") for user in range(N_USERS) for item in rng.permutation(N_ITEMS)[:6]]
     return pd.DataFrame(pairs, columns=["user_id", "item_id"]).assign(score=rng.random(len(pairs)))
-
-
-class TableModel(torch.nn.Module):
-    """Looks its scores up in a (n_users + 1, n_items + 1) matrix."""
-
-    def __init__(self, values):
-        super().__init__()
-        self.values = torch.nn.Parameter(torch.as_tensor(np.asarray(values), dtype=torch.float32))
-        self.feature_index = {"item_id": (0, 1), "user_id": (1, 2)}
-
-    def forward(self, X):
-        return self.values[X[:, 1].long(), X[:, 0].long()].unsqueeze(1)
 
 
 def naive_ranking(frame, split, score_of):
@@ -325,29 +291,24 @@ def test_data_without_validation_is_refused(scores):
 # --- run folder and comparison
 
 
-def result(mode="none", seed=0, auc=0.5, backbone="deepfm", **changes):
-    values = {"backbone": backbone, "mode": mode, "seed": seed, "auc": auc, "auc_cold": auc - 0.1}
-    values |= {"auc_tail": math.nan, "n_test": 10, "n_cold": 4, "n_tail": 0}
-    values |= {"epoch": 2, "seconds": 1.5, "gate": None}
-    return RunResult(**{**values, **changes})
-
-
 def test_run_folder_round_trip_writes_null_for_nan(tmp_path):
     gate = {"all": 0.4, "cold": 0.5, "tail": math.nan, "neither": 0.3}
     folder = RunFolder(tmp_path / "run", {"epochs": 3})
     folder.add(result())
     folder.add(result("gated", gate=gate))
-    stored = json.loads((tmp_path / "run" / "results.json").read_text(), parse_constant=pytest.fail)
+    content = json.loads((tmp_path / "run" / "results.json").read_text(), parse_constant=pytest.fail)
+    stored = content["runs"]
     assert [run["auc_tail"] for run in stored] == [None, None]
     assert stored[1]["gate"]["tail"] is None
-    assert list(stored[0]) == (
-        "backbone mode seed auc auc_cold auc_tail n_test n_cold n_tail epoch seconds gate".split()
-    )
+    assert "ranking" not in stored[0]
     again = RunFolder(tmp_path / "run", {"epochs": 3})
     assert list(again.runs) == [("deepfm", "none", 0), ("deepfm", "gated", 0)]
     assert again.runs["deepfm", "none", 0].gate is None
     assert math.isnan(again.runs["deepfm", "gated", 0].gate["tail"])
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["results.json", "settings.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["rankings", "results.json", "settings.json"]
+    for key in again.runs:
+        pd.testing.assert_frame_equal(again.ranking(key), result().ranking)
+    assert list(RunFolder(tmp_path / "run", None).runs) == list(again.runs)
 
 
 def test_run_folder_refuses_other_settings_until_told_to_overwrite(tmp_path):
@@ -356,15 +317,50 @@ def test_run_folder_refuses_other_settings_until_told_to_overwrite(tmp_path):
         RunFolder(tmp_path, {"epochs": 4, "batch_size": 8})
     assert len(RunFolder(tmp_path, {"epochs": 3, "batch_size": 8}).runs) == 1
     assert RunFolder(tmp_path, {"epochs": 4, "batch_size": 8}, overwrite=True).runs == {}
+    assert list((tmp_path / "rankings").iterdir()) == []
     assert RunFolder(tmp_path, {"epochs": 4, "batch_size": 8}).runs == {}
 
 
-@pytest.mark.parametrize("content", ["{", '[{"mode": "none"}]', '["x"]'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "7",
+        '[{"mode": "none"}]',
+        '["x"]',
+        '{"format": 2}',
+        '{"format": 2, "runs": [{"mode": "none"}], "differences": [], "strata": []}',
+        '{"format": 3, "runs": [], "differences": [], "strata": []}',
+    ],
+)
 def test_run_folder_with_a_broken_file(tmp_path, content):
     RunFolder(tmp_path, {})
     (tmp_path / "results.json").write_text(content)
-    with pytest.raises(RunFolderError, match="choose another folder"):
+    for settings in ({}, None):
+        with pytest.raises(RunFolderError, match="choose another folder"):
+            RunFolder(tmp_path, settings)
+
+
+def test_run_folder_of_an_older_format_is_refused_until_told_to_overwrite(tmp_path):
+    (tmp_path / "settings.json").write_text('{"epochs": 3}')
+    (tmp_path / "results.json").write_text('[{"backbone": "deepfm", "mode": "none", "seed": 0, "auc": 0.5}]')
+    with pytest.raises(RunFolderError, match=r"not of format 2.*make the runs anew"):
+        RunFolder(tmp_path, {"epochs": 3})
+    assert RunFolder(tmp_path, {"epochs": 3}, overwrite=True).runs == {}
+    assert RunFolder(tmp_path, {"epochs": 3}).runs == {}
+
+
+def test_run_folder_without_a_ranking_or_without_results(tmp_path):
+    folder = RunFolder(tmp_path, {})
+    folder.add(result())
+    (tmp_path / "rankings" / "deepfm-none-seed0.parquet").unlink()
+    with pytest.raises(RunFolderError, match=r"deepfm-none-seed0\.parquet is missing.*restore it"):
         RunFolder(tmp_path, {})
+    with pytest.raises(RunFolderError, match="without its ranking"):
+        folder.add(result(ranking=None))
+    with pytest.raises(RunFolderError, match="give the folder of a comparison"):
+        RunFolder(tmp_path / "nowhere", None)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_run_folder_that_cannot_be_made(tmp_path):
@@ -390,7 +386,7 @@ def test_compare_makes_each_run_once_and_only_the_missing_ones(data, scores, tmp
     runs = compare(data, scores, out=tmp_path, modes=["none", "gated", "global"], seeds=[1, 2])
     assert made == [("deepfm", "global", 1), *(("deepfm", mode, 2) for mode in ("none", "gated", "global"))]
     assert len(runs) == 6
-    assert len(json.loads((tmp_path / "results.json").read_text())) == 8
+    assert len(json.loads((tmp_path / "results.json").read_text())["runs"]) == 8
     assert "deepfm none seed 1: already in" in capsys.readouterr().err
 
 
@@ -432,7 +428,7 @@ def test_an_interrupted_comparison_keeps_its_finished_runs(data, scores, tmp_pat
     monkeypatch.setattr(compare_module, "train_and_rank", train)
     with pytest.raises(KeyboardInterrupt):
         compare(data, scores, out=tmp_path, modes=["none", "gated"], seeds=1, verbose=False)
-    assert [run["mode"] for run in json.loads((tmp_path / "results.json").read_text())] == ["none"]
+    assert [run["mode"] for run in json.loads((tmp_path / "results.json").read_text())["runs"]] == ["none"]
 
 
 def test_compare_end_to_end(data, scores, tmp_path):
@@ -442,28 +438,33 @@ def test_compare_end_to_end(data, scores, tmp_path):
     assert [run.mode for run in runs] == ["none", "global", "gated"]
     alone = one_run(data, scores, seed=0)
     assert (runs[0].auc, runs[0].auc_cold, runs[0].epoch) == (alone.auc, alone.auc_cold, alone.epoch)
+    assert runs[0].metrics == alone.metrics
+    folder = RunFolder(tmp_path, None)
+    rankings = {mode: folder.ranking(("deepfm", mode, 0)) for mode in ("none", "global", "gated")}
+    for run in runs:
+        ranking = rankings[run.mode]
+        assert ranking["auc"].mean() == run.auc
+        assert ranking.loc[ranking["cold"], "auc"].mean() == run.auc_cold
+        codes = data.user_index[ranking["user_id"]].to_numpy(), data.item_index[ranking["item_id"]].to_numpy()
+        assert ranking["history_length"].tolist() == data.history_length[codes[0]].tolist()
+        assert ranking["popularity"].tolist() == data.popularity[codes[1]].tolist()
+    for difference in runs.differences:
+        paired = rankings[difference.mode]["auc"] - rankings["none"]["auc"]
+        if difference.stratum != "all":
+            paired = paired[rankings["none"][difference.stratum]]
+        assert (difference.mean, difference.n_interactions) == (pytest.approx(paired.mean()), len(paired))
+    assert {(d.mode, d.stratum) for d in runs.differences} == {
+        (mode, stratum) for mode in ("global", "gated") for stratum in ("all", "cold", "tail")
+    }
+    assert folder.differences == runs.differences
 
 
-# --- table
-
-
-def test_table_means_deviations_and_paired_differences():
-    gate = {"all": 0.25, "cold": 0.5, "tail": 0.125, "neither": 0.0}
-    runs = [result("none", 0, 0.60), result("none", 1, 0.70)]
-    runs += [result("gated", 0, 0.62, gate=gate), result("gated", 1, 0.74, gate=gate)]
-    lines = format_table(runs).splitlines()
-    assert lines[0].startswith("deepfm, seeds 0, 1:")
-    assert lines[1] == "(4 of cold users, 0 of long-tail items)"
-    assert lines[4].split()[:4] == ["none", "0.6500", "±", "0.0707"]  # sqrt(0.005)
-    assert lines[4].split()[7] == "-"  # no long-tail item
-    assert lines[8].split()[:4] == ["gated", "+0.0300", "±", "0.0141"]  # of 0.02 and 0.04
-    assert lines[11].split() == ["gated", *"0.250 ± 0.000 0.500 ± 0.000 0.125 ± 0.000 0.000 ± 0.000".split()]
-    assert max(map(len, lines)) <= 100
-
-
-def test_table_of_one_seed_has_no_deviation_and_backbones_are_apart():
-    text = format_table([result(), result("global", auc=0.4), result(backbone="din")])
-    assert "±" not in text
-    assert "-0.1000" in text
-    assert text.count("full-ranking AUC") == 2
-    assert "minus none" not in text.split("din, seed 0")[1]
+def test_metrics_of_a_run_and_which_a_sample_has(data, scores):
+    full = one_run(data, scores)
+    assert list(full.metrics) == ["ctr_auc", "logloss", "gauc", "ece", "ndcg@10", "recall@10", "mrr"]
+    sampled = one_run(data, scores, settings=dataclasses.replace(SMALL, test_items=5, valid_items=5))
+    assert list(sampled.metrics) == ["ctr_auc", "logloss", "gauc", "ece"]
+    assert (sampled.test_items, set(sampled.sampling_error)) == (5, {"auc", "auc_cold", "auc_tail"})
+    assert abs(sampled.auc - full.auc) < 0.3
+    with pytest.raises(EvaluationError, match="take 2 or more"):
+        one_run(data, scores, settings=dataclasses.replace(SMALL, valid_items=1))

@@ -10,20 +10,24 @@ from ..config import MODES
 from ..datasets.interactions import load_interactions
 from ..evaluation.compare import compare
 from ..evaluation.run import RunSettings
-from ..evaluation.table import format_table
+from ..evaluation.strata_labels import read_labels
+from ..evaluation.table_formats import format_table
 from ..zoo import BACKBONES
 from .arguments import add_data, device, names, positive, rate, read_overrides
 
 _EPILOG = """\
 Every mode of a seed starts from the same weights and sees the same batches, and each run keeps its epoch of
-highest validation AUC. A run is written to DIR/results.json when it is finished; the same command given again
-makes only the runs that are missing, so more seeds or modes can be added later.
+highest validation AUC. A run is written to DIR when it is finished; the same command given again makes only the
+runs that are missing, so more seeds or modes can be added later. Differences to mode none come with intervals, paired
+by interaction and seed (docs/evaluation.md).
 
 examples:
   sllmr compare --interactions clicks.csv --items items.csv --scores llm_scores.parquet --out runs/deepfm
   sllmr compare ... --backbone deepfm,din --modes none,gated --seeds 5 --out runs/two_backbones
+  sllmr compare ... --strata category --out runs/by_category
   sllmr compare ... --set weight=0.2 --set loss=hinge --out runs/hinge
   sllmr compare ... --eval-users 500 --seeds 1 --out runs/quick_look
+  sllmr compare ... --backbone xdeepfm,din --rank-items 200 --out runs/slow_backbones
 """
 
 
@@ -69,6 +73,20 @@ def add(commands: Any) -> None:
         parser.add_argument(flag, type=positive, default=default, metavar="N", help=f"{text} (default: {default})")
     parser.add_argument("--eval-users", type=positive, metavar="N", help="test users ranked (default: all)")
     parser.add_argument(
+        "--rank-items",
+        type=positive,
+        metavar="N",
+        help="rank each user's held-out items against N unseen items drawn at random, in validation and test: an "
+        "unbiased estimate of full-ranking AUC for slow backbones (default: all items)",
+    )
+    parser.add_argument(
+        "--strata",
+        type=names,
+        default=[],
+        metavar="COLUMN[,COLUMN]",
+        help="also report AUC by the values of these columns of the items or interactions file",
+    )
+    parser.add_argument(
         "--learning-rate",
         type=rate,
         default=defaults.learning_rate,
@@ -94,7 +112,8 @@ def add(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    runs = compare(
+    labels = read_labels(arguments.strata, arguments.interactions, arguments.items)
+    comparison = compare(
         load_interactions(arguments.interactions, arguments.items),
         arguments.scores,
         out=arguments.out,
@@ -109,9 +128,12 @@ def _run(arguments: argparse.Namespace) -> None:
             negatives=arguments.negatives,
             test_users=arguments.eval_users,
             valid_users=arguments.valid_users,
+            test_items=arguments.rank_items,
+            valid_items=arguments.rank_items,
             device=arguments.device,
         ),
         config_overrides=read_overrides(arguments.overrides),
+        strata=labels,
     )
-    print(format_table(runs))
-    print(f"\nRun folder: {arguments.out}")
+    print(format_table(comparison))
+    print(f"\nRun folder: {arguments.out}; for other metrics and forms: sllmr table {arguments.out} --help")

@@ -11,7 +11,7 @@ from ..datasets.demo import demo_paths
 from ..datasets.interactions import load_interactions
 from ..evaluation.compare import compare
 from ..evaluation.run import RunSettings
-from ..evaluation.table import format_table
+from ..evaluation.table_formats import format_table
 from .arguments import positive
 
 _DEMO_WEIGHT = 0.5
@@ -43,7 +43,7 @@ def _run(arguments: argparse.Namespace) -> None:
         seeds, settings = 1, RunSettings(epochs=1, test_users=300, valid_users=300)
     else:
         seeds, settings = arguments.seeds, RunSettings(epochs=arguments.epochs)
-    runs = compare(
+    comparison = compare(
         load_interactions(interactions, items),
         scores,
         out=out,
@@ -52,7 +52,7 @@ def _run(arguments: argparse.Namespace) -> None:
         config_overrides={"weight": _DEMO_WEIGHT},
         overwrite=arguments.out is None,
     )
-    print(format_table(runs))
+    print(format_table(comparison))
     print(
         "\nInteractions and LLM scores of the demo are simulated, and the scores know more than a language model\n"
         "would: by construction they are right about cold users and long-tail items and mislead about the rest.\n"

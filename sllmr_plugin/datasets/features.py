@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sllmr_plugin.datasets.interactions import Interactions
+from sllmr_plugin.datasets.unseen import UnseenItems
 from sllmr_plugin.errors import DataError
 
 
@@ -136,29 +137,15 @@ def _histories(past: np.ndarray, first: np.ndarray, before: np.ndarray, length: 
 
 
 def _draw_unseen(data: Interactions, users: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw (len(users), n) items uniformly among those the user has in neither training nor validation.
-
-    No draw is rejected: a number below the count of unseen items is drawn and moved up past the seen ones.
-    With the seen items e_0 < e_1 < ... (from 0), the r-th unseen item is r + #{j: e_j - j <= r}, and e_j - j
-    never falls, so one binary search in the users' lists laid end to end counts for all draws at once.
-    """
+    """Draw (len(users), n) items uniformly among those the user has in neither training nor validation."""
     if n == 0:
         return np.empty((len(users), 0), dtype=np.int64)
-    width = data.n_items + 1
     seen = pd.concat([data.train[["user", "item"]], data.valid])
-    pairs = np.unique(seen["user"].to_numpy() * width + seen["item"].to_numpy())
-    owners = pairs // width
-    codes = np.arange(data.n_users + 1)
-    first, last = (np.searchsorted(owners, codes, side=side) for side in ("left", "right"))
-    n_unseen = data.n_items - (last - first)
-    full = users[n_unseen[users] == 0]
+    unseen = UnseenItems(seen["user"].to_numpy(), seen["item"].to_numpy(), n_users=data.n_users, n_items=data.n_items)
+    full = users[unseen.count[users] == 0]
     if len(full):
         raise DataError(
             f"user {data.user_ids.tolist()[full[0] - 1]!r} has interacted with all {data.n_items} items: "
             "no negative is left to draw; give an items file with the whole catalogue, or negatives=0"
         )
-    rank = generator.integers(0, n_unseen[users][:, None], size=(len(users), n))
-    gaps = pairs % width - 1 - (np.arange(len(pairs)) - first[owners])
-    keys = owners * width + gaps
-    passed = np.searchsorted(keys, users[:, None] * width + rank, side="right") - first[users][:, None]
-    return rank + passed + 1
+    return unseen.draw(users, n, generator)

@@ -35,6 +35,9 @@ class Interactions:
         column.
     has_negatives : bool
         True when training holds rows with label 0 (shown, not taken); then no negatives are sampled.
+    test_negatives : pandas.DataFrame
+        ``user, item`` (int64 codes) of test rows with label 0, for metrics of labelled rows; no ranking and no
+        training reads them.
     dropped : dict of str to int
         Rows of the file that were left out: why, and how many.
     """
@@ -46,6 +49,7 @@ class Interactions:
     item_ids: pd.Index
     titles: pd.Series | None
     has_negatives: bool
+    test_negatives: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"user": [], "item": []}, dtype="int64"))
     dropped: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -145,9 +149,11 @@ def load_interactions(
     rows = _without_repeats(rows, dropped)
     if not has_splits:
         rows = _leave_last_out(rows, len(user_ids), dropped)
-    held_out_negative = ((rows["split"] > 0) & (rows["label"] == 0)).to_numpy()
-    _note(dropped, "negatives in valid or test", held_out_negative)
-    rows = rows[~held_out_negative]
+    negative = (rows["label"] == 0).to_numpy()
+    test_negatives = rows.loc[negative & (rows["split"] == SPLITS.index("test")), ["user", "item"]]
+    valid_negative = negative & (rows["split"] == SPLITS.index("valid")).to_numpy()
+    _note(dropped, "negatives in valid", valid_negative)
+    rows = rows[~negative | (rows["split"] == SPLITS.index("train"))]
 
     train, valid, test = (rows[rows["split"] == code].reset_index(drop=True) for code in range(len(SPLITS)))
     if not (train["label"] == 1).any():
@@ -163,6 +169,7 @@ def load_interactions(
         item_ids=item_ids,
         titles=titles,
         has_negatives=bool((train["label"] == 0).any()),
+        test_negatives=test_negatives.reset_index(drop=True),
         dropped=dropped,
     )
 

@@ -20,8 +20,10 @@ from ..errors import ConfigError
 from ..progress import RunProgress
 from ..score_table import ScoreTable
 from ..zoo import check_backbone
+from .comparison import Comparison, compare_runs
 from .run import RunResult, RunSettings, train_and_rank
 from .run_folder import RunFolder
+from .strata_labels import label_test
 
 
 def compare(
@@ -35,14 +37,16 @@ def compare(
     settings: RunSettings | None = None,
     config_overrides: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    strata: Sequence[pd.DataFrame] = (),
     verbose: bool = True,
-) -> list[RunResult]:
+) -> Comparison:
     """Train every backbone in every mode with every seed and rank the test interactions.
 
     For one seed all modes have the same training rows, the same initial weights and the same order of
     batches, so differences between modes can be taken seed by seed. Each run keeps its epoch of highest
-    validation AUC. A run is written to ``out/results.json`` as soon as it is finished; called again with the
-    same settings, the runs that are there are not made again.
+    validation AUC. A run is written to `out` as soon as it is finished; called again with the same settings, the
+    runs that are there are not made again. Before a run trains, `check_leakage` looks for held-out interactions
+    in what it learns from.
 
     Parameters
     ----------
@@ -51,7 +55,7 @@ def compare(
     scores : path, DataFrame or ScoreTable
         LLM scores by the raw ids of `data`; a `ScoreTable` has the codes of `data`.
     out : path
-        The run folder: ``results.json`` and ``settings.json``.
+        The run folder, see `RunFolder`.
     backbone : str or sequence of str, default="deepfm"
         Names that `sllmr_plugin.zoo.build_model` knows.
     modes : sequence of str, default=("none", "global", "gated")
@@ -64,13 +68,15 @@ def compare(
         Fields of `SelectiveConfig` other than ``mode``, for all wrapped runs.
     overwrite : bool, default=False
         Drop runs in `out` that were made with other settings instead of refusing to mix.
+    strata : sequence of DataFrame, default=()
+        Labels of users, items or interactions to report AUC by, as `label_test` takes them.
     verbose : bool, default=True
         Write a line to standard error after each run.
 
     Returns
     -------
-    list of RunResult
-        By backbone, seed and mode.
+    Comparison
+        The runs by backbone, seed and mode, and the differences to the plain model.
 
     Raises
     ------
@@ -78,6 +84,8 @@ def compare(
         If a mode, an override, or a backbone or its size is not valid; before anything is trained.
     RunFolderError
         If `out` holds runs made with other settings or other data.
+    DataError
+        If `strata` cannot be brought to the test interactions; before anything is trained.
     """
     settings = settings or RunSettings()
     names = [backbone] if isinstance(backbone, str) else list(backbone)
@@ -87,8 +95,11 @@ def compare(
         raise ConfigError("nothing to compare: name at least one backbone and one mode.")
     if not isinstance(scores, ScoreTable):
         scores = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
+    labels = label_test(data, strata) if len(strata) else None
     folder = RunFolder(out, _everything_else(data, scores, settings, configs), overwrite=overwrite)
 
+    if labels is not None:
+        folder.set_labels(labels)
     chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     plan = list(itertools.product(names, chosen_seeds, configs))
     progress = RunProgress(len(plan), verbose=verbose)
@@ -104,7 +115,11 @@ def compare(
         rows = training_rows(data, negatives=settings.negatives, history_length=settings.history_length, seed=seed)
         for mode in modes_to_run:
             folder.add(_run(data, rows, scores, name, configs[mode], seed, settings, progress, verbose))
-    return [folder.runs[name, mode, seed] for name, seed, mode in plan]
+    asked = [(name, mode, seed) for name, seed, mode in plan]
+    comparison = compare_runs(folder, asked)
+    whole = comparison if set(asked) == set(folder.runs) else compare_runs(folder, list(folder.runs))
+    folder.set_comparison(whole.differences, whole.strata)
+    return comparison
 
 
 def _run(
@@ -158,7 +173,8 @@ def _everything_else(
         **asdict(settings),
         "config": config,
         "interactions": _digest(
-            *(frame.to_numpy() for frame in (data.train, data.valid, data.test)), np.array([data.n_items])
+            *(frame.to_numpy() for frame in (data.train, data.valid, data.test, data.test_negatives)),
+            np.array([data.n_items]),
         ),
         "scores": _digest(
             *(

@@ -1,9 +1,7 @@
-"""Full-ranking AUC: every held-out interaction against all items its user has not interacted with."""
+"""Full-ranking and sampled AUC: held-out interactions against items that their user has not interacted with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,10 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..datasets.features import template_rows
 from ..datasets.interactions import Interactions
+from ..datasets.unseen import UnseenItems
 from ..errors import EvaluationError
-from ..zoo import input_rows
+from .model_scores import check_finite, default_rows_per_block, evaluation_mode, score_items, template_matrix
 from .strata import Strata, stratify
 
 
@@ -25,6 +23,7 @@ def full_ranking(
     split: str = "test",
     *,
     users: int | np.ndarray | None = None,
+    n_items: int | None = None,
     seed: int = 0,
     strata: Strata | None = None,
     rows_per_block: int | None = None,
@@ -48,28 +47,37 @@ def full_ranking(
         Which held-out interactions to rank.
     users : int, ndarray of int or None, default=None
         None ranks all users of the split, a number that many of them drawn at random, an array those codes.
+    n_items : int or None, default=None
+        None ranks against all unseen items. A number, at least 2, ranks all interactions of a user against
+        that many draws from the user's unseen items, uniform, with replacement and independent of other
+        users' draws: an unbiased estimate of the AUC against all, at a cost that does not grow with the
+        catalogue. A number not below the size of the catalogue ranks against all.
     seed : int, default=0
-        Seed of the draw; it uses no other random numbers.
+        Seed of the draws of users and items, so the same call with another model draws the same; no other
+        random numbers are used.
     strata : Strata or None, default=None
         None derives it from `data` with the default thresholds.
     rows_per_block : int or None, default=None
-        Rows scored at once; bounds memory, changes no result. None takes 1,024 on the CPU, where larger
-        blocks outgrow the cache (xDeepFM is three times as slow with 16,384), and 262,144 on other devices.
+        Rows scored at once; bounds memory, changes results by rounding at most. None takes 64 to 1,024 on the
+        CPU, as many as fit the cache, and 262,144 on other devices.
     verbose : bool, default=True
         Show progress on a terminal when the ranking takes more than two seconds.
 
     Returns
     -------
     DataFrame
-        One row an interaction, by user code: ``user``, ``item`` (codes), ``auc`` (float64 in [0, 1]; NaN when
-        the user has no unseen item), ``cold`` and ``tail`` (bool).
+        One row an interaction, by user code: ``user``, ``item`` (codes); ``auc`` (float64 in [0, 1]; NaN when
+        the user has no unseen item) and ``auc_se``, its standard error from the draw of items (0 without
+        one); ``above``, ``tied``, ``negatives``: items it was ranked against that score higher, that score
+        the same, and all of them (int64); ``cold`` and ``tail`` (bool).
 
     Raises
     ------
     EvaluationError
-        If the model gives a score that is not finite, or more than one score a row.
+        If the model gives a score that is not finite, or more than one score a row, or `n_items` is below 2.
     """
     held_out = _held_out(data, split)
+    n_items = sample_size(data, n_items)
     chosen = _choose_users(held_out["user"].to_numpy(), users, seed)
     strata = strata or stratify(data)
 
@@ -77,14 +85,17 @@ def full_ranking(
     position[chosen] = np.arange(len(chosen))
     asked_user, asked_item = _by_position(position, held_out)
     seen_user, seen_item = _by_position(position, _seen(data, split))
-    templates = _templates(model, data, chosen, split)
-
-    auc = np.empty(len(asked_user))
+    templates = template_matrix(model, data, chosen, split)
     if rows_per_block is None:
-        rows_per_block = 1024 if templates.device.type == "cpu" else 262_144
-    step = max(1, rows_per_block // data.n_items)
+        rows_per_block = default_rows_per_block(model, templates)
+
+    catalogue = torch.arange(1, data.n_items + 1, device=templates.device)[None]
+    unseen = UnseenItems(seen_user, seen_item, n_users=len(chosen), n_items=data.n_items)
+    generator = np.random.default_rng([seed, 1])  # another stream than the draw of users
+    counts = np.zeros((len(asked_user), 3), dtype=np.int64)
+    step = max(1, rows_per_block // (n_items + 1 if n_items else data.n_items))
     with (
-        _evaluation_mode(model),
+        evaluation_mode(model),
         tqdm(
             total=len(chosen),
             desc=f"ranking {split}",
@@ -96,26 +107,51 @@ def full_ranking(
     ):
         for start in range(0, len(chosen), step):
             stop = min(start + step, len(chosen))
-            scores = _score(model, templates[start:stop], data.n_items, rows_per_block)
-            _check_finite(scores, chosen[start:stop], data)
             asked = slice(*np.searchsorted(asked_user, [start, stop]))
-            seen = slice(*np.searchsorted(seen_user, [start, stop]))
-            auc[asked] = _rank(
-                scores,
-                (asked_user[asked] - start, asked_item[asked] - 1),
-                (seen_user[seen] - start, seen_item[seen] - 1),
-            )
+            own = asked_user[asked] - start, asked_item[asked]
+            if n_items is None:
+                scores = score_items(model, templates[start:stop], catalogue, rows_per_block)
+                check_finite(scores, chosen[start:stop], data)
+                seen = slice(*np.searchsorted(seen_user, [start, stop]))
+                counts[asked] = _against_all(scores, own, (seen_user[seen] - start, seen_item[seen]))
+            else:
+                drawable = np.arange(start, stop)[unseen.count[start:stop] > 0]
+                drawn = np.ones((stop - start, n_items), dtype=np.int64)
+                drawn[drawable - start] = unseen.draw(drawable, n_items, generator)
+                items, own_column = _beside(drawn, own)
+                scores = score_items(model, templates[start:stop], items.to(templates.device), rows_per_block)
+                check_finite(scores, chosen[start:stop], data)
+                found = _against_sample(scores, n_items, own[0], own_column)
+                counts[asked] = np.where(unseen.count[start:stop][own[0], None] > 0, found, 0)
             progress.update(stop - start)
+    auc, error = _auc(*counts.T, sampled=n_items is not None)
     user = chosen[asked_user]
     return pd.DataFrame(
         {
             "user": user,
             "item": asked_item,
             "auc": auc,
+            "auc_se": error,
+            "above": counts[:, 0],
+            "tied": counts[:, 1],
+            "negatives": counts[:, 2],
             "cold": strata.cold[user],
             "tail": strata.tail[asked_item],
         }
     )
+
+
+def sample_size(data: Interactions, n_items: int | None) -> int | None:
+    """Return how many items are drawn for a user, None when all of the catalogue is ranked.
+
+    Raises
+    ------
+    EvaluationError
+        If `n_items` is below 2: one draw has no standard error.
+    """
+    if n_items is not None and n_items < 2:
+        raise EvaluationError(f"{n_items} items to rank against are too few; take 2 or more, or None for all.")
+    return None if n_items is None or n_items >= data.n_items else int(n_items)
 
 
 def summarize(ranking: pd.DataFrame) -> dict[str, float | int]:
@@ -130,20 +166,24 @@ def summarize(ranking: pd.DataFrame) -> dict[str, float | int]:
     -------
     dict
         ``auc``, ``auc_cold``, ``auc_tail``: means over the interactions whose AUC is defined, NaN where there
-        are none. ``n_test``, ``n_cold``, ``n_tail``: how many these are. ``n_undefined``: interactions left
-        out because nothing was left to rank them against.
+        are none. ``auc_se``, ``auc_cold_se``, ``auc_tail_se``: standard errors of these from the draw of
+        items, 0 when all were ranked; interactions of a user share the draw and are taken to err together,
+        so this is an upper bound, exact with one interaction a user. ``n_test``, ``n_cold``, ``n_tail``: how
+        many interactions these are. ``n_undefined``: interactions left out because nothing was left to rank
+        them against.
     """
     defined = ranking[ranking["auc"].notna()]
-    cold, tail = defined[defined["cold"]], defined[defined["tail"]]
-    return {
-        "auc": float(defined["auc"].mean()),
-        "auc_cold": float(cold["auc"].mean()),
-        "auc_tail": float(tail["auc"].mean()),
-        "n_test": len(defined),
-        "n_cold": len(cold),
-        "n_tail": len(tail),
-        "n_undefined": len(ranking) - len(defined),
-    }
+    summary: dict[str, float | int] = {}
+    for name, count, part in (
+        ("auc", "n_test", defined),
+        ("auc_cold", "n_cold", defined[defined["cold"]]),
+        ("auc_tail", "n_tail", defined[defined["tail"]]),
+    ):
+        of_user = part.groupby("user")["auc_se"].sum().to_numpy()
+        summary[name] = float(part["auc"].mean())
+        summary[name + "_se"] = float(np.sqrt((of_user**2).sum()) / len(part)) if len(part) else float("nan")
+        summary[count] = len(part)
+    return {**summary, "n_undefined": len(ranking) - len(defined)}
 
 
 def _held_out(data: Interactions, split: str) -> pd.DataFrame:
@@ -179,64 +219,52 @@ def _by_position(position: np.ndarray, frame: pd.DataFrame) -> tuple[np.ndarray,
     return where[order], frame["item"].to_numpy()[order]
 
 
-def _templates(model: Any, data: Interactions, users: np.ndarray, split: str) -> Tensor:
-    """Return a (n_users, n_inputs) float32 input matrix whose item column is still to be filled in."""
-    first, last = model.feature_index.get("hist_item_id", (0, 1))
-    rows = input_rows(model, template_rows(data, users, split=split, history_length=last - first))
-    columns = [np.asarray(column, dtype=np.float32).reshape(len(users), -1) for column in rows.values()]
-    return torch.from_numpy(np.concatenate(columns, axis=1)).to(next(model.parameters()).device)
+def _beside(drawn: np.ndarray, own: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, np.ndarray]:
+    """Append each row's own items to the drawn ones; return the items and the columns of the own ones.
+
+    Rows with fewer own items than others are filled up with the first item of the catalogue.
+    """
+    row, item = own
+    column = drawn.shape[1] + np.arange(len(row)) - np.searchsorted(row, row)
+    width = int(column.max(initial=drawn.shape[1] - 1)) + 1
+    items = np.ones((len(drawn), width), dtype=np.int64)
+    items[:, : drawn.shape[1]] = drawn
+    items[row, column] = item
+    return torch.from_numpy(items), column
 
 
-@contextmanager
-def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluate without gradients; afterwards every module is back in its own mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def _against_sample(scores: Tensor, n_items: int, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Count, for each (row, column) of `scores`, what its row's first `n_items` columns hold."""
+    where, own_column = (torch.from_numpy(index).to(scores.device) for index in (row, column))
+    return _count(scores[:, :n_items], where, scores[where, own_column])
 
 
-def _score(model: Any, templates: Tensor, n_items: int, rows_per_block: int) -> Tensor:
-    """Score all items for each template row: (n_users, n_items) float32."""
-    item_column = model.feature_index["item_id"][0]
-    items = torch.arange(1, n_items + 1, dtype=torch.float32, device=templates.device)
+def _against_all(scores: Tensor, own: tuple[np.ndarray, np.ndarray], seen: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Count, for each own (row, item code), what the items of its row hold that are not in `seen`."""
+    row, item = (torch.from_numpy(index).to(scores.device) for index in own)
+    own_score = scores[row, item - 1]
+    seen_row, seen_item = (torch.from_numpy(index).to(scores.device) for index in seen)
+    scores[seen_row, seen_item - 1] = torch.nan  # never above, never tied
+    return _count(scores, row, own_score)
+
+
+def _count(scores: Tensor, row: Tensor, own_score: Tensor) -> np.ndarray:
+    """Return (n, 3): scores of the row above `own_score`, equal to it, and all that are not NaN."""
     parts = []
-    for chunk in items.split(max(1, rows_per_block // len(templates))):
-        rows = templates[:, None, :].repeat(1, len(chunk), 1)  # (n_users, n_chunk, n_inputs)
-        rows[:, :, item_column] = chunk
-        output = model(rows.flatten(0, 1))
-        if output.numel() != rows.shape[0] * rows.shape[1]:
-            raise EvaluationError(
-                f"the model gives {tuple(output.shape)} scores for {rows.shape[0] * rows.shape[1]} rows; "
-                "a ranking needs one a row, so rank a single-task model."
-            )
-        parts.append(output.reshape(rows.shape[:2]))
-    return torch.cat(parts, dim=1)
-
-
-def _check_finite(scores: Tensor, users: np.ndarray, data: Interactions) -> None:
-    bad = ~scores.isfinite().all(dim=1)
-    if bad.any():
-        user = data.user_ids[int(users[int(bad.nonzero()[0])]) - 1]
-        raise EvaluationError(
-            f"the model's scores of user {user!r} are not all finite, so training has diverged; "
-            "lower the learning rate or the regularizer's weight."
-        )
-
-
-def _rank(scores: Tensor, asked: tuple[np.ndarray, np.ndarray], seen: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return the AUC of each asked (row, column) of `scores` among the columns of its row not in `seen`."""
-    row, column = (torch.from_numpy(index).to(scores.device) for index in asked)
-    own = scores[row, column][:, None]
-    scores[tuple(torch.from_numpy(index).to(scores.device) for index in seen)] = torch.nan  # never below, never tied
-    doubled = []  # twice the negatives won, a tie being half a win
-    for part, score in zip(row.split(len(scores)), own.split(len(scores)), strict=True):
+    for part, score in zip(row.split(len(scores)), own_score[:, None].split(len(scores)), strict=True):
         rivals = scores[part]
-        doubled.append((rivals < score).sum(dim=1) * 2 + (rivals == score).sum(dim=1))
-    won = torch.cat(doubled).double()
-    negatives = (~scores.isnan()).sum(dim=1)[row].double()
-    return (won / (2 * negatives)).cpu().numpy()  # 0 / 0 is NaN
+        parts.append(
+            torch.stack([(rivals > score).sum(dim=1), (rivals == score).sum(dim=1), (~rivals.isnan()).sum(dim=1)], 1)
+        )
+    return torch.cat(parts).cpu().numpy()
+
+
+def _auc(above: np.ndarray, tied: np.ndarray, negatives: np.ndarray, *, sampled: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the AUC from counts and its standard error; NaN without negatives."""
+    below = negatives - above - tied
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        auc = (2 * below + tied) / (2 * negatives)
+        if not sampled:
+            return auc, np.where(negatives > 0, 0.0, np.nan)
+        variance = (below + tied / 4) / negatives - auc**2  # of a draw that scores 0, 1/2 or 1
+        return auc, np.sqrt(variance.clip(min=0) / (negatives - 1))

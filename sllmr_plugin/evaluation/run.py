@@ -6,7 +6,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,10 @@ from ..errors import EvaluationError
 from ..score_table import ScoreTable
 from ..wrapping import wrap
 from ..zoo import build_model, input_rows
-from .ranking import full_ranking, summarize
+from .labelled_rows import labelled_rows, predict_rows
+from .leakage import check_leakage
+from .metrics import click_metrics, ranking_metrics
+from .ranking import full_ranking, sample_size, summarize
 from .strata import stratify
 
 GATE_MEANS = {
@@ -54,6 +57,9 @@ class RunSettings:
         Users drawn for the test ranking; None ranks all.
     valid_users : int or None, default=1500
         Users drawn for the validation ranking after each epoch; None ranks all.
+    test_items, valid_items : int or None, default=None
+        Items drawn for each user to rank against, at least 2, for a sampled AUC; None ranks against all. For
+        backbones that are too slow to score the whole catalogue for every user.
     device : str, default="cpu"
         A torch device.
     """
@@ -66,6 +72,8 @@ class RunSettings:
     history_length: int = 10
     test_users: int | None = None
     valid_users: int | None = 1500
+    test_items: int | None = None
+    valid_items: int | None = None
     device: str = "cpu"
 
 
@@ -88,6 +96,17 @@ class RunResult:
     gate : dict of str to float, or None
         Mean gate alpha in the kept epoch over ``all`` pairs, pairs of ``cold`` users, with a ``tail`` item,
         and ``neither``; None for the plain model.
+    test_items : int or None
+        Items drawn for each user to rank against; None when all were.
+    sampling_error : dict of str to float, or None
+        Standard errors of ``auc``, ``auc_cold`` and ``auc_tail`` from the draw of items; None without one.
+    metrics : dict of str to float
+        ``ctr_auc``, ``logloss``, ``gauc`` and ``ece`` of `labelled_rows`; with a full ranking also ``ndcg@10``,
+        ``recall@10`` and ``mrr``.
+    ranking : DataFrame or None
+        One row a test interaction: raw ``user_id`` and ``item_id``; ``auc``, ``auc_se``, ``above``, ``tied``,
+        ``negatives``, ``cold`` and ``tail`` as `full_ranking` gives them; ``history_length`` of the user and
+        ``popularity`` of the item in training. None in a run read from a folder: `RunFolder.ranking` reads it.
     """
 
     backbone: str
@@ -102,6 +121,10 @@ class RunResult:
     epoch: int
     seconds: float
     gate: dict[str, float] | None
+    test_items: int | None = None
+    sampling_error: dict[str, float] | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    ranking: pd.DataFrame | None = field(default=None, compare=False, repr=False)
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -109,14 +132,17 @@ class RunResult:
         return self.backbone, self.mode, self.seed
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields with None for NaN, which JSON lacks."""
-        return _replace(asdict(self), lambda value: None if value != value else value)
+        """Return the fields but the ranking, with None for NaN, which JSON lacks."""
+        values = asdict(replace(self, ranking=None))
+        del values["ranking"]
+        return _replace(values, lambda value: None if value != value else value)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunResult:
         """Undo `to_json`."""
         numbers = _replace(values, lambda value: float("nan") if value is None else value)
-        return cls(**{**numbers, "gate": numbers["gate"] if values["gate"] else None})
+        really_none = ("gate", "test_items", "sampling_error")
+        return cls(**{**numbers, **{name: numbers[name] if values[name] else None for name in really_none}})
 
 
 class BestEpoch:
@@ -221,16 +247,18 @@ def train_and_rank(
     Raises
     ------
     EvaluationError
-        If there is nothing to validate or test on.
+        If there is nothing to validate or test on; `LeakageError` if a held-out interaction is trained on.
     SLLMRError
         Whatever `build_model`, `wrap`, training or `full_ranking` raises.
     """
+    test_items, _ = (sample_size(data, number) for number in (settings.test_items, settings.valid_items))
     for split, frame in (("validation", data.valid), ("test", data.test)):
         if frame.empty:
             raise EvaluationError(
                 f"the interactions have no {split} part; give them a `split` column, or users with three "
                 "interactions or more."
             )
+    check_leakage(data, rows, scores)
     model = build_model(
         backbone,
         data,
@@ -244,10 +272,13 @@ def train_and_rank(
     model.compile(torch.optim.Adam(model.parameters(), lr=settings.learning_rate), "binary_crossentropy")
     strata = stratify(data)
 
-    def rank(model: Any, split: str, users: int | None) -> pd.DataFrame:
-        return full_ranking(model, data, split, users=users, strata=strata, verbose=verbose)
+    def rank(model: Any, split: str, users: int | None, n_items: int | None) -> pd.DataFrame:
+        return full_ranking(model, data, split, users=users, n_items=n_items, strata=strata, verbose=verbose)
 
-    best = BestEpoch(lambda model: rank(model, "valid", settings.valid_users)["auc"].mean(), report)
+    def validate(model: Any) -> float:
+        return rank(model, "valid", settings.valid_users, settings.valid_items)["auc"].mean()
+
+    best = BestEpoch(validate, report)
     torch.manual_seed(seed)  # whatever building and wrapping drew, the batches come in the same order
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):  # DeepCTR-Torch prints even with verbose=0
@@ -266,7 +297,12 @@ def train_and_rank(
             "pass the full list of items."
         )
     model.load_state_dict(best.state)
-    summary = summarize(rank(model, "test", settings.test_users))
+    ranking = rank(model, "test", settings.test_users, test_items)
+    summary = summarize(ranking)
+    labelled = labelled_rows(data, negatives=max(1, settings.negatives))
+    metrics = click_metrics(labelled["label"], predict_rows(model, data, labelled), labelled["user"])
+    if not test_items:
+        metrics |= ranking_metrics(ranking)
     return RunResult(
         backbone=backbone,
         mode=config.mode,
@@ -280,6 +316,10 @@ def train_and_rank(
         epoch=best.epoch,
         seconds=seconds,
         gate=_gate_means(model.history.history, best.epoch),
+        test_items=test_items,
+        sampling_error=_sampling_error(summary) if test_items else None,
+        metrics=metrics,
+        ranking=_by_raw_ids(ranking, data),
     )
 
 
@@ -288,6 +328,20 @@ def _gate_means(history: Mapping[str, list[float]], epoch: int) -> dict[str, flo
     if GATE_MEANS["all"] not in history:
         return None
     return {name: float(history[key][epoch - 1]) for name, key in GATE_MEANS.items()}
+
+
+def _by_raw_ids(ranking: pd.DataFrame, data: Interactions) -> pd.DataFrame:
+    user, item = ranking["user"].to_numpy(), ranking["item"].to_numpy()
+    return ranking.drop(columns=["user", "item"]).assign(
+        user_id=data.user_ids[user - 1],
+        item_id=data.item_ids[item - 1],
+        history_length=data.history_length[user],
+        popularity=data.popularity[item],
+    )
+
+
+def _sampling_error(summary: Mapping[str, float]) -> dict[str, float]:
+    return {name: summary[name + "_se"] for name in ("auc", "auc_cold", "auc_tail")}
 
 
 def _replace(values: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""`sllmr table`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.comparison import Comparison
+from ..evaluation.run_folder import RunFolder
+from ..evaluation.table_formats import FORMATS, format_table
+
+_EPILOG = """\
+A difference to mode none is bold (in text: marked with *) only where its 95% interval leaves out zero.
+
+examples:
+  sllmr table runs/mine
+  sllmr table runs/mine --metrics
+  sllmr table runs/mine --format latex > results.tex
+  sllmr table runs/mine --format json | python -m json.tool
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser(
+        "table",
+        help="print the results of a run folder",
+        description="Print the results of a run folder as text, Markdown, LaTeX (with booktabs) or JSON.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="run folder that sllmr compare has written")
+    parser.add_argument("--format", choices=[*FORMATS, "json"], default="text", dest="form", help="default: text")
+    parser.add_argument(
+        "--metrics", action="store_true", help="also NDCG@10, Recall@10, MRR, and AUC, GAUC, logloss, ECE of clicks"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    folder = RunFolder(arguments.folder, None)
+    runs = sorted(folder.runs.values(), key=lambda run: run.seed)  # later seeds may have been added first
+    comparison = Comparison(runs, folder.differences, folder.strata)
+    print(format_table(comparison, arguments.form, more=arguments.metrics))
