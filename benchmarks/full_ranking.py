@@ -3,9 +3,9 @@
 FOLDER holds ``interactions.csv`` and ``items.csv`` as `sllmr compare` takes them. For each backbone, the test
 interactions of a few users are ranked in one run, alternating: by building the rows of users x items and calling
 ``model.predict`` with batch size 256 (its default) and larger ones, and by `full_ranking`, against all items and
-against a sample. *forward alone* is the model's arithmetic on as many rows: no exact ranking can be faster. Fails if
-the AUCs differ by more than rounding can explain. Then `full_ranking` is given ever more users, in a process of its
-own each, and its memory is printed.
+against a sample. *forward alone* is the model's arithmetic on as many rows: the least that an exact ranking can take.
+Fails if the AUCs differ by more than rounding can explain. Then `full_ranking` is given ever more users, in a process
+of its own each, and its memory is printed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from step_overhead import BACKBONES
 
 from sllmr_plugin.datasets.features import template_rows
 from sllmr_plugin.datasets.interactions import Interactions, load_interactions
+from sllmr_plugin.evaluation.model_scores import default_rows_per_block, evaluation_mode, template_matrix
 from sllmr_plugin.evaluation.ranking import full_ranking
 from sllmr_plugin.zoo import build_model, input_rows
 
@@ -58,12 +59,13 @@ def cross_product(model: torch.nn.Module, data: Interactions, users: np.ndarray,
 
 
 def forward_alone(model: torch.nn.Module, data: Interactions, users: np.ndarray) -> float:
-    """Seconds of the model's own arithmetic on as many rows, made beforehand, in blocks that fit the cache."""
-    block = torch.ones(1024, sum(last - first for first, last in model.feature_index.values()))
-    model.eval()
+    """Seconds of the model's own arithmetic on as many rows, made beforehand, in the blocks of `full_ranking`."""
+    templates = template_matrix(model, data, users, "test")
+    size = default_rows_per_block(model, templates)
+    block = templates.repeat(-(-size // len(templates)), 1)[:size]
     start = time.perf_counter()
-    with torch.no_grad():
-        for _ in range(len(users) * data.n_items // len(block)):
+    with evaluation_mode(model):
+        for _ in range(len(users) * data.n_items // size):
             model(block)
     return time.perf_counter() - start
 

@@ -170,3 +170,10 @@ def test_a_folder_with_labels_is_compared_by_them(tmp_path):
     assert by_sex["f"].mean == pytest.approx((0.1 + 0.2) / 2)
     assert by_sex["m"].mean == pytest.approx(-0.1)
     assert math.isnan(by_sex["m"].low)  # a single user
+
+    folder.set_comparison(comparison.differences, comparison.strata)
+    again = RunFolder(tmp_path, {})
+    assert [d.mean for d in again.differences] == [d.mean for d in comparison.differences]
+    assert again.strata == comparison.strata
+    again.add(result("gated", 1))  # what was concluded before no longer holds
+    assert (RunFolder(tmp_path, {}).differences, RunFolder(tmp_path, {}).strata) == ([], [])

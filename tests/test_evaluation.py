@@ -460,6 +460,18 @@ def test_compare_end_to_end(data, scores, tmp_path):
     assert folder.differences == runs.differences
 
 
+def test_interactions_without_anything_to_rank_against_are_counted(scores):
+    frame = interactions()
+    everything = [("all", f"i{k:02d}", k, "train" if k < 18 else "valid" if k == 18 else "test", 1) for k in range(20)]
+    frame = pd.concat([frame, pd.DataFrame(everything, columns=frame.columns)])
+    data = load_interactions(frame[frame["label"] == 1], catalogue())
+    negative = pd.DataFrame({"user": [1], "item": [1], "label": [0]}).astype(data.train.dtypes)
+    data = dataclasses.replace(data, train=pd.concat([data.train, negative]).sort_values("user"), has_negatives=True)
+    run = one_run(data, scores)
+    assert (run.n_test, run.n_undefined) == (len(data.test) - 1, 1)
+    assert run.ranking["auc"].isna().sum() == 1
+
+
 def test_metrics_of_a_run_and_which_a_sample_has(data, scores):
     full = one_run(data, scores)
     assert list(full.metrics) == ["ctr_auc", "logloss", "gauc", "ece", "ndcg@10", "recall@10", "mrr"]

@@ -71,6 +71,12 @@ def test_a_sampled_auc_is_called_that():
     assert lines[3] == "standard error from the draw, at most: 0.0015 (AUC), 0.0020 (cold users)"
 
 
+def test_undefined_interactions_are_reported():
+    assert "left out" not in format_table(Comparison([result()]))
+    lines = format_table(Comparison([result(n_undefined=3)])).splitlines()
+    assert lines[2] == "left out: 3 of users who have seen the whole catalogue"
+
+
 def test_labels_have_a_row_a_mode():
     strata = [
         StratumAuc("deepfm", mode, "kind", label, n, [auc, auc + 0.1])

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.comparison import Comparison
+from ..evaluation.comparison import compare_runs
 from ..evaluation.run_folder import RunFolder
 from ..evaluation.table_formats import FORMATS, format_table
 
@@ -40,6 +40,6 @@ def add(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     folder = RunFolder(arguments.folder, None)
-    runs = sorted(folder.runs.values(), key=lambda run: run.seed)  # later seeds may have been added first
-    comparison = Comparison(runs, folder.differences, folder.strata)
-    print(format_table(comparison, arguments.form, more=arguments.metrics))
+    keys = sorted(folder.runs, key=lambda key: key[2])  # by seed: later ones may have been made first
+    # From the rankings, not from results.json: the comparison may have been interrupted before its end.
+    print(format_table(compare_runs(folder, keys), arguments.form, more=arguments.metrics))

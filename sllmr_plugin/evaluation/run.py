@@ -45,6 +45,8 @@ class RunResult:
     gate : dict of str to float, or None
         Mean gate alpha in the kept epoch over ``all`` pairs, pairs of ``cold`` users, with a ``tail`` item,
         and ``neither``; None for the plain model.
+    n_undefined : int
+        Test interactions left out because their users have seen the whole catalogue.
     test_items : int or None
         Items drawn for each user to rank against; None when all were.
     sampling_error : dict of str to float, or None
@@ -70,6 +72,7 @@ class RunResult:
     epoch: int
     seconds: float
     gate: dict[str, float] | None
+    n_undefined: int = 0
     test_items: int | None = None
     sampling_error: dict[str, float] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
@@ -176,6 +179,7 @@ def train_and_rank(
         epoch=trained.epoch,
         seconds=trained.seconds,
         gate=_gate_means(model.history.history, trained.epoch),
+        n_undefined=int(summary["n_undefined"]),
         test_items=test_items,
         sampling_error=_sampling_error(summary) if test_items else None,
         metrics=metrics,

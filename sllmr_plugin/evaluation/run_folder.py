@@ -40,9 +40,9 @@ class RunFolder:
     runs : dict of (str, str, int) to RunResult
         By backbone, mode and seed, without their rankings.
     differences : list of Difference
-        As of the last comparison.
+        Of all runs; empty while a comparison is unfinished.
     strata : list of StratumAuc
-        As of the last comparison.
+        Of all runs; empty while a comparison is unfinished, and without labels.
 
     Raises
     ------
@@ -101,11 +101,12 @@ class RunFolder:
         return self.path / "rankings"
 
     def add(self, run: RunResult) -> None:
-        """Add a finished run with its ranking, and write both."""
+        """Add a finished run with its ranking, and write both; what followed from the runs before is dropped."""
         if run.ranking is None:
             raise RunFolderError(f"the run {run.key} comes without its ranking; add what train_and_rank returns.")
         write_whole(self._ranking_file(run.key), run.ranking.to_parquet)
         self.runs[run.key] = replace(run, ranking=None)
+        self.differences, self.strata = [], []
         self._save()
 
     def ranking(self, key: tuple[str, str, int]) -> pd.DataFrame:

@@ -95,6 +95,7 @@ def _caption(backbone: str, runs: list[RunResult]) -> list[str]:
         f"{backbone}, {'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}: "
         f"{'sampled' if first.test_items else 'full-ranking'} AUC of {first.n_test} test interactions",
         f"({first.n_cold} of cold users, {first.n_tail} of long-tail items)",
+        *([f"left out: {first.n_undefined} of users who have seen the whole catalogue"] if first.n_undefined else []),
         *_sampling(runs),
     ]
 
