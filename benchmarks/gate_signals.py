@@ -1,0 +1,92 @@
+"""Which signals tell when the LLM is right: ``python benchmarks/gate_signals.py --data FOLDER --out DIR``.
+
+Plain DeepFMs are trained, and logistic regressions of "the LLM is right" on different signals are cross-validated, by
+user, on the probe pairs about which LLM and model disagree. Prints the held-out log loss; the lower, the more a
+signal tells. Columns: disagreements with the trained model, and with an untrained one, which is a guess.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+import torch
+from common import Bench
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GroupKFold, cross_val_predict
+
+from sllmr_plugin.datasets.features import training_rows
+from sllmr_plugin.probe_pairs import JudgedPairs
+from sllmr_plugin.wrapping import wrap
+from sllmr_plugin.zoo import build_model, input_rows
+
+EPOCHS = 2
+SETS = {
+    "none": (),
+    "cold, tail": ("cold", "tail"),
+    "uncertainty": ("uncertainty",),
+    "gap": ("gap",),
+    "cold, tail, uncertainty": ("cold", "tail", "uncertainty"),
+    "cold, tail, uncertainty, gap": ("cold", "tail", "uncertainty", "gap"),
+    "... and history length": ("cold", "tail", "uncertainty", "gap", "history"),
+    "... and both popularities": ("cold", "tail", "uncertainty", "gap", "popularity of first", "popularity of second"),
+    "... and the model's margin": ("cold", "tail", "uncertainty", "gap", "margin"),
+}
+
+
+def columns(judged: JudgedPairs, bench: Bench) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Return signals by name, whether the LLM was right, and the user, of the pairs in disagreement."""
+    which = judged.disagree
+    signals, right, user = judged.evidence(which)
+    cold, tail, uncertainty, gap = signals.design().numpy().T
+    popularity = np.log1p(np.asarray(bench.data.popularity))
+    probe, candidate = (popularity[judged.pairs.keys[which, column].numpy()] for column in (1, 2))
+    named = {
+        "cold": cold,
+        "tail": tail,
+        "uncertainty": uncertainty,
+        "gap": gap,
+        "history": np.log1p(np.asarray(bench.data.history_length))[user.numpy()],
+        "popularity of first": np.where(right.numpy(), probe, candidate),
+        "popularity of second": np.where(right.numpy(), candidate, probe),
+        "margin": judged.model_gap[which].abs().numpy(),
+    }
+    return named, right.numpy(), user.numpy()
+
+
+def held_out_loss(named: dict[str, np.ndarray], right: np.ndarray, user: np.ndarray, signals: tuple[str, ...]) -> float:
+    design = np.column_stack([np.ones(len(right)), *(named[name] - named[name].mean() for name in signals)])
+    folds = GroupKFold(10, shuffle=True, random_state=0)
+    chance = cross_val_predict(
+        LogisticRegression(fit_intercept=False), design, right, groups=user, cv=folds, method="predict_proba"
+    )
+    return float(log_loss(right, chance[:, 1]))
+
+
+def main() -> None:
+    bench = Bench.from_command_line(__doc__)
+    losses: dict[str, list[list[float]]] = {name: [] for name in SETS}
+    for seed in range(bench.seeds):
+        rows, labels = training_rows(bench.data, negatives=1, history_length=10, seed=seed)
+        model = wrap(build_model("deepfm", bench.data, seed=seed), bench.table, user="user_id", item="item_id")
+        model.compile(torch.optim.Adam(model.parameters(), lr=1e-3), "binary_crossentropy")
+        x = input_rows(model, rows)
+        untrained = columns(model.judge_probes(x, labels), bench)
+        model.sllmr.configure(mode="none")
+        torch.manual_seed(seed)
+        with contextlib.redirect_stdout(io.StringIO()):
+            model.fit(x, labels, batch_size=256, epochs=EPOCHS, verbose=0)
+        model.sllmr.configure(mode="gated")
+        trained = columns(model.judge_probes(x, labels), bench)
+        for name, signals in SETS.items():
+            losses[name].append([held_out_loss(*case, signals) for case in (trained, untrained)])
+    print(f"{'signals':32}{'trained':>10}{'untrained':>11}   mean of {bench.seeds} seeds")
+    for name, values in losses.items():
+        trained, untrained = np.mean(values, axis=0)
+        print(f"{name:32}{trained:>10.4f}{untrained:>11.4f}")
+
+
+if __name__ == "__main__":
+    main()
