@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 
 from sllmr_plugin.regularizer.signals import RegionSignals, tail_threshold
-from sllmr_plugin.regularizer.uncertainty import FROM_PROBABILITY, confidence, entropy, bernoulli_variance
+from sllmr_plugin.regularizer.uncertainty import FROM_PROBABILITY, bernoulli_variance, confidence, entropy
 
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=25)
 QUANTILES = st.sampled_from(["0.05", "0.1", "0.2", "0.25", "0.3", "0.5", "0.6", "0.7", "0.9", "1.0"])
