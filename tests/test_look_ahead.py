@@ -36,11 +36,11 @@ class Recording(BilevelGate):
         self.told = (signals, alignment)
 
 
-def in_a_step(backbone, config=BILEVEL):
+def in_a_step(backbone, config=BILEVEL, epochs=6):
     """Train until there are gradients to speak of, open a session, plan a step; return model, batch and plan."""
     model = zoo.wrapped(backbone, zoo.build(backbone), config, scores_with_probes())
     zoo.compile_model(backbone, model)
-    zoo.fit(backbone, model, epochs=10, validate=False)
+    zoo.fit(backbone, model, epochs=epochs, validate=False)
     data = {"x": list(zoo.inputs(model).values()), "y": zoo.labels(backbone), "validation_split": 0.0}
     model.sllmr.gate = Recording()
     session = model.sllmr.session = model._open_session({**data, "validation_data": None})
@@ -51,7 +51,7 @@ def in_a_step(backbone, config=BILEVEL):
 
 # ---------------------------------------------------------------------- the alignment
 
-MARGIN = 2.0
+MARGIN = 1.0
 PAIR_LOSS = {
     "ranknet": lambda difference, margin: F.softplus(margin - difference),
     "hinge": lambda difference, margin: F.relu(margin - difference),
@@ -61,7 +61,7 @@ PAIR_LOSS = {
 @pytest.mark.parametrize("name", ["DeepFM", "DIN", "MMOE"])
 @pytest.mark.parametrize(("loss", "space"), [("ranknet", "logit"), ("hinge", "logit"), ("ranknet", "probability")])
 def test_the_alignment_is_the_inner_product_of_two_gradients(name, loss, space):
-    config = BILEVEL.replace(loss=loss, score_space=space, margin=MARGIN)
+    config = BILEVEL.replace(loss=loss, score_space=space, margin=MARGIN, weight=0.02)
     model, batch, plan = in_a_step(BY_NAME[name], config)
     session, held_out = model.sllmr.session, None
     draw = session.held_out
@@ -102,11 +102,10 @@ def test_the_alignment_is_the_inner_product_of_two_gradients(name, loss, space):
     by_hand = np.array(by_hand)
     scale = np.abs(by_hand).max()
     assert scale > 1e-4
-    assert (by_hand != 0).mean() > 0.5
-    close = np.isclose(alignment.numpy(), by_hand, rtol=0.05, atol=0.02 * scale)
-    # the step carries some pairs over a kink of a ReLU or of the hinge, where a derivative is none
-    assert close.mean() >= (1.0 if name == "DeepFM" and loss == "ranknet" else 0.7)
-    assert np.corrcoef(alignment.numpy(), by_hand)[0, 1] > (0.99 if name == "DeepFM" else 0.8)
+    assert (by_hand != 0).mean() > 0.3
+    # the step carries a few pairs over a kink of a ReLU or of the hinge, where no derivative is to be found
+    assert np.abs(alignment.numpy() - by_hand).sum() < (0.03 if name == "DeepFM" else 0.1) * np.abs(by_hand).sum()
+    assert np.isclose(alignment.numpy(), by_hand, rtol=0.02, atol=0.01 * scale).mean() > 0.85
 
 
 @pytest.mark.parametrize("name", ["DeepFM", "DIN", "DIEN", "DIEN_negsampling", "PLE"])

@@ -18,7 +18,9 @@ from .deepctr_checks import prediction_head, shares_forward
 from .shared_forward import batch_norms, captured_input, dropouts, statistics_of_first, training_mode
 
 _SCORING_ROWS = 1024  # larger blocks outgrow the cache of a CPU
-_LOOK_AHEAD = 0.01  # length of the step along the gradient, as in DARTS (Liu et al., 2019)
+# Length of the step along the gradient. DARTS (Liu et al., 2019) takes 0.01, which here carries too many pairs over a
+# kink of a ReLU; a tenth of it is still far from the rounding of float32.
+_LOOK_AHEAD = 0.001
 
 if TYPE_CHECKING:  # the real base is put behind the mixin when a model is wrapped
     from deepctr_torch.models.basemodel import BaseModel as _Base

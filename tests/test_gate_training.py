@@ -1,0 +1,199 @@
+"""Gates through DeepCTR-Torch's own `fit`: history, status, files and copies."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import io
+import re
+import warnings
+
+import pytest
+import torch
+
+from sllmr_plugin import GateCollapsedWarning, SelectiveConfig, SLLMRError
+from sllmr_plugin.regularizer.pair_signals import ENTRY_SIGNALS, PAIR_SIGNALS, PairSignals
+
+from .matrix import backbones as zoo
+
+DEEPFM = next(backbone for backbone in zoo.BACKBONES if backbone.name == "DeepFM")
+NAMES = {
+    "disagreement": PAIR_SIGNALS,
+    "bilevel": PAIR_SIGNALS,
+    "joint": ENTRY_SIGNALS,
+    "budget": ENTRY_SIGNALS,
+    "fixed": None,
+}
+
+
+def scores(probes=True):
+    """Return the shared score table; with probes, each user's last item is one, which the LLM puts first."""
+    frame = zoo.score_frame()
+    if probes:
+        last = frame.groupby("user_id").tail(1).index
+        frame.loc[last, "kind"] = "probe"
+        frame.loc[last, "score"] = 0.99
+    return frame
+
+
+def ready(gate, probes=True, **settings):
+    config = SelectiveConfig(**{"gate": gate, "weight": 0.5, "cold_threshold": 9, **settings})
+    model = zoo.wrapped(DEEPFM, zoo.build(DEEPFM), config, scores(probes))
+    zoo.compile_model(DEEPFM, model)
+    return model
+
+
+def fit(model, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GateCollapsedWarning)
+        return zoo.fit(DEEPFM, model, **options).history
+
+
+# ---------------------------------------------------------------------- what is reported
+
+
+@pytest.mark.parametrize(("gate", "names"), NAMES.items())
+def test_the_history_has_the_gates_coefficients_of_every_epoch(gate, names):
+    model = ready(gate, warmup_epochs=1)
+    history = fit(model, epochs=3)
+    written = {key.removeprefix("sllmr_gate_w_"): values for key, values in history.items() if "_w_" in key}
+    assert list(written) == ([] if names is None else [*names, "bias"])
+    for name, values in written.items():
+        assert len(values) == len(history["loss"]) == 3
+        assert values[0] == 0  # of the warm-up: nothing is known yet
+        assert values[-1] == model.sllmr.gate.coefficients()[name]
+    if names is not None:
+        assert any(values[1] != 0 for values in written.values())
+        assert f"gate_w_{names[0]}" in str(model.sllmr.status())
+
+
+@pytest.mark.parametrize(("gate", "known"), [("disagreement", True), ("bilevel", True), ("budget", False)])
+def test_status_says_what_stands_behind_the_gate(gate, known):
+    model = ready(gate)
+    assert not model.sllmr.status().calibrated
+    fit(model, epochs=1)
+    status = model.sllmr.status()
+    assert status.calibrated == known
+    assert ("not calibrated: no held-out outcome" in str(status)) == (not known)
+    assert ("fitted on probes" in str(status)) == known
+
+
+@pytest.mark.parametrize("gate", ["auto", "fixed", "joint", "budget"])
+def test_gates_without_probes_train_and_say_that_they_are_not_calibrated(gate):
+    model = ready(gate, probes=False)
+    assert min(fit(model)["sllmr_pairs"]) > 0
+    assert not model.sllmr.status().calibrated
+    assert "not calibrated" in str(model.sllmr.status())
+
+
+@pytest.mark.parametrize("gate", ["disagreement", "bilevel"])
+def test_a_gate_that_needs_probes_names_the_remedy(gate, tmp_path):
+    remedy = f"gate='{gate}' needs probes: .*kind=probe.* Add some, or use gate='fixed'"
+    with pytest.raises(SLLMRError, match=remedy):
+        ready(gate, probes=False)
+    model = ready("auto", probes=False)
+    with pytest.raises(SLLMRError, match=remedy):
+        model.sllmr.configure(gate=gate)
+    assert model.sllmr.config.gate == "auto"
+    ready(gate).sllmr.save(tmp_path)
+    with pytest.raises(SLLMRError, match=remedy):
+        model.sllmr.load(tmp_path)
+    model.sllmr.configure(gate=gate, mode="global")  # which has no gate to fit
+
+
+def test_the_defaults_in_the_docstring_are_the_defaults():
+    written = re.findall(r"^    (\w+) : .*default=(.+)$", SelectiveConfig.__doc__, flags=re.MULTILINE)
+    assert {name: ast.literal_eval(value) for name, value in written} == SelectiveConfig().to_dict()
+
+
+# ---------------------------------------------------------------------- descent
+
+
+def test_the_budget_is_part_of_the_descent_of_fit():
+    joint, budget = ready("joint"), ready("budget")
+    for model in (joint, budget):
+        for group in model.optim.param_groups[1:]:
+            group["lr"] = 0.1
+    closing, held = fit(joint, epochs=12), fit(budget, epochs=12)
+    assert closing["sllmr_gate"][-1] < 0.2
+    assert held["sllmr_gate"][-1] == pytest.approx(0.5, abs=0.1)
+    assert budget.sllmr.gate.multiplier.item() > 0
+    assert set(budget.sllmr.gate.parameters()) <= {p for group in budget.optim.param_groups for p in group["params"]}
+    assert not any("gate" in key or "multiplier" in key for key in budget.state_dict())
+
+
+# ---------------------------------------------------------------------- files and copies
+
+
+def some_pairs():
+    generator = torch.Generator().manual_seed(0)
+    preferred, other = (torch.rand(50, 3, generator=generator) for _ in range(2))
+    return PairSignals(preferred.round(), other.round(), torch.rand(50, generator=generator))
+
+
+@pytest.mark.parametrize("gate", NAMES)
+def test_every_kind_of_gate_is_saved_and_loaded(gate, tmp_path):
+    model = ready(gate)
+    fit(model)
+    model.sllmr.save(tmp_path)
+    fresh = ready("disagreement" if gate == "fixed" else "fixed")
+    fresh.sllmr.load(tmp_path)
+    mine, theirs = model.sllmr.gate, fresh.sllmr.gate
+    assert type(mine) is type(theirs)
+    assert fresh.sllmr.config == model.sllmr.config
+    assert fresh.sllmr.status().calibrated == model.sllmr.status().calibrated == (gate in ("disagreement", "bilevel"))
+    assert mine.state_dict().keys() == theirs.state_dict().keys()
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in mine.state_dict().items())
+    assert torch.equal(mine(some_pairs()), theirs(some_pairs()))
+    if gate != "fixed":
+        assert any(value != 0 for value in theirs.coefficients().values())
+    assert min(fit(fresh, epochs=1)["sllmr_pairs"]) > 0  # and goes on from there
+
+
+def test_a_gate_of_another_kind_is_not_loaded(tmp_path):
+    ready("auto").sllmr.save(tmp_path)  # a disagreement gate, as there are probes
+    without = ready("auto", probes=False)
+    with pytest.raises(SLLMRError, match="holds a DisagreementGate, .* make a FixedGate. Use the score table"):
+        without.sllmr.load(tmp_path)
+
+
+def remembered(model):
+    memory = model.sllmr.disagreements
+    return {tuple(key) for key in memory.keys[memory.seen].tolist()}
+
+
+def reloaded(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, reloaded], ids=["deepcopy", "torch.save"])
+def test_disagreements_are_remembered_over_trainings_and_in_copies(copied):
+    model = ready("disagreement")
+    fit(model)
+    first = remembered(model)
+    assert first
+    fit(model, epochs=1)
+    assert remembered(model) >= first
+    twin = copied(model)
+    assert remembered(twin) == remembered(model)
+    assert twin.sllmr.gate.coefficients() == model.sllmr.gate.coefficients()
+    fit(twin, epochs=1)
+    assert remembered(twin) >= remembered(model)
+    twin.sllmr.disagreements.seen[:] = False
+    assert remembered(model) >= first  # a memory of its own
+
+
+def test_a_changed_signal_starts_the_gate_anew_but_forgets_no_disagreement():
+    model = ready("disagreement")
+    fit(model)
+    first = remembered(model)
+    model.sllmr.configure(uncertainty="entropy")
+    assert not model.sllmr.status().calibrated
+    assert remembered(model) == first
+    model.sllmr.configure(weight=0.1)
+    fit(model, epochs=1)
+    assert remembered(model) >= first
+    assert model.sllmr.status().calibrated
