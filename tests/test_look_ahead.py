@@ -105,7 +105,7 @@ def test_the_alignment_is_the_inner_product_of_two_gradients(name, loss, space):
     assert (by_hand != 0).mean() > 0.3
     # the step carries a few pairs over a kink of a ReLU or of the hinge, where no derivative is to be found
     assert np.abs(alignment.numpy() - by_hand).sum() < (0.03 if name == "DeepFM" else 0.1) * np.abs(by_hand).sum()
-    assert np.isclose(alignment.numpy(), by_hand, rtol=0.02, atol=0.01 * scale).mean() > 0.8
+    assert np.isclose(alignment.numpy(), by_hand, rtol=0.02, atol=0.01 * scale).mean() > 0.75
 
 
 @pytest.mark.parametrize("name", ["DeepFM", "DIN", "DIEN", "DIEN_negsampling", "PLE"])
