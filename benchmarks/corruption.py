@@ -15,8 +15,8 @@ import pandas as pd
 
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.evaluation.compare import compare
-from sllmr_plugin.evaluation.run import RunSettings
 from sllmr_plugin.evaluation.strata import stratify
+from sllmr_plugin.evaluation.training import RunSettings
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from sllmr_plugin import ScoreTable
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.evaluation.compare import compare
-from sllmr_plugin.evaluation.run import RunSettings
+from sllmr_plugin.evaluation.training import RunSettings
 
 # users in a step, scored items considered of each, most pairs of each, rule; at batch size 256
 CHOICES = {

@@ -18,7 +18,7 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.errors import GateCollapsedWarning
 from sllmr_plugin.evaluation import compare as compare_module
 from sllmr_plugin.evaluation.comparison import Comparison
-from sllmr_plugin.evaluation.run import RunSettings
+from sllmr_plugin.evaluation.training import RunSettings
 from sllmr_plugin.progress import RunProgress, duration
 
 

@@ -14,7 +14,8 @@ from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import LeakageError
 from sllmr_plugin.evaluation.leakage import check_leakage
-from sllmr_plugin.evaluation.run import RunSettings, train_and_rank
+from sllmr_plugin.evaluation.run import train_and_rank
+from sllmr_plugin.evaluation.training import RunSettings
 from sllmr_plugin.score_table import ScoreTable
 from tests.evaluation_cases import catalogue, interactions
 

@@ -10,8 +10,8 @@ from ..config import SelectiveConfig
 from ..datasets.demo import demo_paths
 from ..datasets.interactions import load_interactions
 from ..evaluation.compare import compare
-from ..evaluation.run import RunSettings
 from ..evaluation.table_formats import format_table
+from ..evaluation.training import RunSettings
 from .arguments import positive
 
 _DEMO_WEIGHT = 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,9 +20,11 @@ from ..progress import RunProgress
 from ..score_table import ScoreTable
 from ..zoo import check_backbone
 from .comparison import Comparison, compare_runs
-from .run import RunResult, RunSettings, train_and_rank
+from .folder_files import digest, score_digest
+from .run import RunResult, train_and_rank
 from .run_folder import RunFolder
 from .strata_labels import label_test
+from .training import RunSettings
 
 
 def compare(
@@ -89,7 +90,7 @@ def compare(
     """
     settings = settings or RunSettings()
     names = [backbone] if isinstance(backbone, str) else list(backbone)
-    names = [check_backbone(name, settings.embedding_dim) for name in names]
+    names = [check_backbone(name, settings.embedding_dim, settings.dropout) for name in names]
     configs = _configs(modes, config_overrides or {})
     if not names or not configs:
         raise ConfigError("nothing to compare: name at least one backbone and one mode.")
@@ -172,24 +173,9 @@ def _everything_else(
         "version": __version__,
         **asdict(settings),
         "config": config,
-        "interactions": _digest(
+        "interactions": digest(
             *(frame.to_numpy() for frame in (data.train, data.valid, data.test, data.test_negatives)),
             np.array([data.n_items]),
         ),
-        "scores": _digest(
-            *(
-                part.numpy()
-                for group in (scores.candidates, scores.probes)
-                for part in (group.users, group.offsets, group.items, group.scores)
-            )
-        ),
+        "scores": score_digest(scores),
     }
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    """Return a fingerprint of arrays, so that a folder tells other data apart."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(repr((array.shape, str(array.dtype))).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]

@@ -1,29 +1,21 @@
-"""One training run: build, wrap, fit, keep the best epoch, rank the test interactions."""
+"""One run of a comparison: train, then rank the test interactions with the kept epoch."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ..config import SelectiveConfig
 from ..datasets.interactions import Interactions
-from ..errors import EvaluationError
 from ..score_table import ScoreTable
-from ..wrapping import wrap
-from ..zoo import build_model, input_rows
 from .labelled_rows import labelled_rows, predict_rows
-from .leakage import check_leakage
 from .metrics import click_metrics, ranking_metrics
 from .ranking import full_ranking, sample_size, summarize
-from .strata import stratify
+from .training import RunSettings, require_split, train
 
 GATE_MEANS = {
     "all": "sllmr_gate",
@@ -32,49 +24,6 @@ GATE_MEANS = {
     "neither": "sllmr_gate_neither",
 }
 """Name in a run's result -> key in the history of a wrapped model."""
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How a model is trained and evaluated; the same for every run of a comparison.
-
-    Attributes
-    ----------
-    epochs : int, default=3
-        Epochs trained; the one of highest validation AUC is kept.
-    embedding_dim : int, default=16
-        Length of the embedding vectors.
-    batch_size : int, default=256
-        Rows of a training step.
-    learning_rate : float, default=1e-3
-        Of Adam.
-    negatives : int, default=1
-        Items drawn as negatives for each training positive; the data's own negatives, where it has some,
-        take their place.
-    history_length : int, default=10
-        Last interactions that DIN and DIEN read.
-    test_users : int or None, default=None
-        Users drawn for the test ranking; None ranks all.
-    valid_users : int or None, default=1500
-        Users drawn for the validation ranking after each epoch; None ranks all.
-    test_items, valid_items : int or None, default=None
-        Items drawn for each user to rank against, at least 2, for a sampled AUC; None ranks against all. For
-        backbones that are too slow to score the whole catalogue for every user.
-    device : str, default="cpu"
-        A torch device.
-    """
-
-    epochs: int = 3
-    embedding_dim: int = 16
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    negatives: int = 1
-    history_length: int = 10
-    test_users: int | None = None
-    valid_users: int | None = 1500
-    test_items: int | None = None
-    valid_items: int | None = None
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -148,64 +97,6 @@ class RunResult:
         return cls(**{**numbers, **{name: numbers[name] if values[name] else None for name in really_none}})
 
 
-class BestEpoch:
-    """DeepCTR-Torch callback that measures the model after each epoch and keeps the best weights.
-
-    Parameters
-    ----------
-    measure : callable
-        Takes the model, returns its validation AUC.
-    report : callable
-        Called after each epoch with its number, counted from 1, and its AUC.
-
-    Attributes
-    ----------
-    epoch : int
-        The best epoch so far, counted from 1; of equals, the first.
-    auc : float
-        Its validation AUC.
-    state : dict of str to Tensor
-        Its weights, copied to the CPU.
-    seconds : float
-        Time spent measuring.
-    """
-
-    def __init__(self, measure: Callable[[Any], float], report: Callable[[int, float], None]) -> None:
-        self._measure = measure
-        self._report = report
-        self.model: Any = None
-        self.epoch = 0
-        self.auc = -np.inf
-        self.state: dict[str, torch.Tensor] = {}
-        self.seconds = 0.0
-
-    def set_model(self, model: Any) -> None:
-        """Take the model that is being trained."""
-        self.model = model
-
-    def set_params(self, params: Any) -> None:
-        """Do nothing; part of the callback interface."""
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Do nothing; part of the callback interface."""
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Do nothing; part of the callback interface."""
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Do nothing; part of the callback interface."""
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Measure the model and keep its weights if they are the best yet."""
-        start = time.perf_counter()
-        auc = self._measure(self.model)
-        if auc > self.auc:
-            self.epoch, self.auc = epoch + 1, auc
-            self.state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-        self.seconds += time.perf_counter() - start
-        self._report(epoch + 1, auc)
-
-
 def train_and_rank(
     data: Interactions,
     rows: tuple[dict[str, np.ndarray], np.ndarray],
@@ -254,53 +145,22 @@ def train_and_rank(
     SLLMRError
         Whatever `build_model`, `wrap`, training or `full_ranking` raises.
     """
-    test_items, _ = (sample_size(data, number) for number in (settings.test_items, settings.valid_items))
-    for split, frame in (("validation", data.valid), ("test", data.test)):
-        if frame.empty:
-            raise EvaluationError(
-                f"the interactions have no {split} part; give them a `split` column, or users with three "
-                "interactions or more."
-            )
-    check_leakage(data, rows, scores)
-    model = build_model(
-        backbone,
+    for split in ("validation", "test"):
+        require_split(data, split)
+    test_items = sample_size(data, settings.test_items)
+    trained = train(
         data,
-        embedding_dim=settings.embedding_dim,
+        rows,
+        scores,
+        backbone=backbone,
+        config=config,
         seed=seed,
-        history_length=settings.history_length,
-        device=settings.device,
+        settings=settings,
+        report=report,
+        verbose=verbose,
     )
-    if config.mode != "none":
-        model = wrap(model, scores, user="user_id", item="item_id", config=config)
-    model.compile(torch.optim.Adam(model.parameters(), lr=settings.learning_rate), "binary_crossentropy")
-    strata = stratify(data)
-
-    def rank(model: Any, split: str, users: int | None, n_items: int | None) -> pd.DataFrame:
-        return full_ranking(model, data, split, users=users, n_items=n_items, strata=strata, verbose=verbose)
-
-    def validate(model: Any) -> float:
-        return rank(model, "valid", settings.valid_users, settings.valid_items)["auc"].mean()
-
-    best = BestEpoch(validate, report)
-    torch.manual_seed(seed)  # whatever building and wrapping drew, the batches come in the same order
-    start = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()):  # DeepCTR-Torch prints even with verbose=0
-        model.fit(
-            input_rows(model, rows[0]),
-            rows[1],
-            batch_size=settings.batch_size,
-            epochs=settings.epochs,
-            verbose=0,
-            callbacks=[best],
-        )
-    seconds = time.perf_counter() - start - best.seconds
-    if not best.state:
-        raise EvaluationError(
-            "every validation user has interacted with the whole catalogue, so no epoch can be chosen; "
-            "pass the full list of items."
-        )
-    model.load_state_dict(best.state)
-    ranking = rank(model, "test", settings.test_users, test_items)
+    model = trained.model
+    ranking = full_ranking(model, data, "test", users=settings.test_users, n_items=test_items, verbose=verbose)
     summary = summarize(ranking)
     labelled = labelled_rows(data, negatives=max(1, settings.negatives))
     metrics = click_metrics(labelled["label"], predict_rows(model, data, labelled), labelled["user"])
@@ -316,9 +176,9 @@ def train_and_rank(
         n_test=int(summary["n_test"]),
         n_cold=int(summary["n_cold"]),
         n_tail=int(summary["n_tail"]),
-        epoch=best.epoch,
-        seconds=seconds,
-        gate=_gate_means(model.history.history, best.epoch),
+        epoch=trained.epoch,
+        seconds=trained.seconds,
+        gate=_gate_means(model.history.history, trained.epoch),
         n_undefined=int(summary["n_undefined"]),
         test_items=test_items,
         sampling_error=_sampling_error(summary) if test_items else None,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pandas as pd
 
 from ..errors import RunFolderError
 from .differences import Difference, StratumAuc
+from .folder_files import changes, read_json, write_json, write_whole
 from .run import RunResult
 
 FORMAT = 2
@@ -63,8 +62,9 @@ class RunFolder:
             self._load()
             return
         if self.results_file.exists():
-            content = _read(self.results_file)
-            different = self._differences(settings)
+            content = read_json(self.results_file)
+            there = read_json(self.settings_file) if self.settings_file.exists() else {}
+            different = changes(there, settings)
             if overwrite and (different or _is_outdated(content)):
                 self._clear()
             else:
@@ -77,7 +77,7 @@ class RunFolder:
                 self._load()
         try:
             self._rankings.mkdir(parents=True, exist_ok=True)
-            _write_json(self.settings_file, dict(settings))
+            write_json(self.settings_file, dict(settings))
         except OSError as error:
             raise RunFolderError(f"{self.path}: cannot be written ({error}); choose another folder.") from None
 
@@ -104,7 +104,7 @@ class RunFolder:
         """Add a finished run with its ranking, and write both; what followed from the runs before is dropped."""
         if run.ranking is None:
             raise RunFolderError(f"the run {run.key} comes without its ranking; add what train_and_rank returns.")
-        _write(self._ranking_file(run.key), run.ranking.to_parquet)
+        write_whole(self._ranking_file(run.key), run.ranking.to_parquet)
         self.runs[run.key] = replace(run, ranking=None)
         self.differences, self.strata = [], []
         self._save()
@@ -124,7 +124,7 @@ class RunFolder:
 
     def set_labels(self, labels: pd.DataFrame) -> None:
         """Write the user's strata, in the place of those before."""
-        _write(self.labels_file, labels.to_parquet)
+        write_whole(self.labels_file, labels.to_parquet)
 
     def _ranking_file(self, key: tuple[str, str, int]) -> Path:
         backbone, mode, seed = key
@@ -137,10 +137,10 @@ class RunFolder:
             "differences": [difference.to_json() for difference in self.differences],
             "strata": [asdict(stratum) for stratum in self.strata],
         }
-        _write_json(self.results_file, content)
+        write_json(self.results_file, content)
 
     def _load(self) -> None:
-        content = _read(self.results_file)
+        content = read_json(self.results_file)
         self._refuse_outdated(content)
         try:
             self.runs = {run.key: run for run in map(RunResult.from_json, content["runs"])}
@@ -169,25 +169,9 @@ class RunFolder:
             file.unlink()
         self.labels_file.unlink(missing_ok=True)
 
-    def _differences(self, settings: Mapping[str, Any]) -> list[str]:
-        there = _read(self.settings_file) if self.settings_file.exists() else {}
-        wanted = json.loads(json.dumps(settings))  # tuples read back as lists
-        return [
-            f"{name} was {there.get(name)}, now {wanted.get(name)}"
-            for name in {**wanted, **there}
-            if wanted.get(name) != there.get(name)
-        ]
-
 
 def _is_outdated(content: Any) -> bool:
     return isinstance(content, list) or (isinstance(content, dict) and content.get("format") != FORMAT)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error}); choose another folder or delete it.") from None
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -195,15 +179,3 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path}: cannot be read ({error}); choose another folder or delete it.") from None
-
-
-def _write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    _write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that a reader, or a crash, never meets half of it."""
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)

@@ -1,0 +1,252 @@
+"""Trains one model: build, wrap, fit, keep the epoch of highest validation AUC; ranks no test interaction."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import SelectiveConfig
+from ..datasets.interactions import Interactions
+from ..errors import EvaluationError
+from ..score_table import ScoreTable
+from ..wrapping import wrap
+from ..zoo import build_model, input_rows
+from .leakage import check_leakage
+from .ranking import full_ranking, sample_size
+from .strata import stratify
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a model is trained and evaluated; the same for every run of a comparison.
+
+    Attributes
+    ----------
+    epochs : int, default=3
+        Epochs trained; the one of highest validation AUC is kept.
+    embedding_dim : int, default=16
+        Length of the embedding vectors.
+    batch_size : int, default=256
+        Rows of a training step.
+    learning_rate : float, default=1e-3
+        Of Adam.
+    negatives : int, default=1
+        Items drawn as negatives for each training positive; the data's own negatives, where it has some,
+        take their place.
+    history_length : int, default=10
+        Last interactions that DIN and DIEN read.
+    test_users : int or None, default=None
+        Users drawn for the test ranking; None ranks all.
+    valid_users : int or None, default=1500
+        Users drawn for the validation ranking after each epoch; None ranks all.
+    test_items, valid_items : int or None, default=None
+        Items drawn for each user to rank against, at least 2, for a sampled AUC; None ranks against all. For
+        backbones that are too slow to score the whole catalogue for every user.
+    dropout : float, default=0.0
+        Dropout rate of the backbone's deep part; ``uncertainty="mc_dropout"`` needs one.
+    device : str, default="cpu"
+        A torch device.
+    """
+
+    epochs: int = 3
+    embedding_dim: int = 16
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    negatives: int = 1
+    history_length: int = 10
+    test_users: int | None = None
+    valid_users: int | None = 1500
+    test_items: int | None = None
+    valid_items: int | None = None
+    dropout: float = 0.0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and how its epoch was chosen.
+
+    Attributes
+    ----------
+    model : BaseModel
+        With the weights of the kept epoch; wrapped unless the mode is ``none``.
+    epoch : int
+        The epoch that was kept, counted from 1.
+    auc : float
+        Its mean validation AUC, of the interactions that have one.
+    seconds : float
+        Time in ``fit``, without the validation rankings.
+    """
+
+    model: Any
+    epoch: int
+    auc: float
+    seconds: float
+
+
+class BestEpoch:
+    """DeepCTR-Torch callback that measures the model after each epoch and keeps the best weights.
+
+    Parameters
+    ----------
+    measure : callable
+        Takes the model, returns its validation AUC.
+    report : callable
+        Called after each epoch with its number, counted from 1, and its AUC.
+
+    Attributes
+    ----------
+    epoch : int
+        The best epoch so far, counted from 1; of equals, the first.
+    auc : float
+        Its validation AUC.
+    state : dict of str to Tensor
+        Its weights, copied to the CPU.
+    seconds : float
+        Time spent measuring.
+    """
+
+    def __init__(self, measure: Callable[[Any], float], report: Callable[[int, float], None]) -> None:
+        self._measure = measure
+        self._report = report
+        self.model: Any = None
+        self.epoch = 0
+        self.auc = -np.inf
+        self.state: dict[str, torch.Tensor] = {}
+        self.seconds = 0.0
+
+    def set_model(self, model: Any) -> None:
+        """Take the model that is being trained."""
+        self.model = model
+
+    def set_params(self, params: Any) -> None:
+        """Do nothing; part of the callback interface."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Do nothing; part of the callback interface."""
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Do nothing; part of the callback interface."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Do nothing; part of the callback interface."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Measure the model and keep its weights if they are the best yet."""
+        start = time.perf_counter()
+        auc = self._measure(self.model)
+        if auc > self.auc:
+            self.epoch, self.auc = epoch + 1, auc
+            self.state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        self.seconds += time.perf_counter() - start
+        self._report(epoch + 1, auc)
+
+
+def train(
+    data: Interactions,
+    rows: tuple[dict[str, np.ndarray], np.ndarray],
+    scores: ScoreTable,
+    *,
+    backbone: str,
+    config: SelectiveConfig,
+    seed: int,
+    settings: RunSettings,
+    report: Callable[[int, float], None] = lambda epoch, auc: None,
+    verbose: bool = True,
+) -> Trained:
+    """Train one backbone in one mode and go back to its best epoch on validation.
+
+    Runs that differ in the config alone start from the same weights and see the same batches in the same order.
+    The test interactions are used only to refuse training on them (`check_leakage`); there may be none.
+
+    Parameters
+    ----------
+    data : Interactions
+        Training and validation interactions.
+    rows : tuple of (dict of str to ndarray, ndarray)
+        Input columns and labels, as `sllmr_plugin.datasets.features.training_rows` gives them.
+    scores : ScoreTable
+        LLM scores, with users and items as codes of `data`.
+    backbone : str
+        A name that `sllmr_plugin.zoo.build_model` knows.
+    config : SelectiveConfig
+        Its mode ``none`` leaves the model unwrapped.
+    seed : int
+        Seed of the initial weights and of everything random in training.
+    settings : RunSettings
+        Sizes; those of the test ranking are not used.
+    report : callable, optional
+        Called after each epoch with its number, counted from 1, and its validation AUC.
+    verbose : bool, default=True
+        Show the progress of long rankings on a terminal.
+
+    Returns
+    -------
+    Trained
+
+    Raises
+    ------
+    EvaluationError
+        If there is nothing to validate on; `LeakageError` if a held-out interaction is trained on.
+    SLLMRError
+        Whatever `build_model`, `wrap`, training or `full_ranking` raises.
+    """
+    require_split(data, "validation")
+    n_items = sample_size(data, settings.valid_items)
+    check_leakage(data, rows, scores)
+    model = build_model(
+        backbone,
+        data,
+        embedding_dim=settings.embedding_dim,
+        dropout=settings.dropout,
+        seed=seed,
+        history_length=settings.history_length,
+        device=settings.device,
+    )
+    if config.mode != "none":
+        model = wrap(model, scores, user="user_id", item="item_id", config=config)
+    model.compile(torch.optim.Adam(model.parameters(), lr=settings.learning_rate), "binary_crossentropy")
+    strata = stratify(data)
+
+    def validate(model: Any) -> float:
+        ranking = full_ranking(
+            model, data, "valid", users=settings.valid_users, n_items=n_items, strata=strata, verbose=verbose
+        )
+        return ranking["auc"].mean()
+
+    best = BestEpoch(validate, report)
+    torch.manual_seed(seed)  # whatever building and wrapping drew, the batches come in the same order
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepCTR-Torch prints even with verbose=0
+        model.fit(
+            input_rows(model, rows[0]),
+            rows[1],
+            batch_size=settings.batch_size,
+            epochs=settings.epochs,
+            verbose=0,
+            callbacks=[best],
+        )
+    seconds = time.perf_counter() - start - best.seconds
+    if not best.state:
+        raise EvaluationError(
+            "every validation user has interacted with the whole catalogue, so no epoch can be chosen; "
+            "pass the full list of items."
+        )
+    model.load_state_dict(best.state)
+    return Trained(model, best.epoch, float(best.auc), seconds)
+
+
+def require_split(data: Interactions, split: str) -> None:
+    """Raise `EvaluationError` if the ``validation`` or the ``test`` part is empty."""
+    if (data.valid if split == "validation" else data.test).empty:
+        raise EvaluationError(
+            f"the interactions have no {split} part; give them a `split` column, or users with three "
+            "interactions or more."
+        )
