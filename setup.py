@@ -26,7 +26,11 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["sllmr_plugin", "sllmr_plugin.*"]),
-    package_data={"sllmr_plugin": ["py.typed"], "sllmr_plugin.datasets": ["demo_data/*"]},
+    package_data={
+        "sllmr_plugin": ["py.typed"],
+        "sllmr_plugin.datasets": ["demo_data/*"],
+        "sllmr_plugin.report": ["templates/*"],
+    },
     zip_safe=False,
     python_requires=">=3.10",
     install_requires=[
@@ -43,6 +47,9 @@ setup(
         "safetensors>=0.4",
         "pyyaml>=6",
         "tqdm>=4.60",
+        # plots and pages of results
+        "matplotlib>=3.8",
+        "jinja2>=3.1",
     ],
     extras_require={
         "test": TEST,
