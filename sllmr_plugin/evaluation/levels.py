@@ -32,7 +32,7 @@ class Level:
         Interactions whose AUC is defined, and their users.
     mean, low, high : float
         Mean over interactions and seeds, and its 95% interval for new users and seeds (`paired_differences`, the AUC
-        taken as the difference to nothing); NaN with a single user.
+        taken as the difference to nothing) within 0 and 1; NaN with a single user.
     """
 
     backbone: str
@@ -79,9 +79,8 @@ def auc_levels(
             aucs = np.stack([rankings[mode, seed]["auc"].to_numpy()[rows] for seed in seeds])
             (own,) = paired_differences(aucs[None], users[rows], permutations=0)
             n_users = len(np.unique(users[rows]))
-            found.append(
-                Level(backbone, mode, stratum, label, seeds, int(rows.sum()), n_users, own.mean, own.low, own.high)
-            )
+            low, high = (float(np.clip(end, 0, 1)) for end in (own.low, own.high))
+            found.append(Level(backbone, mode, stratum, label, seeds, int(rows.sum()), n_users, own.mean, low, high))
     return found
 
 

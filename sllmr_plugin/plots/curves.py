@@ -45,7 +45,7 @@ def curves_figure(table: pd.DataFrame) -> Figure:
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(),
         loc="outside lower left",
-        ncols=min(4, len(styles)),
+        ncols=min(3, len(styles)),
         fontsize=8,
         frameon=False,
         handlelength=3,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BLUE, RED, GREY, ORANGE, GREEN = "#2b6cb0", "#c53030", "0.45", "#dd6b20", "#2f855a"  # told apart in grey print as well
 PURPLE = "#6b46c1"
-WIDTH = 5.0  # inches: text of 8 points can still be read when a phone shrinks the plot to its own width
+WIDTH = 4.2  # inches: about a phone's width, so that text of 8 points is not made smaller there
 _DPI = 150
 
 

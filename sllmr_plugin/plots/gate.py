@@ -53,7 +53,7 @@ def gate_figure(epochs: Sequence[Mapping[str, float]]) -> Figure:
     weights = {key: key.removeprefix(WEIGHT) for key in epochs[-1] if key.startswith(WEIGHT)}
     panels = [("mean alpha: how far the LLM is followed", REGIONS)]
     panels += [("weights of the gate's signals", weights)] if weights else []
-    figure = Figure(figsize=(WIDTH, 3.1 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.4 * len(panels)), layout="constrained")
     for axes, (title, series) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         for k, (key, name) in enumerate(series.items()):
             colour, style = _LINES[k % len(_LINES)]
@@ -63,7 +63,8 @@ def gate_figure(epochs: Sequence[Mapping[str, float]]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=8)
         axes.grid(color="0.9")
-        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handlelength=3)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22), "ncols": 2}
+        axes.legend(fontsize=8, frameon=False, handlelength=3, **below)
     figure.axes[0].set_ylim(-0.03, 1.03)
     for axes in figure.axes[1:]:
         axes.axhline(0, color="0.3", linewidth=1, linestyle="--")

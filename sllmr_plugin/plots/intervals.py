@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ROW = 0.17  # inches between two intervals
+_ROW = 0.18  # inches between two intervals
 
 
 def interval_figure(table: pd.DataFrame, title: str, *, zero: bool, share_scale: bool = False) -> Figure:
@@ -52,7 +52,7 @@ def interval_figure(table: pd.DataFrame, title: str, *, zero: bool, share_scale:
         axes.set_title(panel, fontsize=9, loc="left", fontweight="bold")
     if not by_mode and len(modes) > 1:
         handles = [_handle(styles[mode], mode) for mode in modes]
-        figure.legend(handles=handles, loc="outside lower left", ncols=min(4, len(modes)), fontsize=8, frameon=False)
+        figure.legend(handles=handles, loc="outside lower left", ncols=min(3, len(modes)), fontsize=8, frameon=False)
     return figure
 
 

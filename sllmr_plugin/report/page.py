@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from . import figures, sections, words
 from .summary import summarise
 
 
-def write_report(folder: str | os.PathLike[str]) -> Path:
+def write_report(folder: str | Path) -> Path:
     """Write a page about a run folder: one HTML file that needs nothing else, and its plots as PNG beside it.
 
     Nothing is trained. What the page shows is put into ``results.json`` under ``report``.
@@ -83,14 +82,17 @@ class _Page:
             headline=words.headline(summary["differences"]),
             certainty=words.certainty(summary["differences"]),
             differences=self._differences(summary),
-            levels=self._block(figures.level_plots(summary), [("AUC", sections.levels(summary["levels"]))]),
+            levels=self._block(
+                figures.level_plots(summary),
+                [("Mean AUC of interactions and seeds", sections.levels(summary["levels"]))],
+            ),
             sizes=[(size, name, self._gains(summary, size)) for size, name in sections.SIZES.items()],
             reliability=self._reliability(summary),
             gate=self._gate(summary),
             curves=self._curves(summary),
             coverage=sections.coverage(summary["inputs"]),
             origin=sections.origin(summary["inputs"]),
-            runs=sections.runs(summary["runs"]),
+            runs=[("Every run", sections.runs(summary["runs"])), *self._metrics(summary)],
             settings=sections.settings(summary["settings"]),
             versions=sections.versions(summary["versions"]),
         )
@@ -110,6 +112,10 @@ class _Page:
         self._plots.extend(plots)
         images = [{"src": svg_data_uri(p.figure), "alt": p.alt, "caption": p.caption} for p in plots]
         return {"plots": images, "tables": [{"caption": caption, "section": section} for caption, section in tables]}
+
+    def _metrics(self, summary: Mapping[str, Any]) -> list[tuple[str, Section]]:
+        section = sections.metrics(summary["runs"])
+        return [("Other metrics of every run", section)] if section.headings else []
 
     def _differences(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         rows = summary["differences"]

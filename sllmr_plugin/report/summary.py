@@ -26,10 +26,10 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
     Returns
     -------
     dict
-        Plain JSON values, None for what JSON lacks or nobody has recorded. ``runs`` (of `RunResult`, without epochs),
-        ``differences`` and ``gains_by_size`` (of `Difference`, ``clear`` added), ``levels`` (of `Level`), ``curves`` and
-        ``gate`` (means over seeds by backbone, mode and epoch), ``versions`` (name -> all that the runs had),
-        ``settings``, ``inputs`` and ``reliability`` as the folder has them.
+        Plain JSON values, None for what JSON lacks or nobody has recorded. ``runs`` (of `RunResult`, without
+        epochs and versions), ``differences`` and ``gains_by_size`` (of `Difference`, ``clear`` added), ``levels`` (of `Level`),
+        ``curves`` and ``gate`` (means over seeds by backbone, mode and epoch), ``versions`` (name -> all that the
+        runs had), ``settings``, ``inputs`` and ``reliability`` as the folder has them.
     """
     keys = sorted(folder.runs, key=lambda key: key[2])
     comparison = compare_runs(folder, keys)
@@ -42,7 +42,7 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
     runs = [folder.runs[key] for key in keys]
     epochs = _epochs(runs)
     return {
-        "runs": [{**run.to_json(), "epochs": len(run.epochs)} for run in runs],
+        "runs": [_without_epochs(run) for run in runs],
         "levels": levels,
         "differences": [{**d.to_json(), "clear": d.clear} for d in comparison.differences],
         "gains_by_size": [{**d.to_json(), "clear": d.clear} for d in by_size],
@@ -55,6 +55,10 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         "inputs": folder.inputs,
         "reliability": folder.reliability,
     }
+
+
+def _without_epochs(run: RunResult) -> dict[str, Any]:
+    return {key: value for key, value in run.to_json().items() if key not in ("epochs", "versions")}
 
 
 def _epochs(runs: list[RunResult]) -> pd.DataFrame:

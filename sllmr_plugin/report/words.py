@@ -13,6 +13,7 @@ MODES = {
     "pointwise_mse": "the LLM's scores as targets, squared error",
     "pointwise_bce": "the LLM's scores as targets, cross-entropy",
 }
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 STRATA = {"all": "all test interactions", "cold": "cold users", "tail": "long-tail items"}
 
 
@@ -68,7 +69,8 @@ def interval(values: Mapping[str, Any], *, signed: bool = False) -> str:
         return "-"
     if values["low"] is None:
         return f"{values['mean']:{form}}"
-    return f"{values['mean']:{form}} [{values['low']:{form}}, {values['high']:{form}}]"
+    mean, low, high = (format(values[key], form) for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]".replace(" ", _NO_BREAK)
 
 
 def certainty(differences: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -77,9 +79,9 @@ def certainty(differences: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["There is no run in mode none to compare with, so there are no differences."]
     seeds = max(len(d["seeds"]) for d in differences)
     what = (
-        f"Intervals are 95%, for new users and new seeds, from {seeds} seeds; interactions are paired, users are resampled whole."
+        f"Intervals are 95%, for new users and new seeds, from {seeds} seeds; users are resampled whole."
         if seeds > 1
-        else "Intervals are 95%, for new users and these very models: one seed cannot tell how much another would differ."
+        else "Intervals are 95%, for new users and these models: one seed cannot tell how much another would differ."
     )
     return [what, "Of many intervals, about one in twenty leaves out the truth."]
 
@@ -96,22 +98,21 @@ def compared(summary: Mapping[str, Any]) -> list[str]:
     if inputs:
         data = inputs["interactions"]
         sentences.append(
-            f"The data have {data['users']:,} users and {data['items']:,} items, with {data['train']:,} interactions to "
-            f"train, {data['validation']:,} to validate and {data['test']:,} to test; {data['cold_users']:,} users are cold "
-            f"(few training interactions) and {data['tail_items']:,} items long-tail (the least popular)."
+            f"The data have {data['users']:,} users and {data['items']:,} items, with {data['train']:,} interactions "
+            f"to train, {data['validation']:,} to validate and {data['test']:,} to test; {data['cold_users']:,} users "
+            f"are cold (few training interactions) and {data['tail_items']:,} items long-tail (the least popular)."
         )
     against = (
         f"{first['test_items']} items drawn at random from those" if first["test_items"] else "all items"
     ) + " that its user has not interacted with"
     sentences.append(
         f"AUC is the share of items that a test interaction is ranked above, against {against}, averaged over "
-        f"{first['n_test']:,} test interactions, {first['n_cold']:,} of cold users and {first['n_tail']:,} of long-tail items. "
-        "0.5 is chance, 1 is perfect."
+        f"{first['n_test']:,} test interactions, {first['n_cold']:,} of cold users and {first['n_tail']:,} of "
+        "long-tail items. 0.5 is chance, 1 is perfect."
     )
     if first["n_undefined"]:
-        sentences.append(
-            f"{first['n_undefined']:,} interactions are left out: their users have seen the whole catalogue."
-        )
+        left_out = first["n_undefined"]
+        sentences.append(f"{left_out:,} interactions are left out: their users have seen the whole catalogue.")
     return sentences
 
 
