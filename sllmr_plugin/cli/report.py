@@ -22,7 +22,8 @@ def add(commands: Any) -> None:
         "report",
         help="write a page with plots about a run folder",
         description="Write DIR/report.html: what was compared, the differences with their intervals, AUC by stratum, "
-        "gains by history length and popularity, where the LLM is right, the gate, training curves, scores and settings.",
+        "gains by history length and popularity, where the LLM is right, the gate, training curves, scores and "
+        "settings.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

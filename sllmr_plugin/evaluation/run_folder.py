@@ -23,8 +23,8 @@ class RunFolder:
 
     ``results.json`` holds the runs, the differences to the plain model, the AUC by label and all that a report
     shows; ``settings.json`` what the runs depend on; ``inputs.json`` counts of the data and the scores;
-    ``reliability.json`` the LLM beside a plain model; ``rankings/`` the AUC of every test interaction, a parquet file a run; ``labels.parquet``
-    the user's strata, if there are any.
+    ``reliability.json`` the LLM beside a plain model; ``rankings/`` the AUC of every test interaction, a parquet file
+    a run; ``labels.parquet`` the user's strata, if there are any.
 
     Parameters
     ----------

@@ -27,9 +27,9 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
     -------
     dict
         Plain JSON values, None for what JSON lacks or nobody has recorded. ``runs`` (of `RunResult`, without
-        epochs and versions), ``differences`` and ``gains_by_size`` (of `Difference`, ``clear`` added), ``levels`` (of `Level`),
-        ``curves`` and ``gate`` (means over seeds by backbone, mode and epoch), ``versions`` (name -> all that the
-        runs had), ``settings``, ``inputs`` and ``reliability`` as the folder has them.
+        epochs and versions), ``differences`` and ``gains_by_size`` (of `Difference`, ``clear`` added), ``levels``
+        (of `Level`), ``curves`` and ``gate`` (means over seeds by backbone, mode and epoch), ``versions`` (name -> all
+        that the runs had), ``settings``, ``inputs`` and ``reliability`` as the folder has them.
     """
     keys = sorted(folder.runs, key=lambda key: key[2])
     comparison = compare_runs(folder, keys)
