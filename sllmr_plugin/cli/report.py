@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..report import write_report
+
 _EPILOG = """\
 The page needs no network and no other file: send it, print it, read it on a phone. Its plots are in DIR/plots as
 PNG too, its figures in DIR/results.json. Nothing is trained.
@@ -32,6 +34,4 @@ def add(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from ..report import write_report
-
     print(f"Report: {write_report(arguments.folder)}")

@@ -110,6 +110,9 @@ def compared(summary: Mapping[str, Any]) -> list[str]:
         f"{first['n_test']:,} test interactions, {first['n_cold']:,} of cold users and {first['n_tail']:,} of "
         "long-tail items. 0.5 is chance, 1 is perfect."
     )
+    errors = [run["sampling_error"]["auc"] for run in runs if run["sampling_error"]]
+    if errors:
+        sentences.append(f"The draw of items gives each run's AUC a standard error of at most {max(errors):.4f}.")
     if first["n_undefined"]:
         left_out = first["n_undefined"]
         sentences.append(f"{left_out:,} interactions are left out: their users have seen the whole catalogue.")
