@@ -249,6 +249,10 @@ def test_demo_compares_three_modes_and_says_that_it_is_simulated(files, tmp_path
     ]
     assert "simulated" in printed
     assert "Run folder: runs/demo_quick" in printed
+    assert printed.endswith("Report: runs/demo_quick/report.html\n")
+    assert "Note:</strong> Interactions and LLM scores of the demo are simulated" in (
+        tmp_path / "runs" / "demo_quick" / "report.html"
+    ).read_text(encoding="utf-8")
     assert len(json.loads((tmp_path / "runs" / "demo_quick" / "results.json").read_text())["runs"]) == 3
 
 
@@ -262,7 +266,7 @@ def test_demo_writes_its_own_folder_anew_but_never_a_given_one(files, tmp_path, 
     assert "mine holds runs made with other settings (epochs was 1, now 2)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["compare"], ["table"], ["coverage"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["compare"], ["table"], ["report"], ["coverage"]])
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main([*command, "--help"])

@@ -96,6 +96,11 @@ class RunFolder:
         return self.path / "settings.json"
 
     @property
+    def report_file(self) -> Path:
+        """The page about the runs."""
+        return self.path / "report.html"
+
+    @property
     def labels_file(self) -> Path:
         """The user's strata of the test interactions."""
         return self.path / "labels.parquet"
@@ -209,7 +214,7 @@ class RunFolder:
         self.results_file.unlink()  # before the settings change, lest old runs pass for new ones
         for file in self._rankings.glob("*.parquet"):
             file.unlink()
-        for file in (self.labels_file, self._inputs_file, self._reliability_file):
+        for file in (self.labels_file, self._inputs_file, self._reliability_file, self.report_file):
             file.unlink(missing_ok=True)
 
 

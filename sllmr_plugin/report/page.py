@@ -44,7 +44,7 @@ def write_report(folder: str | Path) -> Path:
     runs.set_report(summary)
     page = _Page(runs.path)
     text = page.render(summary)
-    path = runs.path / "report.html"
+    path = runs.report_file
     try:
         page.write_plots()
         write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
