@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 import warnings
@@ -15,10 +16,13 @@ from sllmr_plugin.cli import compare as compare_command
 from sllmr_plugin.cli import coverage as coverage_command
 from sllmr_plugin.cli import demo as demo_command
 from sllmr_plugin.cli import main
+from sllmr_plugin.cli import tune as tune_command
+from sllmr_plugin.config import SelectiveConfig
 from sllmr_plugin.errors import GateCollapsedWarning
 from sllmr_plugin.evaluation import compare as compare_module
+from sllmr_plugin.evaluation import tune as tune_module
 from sllmr_plugin.evaluation.comparison import Comparison
-from sllmr_plugin.evaluation.training import RunSettings
+from sllmr_plugin.evaluation.training import RunSettings, Trained
 from sllmr_plugin.progress import RunProgress, duration
 
 
@@ -166,6 +170,7 @@ def test_input_that_cannot_be_used_gives_one_line_and_exit_code_2(files, tmp_pat
         ["--seeds", "0"],
         ["--epochs", "x"],
         ["--learning-rate", "-1"],
+        ["--dropout", "1"],
         ["--device", "abacus"],
         ["--modes", ","],
         ["--nonsense"],
@@ -266,13 +271,93 @@ def test_demo_writes_its_own_folder_anew_but_never_a_given_one(files, tmp_path, 
     assert "mine holds runs made with other settings (epochs was 1, now 2)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["compare"], ["table"], ["report"], ["coverage"]])
+def test_tune_prints_trials_and_the_command_that_measures_the_chosen_one(files, tmp_path, monkeypatch, capsys):
+    def train(data, rows, scores, *, config, **rest):
+        return Trained(model=None, epoch=1, auc=0.6 + config.weight / 100 * (config.mode == "gated"), seconds=1.0)
+
+    monkeypatch.setattr(tune_module, "train", train)
+    out = tmp_path / "a search"
+    arguments = ["--trials", "4", "--epochs", "2", "--dropout", "0.1", "--rank-items", "7", "--backbone", "dcn"]
+    assert main(["tune", *files, *arguments, "--set", "gate=fixed", "--set", "loss=hinge", "--out", str(out)]) == 0
+    printed, progress = capsys.readouterr()
+    assert len(progress.splitlines()) == 4
+    assert "dcn, 4 trials" in printed
+    chosen = SelectiveConfig.from_yaml(out / "chosen.yaml")
+    trials = json.loads((out / "trials.json").read_text())["trials"]
+    assert chosen.weight == max(trial["config"]["weight"] for trial in trials)
+    assert (chosen.gate, chosen.loss) == ("fixed", "hinge")
+
+    seen = {}
+    monkeypatch.setattr(compare_command, "compare", lambda data, scores, **rest: seen.update(rest) or Comparison([]))
+    line = next(line for line in printed.splitlines() if line.startswith("  sllmr compare "))
+    assert main(shlex.split(line)[1:]) == 0
+    assert SelectiveConfig.from_dict({**seen["config_overrides"], "mode": "gated"}) == chosen
+    assert (seen["modes"], seen["backbone"]) == (["none", "gated"], ["dcn"])
+    assert seen["settings"] == RunSettings(epochs=2, dropout=0.1, valid_items=7, test_items=7)
+
+
+def test_tune_end_to_end_and_again(files, tmp_path, capsys):
+    out = tmp_path / "search"
+    command = ["tune", *files, *SMALL, "--trials", "3", "--out", str(out)]
+    assert main(command) == 0
+    first, _ = capsys.readouterr()
+    assert "validation AUC, mean ± standard deviation over seeds 0, 1" in first
+    assert f"Chosen config: {out / 'chosen.yaml'}" in first
+    assert main(command) == 0
+    again, progress = capsys.readouterr()
+    assert again == first
+    assert progress.count("already in") == 3
+    assert main([*command, "--epochs", "2"]) == 2
+    assert "epochs was 1, now 2" in capsys.readouterr().err
+
+
+def test_settings_reach_the_search(files, tmp_path, monkeypatch):
+    seen = {}
+
+    def tune(data, scores, **rest):
+        seen.update(rest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune_command, "tune", tune)
+    assert main(["tune", *files, "--out", str(tmp_path)]) == 130
+    assert (seen["n_trials"], seen["seeds"], seen["search_seed"], seen["backbone"]) == (12, 2, 0, "deepfm")
+    assert seen["settings"] == RunSettings()
+    arguments = ["--trials", "5", "--seeds", "4", "--search-seed", "3", "--backbone", "din", "--valid-users", "9"]
+    assert main(["tune", *files, *arguments, "--set", "weight=0.3", "--out", str(tmp_path)]) == 130
+    assert (seen["n_trials"], seen["seeds"], seen["search_seed"], seen["backbone"]) == (5, 4, 3, "din")
+    assert seen["settings"] == RunSettings(valid_users=9)
+    assert seen["config_overrides"] == {"weight": 0.3}
+
+
+def test_compare_takes_a_config_file_and_set_overrides_it(files, tmp_path, monkeypatch, capsys):
+    seen = {}
+    monkeypatch.setattr(compare_command, "compare", lambda data, scores, **rest: seen.update(rest) or Comparison([]))
+    path = tmp_path / "config.yaml"
+    SelectiveConfig(mode="joint", weight=0.3, decay=0.5).to_yaml(path)
+    command = ["compare", *files, "--out", str(tmp_path / "run"), "--config", str(path)]
+    assert main([*command, "--set", "weight=0.4"]) == 0
+    assert seen["modes"] == ["none", "joint"]
+    assert (seen["config_overrides"]["weight"], seen["config_overrides"]["decay"]) == (0.4, 0.5)
+    assert main([*command, "--modes", "gated"]) == 0
+    assert seen["modes"] == ["gated"]
+    SelectiveConfig(mode="none").to_yaml(path)
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "name modes with --modes" in capsys.readouterr().err
+    path.write_text("wieght: 1")
+    assert main(command) == 2
+    assert "did you mean 'weight'" in capsys.readouterr().err
+    assert main([*command[:-1], str(tmp_path / "nowhere.yaml")]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["compare"], ["tune"], ["table"], ["report"], ["coverage"]])
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main([*command, "--help"])
     assert exit_info.value.code == 0
     text = capsys.readouterr().out
-    if command in ([], ["compare"]):
+    if command in ([], ["compare"], ["tune"]):
         assert "examples:" in text
         assert "--out runs/" in text
 

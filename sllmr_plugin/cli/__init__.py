@@ -10,9 +10,9 @@ from typing import Any
 
 from .. import __version__
 from ..errors import SLLMRError, SLLMRWarning
-from . import compare, coverage, demo, reliability, report, table
+from . import compare, coverage, demo, reliability, report, table, tune
 
-_COMMANDS = (demo, coverage, reliability, compare, table, report)
+_COMMANDS = (demo, coverage, reliability, compare, table, report, tune)
 
 _EPILOG = """\
 examples:
@@ -23,6 +23,9 @@ examples:
       The same on your own data. clicks.csv has user_id, item_id and, if you have them, label (1 or 0),
       position or timestamp, and split (train, valid, test); llm_scores.parquet has user_id, item_id and
       score in [0, 1].
+
+  sllmr tune --interactions clicks.csv --scores llm_scores.parquet --out runs/tune
+      Choose gate, uncertainty, weight and margin on validation data.
 
   sllmr table runs/mine --format latex
       The results again, in another form or with other metrics, without training anything.

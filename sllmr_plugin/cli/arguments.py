@@ -10,6 +10,7 @@ import torch
 
 from ..config import SelectiveConfig
 from ..errors import ConfigError
+from ..evaluation.training import RunSettings
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,78 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help="CSV or parquet: user_id, item_id, score in [0, 1][, kind]",
+    )
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add the sizes of training and validation, and ``--set``; `run_settings` and `read_overrides` read them."""
+    defaults = RunSettings()
+    for flag, default, text in (
+        ("--epochs", defaults.epochs, "epochs per run"),
+        ("--embedding-dim", defaults.embedding_dim, "length of the embedding vectors"),
+        ("--batch-size", defaults.batch_size, "rows per training step"),
+        (
+            "--negatives",
+            defaults.negatives,
+            "sampled negatives per positive; unused if the data have their own",
+        ),
+        ("--valid-users", defaults.valid_users, "users ranked to choose the epoch"),
+    ):
+        parser.add_argument(flag, type=positive, default=default, metavar="N", help=f"{text} (default: {default})")
+    parser.add_argument(
+        "--learning-rate",
+        type=rate,
+        default=defaults.learning_rate,
+        metavar="X",
+        help="of Adam (default: 0.001)",
+    )
+    parser.add_argument(
+        "--dropout",
+        type=share,
+        default=defaults.dropout,
+        metavar="X",
+        help="dropout rate of the backbone's deep part; uncertainty mc_dropout needs one (default: 0)",
+    )
+    parser.add_argument(
+        "--rank-items",
+        type=positive,
+        metavar="N",
+        help="rank each user's held-out items against N unseen items drawn at random: an "
+        "unbiased estimate of full-ranking AUC for slow backbones (default: all items)",
+    )
+    parser.add_argument(
+        "--device",
+        type=device,
+        default=defaults.device,
+        metavar="NAME",
+        help="a torch device such as cuda:0 (default: cpu)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="overrides",
+        help="a field of SelectiveConfig, for instance weight=0.2; can be repeated",
+    )
+
+
+def run_settings(
+    arguments: argparse.Namespace, *, test_users: int | None = None, test_items: int | None = None
+) -> RunSettings:
+    """Return what the arguments of `add_training` say, with the sizes of a test ranking if there is to be one."""
+    return RunSettings(
+        epochs=arguments.epochs,
+        embedding_dim=arguments.embedding_dim,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        negatives=arguments.negatives,
+        test_users=test_users,
+        valid_users=arguments.valid_users,
+        test_items=test_items,
+        valid_items=arguments.rank_items,
+        dropout=arguments.dropout,
+        device=arguments.device,
     )
 
 
@@ -73,6 +146,14 @@ def rate(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is no positive number")
+    return number
+
+
+def share(text: str) -> float:
+    """Read a rate in [0, 1)."""
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
     return number
 
 

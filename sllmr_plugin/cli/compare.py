@@ -7,17 +7,17 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ..config import MODES
+from ..config import MODES, SelectiveConfig
 from ..datasets.interactions import load_interactions
+from ..errors import ConfigError
 from ..evaluation.compare import compare
 from ..evaluation.corruption import CORRUPTIONS, corrupt
-from ..evaluation.run import RunSettings
 from ..evaluation.strata import stratify
 from ..evaluation.strata_labels import read_labels
 from ..evaluation.table_formats import format_table
 from ..score_table import ScoreTable
 from ..zoo import BACKBONES
-from .arguments import add_data, device, names, positive, rate, read_overrides
+from .arguments import add_data, add_training, names, positive, read_overrides, run_settings
 
 _EPILOG = """\
 Every mode of a seed starts from the same weights and sees the same batches, and each run keeps its epoch of
@@ -31,6 +31,7 @@ examples:
   sllmr compare ... --strata category --out runs/by_category
   sllmr compare ... --set weight=0.2 --set loss=hinge --out runs/hinge
   sllmr compare ... --corrupt warm_inverted --out runs/warm_inverted
+  sllmr compare ... --config runs/tune/chosen.yaml --out runs/tuned
   sllmr compare ... --eval-users 500 --seeds 1 --out runs/quick_look
   sllmr compare ... --backbone xdeepfm,din --rank-items 200 --out runs/slow_backbones
 """
@@ -46,7 +47,6 @@ def add(commands: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    defaults = RunSettings()
     add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder")
     parser.add_argument(
@@ -59,59 +59,24 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--modes",
         type=names,
-        default=["none", "global", "gated"],
         metavar="MODE[,MODE]",
-        help=f"of {', '.join(MODES)} (default: none,global,gated)",
+        help=f"of {', '.join(MODES)} (default: none,global,gated; with --config none and the mode of the file, "
+        "whose other fields hold for all modes)",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="SelectiveConfig as YAML, for instance chosen.yaml of sllmr tune; --set changes single fields of it",
     )
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
-    for flag, default, text in (
-        ("--epochs", defaults.epochs, "epochs per run"),
-        ("--embedding-dim", defaults.embedding_dim, "length of the embedding vectors"),
-        ("--batch-size", defaults.batch_size, "rows per training step"),
-        (
-            "--negatives",
-            defaults.negatives,
-            "sampled negatives per positive; unused if the data have their own",
-        ),
-        ("--valid-users", defaults.valid_users, "users ranked to choose the epoch"),
-    ):
-        parser.add_argument(flag, type=positive, default=default, metavar="N", help=f"{text} (default: {default})")
+    add_training(parser)
     parser.add_argument("--eval-users", type=positive, metavar="N", help="test users ranked (default: all)")
-    parser.add_argument(
-        "--rank-items",
-        type=positive,
-        metavar="N",
-        help="rank each user's held-out items against N unseen items drawn at random, in validation and test: an "
-        "unbiased estimate of full-ranking AUC for slow backbones (default: all items)",
-    )
     parser.add_argument(
         "--strata",
         type=names,
         default=[],
         metavar="COLUMN[,COLUMN]",
         help="also report AUC by the values of these columns of the items or interactions file",
-    )
-    parser.add_argument(
-        "--learning-rate",
-        type=rate,
-        default=defaults.learning_rate,
-        metavar="X",
-        help="of Adam (default: 0.001)",
-    )
-    parser.add_argument(
-        "--device",
-        type=device,
-        default=defaults.device,
-        metavar="NAME",
-        help="a torch device such as cuda:0 (default: cpu)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        dest="overrides",
-        help="a field of SelectiveConfig, for instance weight=0.2; can be repeated",
     )
     parser.add_argument(
         "--corrupt",
@@ -122,6 +87,12 @@ def add(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    fields, modes = _read_config(arguments.config) if arguments.config else ({}, ["none", "global", "gated"])
+    if arguments.modes is None and modes == ["none", "none"]:
+        raise ConfigError(
+            f"{arguments.config} has mode none, the plain model, so there is nothing to compare it with; "
+            "name modes with --modes, or leave --config out."
+        )
     labels = read_labels(arguments.strata, arguments.interactions, arguments.items)
     data = load_interactions(arguments.interactions, arguments.items)
     scores = ScoreTable.read(arguments.scores, user_index=data.user_index, item_index=data.item_index)
@@ -132,23 +103,18 @@ def _run(arguments: argparse.Namespace) -> None:
         scores,
         out=arguments.out,
         backbone=arguments.backbone,
-        modes=arguments.modes,
+        modes=arguments.modes or modes,
         seeds=arguments.seeds,
-        settings=RunSettings(
-            epochs=arguments.epochs,
-            embedding_dim=arguments.embedding_dim,
-            batch_size=arguments.batch_size,
-            learning_rate=arguments.learning_rate,
-            negatives=arguments.negatives,
-            test_users=arguments.eval_users,
-            valid_users=arguments.valid_users,
-            test_items=arguments.rank_items,
-            valid_items=arguments.rank_items,
-            device=arguments.device,
-        ),
-        config_overrides=read_overrides(arguments.overrides),
+        settings=run_settings(arguments, test_users=arguments.eval_users, test_items=arguments.rank_items),
+        config_overrides={**fields, **read_overrides(arguments.overrides)},
         strata=labels,
     )
     print(format_table(comparison))
     print(f"\nRun folder: {arguments.out}; for other metrics and forms: sllmr table {arguments.out} --help")
     print(f"A page with plots: sllmr report {shlex.quote(str(arguments.out))}")
+
+
+def _read_config(path: str) -> tuple[dict[str, Any], list[str]]:
+    """Return a file's fields without its mode, and the modes to compare."""
+    fields = SelectiveConfig.from_yaml(path).to_dict()
+    return fields, ["none", fields.pop("mode")]

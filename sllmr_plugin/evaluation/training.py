@@ -6,7 +6,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ class Trained:
     epoch: int
     auc: float
     seconds: float
-    epochs: list[dict[str, float]]
+    epochs: list[dict[str, float]] = field(default_factory=list)
 
 
 class BestEpoch:

@@ -1,0 +1,235 @@
+"""Chooses uncertainty, weight, margin and gate by validation AUC; no test interaction is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .. import __version__
+from ..config import SelectiveConfig
+from ..datasets.features import training_rows
+from ..datasets.interactions import Interactions
+from ..errors import ConfigError
+from ..progress import RunProgress
+from ..score_table import ScoreTable
+from ..zoo import check_backbone
+from .folder_files import digest, score_digest, write_whole
+from .search_space import SearchSpace, describe
+from .training import RunSettings, require_split, train
+from .trials import Trial, TrialFile, TrialRun
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What a search came to.
+
+    Attributes
+    ----------
+    backbone : str
+        The backbone that the settings were chosen for.
+    seeds : tuple of int
+        Seeds that every trial was trained with.
+    trials : tuple of Trial
+        By number: 0 is the plain model, 1 the default config.
+    n_valid : int
+        Validation interactions of the data.
+    n_probes : int
+        Of these, how many are probes of the score table, which gates may be fitted on.
+    config_file : Path
+        YAML file of the chosen config.
+    """
+
+    backbone: str
+    seeds: tuple[int, ...]
+    trials: tuple[Trial, ...]
+    n_valid: int
+    n_probes: int
+    config_file: Path
+
+    @property
+    def chosen(self) -> Trial:
+        """The trial of highest mean validation AUC; of equals the first, so the plain model unless it was beaten."""
+        return max(self.trials, key=lambda trial: (trial.auc, -trial.number))
+
+    @property
+    def plain(self) -> Trial:
+        """The trial of the plain model."""
+        return self.trials[0]
+
+    @property
+    def default(self) -> Trial:
+        """The trial of the default config."""
+        return self.trials[1]
+
+    @property
+    def config(self) -> SelectiveConfig:
+        """The chosen config; of mode ``none`` when no trial beat the plain model."""
+        return self.chosen.config
+
+
+def tune(
+    data: Interactions,
+    scores: str | Path | pd.DataFrame | ScoreTable,
+    *,
+    out: str | Path,
+    backbone: str = "deepfm",
+    n_trials: int = 12,
+    seeds: int | Sequence[int] = 2,
+    search_seed: int = 0,
+    settings: RunSettings | None = None,
+    config_overrides: Mapping[str, Any] | None = None,
+    verbose: bool = True,
+) -> TuneResult:
+    """Search for the config of highest validation AUC, and write it to ``out/chosen.yaml``.
+
+    Trial 0 is the plain model, trial 1 the default config; the others are drawn from `SearchSpace` without
+    replacement. For one seed all trials have the same training rows, initial weights and order of batches, so
+    they can be compared seed by seed. Every run keeps its epoch of highest validation AUC. The config of highest
+    mean over seeds is chosen, the plain model when none beats it.
+
+    The validation AUC of the chosen config is an optimistic estimate: it is the best of many, of which some are
+    best by luck. Judge it on the test part, with `compare`, once.
+
+    A run is written to ``out/trials.json`` as soon as it is finished. Called again, the runs that are there are not
+    made again; more trials or seeds add to them.
+
+    Parameters
+    ----------
+    data : Interactions
+        Training and validation interactions. Test interactions are used only to refuse training on them.
+    scores : path, DataFrame or ScoreTable
+        LLM scores by the raw ids of `data`; a `ScoreTable` has the codes of `data`.
+    out : path
+        Folder of ``trials.json`` and ``chosen.yaml``.
+    backbone : str, default="deepfm"
+        A name that `sllmr_plugin.zoo.build_model` knows.
+    n_trials : int, default=12
+        Configs tried, at least 2. More find more, and choose more by luck.
+    seeds : int or sequence of int, default=2
+        The seeds, or how many, counted from 0. More tell luck from merit better; the time is `n_trials` times as many
+        trainings.
+    search_seed : int, default=0
+        Seed of the draw of trials.
+    settings : RunSettings or None, default=None
+        Sizes of training and validation; those of the test ranking are not used.
+    config_overrides : mapping of str to Any, optional
+        Fields of `SelectiveConfig` other than ``mode`` that are the same in all trials and not searched.
+    verbose : bool, default=True
+        Write a line to standard error after each trial.
+
+    Returns
+    -------
+    TuneResult
+
+    Raises
+    ------
+    ConfigError, BackboneError
+        If a size or an override is not valid or leaves nothing to tune; before anything is trained.
+    EvaluationError
+        If there is no validation part.
+    RunFolderError
+        If `out` holds trials made with other settings or other data.
+    """
+    settings = settings or RunSettings()
+    backbone = check_backbone(backbone, settings.embedding_dim, settings.dropout)
+    chosen_seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if n_trials < 2:
+        raise ConfigError(f"n_trials={n_trials} leaves nothing to choose from; take at least 2, better 12.")
+    if not chosen_seeds or len(set(chosen_seeds)) < len(chosen_seeds):
+        raise ConfigError(f"seeds={seeds!r} must be one seed or more, each once.")
+    require_split(data, "validation")
+    if not isinstance(scores, ScoreTable):
+        scores = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
+    space = SearchSpace.of(scores, config_overrides or {}, dropout=settings.dropout)
+    file = TrialFile(out, _everything_else(data, scores, settings, backbone, search_seed, space))
+
+    configs = space.trials(n_trials, search_seed)
+    progress = RunProgress(len(configs), verbose=verbose)
+    trials = []
+    for number, config in enumerate(configs):
+        name = f"trial {number} ({describe(config)})"
+        there = {run.seed for run in file.trial(number, config, chosen_seeds).runs}
+        missing = [seed for seed in chosen_seeds if seed not in there]
+        if missing:
+            progress.start()
+        for seed in missing:
+            note = f"{name}, seed {seed}"
+            file.add(number, config, _run(data, scores, backbone, config, seed, settings, progress, note, verbose))
+        trial = file.trial(number, config, chosen_seeds)
+        if missing:
+            progress.finish(f"{name}: validation AUC {trial.auc:.4f}")
+        else:
+            progress.skip(f"{name}: already in {file.path}")
+        trials.append(trial)
+
+    config_file = file.path.with_name("chosen.yaml")
+    result = TuneResult(
+        backbone, chosen_seeds, tuple(trials), len(data.valid), _count_valid_probes(data, scores), config_file
+    )
+    write_whole(config_file, result.config.to_yaml)
+    return result
+
+
+def _run(
+    data: Interactions,
+    scores: ScoreTable,
+    backbone: str,
+    config: SelectiveConfig,
+    seed: int,
+    settings: RunSettings,
+    progress: RunProgress,
+    note: str,
+    verbose: bool,
+) -> TrialRun:
+    progress.note(f"{note}: epoch 1 of {settings.epochs}")
+
+    def report(epoch: int, auc: float) -> None:
+        progress.note(f"{note}: validation AUC {auc:.4f} after epoch {epoch} of {settings.epochs}")
+
+    # Made anew for each run, for they cost little: kept for all seeds they could fill the memory.
+    rows = training_rows(data, negatives=settings.negatives, history_length=settings.history_length, seed=seed)
+    trained = train(
+        data,
+        rows,
+        scores,
+        backbone=backbone,
+        config=config,
+        seed=seed,
+        settings=settings,
+        report=report,
+        verbose=verbose,
+    )
+    return TrialRun(seed, trained.auc, trained.epoch, trained.seconds)
+
+
+def _everything_else(
+    data: Interactions,
+    scores: ScoreTable,
+    settings: RunSettings,
+    backbone: str,
+    search_seed: int,
+    space: SearchSpace,
+) -> dict[str, Any]:
+    """Return all that trials depend on but how many there are, and with how many seeds; nothing of test."""
+    sizes = {name: value for name, value in asdict(settings).items() if name not in ("test_users", "test_items")}
+    return {
+        "version": __version__,
+        "backbone": backbone,
+        **sizes,
+        "search_seed": search_seed,
+        "space": space.to_json(),
+        "interactions": digest(data.train.to_numpy(), data.valid.to_numpy(), np.array([data.n_users, data.n_items])),
+        "scores": score_digest(scores),
+    }
+
+
+def _count_valid_probes(data: Interactions, scores: ScoreTable) -> int:
+    probes = scores.probes
+    users, items = probes.users[probes.user_of_entry].numpy(), probes.items.numpy()
+    valid = pd.MultiIndex.from_frame(data.valid[["user", "item"]])
+    return int(pd.MultiIndex.from_arrays([users, items]).isin(valid).sum())
