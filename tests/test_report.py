@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from sllmr_plugin.cli import main
+from sllmr_plugin.config import MODES
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import CoverageWarning, GateCollapsedWarning, RunFolderError
 from sllmr_plugin.evaluation.compare import compare
@@ -20,7 +21,7 @@ from sllmr_plugin.evaluation.levels import auc_levels, gains_by_size
 from sllmr_plugin.evaluation.run import RunResult
 from sllmr_plugin.evaluation.run_folder import RunFolder
 from sllmr_plugin.evaluation.training import RunSettings
-from sllmr_plugin.report import write_report
+from sllmr_plugin.report import words, write_report
 from sllmr_plugin.report.words import cautions, headline, interval
 from sllmr_plugin.score_origin import read_origin
 from sllmr_plugin.score_table import ScoreTable
@@ -325,6 +326,10 @@ def test_several_backbones_are_told_apart_in_words():
     assert "lower" in lower
     assert "dcn" in lower
     assert "pnn" in neither
+
+
+def test_every_mode_is_explained():
+    assert set(words.MODES) == set(MODES)
 
 
 def test_intervals_in_words():
