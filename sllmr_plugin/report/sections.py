@@ -132,11 +132,11 @@ def origin(inputs: Mapping[str, Any] | None) -> Section:
     """Return how the scores were made and what they cost, as far as their file says."""
     recorded = flatten((inputs or {}).get("origin", {}))
     section = Section("scores", ["recorded"])
+    for key, value in recorded.items():
+        section.add(_ORIGIN.get(key, key), [NOT_RECORDED if value is None else str(value)])
     for key, name in _ORIGIN.items():
         if not any(key in part for part in recorded):
             section.add(name, [NOT_RECORDED])
-    for key, value in recorded.items():
-        section.add(_ORIGIN.get(key, key), [NOT_RECORDED if value is None else str(value)])
     return section
 
 
