@@ -30,6 +30,7 @@ setup(
         "sllmr_plugin": ["py.typed"],
         "sllmr_plugin.datasets": ["demo_data/*"],
         "sllmr_plugin.scoring": ["prices.yaml"],
+        "sllmr_plugin.report": ["templates/*"],
     },
     zip_safe=False,
     python_requires=">=3.10",
@@ -50,6 +51,9 @@ setup(
         # asking a language model for scores
         "openai>=1.40",
         "filelock>=3.12",
+        # plots and pages of results
+        "matplotlib>=3.8",
+        "jinja2>=3.1",
     ],
     extras_require={
         "test": TEST,

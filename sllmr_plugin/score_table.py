@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from .errors import CoverageError, ScoreTableError
 from .id_index import IdIndex, encode_ids, example_mismatch
+from .score_origin import read_origin
 
 _COLUMNS = ("user_id", "item_id", "score")
 _KINDS = ("candidate", "probe")
@@ -180,11 +182,14 @@ class ScoreTable:
         Held-out interactions that the LLM scored among the candidates; they fit the gate and never train a pair.
     coverage : Coverage
         What was kept of the file.
+    origin : dict
+        How the scores were made, as far as the file says; see `read_origin`.
     """
 
     candidates: UserScores
     probes: UserScores
     coverage: Coverage
+    origin: dict[str, Any] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict) -> ScoreTable:
         return self
@@ -269,10 +274,13 @@ class ScoreTable:
             ~frame.duplicated(["user_id", "item_id"]).to_numpy(),
             "pair seen before (the first is kept, a probe before a candidate)",
         )
-        return cls._grouped(frame, n_read, dropped, source)
+        origin = {} if isinstance(scores, pd.DataFrame) else read_origin(scores)
+        return cls._grouped(frame, n_read, dropped, source, origin)
 
     @classmethod
-    def _grouped(cls, frame: pd.DataFrame, n_read: int, dropped: Mapping[str, int], source: str) -> ScoreTable:
+    def _grouped(
+        cls, frame: pd.DataFrame, n_read: int, dropped: Mapping[str, int], source: str, origin: dict[str, Any]
+    ) -> ScoreTable:
         groups = []
         for part in (frame[~frame["is_probe"]], frame[frame["is_probe"]]):
             groups.append(UserScores.from_arrays(*(part[name].to_numpy() for name in _COLUMNS)))
@@ -281,7 +289,7 @@ class ScoreTable:
             raise CoverageError(
                 f"{source}: no candidate is left, only probes. Probes never train; score candidates as well."
             )
-        return cls(candidates, probes, _coverage(candidates, probes, n_read, dropped))
+        return cls(candidates, probes, _coverage(candidates, probes, n_read, dropped), origin)
 
     def within(self, n_users: int, n_items: int) -> ScoreTable:
         """Drop, and count, pairs whose codes lie outside vocabularies of these sizes.
@@ -306,7 +314,8 @@ class ScoreTable:
             )
         dropped, reason = dict(self.coverage.dropped), "code outside the model's vocabulary"
         dropped[reason] = dropped.get(reason, 0) + lost
-        return ScoreTable(candidates, probes, _coverage(candidates, probes, self.coverage.n_read, dropped))
+        coverage = _coverage(candidates, probes, self.coverage.n_read, dropped)
+        return ScoreTable(candidates, probes, coverage, self.origin)
 
 
 def _coverage(candidates: UserScores, probes: UserScores, n_read: int, dropped: Mapping[str, int]) -> Coverage:

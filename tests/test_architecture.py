@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "sllmr_plugin"
 LAYERS = [
     {"errors"},
     {"config", "id_index", "progress", "backends.quiet", "backends.shared_forward"},
-    {"score_table", "regularizer", "datasets", "plots"},
+    {"score_origin", "regularizer", "datasets", "plots"},
+    {"score_table"},
     {"item_rows", "sampler", "ensemble"},
     {"usable"},
     {"probe_pairs"},
@@ -26,6 +27,7 @@ LAYERS = [
     {"wrapping"},
     {"zoo"},
     {"evaluation", "scoring"},
+    {"report"},
     {"cli"},
 ]
 

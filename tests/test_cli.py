@@ -254,6 +254,10 @@ def test_demo_compares_three_modes_and_says_that_it_is_simulated(files, tmp_path
     ]
     assert "simulated" in printed
     assert "Run folder: runs/demo_quick" in printed
+    assert printed.endswith("Report: runs/demo_quick/report.html\n")
+    assert "Note:</strong> Interactions and LLM scores of the demo are simulated" in (
+        tmp_path / "runs" / "demo_quick" / "report.html"
+    ).read_text(encoding="utf-8")
     assert len(json.loads((tmp_path / "runs" / "demo_quick" / "results.json").read_text())["runs"]) == 3
 
 
@@ -347,7 +351,7 @@ def test_compare_takes_a_config_file_and_set_overrides_it(files, tmp_path, monke
     assert "no such file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["compare"], ["tune"], ["table"], ["coverage"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["compare"], ["tune"], ["table"], ["report"], ["coverage"]])
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main([*command, "--help"])

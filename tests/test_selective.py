@@ -27,7 +27,7 @@ from sllmr_plugin.regularizer.selective import SelectiveRegularizer
 ALL = 1000  # more pairs than any block below holds
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-8}
 # exact in float32: of an item's signals and of a pair's
-WEIGHTS, PAIR_WEIGHTS, BIAS = (0.75, -1.25, 0.625), (0.75, -1.25, 0.5, 0.625, -0.375), 0.25
+WEIGHTS, PAIR_WEIGHTS, BIAS = (0.75, -1.25, 0.625), (0.75, -1.25, 0.625, -0.375), 0.25
 MULTIPLIER, RHO = 1.5, 0.5
 
 
@@ -112,7 +112,7 @@ def alpha_by_hand(gate, z_i, z_j, gap):
         return (max(z_i[:2]) + max(z_j[:2])) / 2
     if gate in DESCENDED_ON:
         return sum(sigmoid(sum(w * x for w, x in zip(WEIGHTS, z, strict=True)) + BIAS) for z in (z_i, z_j)) / 2
-    signals = (z_i[0], z_i[1], z_j[1], (z_i[2] + z_j[2]) / 2, gap)
+    signals = (*((x + y) / 2 for x, y in zip(z_i, z_j, strict=True)), gap)
     logit = sum(w * x for w, x in zip(PAIR_WEIGHTS, signals, strict=True)) + BIAS
     if gate == "bilevel":
         return sigmoid(logit)

@@ -10,9 +10,9 @@ from typing import Any
 
 from .. import __version__
 from ..errors import SLLMRError, SLLMRWarning
-from . import candidates, compare, coverage, demo, ledger, reliability, score, table, tune
+from . import candidates, compare, coverage, demo, ledger, reliability, report, score, table, tune
 
-_COMMANDS = (demo, candidates, score, ledger, coverage, reliability, compare, table, tune)
+_COMMANDS = (demo, candidates, score, ledger, coverage, reliability, tune, compare, table, report)
 
 _EPILOG = """\
 examples:
@@ -34,6 +34,9 @@ examples:
 
   sllmr table runs/mine --format latex
       The results again, in another form or with other metrics, without training anything.
+
+  sllmr report runs/mine
+      A page about them with plots, one HTML file.
 
   sllmr coverage --interactions clicks.csv --scores llm_scores.parquet
       How much of the score table can be used, before you train anything.

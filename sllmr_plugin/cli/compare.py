@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     print(format_table(comparison))
     print(f"\nRun folder: {arguments.out}; for other metrics and forms: sllmr table {arguments.out} --help")
+    print(f"A page with plots: sllmr report {shlex.quote(str(arguments.out))}")
 
 
 def _read_config(path: str) -> tuple[dict[str, Any], list[str]]:

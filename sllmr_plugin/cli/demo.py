@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,15 @@ from ..datasets.interactions import load_interactions
 from ..evaluation.compare import compare
 from ..evaluation.table_formats import format_table
 from ..evaluation.training import RunSettings
+from ..report import write_report
+from ..score_table import ScoreTable
 from .arguments import positive
 
 _DEMO_WEIGHT = 0.5
+_SIMULATED = (
+    "Interactions and LLM scores of the demo are simulated, and the scores know more than a language model would: "
+    "by construction they are right about cold users and long-tail items and mislead about the rest."
+)
 
 
 def add(commands: Any) -> None:
@@ -43,9 +51,11 @@ def _run(arguments: argparse.Namespace) -> None:
         seeds, settings = 1, RunSettings(epochs=1, test_users=300, valid_users=300)
     else:
         seeds, settings = arguments.seeds, RunSettings(epochs=arguments.epochs)
+    data = load_interactions(interactions, items)
+    table = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
     comparison = compare(
-        load_interactions(interactions, items),
-        scores,
+        data,
+        replace(table, origin={"scorer": "simulated", "note": _SIMULATED}),
         out=out,
         seeds=seeds,
         settings=settings,
@@ -54,8 +64,7 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     print(format_table(comparison))
     print(
-        "\nInteractions and LLM scores of the demo are simulated, and the scores know more than a language model\n"
-        "would: by construction they are right about cold users and long-tail items and mislead about the rest.\n"
+        f"\n{textwrap.fill(_SIMULATED, 105)}\n"
         f"Hence the large gains, and a weight of {_DEMO_WEIGHT} where the default is {SelectiveConfig().weight}."
     )
-    print(f"Run folder: {out}")
+    print(f"Run folder: {out}\nReport: {write_report(out)}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from .. import __version__
 from ..config import SelectiveConfig
 from ..datasets.features import training_rows
 from ..datasets.interactions import Interactions
-from ..errors import ConfigError
+from ..errors import ConfigError, CoverageWarning, SLLMRError
 from ..progress import RunProgress
 from ..score_table import ScoreTable
-from ..zoo import check_backbone
+from ..zoo import check_backbone, input_rows
 from .comparison import Comparison, compare_runs
+from .differences import BASELINE
 from .folder_files import digest, score_digest
+from .inputs import describe_inputs
+from .reliability import reliability
 from .run import RunResult, train_and_rank
 from .run_folder import RunFolder
 from .strata_labels import label_test
@@ -47,7 +51,7 @@ def compare(
     batches, so differences between modes can be taken seed by seed. Each run keeps its epoch of highest
     validation AUC. A run is written to `out` as soon as it is finished; called again with the same settings, the
     runs that are there are not made again. Before a run trains, `check_leakage` looks for held-out interactions
-    in what it learns from.
+    in what it learns from. If the table has probes, the first plain model is compared with the LLM (`reliability`).
 
     Parameters
     ----------
@@ -99,6 +103,7 @@ def compare(
     labels = label_test(data, strata) if len(strata) else None
     folder = RunFolder(out, _everything_else(data, scores, settings, configs), overwrite=overwrite)
 
+    folder.set_inputs(describe_inputs(data, scores))
     if labels is not None:
         folder.set_labels(labels)
     chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
@@ -115,7 +120,8 @@ def compare(
             continue
         rows = training_rows(data, negatives=settings.negatives, history_length=settings.history_length, seed=seed)
         for mode in modes_to_run:
-            folder.add(_run(data, rows, scores, name, configs[mode], seed, settings, progress, verbose))
+            judge = _reliability_into(folder, rows, scores, configs[mode], name, seed)
+            folder.add(_run(data, rows, scores, name, configs[mode], seed, settings, progress, judge, verbose))
     asked = [(name, mode, seed) for name, seed, mode in plan]
     comparison = compare_runs(folder, asked)
     whole = comparison if set(asked) == set(folder.runs) else compare_runs(folder, list(folder.runs))
@@ -132,6 +138,7 @@ def _run(
     seed: int,
     settings: RunSettings,
     progress: RunProgress,
+    inspect: Callable[[Any], None],
     verbose: bool,
 ) -> RunResult:
     label = f"{name} {config.mode} seed {seed}"
@@ -151,10 +158,35 @@ def _run(
         seed=seed,
         settings=settings,
         report=report,
+        inspect=inspect,
         verbose=verbose,
     )
     progress.finish(f"{label}: AUC {run.auc:.4f}, epoch {run.epoch}")
     return run
+
+
+def _reliability_into(
+    folder: RunFolder,
+    rows: tuple[dict[str, np.ndarray], np.ndarray],
+    scores: ScoreTable,
+    config: SelectiveConfig,
+    name: str,
+    seed: int,
+) -> Callable[[Any], None]:
+    """Return what judges the LLM beside a trained plain model, if the folder has no such judgement yet."""
+
+    def judge(model: Any) -> None:
+        if config.mode != BASELINE or len(scores.probes) == 0 or folder.reliability is not None:
+            return
+        x = input_rows(model, rows[0])
+        try:
+            found = reliability(model, scores, x=x, y=rows[1], config=config, user="user_id", item="item_id")
+        except SLLMRError as error:
+            warnings.warn(f"the report will have no reliability map: {error}", CoverageWarning, stacklevel=2)
+        else:
+            folder.set_reliability({"backbone": name, "seed": seed, **found.content()})
+
+    return judge
 
 
 def _configs(modes: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, SelectiveConfig]:

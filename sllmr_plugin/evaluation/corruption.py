@@ -61,6 +61,10 @@ def corrupt(table: ScoreTable, kind: str, strata: Strata, *, seed: int = 0) -> S
     ------
     ConfigError
         If there is no such kind.
+
+    Notes
+    -----
+    The table's `origin` says so: a report must not pass the result for the LLM's.
     """
     if kind not in _KINDS:
         raise ConfigError(f"corruption {kind!r} is none of {', '.join(CORRUPTIONS)}. Take one of these.")
@@ -68,4 +72,4 @@ def corrupt(table: ScoreTable, kind: str, strata: Strata, *, seed: int = 0) -> S
     candidates, probes = (
         replace(group, scores=_KINDS[kind](group, strata, generator)) for group in (table.candidates, table.probes)
     )
-    return ScoreTable(candidates, probes, table.coverage)
+    return replace(table, candidates=candidates, probes=probes, origin={**table.origin, "corrupted": kind})

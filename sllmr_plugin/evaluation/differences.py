@@ -112,7 +112,7 @@ def differences_to_plain(
     defined = first["auc"].notna().to_numpy()
     users = first["user_id"].to_numpy()
     found = []
-    for stratum, label, mask in _strata(first, labels):
+    for stratum, label, mask in strata_masks(first, labels):
         rows = mask & defined
         if not rows.any():
             continue
@@ -159,7 +159,7 @@ def auc_by_label(
     first = next(iter(rankings.values()))
     defined = first["auc"].notna().to_numpy()
     found = []
-    for stratum, label, mask in _strata(first, labels):
+    for stratum, label, mask in strata_masks(first, labels):
         rows = mask & defined
         if label and rows.any():
             for mode in dict.fromkeys(mode for mode, _ in rankings):
@@ -169,8 +169,16 @@ def auc_by_label(
     return found
 
 
-def _strata(ranking: pd.DataFrame, labels: pd.DataFrame | None) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yield stratum, label and (n,) mask of the interactions."""
+def strata_masks(ranking: pd.DataFrame, labels: pd.DataFrame | None) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield stratum, label and (n,) mask of the interactions.
+
+    Parameters
+    ----------
+    ranking : DataFrame
+        ``user_id``, ``item_id``, ``cold`` and ``tail`` of the interactions.
+    labels : DataFrame or None
+        The user's strata, as `label_test` returns them.
+    """
     yield "all", "", np.ones(len(ranking), dtype=bool)
     yield "cold", "", ranking["cold"].to_numpy()
     yield "tail", "", ranking["tail"].to_numpy()

@@ -53,14 +53,17 @@ class Reliability:
             raise SLLMRError(f"there is no region {labels}. The regions are the rows of `table`.")
         return found.iloc[0]
 
-    def to_json(self, path: str | Path) -> None:
-        """Write the table as a JSON list of regions, null for NaN."""
+    def content(self) -> dict[str, Any]:
+        """Return the table as a list of regions, with None for NaN, which JSON lacks, and how it was made."""
         rows = [
             {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
             for row in self.table.to_dict("records")
         ]
-        content = {"uncertainty": self.uncertainty, "resamples": self.resamples, "regions": rows}
-        Path(path).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return {"uncertainty": self.uncertainty, "resamples": self.resamples, "regions": rows}
+
+    def to_json(self, path: str | Path) -> None:
+        """Write `content` as JSON."""
+        Path(path).write_text(json.dumps(self.content(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     def plot(self, path: str | Path) -> None:
         """Draw P(the LLM is right | they disagree) by region, with intervals, into a PNG, SVG or PDF file."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .. import __version__
 from ..config import SelectiveConfig
 from ..datasets.interactions import Interactions
 from ..score_table import ScoreTable
@@ -54,6 +57,10 @@ class RunResult:
     metrics : dict of str to float
         ``ctr_auc``, ``logloss``, ``gauc`` and ``ece`` of `labelled_rows`; with a full ranking also ``ndcg@10``,
         ``recall@10`` and ``mrr``.
+    epochs : list of dict of str to float
+        What `Trained.epochs` has; empty in runs of folders that were made before it was kept.
+    versions : dict of str to str
+        Of Python and the packages that the figures depend on; empty as `epochs`.
     ranking : DataFrame or None
         One row a test interaction: raw ``user_id`` and ``item_id``; ``auc``, ``auc_se``, ``above``, ``tied``,
         ``negatives``, ``cold`` and ``tail`` as `full_ranking` gives them; ``history_length`` of the user and
@@ -76,6 +83,8 @@ class RunResult:
     test_items: int | None = None
     sampling_error: dict[str, float] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
     ranking: pd.DataFrame | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -107,6 +116,7 @@ def train_and_rank(
     seed: int,
     settings: RunSettings,
     report: Callable[[int, float], None] = lambda epoch, auc: None,
+    inspect: Callable[[Any], None] = lambda model: None,
     verbose: bool = True,
 ) -> RunResult:
     """Train one backbone in one mode and rank the test interactions with its best epoch.
@@ -131,6 +141,8 @@ def train_and_rank(
         Sizes.
     report : callable, optional
         Called after each epoch with its number, counted from 1, and its validation AUC.
+    inspect : callable, optional
+        Called with the trained model, once all is measured.
     verbose : bool, default=True
         Show the progress of long rankings on a terminal.
 
@@ -166,6 +178,7 @@ def train_and_rank(
     metrics = click_metrics(labelled["label"], predict_rows(model, data, labelled), labelled["user"])
     if not test_items:
         metrics |= ranking_metrics(ranking)
+    inspect(model)
     return RunResult(
         backbone=backbone,
         mode=config.mode,
@@ -183,8 +196,20 @@ def train_and_rank(
         test_items=test_items,
         sampling_error=_sampling_error(summary) if test_items else None,
         metrics=metrics,
+        epochs=trained.epochs,
+        versions=versions(),
         ranking=_by_raw_ids(ranking, data),
     )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, this package and the packages that do the computing."""
+    packages = ("torch", "deepctr-torch", "numpy", "pandas")
+    return {
+        "sllmr-plugin": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
 
 
 def _gate_means(history: Mapping[str, list[float]], epoch: int) -> dict[str, float] | None:
@@ -208,7 +233,10 @@ def _sampling_error(summary: Mapping[str, float]) -> dict[str, float]:
     return {name: summary[name + "_se"] for name in ("auc", "auc_cold", "auc_tail")}
 
 
-def _replace(values: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
-    return {
-        key: _replace(value, change) if isinstance(value, Mapping) else change(value) for key, value in values.items()
-    }
+def _replace(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a value with everything in its mappings and lists changed."""
+    if isinstance(value, Mapping):
+        return {key: _replace(part, change) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_replace(part, change) for part in value]
+    return change(value)

@@ -21,9 +21,10 @@ FORMAT = 2
 class RunFolder:
     """Finished runs on disk; a run is there as soon as it is added.
 
-    ``results.json`` holds the runs, the differences to the plain model and the AUC by label; ``settings.json``
-    what they depend on; ``rankings/`` the AUC of every test interaction, a parquet file a run; ``labels.parquet``
-    the user's strata, if there are any.
+    ``results.json`` holds the runs, the differences to the plain model, the AUC by label and all that a report
+    shows; ``settings.json`` what the runs depend on; ``inputs.json`` counts of the data and the scores;
+    ``reliability.json`` the LLM beside a plain model; ``rankings/`` the AUC of every test interaction, a parquet file
+    a run; ``labels.parquet`` the user's strata, if there are any.
 
     Parameters
     ----------
@@ -43,6 +44,8 @@ class RunFolder:
         Of all runs; empty while a comparison is unfinished.
     strata : list of StratumAuc
         Of all runs; empty while a comparison is unfinished, and without labels.
+    report : dict or None
+        What `sllmr_plugin.report.summary.summarise` made of the runs; None until then.
 
     Raises
     ------
@@ -56,6 +59,7 @@ class RunFolder:
         self.runs: dict[tuple[str, str, int], RunResult] = {}
         self.differences: list[Difference] = []
         self.strata: list[StratumAuc] = []
+        self.report: dict[str, Any] | None = None
         if settings is None:
             if not self.results_file.exists():
                 raise RunFolderError(f"{self.path} holds no results.json; give the folder of a comparison.")
@@ -92,9 +96,22 @@ class RunFolder:
         return self.path / "settings.json"
 
     @property
+    def report_file(self) -> Path:
+        """The page about the runs."""
+        return self.path / "report.html"
+
+    @property
     def labels_file(self) -> Path:
         """The user's strata of the test interactions."""
         return self.path / "labels.parquet"
+
+    @property
+    def _inputs_file(self) -> Path:
+        return self.path / "inputs.json"
+
+    @property
+    def _reliability_file(self) -> Path:
+        return self.path / "reliability.json"
 
     @property
     def _rankings(self) -> Path:
@@ -106,7 +123,7 @@ class RunFolder:
             raise RunFolderError(f"the run {run.key} comes without its ranking; add what train_and_rank returns.")
         write_whole(self._ranking_file(run.key), run.ranking.to_parquet)
         self.runs[run.key] = replace(run, ranking=None)
-        self.differences, self.strata = [], []
+        self.differences, self.strata, self.report = [], [], None
         self._save()
 
     def ranking(self, key: tuple[str, str, int]) -> pd.DataFrame:
@@ -114,9 +131,37 @@ class RunFolder:
         return _read_parquet(self._ranking_file(key))
 
     def set_comparison(self, differences: Sequence[Difference], strata: Sequence[StratumAuc]) -> None:
-        """Write what follows from the runs."""
-        self.differences, self.strata = list(differences), list(strata)
+        """Write what follows from the runs; a report of them is dropped."""
+        self.differences, self.strata, self.report = list(differences), list(strata), None
         self._save()
+
+    def set_report(self, report: Mapping[str, Any]) -> None:
+        """Write what a report shows; plain JSON values."""
+        self.report = dict(report)
+        self._save()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the runs depend on."""
+        return read_json(self.settings_file)
+
+    @property
+    def inputs(self) -> dict[str, Any] | None:
+        """What `describe_inputs` says of the data and the scores; None in folders made before it was kept."""
+        return read_json(self._inputs_file) if self._inputs_file.exists() else None
+
+    def set_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Write what the data and the scores are."""
+        write_json(self._inputs_file, dict(inputs))
+
+    @property
+    def reliability(self) -> dict[str, Any] | None:
+        """The LLM beside a plain model, as `Reliability.content` has it; None if it was not measured."""
+        return read_json(self._reliability_file) if self._reliability_file.exists() else None
+
+    def set_reliability(self, content: Mapping[str, Any]) -> None:
+        """Write the LLM beside a plain model."""
+        write_json(self._reliability_file, dict(content))
 
     def labels(self) -> pd.DataFrame | None:
         """Read the user's strata, if there are any."""
@@ -136,6 +181,7 @@ class RunFolder:
             "runs": [run.to_json() for run in self.runs.values()],
             "differences": [difference.to_json() for difference in self.differences],
             "strata": [asdict(stratum) for stratum in self.strata],
+            **({"report": self.report} if self.report is not None else {}),
         }
         write_json(self.results_file, content)
 
@@ -146,6 +192,7 @@ class RunFolder:
             self.runs = {run.key: run for run in map(RunResult.from_json, content["runs"])}
             self.differences = [Difference.from_json(values) for values in content["differences"]]
             self.strata = [StratumAuc(**values) for values in content["strata"]]
+            self.report = content.get("report")
         except (TypeError, KeyError, AttributeError) as error:
             raise RunFolderError(
                 f"{self.results_file}: not the results of a comparison ({error}); choose another folder."
@@ -167,7 +214,8 @@ class RunFolder:
         self.results_file.unlink()  # before the settings change, lest old runs pass for new ones
         for file in self._rankings.glob("*.parquet"):
             file.unlink()
-        self.labels_file.unlink(missing_ok=True)
+        for file in (self.labels_file, self._inputs_file, self._reliability_file, self.report_file):
+            file.unlink(missing_ok=True)
 
 
 def _is_outdated(content: Any) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -83,12 +83,16 @@ class Trained:
         Its mean validation AUC, of the interactions that have one.
     seconds : float
         Time in ``fit``, without the validation rankings.
+    epochs : list of dict of str to float
+        An entry an epoch: ``valid_auc``, ``loss`` (all that the step minimises, the LLM's part included) and the
+        ``sllmr_*`` values of a wrapped model.
     """
 
     model: Any
     epoch: int
     auc: float
     seconds: float
+    epochs: list[dict[str, float]] = field(default_factory=list)
 
 
 class BestEpoch:
@@ -109,6 +113,8 @@ class BestEpoch:
         Its validation AUC.
     state : dict of str to Tensor
         Its weights, copied to the CPU.
+    aucs : list of float
+        Validation AUC of every epoch.
     seconds : float
         Time spent measuring.
     """
@@ -120,6 +126,7 @@ class BestEpoch:
         self.epoch = 0
         self.auc = -np.inf
         self.state: dict[str, torch.Tensor] = {}
+        self.aucs: list[float] = []
         self.seconds = 0.0
 
     def set_model(self, model: Any) -> None:
@@ -142,6 +149,7 @@ class BestEpoch:
         """Measure the model and keep its weights if they are the best yet."""
         start = time.perf_counter()
         auc = self._measure(self.model)
+        self.aucs.append(float(auc))
         if auc > self.auc:
             self.epoch, self.auc = epoch + 1, auc
             self.state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
@@ -240,7 +248,15 @@ def train(
             "pass the full list of items."
         )
     model.load_state_dict(best.state)
-    return Trained(model, best.epoch, float(best.auc), seconds)
+    return Trained(model, best.epoch, float(best.auc), seconds, _by_epoch(model.history.history, best.aucs))
+
+
+def _by_epoch(history: Mapping[str, Sequence[float]], aucs: Sequence[float]) -> list[dict[str, float]]:
+    told = {key: values for key, values in history.items() if key == "loss" or key.startswith("sllmr_")}
+    return [
+        {"valid_auc": auc, **{key: float(values[epoch]) for key, values in told.items()}}
+        for epoch, auc in enumerate(aucs)
+    ]
 
 
 def require_split(data: Interactions, split: str) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .figure import BLUE, GREY, RED, save
+from .figure import BLUE, GREY, RED, WIDTH, save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SHARE = "llm_right_when_they_disagree"
 
@@ -21,27 +26,36 @@ def plot_reliability(table: pd.DataFrame, path: str | Path) -> None:
     path : path
         PNG, SVG or PDF file.
     """
+    save(reliability_figure(table), path)
+
+
+def reliability_figure(table: pd.DataFrame) -> Figure:
+    """Return what `plot_reliability` writes."""
     from matplotlib.figure import Figure
 
     rows = table[table["n_disagree"] > 0][::-1].reset_index(drop=True)
-    figure = Figure(figsize=(7.5, 1.2 + 0.26 * len(rows)), layout="constrained")
+    # Names of regions that cross everything are long.
+    wide = max((len(region_name(row)) for _, row in rows.iterrows()), default=0) > 30
+    figure = Figure(figsize=(WIDTH + 2.8 * wide, 1.3 + 0.26 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for position, row in rows.iterrows():
         low, high = row[f"{_SHARE}_low"], row[f"{_SHARE}_high"]
-        colour = BLUE if low > 0.5 else RED if high < 0.5 else GREY
+        colour, marker = (BLUE, ">") if low > 0.5 else (RED, "<") if high < 0.5 else (GREY, "o")
         axes.plot([low, high], [position, position], color=colour, linewidth=2, solid_capstyle="round")
-        axes.plot(row[_SHARE], position, "o", color=colour, markersize=6)
-        axes.text(1.02, position, f"{row['n_disagree']:,} of {row['n_pairs']:,}", va="center", fontsize=8, color="0.35")
+        axes.plot(row[_SHARE], position, marker, color=colour, markersize=6)
+        axes.text(1.02, position, f"{row['n_disagree']:,}", va="center", fontsize=8, color="0.35")
     axes.axvline(0.5, color="0.3", linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(rows)), [_name(row) for _, row in rows.iterrows()], fontsize=8)
+    axes.set_yticks(range(len(rows)), [region_name(row) for _, row in rows.iterrows()], fontsize=8)
     axes.set_xlim(0, 1)
-    axes.set_xlabel("P(LLM right | they disagree), 95% interval over users")
-    axes.set_title("Where is the LLM the better judge?  (right: disagreements of pairs)", fontsize=10, loc="left")
+    axes.set_xlabel("share of disagreements where the LLM is right,\n95% interval over users", fontsize=9)
+    axes.set_title("disagreements", fontsize=8, loc="right", color="0.35")
+    axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", color="0.9")
-    save(figure, path)
+    return figure
 
 
-def _name(row: dict) -> str:
+def region_name(row: Mapping) -> str:
+    """Return a region in words; `row` has ``users``, ``items``, ``uncertainty`` and ``llm_gap``."""
     parts = [
         f"{row['users']} users" if row["users"] != "all" else "",
         {"tail": "long-tail item", "head": "popular items"}.get(row["items"], ""),

@@ -1,0 +1,48 @@
+"""What a comparison was given: interactions and scores, counted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ..datasets.interactions import Interactions
+from ..score_table import ScoreTable
+from .strata import stratify
+
+
+def describe_inputs(data: Interactions, scores: ScoreTable) -> dict[str, Any]:
+    """Count interactions and scores for the report.
+
+    Parameters
+    ----------
+    data : Interactions
+        What is trained, validated and tested on.
+    scores : ScoreTable
+        With the codes of `data`.
+
+    Returns
+    -------
+    dict
+        Plain JSON values. ``interactions``: users, items and interactions by part, cold users, long-tail items.
+        ``scores``: the table's `Coverage`, and which users and items have candidates. ``origin``: how the
+        scores were made, as far as the table says.
+    """
+    strata = stratify(data)
+    users, items = scores.candidates.users.numpy(), scores.candidates.items.unique().numpy()
+    return {
+        "interactions": {
+            "users": data.n_users,
+            "items": data.n_items,
+            "train": len(data.train),
+            "validation": len(data.valid),
+            "test": len(data.test),
+            "cold_users": int(strata.cold.sum()),
+            "tail_items": int(strata.tail.sum()),
+        },
+        "scores": {
+            **asdict(scores.coverage),
+            "cold_users": int(strata.cold[users].sum()),
+            "tail_items": int(strata.tail[items].sum()),
+        },
+        "origin": scores.origin,
+    }

@@ -1,0 +1,136 @@
+"""What a report says in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MODES = {
+    "none": "the plain backbone",
+    "global": "every LLM pair, no gate",
+    "gated": "LLM pairs, gated where the LLM is the better judge on probes",
+    "joint": "LLM pairs, with the gate of the paper's Algorithm 1",
+    "pointwise_mse": "the LLM's scores as targets, squared error",
+    "pointwise_bce": "the LLM's scores as targets, cross-entropy",
+}
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+STRATA = {"all": "all test interactions", "cold": "cold users", "tail": "long-tail items"}
+
+
+def headline(differences: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Say of each mode where it is better than the plain model, where worse, and where nobody can tell.
+
+    Parameters
+    ----------
+    differences : sequence of mapping
+        Fields of `Difference` and ``clear``. Only the whole, cold users and long-tail items are told.
+
+    Returns
+    -------
+    list of (str, list of str)
+        A mode and a sentence a stratum. A gain or loss is claimed only of intervals that leave out zero.
+    """
+    found = []
+    for mode in dict.fromkeys(d["mode"] for d in differences):
+        own = [d for d in differences if d["mode"] == mode and not d["label"]]
+        sentences = [_sentence(name, [d for d in own if d["stratum"] == key]) for key, name in STRATA.items()]
+        found.append((mode, [sentence for sentence in sentences if sentence]))
+    return found
+
+
+def _sentence(stratum: str, differences: Sequence[Mapping[str, Any]]) -> str:
+    if not differences:
+        return ""
+    clear = [d for d in differences if d["clear"]]
+    parts = [
+        ("AUC is higher than the plain model's", [d for d in clear if d["mean"] > 0]),
+        ("AUC is lower than the plain model's", [d for d in clear if d["mean"] <= 0]),
+        ("no clear difference, the interval holds zero", [d for d in differences if not d["clear"] and _judged(d)]),
+        ("too few users for an interval", [d for d in differences if not _judged(d)]),
+    ]
+    several = len(differences) > 1
+    told = [f"{says}: {', '.join(_gain(d, several) for d in group)}" for says, group in parts if group]
+    return f"{stratum[0].upper()}{stratum[1:]}: {'; '.join(told)}."
+
+
+def _judged(difference: Mapping[str, Any]) -> bool:
+    return difference["low"] is not None
+
+
+def _gain(difference: Mapping[str, Any], several: bool) -> str:
+    name = f"{difference['backbone']} " if several else ""
+    return name + interval(difference, signed=True)
+
+
+def interval(values: Mapping[str, Any], *, signed: bool = False) -> str:
+    """Write ``mean [low, high]``; signed for differences, ``-`` where there is no mean."""
+    form = "+.4f" if signed else ".4f"
+    if values["mean"] is None:
+        return "-"
+    if values["low"] is None:
+        return f"{values['mean']:{form}}"
+    mean, low, high = (format(values[key], form) for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]".replace(" ", _NO_BREAK)
+
+
+def certainty(differences: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what the intervals are for."""
+    if not differences:
+        return ["There is no run in mode none to compare with, so there are no differences."]
+    seeds = max(len(d["seeds"]) for d in differences)
+    what = (
+        f"Intervals are 95%, for new users and new seeds, from {seeds} seeds; users are resampled whole."
+        if seeds > 1
+        else "Intervals are 95%, for new users and these models: one seed cannot tell how much another would differ."
+    )
+    return [what, "Of many intervals, about one in twenty leaves out the truth."]
+
+
+def compared(summary: Mapping[str, Any]) -> list[str]:
+    """Say what was compared, on what, and by which measure."""
+    runs, inputs = summary["runs"], summary["inputs"]
+    backbones, modes, seeds = (list(dict.fromkeys(run[key] for run in runs)) for key in ("backbone", "mode", "seed"))
+    first = runs[0]
+    sentences = [
+        f"{_count(len(backbones), 'backbone')} ({', '.join(backbones)}), {_count(len(modes), 'way')} to train, "
+        f"{_count(len(seeds), 'seed')} ({', '.join(map(str, seeds))}): {_count(len(runs), 'run')}."
+    ]
+    if inputs:
+        data = inputs["interactions"]
+        sentences.append(
+            f"The data have {data['users']:,} users and {data['items']:,} items, with {data['train']:,} interactions "
+            f"to train, {data['validation']:,} to validate and {data['test']:,} to test; {data['cold_users']:,} users "
+            f"are cold (few training interactions) and {data['tail_items']:,} items long-tail (the least popular)."
+        )
+    against = (
+        f"{first['test_items']} items drawn at random from those" if first["test_items"] else "all items"
+    ) + " that its user has not interacted with"
+    sentences.append(
+        f"AUC is the share of items that a test interaction is ranked above, against {against}, averaged over "
+        f"{first['n_test']:,} test interactions, {first['n_cold']:,} of cold users and {first['n_tail']:,} of "
+        "long-tail items. 0.5 is chance, 1 is perfect."
+    )
+    errors = [run["sampling_error"]["auc"] for run in runs if run["sampling_error"]]
+    if errors:
+        sentences.append(f"The draw of items gives each run's AUC a standard error of at most {max(errors):.4f}.")
+    if first["n_undefined"]:
+        left_out = first["n_undefined"]
+        sentences.append(f"{left_out:,} interactions are left out: their users have seen the whole catalogue.")
+    return sentences
+
+
+def cautions(summary: Mapping[str, Any]) -> list[str]:
+    """Say what must not be overlooked."""
+    origin = (summary["inputs"] or {}).get("origin", {})
+    found = [origin["note"]] if "note" in origin else []
+    if "corrupted" in origin:
+        found.append(f"The scores were made wrong on purpose ({origin['corrupted']}): this is no measure of the LLM.")
+    runs = {mode: sum(run["mode"] == mode for run in summary["runs"]) for mode in {r["mode"] for r in summary["runs"]}}
+    if len(set(runs.values())) > 1:
+        counts = ", ".join(f"{mode} {count}" for mode, count in sorted(runs.items()))
+        found.append(f"The comparison is not finished, or modes have different seeds: runs by mode are {counts}.")
+    return found
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'s' if number != 1 else ''}"
