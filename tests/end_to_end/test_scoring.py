@@ -39,5 +39,5 @@ def test_candidates_lexical_scores_and_a_comparison(tmp_path, monkeypatch, capsy
         str(tmp_path / "run"),
     ]
     assert main(["compare", *data, "--scores", scores, *settings]) == 0
-    runs = {run["mode"]: run for run in json.loads((tmp_path / "run" / "results.json").read_text())}
+    runs = {run["mode"]: run for run in json.loads((tmp_path / "run" / "results.json").read_text())["runs"]}
     assert runs["gated"]["auc"] != runs["none"]["auc"]  # the scores did reach the training
