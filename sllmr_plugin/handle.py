@@ -77,6 +77,8 @@ class Status:
         The ``sllmr_*`` values of each epoch of the latest `fit`.
     loader : str
         How the latest `fit` fetched its batches; empty before the first.
+    l2 : str
+        How it computed the L2 penalty; empty before the first.
     """
 
     model: str
@@ -89,6 +91,7 @@ class Status:
     training: dict[str, Any] = field(default_factory=dict)
     epochs: list[dict[str, float]] = field(default_factory=list)
     loader: str = ""
+    l2: str = ""
 
     def __str__(self) -> str:
         config = self.config
@@ -105,6 +108,8 @@ class Status:
             lines.append("training: fit has not been called yet")
         if self.loader:
             lines.append(f"loader: {self.loader}")
+        if self.l2:
+            lines.append(f"L2 penalty: {self.l2}")
         for number, logs in enumerate(self.epochs, start=1):
             account = ", ".join(f"{key[6:]} {value:.4g}" for key, value in logs.items())
             lines.append(f"epoch {number}: {account if logs['sllmr_pairs'] else 'plain'}")
@@ -151,11 +156,15 @@ class Handle:
     whole_batches : bool, default=True
         Whether `fit` slices its batches whole, which gives the same bits as DeepCTR-Torch's row by row and
         takes less time. False lets it fetch them its own way.
+    lean_l2 : bool, default=True
+        Whether `fit` computes DeepCTR-Torch's L2 penalty with fewer passes over the embedding tables, which
+        gives the same bits, too. False leaves it to DeepCTR-Torch.
     """
 
-    whole_batches = True
-    loader = ""
+    whole_batches = lean_l2 = True
+    loader = l2 = ""
     processes: Any = None  # a backend's, while several processes train
+    penalty: Any = None  # a backend's, while a model trains
 
     def __init__(
         self,
@@ -286,6 +295,7 @@ class Handle:
             training=dict(self.training),
             epochs=[dict(logs) for logs in self.epochs],
             loader=self.loader,
+            l2=self.l2,
         )
 
     def save(self, directory: str | Path) -> None:
@@ -333,4 +343,4 @@ class Handle:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the running training out of copies and files: its tensors belong to one call of `fit`."""
-        return {**self.__dict__, "session": None, "processes": None}
+        return {**self.__dict__, "session": None, "processes": None, "penalty": None}

@@ -15,7 +15,7 @@ LAYERS = [
     {"value_types"},
     {"config", "id_index", "progress", "sidecar_files", "vocabulary", "engine", "ranks"},
     {"backends.quiet", "backends.printing", "backends.shared_forward", "backends.other_weights", "backends.row_wise"},
-    {"backends.batch_loader", "backends.optimizer_groups", "augmentation.encoders"},
+    {"backends.batch_loader", "backends.lean_l2", "backends.optimizer_groups", "augmentation.encoders"},
     {"score_origin", "regularizer", "datasets", "plots", "ray_engine", "mapped_pages"},
     {"user_scores", "score_rows"},
     {"table_folder", "drawable"},

@@ -55,8 +55,9 @@ def statistics_of_first(norms: Sequence[_BatchNorm], n_first: int, n_rows: int) 
         assert isinstance(module, _BatchNorm)
         first = args[0].detach()
         over = [dim for dim in range(first.dim()) if dim != 1]
-        mean, variance = first.mean(over), first.var(over, unbiased=False)
-        others = F.batch_norm(rest.pop(module), mean, variance, module.weight, module.bias, eps=module.eps)
+        mean = first.mean(over, keepdim=True)
+        variance = (first - mean).square().mean(over)  # a tenth of the time that `var` takes along the first dimension
+        others = F.batch_norm(rest.pop(module), mean.flatten(), variance, module.weight, module.bias, eps=module.eps)
         return torch.cat([output, others])
 
     with ExitStack() as stack:

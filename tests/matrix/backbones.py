@@ -130,6 +130,7 @@ _MULTI = {
 }
 
 LOADER = "batches sliced whole"  # What `status` says of the loader: in DeepCTR-Torch ours takes the place of its own.
+L2 = "one pass over each table"  # What it says of the L2 penalty: likewise.
 BACKBONES = [
     _two_sided("WDL", **_BN),
     _two_sided("DeepFM", **_BN),

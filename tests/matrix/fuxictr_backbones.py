@@ -95,6 +95,7 @@ class Backbone:
 
 
 LOADER = ""  # What `status` says of the loader: FuxiCTR is given batches, so there is none to replace.
+L2 = ""  # What it says of the L2 penalty: FuxiCTR has none by default.
 BACKBONES = [
     Backbone("FuxiCTR_DeepFM", DeepFM),
     Backbone("FuxiCTR_DCNv2", DCNv2),

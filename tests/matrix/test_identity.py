@@ -59,6 +59,7 @@ def test_without_weight_training_is_the_plain_models(plain, config):
         account = {key: outcome["history"].pop(key) for key in list(outcome["history"]) if key.startswith("sllmr_")}
         assert account["sllmr_pairs"] == [0.0, 0.0]
     assert model.sllmr.status().loader == zoo.LOADER
+    assert model.sllmr.status().l2 == zoo.L2
     _assert_same(outcome, expected)
 
 
