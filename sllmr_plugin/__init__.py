@@ -49,8 +49,6 @@ _MODULES = {
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_MODULE_OF)
-
 if TYPE_CHECKING:  # the same names for type checkers and editors
     from .augmentation import KARAdaptor as KARAdaptor
     from .augmentation import LLMCFAdaptor as LLMCFAdaptor
@@ -94,7 +92,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .wrapping import unwrap as unwrap
     from .wrapping import wrap as wrap
 
-else:  # at run time only: a checker that saw it would take any name for one of the package's
+else:  # at run time: a checker that saw these would take any name for one of the package's, or none
+    __all__ = sorted(_MODULE_OF)
 
     def __getattr__(name):
         if name not in _MODULE_OF:
@@ -105,4 +104,4 @@ else:  # at run time only: a checker that saw it would take any name for one of 
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_MODULE_OF})

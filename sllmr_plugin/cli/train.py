@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any
 
 from ..experiments.compose import compose
 from ..experiments.listing import list_zoo
@@ -38,16 +37,12 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "train",
-        help="train a backbone of the model zoo on one of its data sets",
-        description="Compose an experiment from files of the model zoo, train it, rank the test interactions and print "
-        "a line.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Compose an experiment from files of the model zoo, train it, rank the test interactions and print a line."
     )
+    parser.epilog = _EPILOG
     what = parser.add_argument_group("what is trained")
     what.add_argument("--model", metavar="NAME", help="a model of --list, any backbone's name, or a YAML file")
     what.add_argument("--data", metavar="NAME", help="a data set of --list, or a YAML file")
