@@ -11,6 +11,7 @@ from ..experiments.listing import list_zoo
 from ..experiments.result_lines import result_lines
 from ..experiments.running import FILE, train_experiment
 from ..experiments.yaml_files import Setting
+from ..reproduction.lifeline import end_with_lifeline
 from .arguments import add_experiment_keys, check_data_dir, positive
 
 _EPILOG = """\
@@ -64,6 +65,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    end_with_lifeline()
     if arguments.list:
         print(list_zoo(arguments.data_dir))
         return
