@@ -1,9 +1,9 @@
 """Processes that end when the one that started them does, however that ends.
 
 Their standard input is a pipe that nobody writes to. Its other end is open in the starting process alone, so it is at
-its end as soon as that process is gone: on every system, after a kill as well, and also for a process that was just
-being started. Linux's PR_SET_PDEATHSIG has none of the three: it goes by the thread that started the process, not by
-the process, and comes too late for a parent that is gone before it is asked for.
+its end as soon as that process is gone, after a kill as well, and still is for a process that looks later. The signal
+that Linux can send at a parent's death (PR_SET_PDEATHSIG) is of Linux alone, comes when the thread ends that started
+the process and not only with its process, and never comes if that happened before it was asked for.
 """
 
 from __future__ import annotations
