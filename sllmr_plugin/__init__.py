@@ -6,79 +6,102 @@ Two lines put it into an existing DeepCTR-Torch or FuxiCTR script::
     model = wrap(model, "llm_scores.parquet", user="user_id", item="item_id")
 """
 
-from .augmentation import KARAdaptor, LLMCFAdaptor, SentenceTransformerEncoder, TextEncoder, TextTable, TfidfSvdEncoder
-from .augmenting import augment, dense_columns, materialize, unaugment
-from .backends.deepctr_torch import SLLMRCallback, SLLMRMixin
-from .config import SelectiveConfig
-from .errors import (
-    AdaptorWarning,
-    AlreadyWrappedError,
-    AugmentError,
-    ConfigError,
-    CoverageError,
-    CoverageWarning,
-    DataError,
-    GateCollapsedWarning,
-    HookNeverFiredError,
-    InactiveWarning,
-    NoPairsError,
-    NotAugmentedError,
-    NotWrappedError,
-    ProcessesError,
-    ScoreTableError,
-    SLLMRError,
-    SLLMRWarning,
-    TextEncoderError,
-    TextTableError,
-    UnsupportedModelError,
-    WrapError,
-)
-from .evaluation.reliability import Reliability, reliability
-from .score_table import Coverage, ScoreTable
-from .wrapping import disabled, unwrap, wrap
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AdaptorWarning",
-    "AlreadyWrappedError",
-    "AugmentError",
-    "ConfigError",
-    "Coverage",
-    "CoverageError",
-    "CoverageWarning",
-    "DataError",
-    "GateCollapsedWarning",
-    "HookNeverFiredError",
-    "InactiveWarning",
-    "KARAdaptor",
-    "LLMCFAdaptor",
-    "NoPairsError",
-    "NotAugmentedError",
-    "NotWrappedError",
-    "ProcessesError",
-    "Reliability",
-    "SLLMRCallback",
-    "SLLMRError",
-    "SLLMRMixin",
-    "SLLMRWarning",
-    "ScoreTable",
-    "ScoreTableError",
-    "SelectiveConfig",
-    "SentenceTransformerEncoder",
-    "TextEncoder",
-    "TextEncoderError",
-    "TextTable",
-    "TextTableError",
-    "TfidfSvdEncoder",
-    "UnsupportedModelError",
-    "WrapError",
-    "augment",
-    "dense_columns",
-    "disabled",
-    "materialize",
-    "reliability",
-    "unaugment",
-    "unwrap",
-    "wrap",
-]
+# A name is imported when it is first asked for (PEP 562): torch, pandas and scikit-learn take seconds, which scoring,
+# its workers and `sllmr --help` have no use for.
+_MODULES = {
+    "augmentation": ("KARAdaptor", "LLMCFAdaptor"),
+    "augmentation.encoders": ("SentenceTransformerEncoder", "TextEncoder", "TfidfSvdEncoder"),
+    "augmentation.text_table": ("TextTable",),
+    "augmenting": ("augment", "dense_columns", "materialize", "unaugment"),
+    "backends.deepctr_torch": ("SLLMRCallback", "SLLMRMixin"),
+    "config": ("SelectiveConfig",),
+    "errors": (
+        "AdaptorWarning",
+        "AlreadyWrappedError",
+        "AugmentError",
+        "ConfigError",
+        "CoverageError",
+        "CoverageWarning",
+        "DataError",
+        "GateCollapsedWarning",
+        "HookNeverFiredError",
+        "InactiveWarning",
+        "NoPairsError",
+        "NotAugmentedError",
+        "NotWrappedError",
+        "ProcessesError",
+        "ScoreTableError",
+        "SLLMRError",
+        "SLLMRWarning",
+        "TextEncoderError",
+        "TextTableError",
+        "UnsupportedModelError",
+        "WrapError",
+    ),
+    "evaluation.reliability": ("Reliability", "reliability"),
+    "score_table": ("Coverage", "ScoreTable"),
+    "wrapping": ("disabled", "unwrap", "wrap"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+if TYPE_CHECKING:  # the same names for type checkers and editors
+    from .augmentation import KARAdaptor as KARAdaptor
+    from .augmentation import LLMCFAdaptor as LLMCFAdaptor
+    from .augmentation.encoders import SentenceTransformerEncoder as SentenceTransformerEncoder
+    from .augmentation.encoders import TextEncoder as TextEncoder
+    from .augmentation.encoders import TfidfSvdEncoder as TfidfSvdEncoder
+    from .augmentation.text_table import TextTable as TextTable
+    from .augmenting import augment as augment
+    from .augmenting import dense_columns as dense_columns
+    from .augmenting import materialize as materialize
+    from .augmenting import unaugment as unaugment
+    from .backends.deepctr_torch import SLLMRCallback as SLLMRCallback
+    from .backends.deepctr_torch import SLLMRMixin as SLLMRMixin
+    from .config import SelectiveConfig as SelectiveConfig
+    from .errors import AdaptorWarning as AdaptorWarning
+    from .errors import AlreadyWrappedError as AlreadyWrappedError
+    from .errors import AugmentError as AugmentError
+    from .errors import ConfigError as ConfigError
+    from .errors import CoverageError as CoverageError
+    from .errors import CoverageWarning as CoverageWarning
+    from .errors import DataError as DataError
+    from .errors import GateCollapsedWarning as GateCollapsedWarning
+    from .errors import HookNeverFiredError as HookNeverFiredError
+    from .errors import InactiveWarning as InactiveWarning
+    from .errors import NoPairsError as NoPairsError
+    from .errors import NotAugmentedError as NotAugmentedError
+    from .errors import NotWrappedError as NotWrappedError
+    from .errors import ProcessesError as ProcessesError
+    from .errors import ScoreTableError as ScoreTableError
+    from .errors import SLLMRError as SLLMRError
+    from .errors import SLLMRWarning as SLLMRWarning
+    from .errors import TextEncoderError as TextEncoderError
+    from .errors import TextTableError as TextTableError
+    from .errors import UnsupportedModelError as UnsupportedModelError
+    from .errors import WrapError as WrapError
+    from .evaluation.reliability import Reliability as Reliability
+    from .evaluation.reliability import reliability as reliability
+    from .score_table import Coverage as Coverage
+    from .score_table import ScoreTable as ScoreTable
+    from .wrapping import disabled as disabled
+    from .wrapping import unwrap as unwrap
+    from .wrapping import wrap as wrap
+
+else:  # at run time: a checker that saw these would take any name for one of the package's, or none
+    __all__ = sorted(_MODULE_OF)
+
+    def __getattr__(name):
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+        globals()[name] = value  # asked for once
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

@@ -18,6 +18,7 @@ from sllmr_plugin.errors import ConfigError, RunFolderError
 from sllmr_plugin.evaluation.run_folder import RunFolder
 from sllmr_plugin.experiments.running import FILE
 from sllmr_plugin.reproduction.document import write_documents
+from sllmr_plugin.reproduction.lifeline import lifeline
 from sllmr_plugin.reproduction.paper import paper_figures
 from sllmr_plugin.reproduction.planned import plan_runs
 from sllmr_plugin.reproduction.processes import make_runs, threads_per_job
@@ -383,3 +384,62 @@ def test_a_command_that_is_ended_is_taken_up_again_and_makes_no_run_twice(tmp_pa
     assert not (tmp_path / "figure2.png").exists()
     assert main(command) == 0
     assert capsys.readouterr().err == ""  # nothing was made
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "in vain"
+        time.sleep(0.05)
+
+
+def test_a_kill_ends_the_trainings_too(tmp_path):
+    command = [sys.executable, "-m", "sllmr_plugin", "reproduce", "--data", "demo", "--backbones", "dcnv2"]
+    command += ["--modes", "kd", "--tables", "2", "--figure", "none", "--seeds", "1", "--jobs", "2"]
+    command += ["--out", str(tmp_path), *TINY, "-o", "training.epochs=100000"]
+    parent = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: len(list(tmp_path.glob(f"runs/*/{FILE}"))) == 2)  # data are read, trainings begin
+        time.sleep(0.5)
+        assert parent.poll() is None
+        assert len(processes_that_name(tmp_path)) == 1 + 2
+        parent.kill()
+        assert parent.wait() == -signal.SIGKILL
+        wait_until(lambda: not processes_that_name(tmp_path), seconds=15)
+    finally:
+        parent.kill()
+        parent.wait()
+        for process in processes_that_name(tmp_path):
+            os.kill(int(process.parent.name), signal.SIGKILL)
+    logs = [log.read_text().splitlines() for log in tmp_path.glob("logs/*.log")]
+    assert len(logs) == 2
+    assert all(lines[-1] == "sllmr: the process that started this one is gone, so this one ends" for lines in logs)
+    assert not list(tmp_path.glob("runs/*/results.json"))
+
+
+@pytest.mark.parametrize("stdin", ["ended", "closed"])
+def test_a_training_of_ones_own_does_not_mind_the_end_of_its_input(stdin):
+    program = "import time; from sllmr_plugin.reproduction.lifeline import end_with_lifeline as watch; "
+    program += "watch(); time.sleep(0.5); print('trained')"
+    command = f'exec "$0" -c "$1" {"< /dev/null" if stdin == "ended" else "<&-"}'
+    result = subprocess.run(["sh", "-c", command, sys.executable, program], capture_output=True, text=True, check=True)
+    assert result.stdout == "trained\n"
+
+
+def test_what_is_started_for_it_ends_with_the_pipe_and_its_own_processes_do_not():
+    program = "import os, sys, time; from sllmr_plugin.reproduction.lifeline import end_with_lifeline as watch; "
+    program += "watch(); print([name for name in os.environ if name in sys.argv], flush=True); time.sleep(60)"
+    with lifeline() as (stdin, variables):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *variables],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **variables},
+            text=True,
+        )
+        assert process.stdout.readline() == "[]\n"  # nothing is left for them to inherit
+        time.sleep(0.2)
+        assert process.poll() is None
+    assert "is gone" in process.communicate(timeout=30)[1]
+    assert process.returncode == 1

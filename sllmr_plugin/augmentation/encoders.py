@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ..errors import TextEncoderError
 
@@ -51,6 +49,10 @@ class TfidfSvdEncoder:
         TextEncoderError
             If there is no word in any of them.
         """
+        # A second's work to import, that only those who encode should wait for.
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         try:
             weights = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts)
         except ValueError:  # an empty vocabulary

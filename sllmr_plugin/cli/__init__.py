@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import warnings
 from collections.abc import Sequence
@@ -10,41 +11,25 @@ from typing import Any
 
 from .. import __version__
 from ..errors import SLLMRError, SLLMRWarning
-from . import (
-    build_table,
-    candidates,
-    compare,
-    coverage,
-    demo,
-    ledger,
-    prepare,
-    reliability,
-    report,
-    reproduce,
-    score,
-    table,
-    texts,
-    train,
-    tune,
-)
 
-_COMMANDS = (
-    demo,
-    train,
-    prepare,
-    candidates,
-    score,
-    texts,
-    ledger,
-    build_table,
-    coverage,
-    reliability,
-    tune,
-    compare,
-    table,
-    report,
-    reproduce,
-)
+# A module each, in the order in which --help names them.
+_COMMANDS = {
+    "demo": "train plain and wrapped DeepFM on bundled data",
+    "train": "train a backbone of the model zoo on one of its data sets",
+    "prepare": "turn downloaded raw files into the files that the other commands read",
+    "candidates": "choose the user-item pairs to have scored",
+    "score": "have candidates scored by a language model",
+    "texts": "have users and items described by a language model",
+    "ledger": "look into the answers that scoring has paid for",
+    "build-table": "make a memory-mapped score table of many parquet files",
+    "coverage": "report how much of a score table can be used",
+    "reliability": "where is the LLM a better judge than the model?",
+    "tune": "choose gate, uncertainty, weight and margin on validation data",
+    "compare": "compare training modes on your data",
+    "table": "print the results of a run folder",
+    "report": "write a page with plots about a run folder",
+    "reproduce": "make the paper's tables anew, beside its own figures",
+}
 
 _EPILOG = """\
 examples:
@@ -103,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code: 0, 1 if a part of what was asked for failed, 2 for input that cannot be used, 130 when interrupted.
     """
-    arguments = build_parser().parse_args(argv)
     try:
+        arguments = build_parser().parse_args(argv)
         with warnings.catch_warnings():
             _show_own_warnings_as_lines()
             return arguments.run(arguments) or 0
@@ -138,7 +123,25 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"sllmr-plugin {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        command.add(commands)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser)
+    for name, summary in _COMMANDS.items():
+        commands.add_parser(name, help=summary).module = name.replace("-", "_")
     return parser
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """A command's parser, which imports the command's module once it has arguments to read.
+
+    So `sllmr --help` waits for no module, and a command for none of another's.
+    """
+
+    module: str | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read arguments, of which the module says what they are."""
+        if self.module is not None:
+            importlib.import_module(f".{self.module}", __package__).add(self)
+            self.module = None
+            if self.epilog is not None:  # its lines are laid out by hand
+                self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().parse_known_args(args, namespace)

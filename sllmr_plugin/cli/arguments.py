@@ -7,14 +7,14 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..config import SelectiveConfig
 from ..errors import ConfigError
-from ..evaluation.training import RunSettings
 from ..ray_engine import RayEngine
+
+if TYPE_CHECKING:
+    from ..evaluation.training import RunSettings
 
 INTERACTIONS_HELP = (
     "CSV or parquet: user_id, item_id[, label][, position|timestamp][, split]; without split the "
@@ -36,6 +36,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Add the sizes of training and validation, and ``--set``; `run_settings` and `read_overrides` read them."""
+    from ..evaluation.training import RunSettings  # needs torch, which commands that train nothing do without
+
     defaults = RunSettings()
     for flag, default, text in (
         ("--epochs", defaults.epochs, "epochs per run"),
@@ -142,6 +144,8 @@ def run_settings(
     arguments: argparse.Namespace, *, test_users: int | None = None, test_items: int | None = None
 ) -> RunSettings:
     """Return what the arguments of `add_training` say, with the sizes of a test ranking if there is to be one."""
+    from ..evaluation.training import RunSettings
+
     return RunSettings(
         epochs=arguments.epochs,
         embedding_dim=arguments.embedding_dim,
@@ -213,6 +217,8 @@ def share(text: str) -> float:
 
 def device(name: str) -> str:
     """Read a torch device that can be used here."""
+    import torch
+
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

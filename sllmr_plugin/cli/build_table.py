@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -19,13 +18,9 @@ model's codes, so the indexes are given here and not to wrap().
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "build-table",
-        help="make a memory-mapped score table of many parquet files",
-        description=_DESCRIPTION,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = _DESCRIPTION
     parser.add_argument(
         "--scores",
         required=True,

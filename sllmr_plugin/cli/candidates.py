@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from ..datasets.interactions import load_interactions
 from ..scoring.candidate_settings import CandidateSettings
@@ -30,16 +29,13 @@ next: sllmr score --candidates candidates.parquet --interactions clicks.csv --it
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "candidates",
-        help="choose the user-item pairs to have scored",
-        description="Choose users and draw the items that a language model (or another scorer) will be asked about, "
-        "and say what they cover.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Choose users and draw the items that a language model (or another scorer) will be asked about, "
+        "and say what they cover."
     )
+    parser.epilog = _EPILOG
     defaults = CandidateSettings()
     parser.add_argument("--interactions", required=True, metavar="FILE", help=INTERACTIONS_HELP)
     parser.add_argument(

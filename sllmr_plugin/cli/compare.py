@@ -43,16 +43,13 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "compare",
-        help="compare training modes on your data",
-        description="Train backbones in several modes on the same data and report full-ranking AUC overall, "
-        "of cold users and of long-tail items.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Train backbones in several modes on the same data and report full-ranking AUC overall, "
+        "of cold users and of long-tail items."
     )
+    parser.epilog = _EPILOG
     add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder")
     parser.add_argument(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from ..datasets.interactions import load_interactions
 from ..evaluation.strata import stratify
@@ -11,13 +10,9 @@ from ..score_table import ScoreTable
 from .arguments import add_data
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "coverage",
-        help="report how much of a score table can be used",
-        description="Match a score table to the interactions: pairs kept and dropped, users and items reached.",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = "Match a score table to the interactions: pairs kept and dropped, users and items reached."
     add_data(parser)
     parser.set_defaults(run=_run)
 

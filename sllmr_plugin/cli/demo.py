@@ -6,7 +6,6 @@ import argparse
 import textwrap
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..config import SelectiveConfig
 from ..datasets.demo import demo_paths
@@ -25,13 +24,11 @@ _SIMULATED = (
 )
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "demo",
-        help="train plain and wrapped DeepFM on bundled data",
-        description="Train a DeepFM plain (none), with all LLM pairs (global) and with the gate (gated) on "
-        "bundled data, whose interactions and LLM scores are both simulated.",
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Train a DeepFM plain (none), with all LLM pairs (global) and with the gate (gated) on "
+        "bundled data, whose interactions and LLM scores are both simulated."
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/demo, written anew)")
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds per mode (default: 3)")

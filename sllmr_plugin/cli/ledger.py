@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ..scoring.ledger_file import LedgerReader
 from ..scoring.ledger_report import answers_by_model, export_answers, failures, unanswered_by_reason
@@ -24,15 +23,10 @@ examples:
 _SHOWN = 200
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "ledger",
-        help="look into the answers that scoring has paid for",
-        description="Look into the ledger that sllmr score and sllmr texts write.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = "Look into the ledger that sllmr score and sllmr texts write."
+    parser.epilog = _EPILOG
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, text, run in (
         ("stats", "answers, tokens and dollars", _stats),

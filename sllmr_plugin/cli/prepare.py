@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ..datasets.prepare_settings import CHOICES, COLUMNS, PrepareSettings
 from ..datasets.preparing import prepare
@@ -46,16 +45,13 @@ next: sllmr candidates --interactions DIR/interactions.csv --items DIR/items.csv
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "prepare",
-        help="turn downloaded raw files into the files that the other commands read",
-        description="Turn the raw files of Amazon Reviews, MovieLens 1M, RecBole or a CSV of your own into "
-        "interactions with splits, and items with titles.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Turn the raw files of Amazon Reviews, MovieLens 1M, RecBole or a CSV of your own into "
+        "interactions with splits, and items with titles."
     )
+    parser.epilog = _EPILOG
     parser.add_argument("format", choices=CHOICES["format"], metavar="FORMAT", help=", ".join(CHOICES["format"]))
     parser.add_argument("--reviews", required=True, metavar="FILE", help="the interactions, plain or gzipped")
     parser.add_argument("--meta", metavar="FILE", help="the items; without it no item has a title")

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import io
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -31,16 +30,13 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "reliability",
-        help="where is the LLM a better judge than the model?",
-        description="Before training money is spent: how often the LLM orders held-out items right, how often a plain "
-        "backbone does, and who is right when they disagree, by kind of user, item and uncertainty.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Before training money is spent: how often the LLM orders held-out items right, how often a plain "
+        "backbone does, and who is right when they disagree, by kind of user, item and uncertainty."
     )
+    parser.epilog = _EPILOG
     add_data(parser)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for reliability.json and reliability.png"

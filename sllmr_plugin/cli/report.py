@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ..report import write_report
 
@@ -18,17 +17,14 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "report",
-        help="write a page with plots about a run folder",
-        description="Write DIR/report.html: what was compared, the differences with their intervals, AUC by stratum, "
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Write DIR/report.html: what was compared, the differences with their intervals, AUC by stratum, "
         "gains by history length and popularity, where the LLM is right, the gate, training curves, scores and "
-        "settings.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "settings."
     )
+    parser.epilog = _EPILOG
     parser.add_argument("folder", type=Path, metavar="DIR", help="run folder that sllmr compare has written")
     parser.set_defaults(run=_run)
 

@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -47,16 +46,13 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "reproduce",
-        help="make the paper's tables anew, beside its own figures",
-        description="Make the runs of the paper's Tables 2 and 3 and Figure 2, each in a process of its own, and lay "
-        "them out beside the paper's figures.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Make the runs of the paper's Tables 2 and 3 and Figure 2, each in a process of its own, and lay "
+        "them out beside the paper's figures."
     )
+    parser.epilog = _EPILOG
     paper = paper_figures()
     what = parser.add_argument_group("what is made")
     what.add_argument(

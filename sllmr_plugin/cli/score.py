@@ -62,15 +62,12 @@ next: sllmr compare --interactions clicks.csv --items items.csv --scores llm_sco
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "score",
-        help="have candidates scored by a language model",
-        description="Ask a language model, or another scorer, about every user's candidates and write the score table.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Ask a language model, or another scorer, about every user's candidates and write the score table."
     )
+    parser.epilog = _EPILOG
     parser.add_argument("--candidates", required=True, metavar="FILE", help="from sllmr candidates")
     parser.add_argument("--interactions", required=True, metavar="FILE", help=INTERACTIONS_HELP)
     parser.add_argument(

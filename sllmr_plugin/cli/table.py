@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ..evaluation.comparison import compare_runs
 from ..evaluation.run_folder import RunFolder
@@ -21,15 +20,10 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "table",
-        help="print the results of a run folder",
-        description="Print the results of a run folder as text, Markdown, LaTeX (with booktabs) or JSON.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = "Print the results of a run folder as text, Markdown, LaTeX (with booktabs) or JSON."
+    parser.epilog = _EPILOG
     parser.add_argument("folder", type=Path, metavar="DIR", help="run folder that sllmr compare has written")
     parser.add_argument("--format", choices=[*FORMATS, "json"], default="text", dest="form", help="default: text")
     parser.add_argument(

@@ -40,16 +40,13 @@ next: sllmr compare ... --modes none,kar,llm_cf --texts texts.parquet
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "texts",
-        help="have users and items described by a language model",
-        description="Ask a language model for texts on users' preferences and on items, the inputs of KAR and LLM-CF, "
-        "and write the text table.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Ask a language model for texts on users' preferences and on items, the inputs of KAR and LLM-CF, "
+        "and write the text table."
     )
+    parser.epilog = _EPILOG
     parser.add_argument("--interactions", required=True, metavar="FILE", help=INTERACTIONS_HELP)
     parser.add_argument(
         "--items", required=True, metavar="FILE", help="CSV or parquet of the catalogue: item_id, title[, category]"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any
 
 from ..experiments.compose import compose
 from ..experiments.listing import list_zoo
 from ..experiments.result_lines import result_lines
 from ..experiments.running import FILE, train_experiment
 from ..experiments.yaml_files import Setting
+from ..reproduction.lifeline import end_with_lifeline
 from .arguments import add_experiment_keys, check_data_dir, positive
 
 _EPILOG = """\
@@ -38,16 +38,12 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "train",
-        help="train a backbone of the model zoo on one of its data sets",
-        description="Compose an experiment from files of the model zoo, train it, rank the test interactions and print "
-        "a line.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Compose an experiment from files of the model zoo, train it, rank the test interactions and print a line."
     )
+    parser.epilog = _EPILOG
     what = parser.add_argument_group("what is trained")
     what.add_argument("--model", metavar="NAME", help="a model of --list, any backbone's name, or a YAML file")
     what.add_argument("--data", metavar="NAME", help="a data set of --list, or a YAML file")
@@ -69,6 +65,7 @@ def add(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    end_with_lifeline()
     if arguments.list:
         print(list_zoo(arguments.data_dir))
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any
 
 from ..datasets.interactions import load_interactions
 from ..evaluation.training import RunSettings
@@ -34,15 +33,10 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "tune",
-        help="choose gate, uncertainty, weight and margin on validation data",
-        description="Train one backbone with a dozen configs and choose the one of highest validation AUC.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = "Train one backbone with a dozen configs and choose the one of highest validation AUC."
+    parser.epilog = _EPILOG
     add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the search")
     parser.add_argument(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .lifeline import lifeline
 from .planned import PlannedRun
 from .progress import Progress
 
@@ -59,25 +60,27 @@ def make_runs(runs: Sequence[PlannedRun], *, jobs: int, progress: Progress) -> l
     list of FailedRun
         Runs that failed; the others were made all the same.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads_per_job(jobs)), "PYTHONUNBUFFERED": "1"}
     waiting, going, failed = list(runs), list[_Process](), list[FailedRun]()
-    try:
-        while waiting or going:
-            while waiting and len(going) < jobs:
-                going.append(_start(waiting.pop(0), environment))
-                progress.started(going[-1].run)
-            time.sleep(_LOOK_EVERY)
-            for one in [one for one in going if one.process.poll() is not None]:
-                going.remove(one)
-                reason = _failure(one)
-                seconds = time.perf_counter() - one.started
-                if reason is None:
-                    one.run.keep_seconds(seconds)
-                else:
-                    failed.append(FailedRun(one.run, reason))
-                progress.ended(one.run, reason, seconds)
-    finally:
-        _stop(going)
+    with lifeline() as (stdin, variables):
+        environment = {**os.environ, **variables, "PYTHONUNBUFFERED": "1"}
+        environment["OMP_NUM_THREADS"] = str(threads_per_job(jobs))
+        try:
+            while waiting or going:
+                while waiting and len(going) < jobs:
+                    going.append(_start(waiting.pop(0), stdin, environment))
+                    progress.started(going[-1].run)
+                time.sleep(_LOOK_EVERY)
+                for one in [one for one in going if one.process.poll() is not None]:
+                    going.remove(one)
+                    reason = _failure(one)
+                    seconds = time.perf_counter() - one.started
+                    if reason is None:
+                        one.run.keep_seconds(seconds)
+                    else:
+                        failed.append(FailedRun(one.run, reason))
+                    progress.ended(one.run, reason, seconds)
+        finally:
+            _stop(going)
     return failed
 
 
@@ -88,15 +91,16 @@ def threads_per_job(jobs: int) -> int:
     return max(1, (int(given) if given.isdigit() else available) // jobs)
 
 
-def _start(run: PlannedRun, environment: dict[str, str]) -> _Process:
+def _start(run: PlannedRun, stdin: int, environment: dict[str, str]) -> _Process:
     run.log.parent.mkdir(parents=True, exist_ok=True)
     with run.log.open("w", encoding="utf-8") as log:
         log.write(f"$ {shlex.join(run.command)}\n")
         log.flush()
-        # A session of its own: Ctrl-C reaches this process alone, which then ends the others.
+        # A session of its own: Ctrl-C reaches this process alone, which then ends the others. What ends it without
+        # asking (a kill, a closed terminal) reaches them by `stdin`.
         process = subprocess.Popen(
             run.command,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ..errors import DataError
 from .request import ScoredAnswer, ScoringRequest
@@ -44,6 +43,9 @@ class LexicalScorer:
     """
 
     def __init__(self, titles: Iterable[str], *, words: bool = False) -> None:
+        # A second's work to import, that those who ask a language model should not wait for.
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         distinct = sorted({title for title in titles if title})
         units: dict[str, Any] = {"analyzer": "char_wb", "ngram_range": (2, 4)}
         if words:
