@@ -78,7 +78,7 @@ def test_without_indexes_ids_are_codes():
     [
         (FRAME.drop(columns="text"), "column.s. text missing.*Rename the columns"),
         (FRAME[:0], "holds no rows"),
-        (FRAME.assign(kind="person"), r"kind is unknown in 7 row\(s\), first in row 0.*'person'. Use user or item"),
+        (FRAME.assign(kind="person"), r"kind is unknown in 7 row\(s\), first in row 0.*'person'. Use user, item or r"),
         (FRAME.assign(text=[*FRAME["text"][:4], 3.5, "x", "y"]), r"text is no text in 1 row\(s\), first in row 4"),
         ([1], "texts is a list"),
     ],
