@@ -100,7 +100,7 @@ def reasoned_base(users: TextVectors, items: TextVectors, rows: Rows, reasoning:
     CoverageWarning
         If exemplars are left out.
     """
-    user, item = (torch.from_numpy(codes) for codes in (reasoning.users, reasoning.items))
+    user, item = torch.tensor(reasoning.users), torch.tensor(reasoning.items)
     positive = reasoning.labels == 1
     trained = np.asarray(rows[2]).reshape(-1) > 0.5
     pairs = pd.MultiIndex.from_arrays([reasoning.users, reasoning.items])
@@ -124,10 +124,10 @@ def reasoned_base(users: TextVectors, items: TextVectors, rows: Rows, reasoning:
     if told:
         warnings.warn(
             f"{len(positive) - usable.sum()} of {len(positive)} exemplars with a reasoning text are left out: {told}. "
-            "Have the texts written for the interactions that fit trains on if they are many.",
+            "If they are many, have the missing texts written, and reasoning about what fit trains on.",
             CoverageWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
     index = torch.from_numpy(np.concatenate(chosen))
-    label = torch.from_numpy(reasoning.labels)[index]
-    return ExemplarBase(user[index], item[index], label, torch.from_numpy(reasoning.vectors)[index])
+    label = torch.tensor(reasoning.labels)[index]
+    return ExemplarBase(user[index], item[index], label, torch.tensor(reasoning.vectors)[index])
