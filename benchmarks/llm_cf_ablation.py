@@ -7,8 +7,8 @@ DeepFM at the settings of `sllmr compare`, seeds 0 to 2, with
   reasoned, unread     the exemplars of the reasoning texts, without what these say
   reasoned             with what they say: LLM-CF as it is, where the text table has reasoning
 
-Prints the full-ranking AUC of the test interactions as mean ± standard deviation over seeds, and the differences to the
-plain model, seed by seed. For an interval over users, run `sllmr compare`.
+Prints the full-ranking AUC of the test interactions as mean ± standard deviation over seeds, likewise the differences to
+the plain model of the same seed, and of the AUC each of these. For intervals over users, run `sllmr compare`.
 """
 
 from __future__ import annotations
@@ -62,14 +62,16 @@ def main() -> None:
         "reasoned, unread": lambda *rows, **names: LLMCFAdaptor(unread, *rows, **names),
         "reasoned": lambda *rows, **names: LLMCFAdaptor(texts, *rows, **names),
     }
-    print(f"{'':18}{'AUC':>10}{'cold users':>19}{'long-tail':>19}")
+    print(f"{'':18}{'AUC':>14}{'cold users':>19}{'long-tail items':>19}")
     plain = None
     for name, adaptor in ways.items():
         auc = np.array([run(seed, adaptor) for seed in range(n_seeds)])  # (n_seeds, 3)
-        print(f"{name:18}{spread(auc)}", flush=True)
+        print(f"{name:18}{spread(auc).replace('+', ' ')}", flush=True)
         plain = auc if plain is None else plain
         if adaptor:
             print(f"{'  minus plain':18}{spread(auc - plain)}", flush=True)
+            seeds = ", ".join(f"{gain:+.4f}" for gain in (auc - plain)[:, 0])
+            print(f"{'  AUC by seed':18}   {seeds}", flush=True)
 
 
 if __name__ == "__main__":
