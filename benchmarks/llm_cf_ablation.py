@@ -7,8 +7,8 @@ DeepFM at the settings of `sllmr compare`, seeds 0 to 2, with
   reasoned, unread     the exemplars of the reasoning texts, without what these say
   reasoned             with what they say: LLM-CF as it is, where the text table has reasoning
 
-Prints the full-ranking AUC of the test interactions as mean ± standard deviation over seeds, likewise the differences to
-the plain model of the same seed, and of the AUC each of these. For intervals over users, run `sllmr compare`.
+Prints the full-ranking AUC of the test interactions as mean ± standard deviation over seeds, likewise the differences
+to the plain model of the same seed, and of the AUC each of these. For intervals over users, run `sllmr compare`.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def generate_reasoning(
     item_ids: np.ndarray,
     seed: int,
 ) -> pd.DataFrame:
-    """Write the texts about 1000 positive and 1000 negative exemplars.
+    """Write the texts about 1000 positive exemplars, and as many negative ones, less those that were drawn twice.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def generate_reasoning(
         chosen = generator.permutation(len(users))[:N_EACH]
         user, moment = users[chosen], position[chosen]
         item = taken[user, moment] if label else _not_taken(user, taken, n_train, len(item_ids), generator)
-        # Of negative exemplars, a user's second draw of an item would be the first one's text again.
+        # A negative item may have been drawn for two moments of a user.
         once = np.sort(np.unique(user * len(item_ids) + item, return_index=True)[1])
         user, moment, item = user[once], moment[once], item[once]
         texts = _write(user, moment, item, label, reasons, aspects, taken, generator)
