@@ -25,9 +25,9 @@ def draw_exemplars(
 
     Positive exemplars are training interactions. Negative ones are training rows of label 0 where the data have some
     (`Interactions.has_negatives`). Else each takes the moment of a training interaction and a uniformly drawn item that
-    the user has no interaction with, in no split: a held-out item in a prompt, called not taken, would be a leak and
-    untrue. That these items are spared tells nothing of a user to a model, since LLM-CF gives no user exemplars of
-    the user's own.
+    the user has no interaction with, in any split: a held-out item in a prompt, called not taken, would be a leak and
+    untrue. That these items are spared tells a model nothing of the user, whom LLM-CF shows no exemplars of the
+    user's own.
 
     Shown of the user are titles of training positives before the exemplar, so an exemplar has at least one of them.
     All draws go by hashes of the ids: more exemplars include the fewer, and other users' interactions change none.
