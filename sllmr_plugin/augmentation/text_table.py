@@ -23,6 +23,10 @@ _CSV = {"dtype": str, "keep_default_na": False, "na_values": {name: [""] for nam
 _Keep = Callable[[pd.DataFrame, np.ndarray, str], pd.DataFrame]
 
 
+def _no_reasoning() -> pd.DataFrame:
+    return pd.DataFrame({"user": [], "item": [], "label": []}, dtype="int64").assign(text="")
+
+
 @dataclass(frozen=True)
 class TextCoverage:
     """What became of the rows of a text file.
@@ -74,7 +78,7 @@ class TextTable:
     items: pd.Series
     coverage: TextCoverage
     origin: dict[str, Any] = field(default_factory=dict)
-    reasoning: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["user", "item", "label", "text"]))
+    reasoning: pd.DataFrame = field(default_factory=_no_reasoning)
 
     def of(self, kind: str) -> pd.Series:
         """Return the texts of a kind, ``"user"`` or ``"item"``."""
@@ -173,9 +177,7 @@ def _encoded(rows: pd.DataFrame, column: str, kind: str, index: IdIndex | None, 
 def _exemplars(rows: pd.DataFrame, user_index: IdIndex | None, item_index: IdIndex | None, keep: _Keep) -> pd.DataFrame:
     """Return the reasoning texts: ``user, item, label, text``."""
     if rows.empty:
-        return pd.DataFrame({"user": [], "item": [], "label": [], "text": []}).astype(
-            {"user": "int64", "item": "int64", "label": "int64", "text": object}
-        )
+        return _no_reasoning()
 
     def keep_reasoning(some: pd.DataFrame, mask: np.ndarray, reason: str) -> pd.DataFrame:
         return keep(some, mask, f"reasoning: {reason}")
