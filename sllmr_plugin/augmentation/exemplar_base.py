@@ -102,7 +102,7 @@ def reasoned_base(users: TextVectors, items: TextVectors, rows: Rows, reasoning:
     """
     user, item = torch.tensor(reasoning.users), torch.tensor(reasoning.items)
     positive = reasoning.labels == 1
-    trained = np.asarray(rows[2]).reshape(-1) > 0.5
+    trained = (np.asarray(rows[2]).reshape(-1) > 0.5) & np.isin(rows[0], reasoning.users)
     pairs = pd.MultiIndex.from_arrays([reasoning.users, reasoning.items])
     is_positive_row = pairs.isin(pd.MultiIndex.from_arrays([np.asarray(codes)[trained] for codes in rows[:2]]))
     has_texts = (users.known(user) & items.known(item)).numpy()
