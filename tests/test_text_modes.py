@@ -81,7 +81,7 @@ def test_reasoning_is_used_and_said_of(tmp_path, folder):
     n_told = (reasoning_frame()["label"] == 1).sum(), (reasoning_frame()["label"] == 0).sum()
     assert (told["n_taken"], told["n_not_taken"]) == n_told == (18, 18)
     sentences = " ".join(compared(summarise(RunFolder(tmp_path, None))))
-    assert "Texts are of 10 users and 9 items, written by a model that their file does not name; LLM-CF's" in sentences
+    assert "Texts are of 10 users and 9 items, and their file does not say who wrote them; LLM-CF's" in sentences
     assert "exemplars are 36 interactions with reasoning about them." in sentences
     assert "drawn, without reasoning" in " ".join(compared(summarise(RunFolder(folder[0], None))))
 

@@ -132,10 +132,8 @@ def texts_told(texts: Mapping[str, Any]) -> str:
         if n_exemplars
         else "LLM-CF's exemplars are drawn, without reasoning about them"
     )
-    return (
-        f"Texts are of {texts['n_users']:,} users and {texts['n_items']:,} items, written by "
-        f"{texts['model'] or 'a model that their file does not name'}; {exemplars}."
-    )
+    writer = f"written by {texts['model']}" if texts["model"] else "and their file does not say who wrote them"
+    return f"Texts are of {texts['n_users']:,} users and {texts['n_items']:,} items, {writer}; {exemplars}."
 
 
 def gate_basis(summary: Mapping[str, Any]) -> list[str]:
