@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,11 @@ ITEMS = torch.arange(1, N_ITEMS + 1).repeat(N_USERS)
 @pytest.fixture(scope="module")
 def texts():
     return encoded()
+
+
+@pytest.fixture(scope="module")
+def reasoned():
+    return encoded(reasoning=True)
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +152,12 @@ def test_the_pool_keeps_the_exemplars_of_the_most_similar_items(texts, rows):
             assert own == pytest.approx(all_of_label[:4], abs=1e-5)
 
 
-def test_llm_cf_is_attention_over_the_exemplars(texts, rows):
+@pytest.mark.filterwarnings("ignore:.*without a text of their user or item:sllmr_plugin.CoverageWarning")
+@pytest.mark.parametrize("with_reasoning", [False, True])
+def test_llm_cf_is_attention_over_the_exemplars(texts, reasoned, rows, with_reasoning):
+    texts = reasoned if with_reasoning else texts
     adaptor = randomised(llm_cf(texts, rows, pool=6, n_each=2, size=30))
+    assert adaptor.has_reasoning == with_reasoning
     output = adaptor(USERS, ITEMS).detach()
     found, similarity = adaptor._retrieve(USERS, ITEMS)
     base = adaptor.exemplars
@@ -168,8 +178,12 @@ def test_llm_cf_is_attention_over_the_exemplars(texts, rows):
             key = linear(adaptor.key, x)
             learned = sum(a * b for a, b in zip(own, key, strict=True)) / math.sqrt(5)
             logits.append(learned + adaptor.similarity_scale.item() * cosines)
-            label = adaptor.label.weight[int(base.label[e])].tolist()
-            values.append([a + b for a, b in zip(linear(adaptor.value, x), label, strict=True)])
+            parts = [linear(adaptor.value, x), adaptor.label.weight[int(base.label[e])].tolist()]
+            if with_reasoning:
+                about = (texts.reasoning.users == int(base.user[e])) & (texts.reasoning.items == int(base.item[e]))
+                told = texts.reasoning.vectors[np.flatnonzero(about)[0]].astype(float)
+                parts.append((adaptor.reasoning.weight.detach().numpy() @ told).tolist())
+            values.append([sum(part) for part in zip(*parts, strict=True)])
         weights = softmax(logits)
         context = [sum(w * v[place] for w, v in zip(weights, values, strict=True)) for place in range(5)]
         hidden = [a + b for a, b in zip(own, linear(adaptor.after_attention, context), strict=True)]
@@ -198,6 +212,73 @@ def test_exemplars_are_training_rows_with_their_labels_and_texts(texts, rows):
     assert not {item for _, item, _ in drawn} & set(NO_ITEM_TEXT)
     held_out = {(u, i) for part in (data.valid, data.test) for u, i in part.itertuples(index=False)}
     assert not {(user, item) for user, item, label in drawn if label} & held_out
+
+
+def test_exemplars_with_reasoning_are_those_of_the_table_that_training_rows_bear_out(reasoned, rows):
+    """All that have both texts; what contradicts the rows is left out, loudly."""
+    table = reasoned.reasoning
+    x, y = rows
+    positive = {(u, i) for u, i, label in zip(x["user_id"], x["item_id"], y, strict=True) if label}
+    told = list(zip(table.users.tolist(), table.items.tolist(), table.labels.tolist(), strict=True))
+    usable = {(u, i, label) for u, i, label in told if u not in NO_USER_TEXT and i not in NO_ITEM_TEXT}
+    assert all(((u, i) in positive) == label for u, i, label in told)
+    with pytest.warns(
+        CoverageWarning, match=f"^{len(told) - len(usable)} of {len(told)} .* {len(told) - len(usable)} wit"
+    ):
+        adaptor = llm_cf(reasoned, rows, size=2)  # the size is that of a draw
+    base = adaptor.exemplars
+    taken = list(zip(base.user.tolist(), base.item.tolist(), base.label.tolist(), strict=True))
+    assert set(taken) == usable
+    assert len(taken) == len(usable)
+    assert base.label.tolist() == sorted(base.label.tolist(), reverse=True)
+    n_positive = sum(label for _, _, label in usable)
+    expected = f"{n_positive} positive and {len(usable) - n_positive} negative exemplars, with reasoning"
+    assert adaptor.extra_repr() == expected
+
+    # A held-out interaction told as taken, and a training positive told as not taken.
+    held_out = interactions().test.iloc[[0]]
+    more = {"users": held_out["user"], "items": held_out["item"], "labels": [1], "vectors": table.vectors[:1]}
+    leaky = replace(table, **{name: np.concatenate([getattr(table, name), part]) for name, part in more.items()})
+    flipped = leaky.labels.copy()
+    first = np.flatnonzero(flipped == 1)[0]
+    flipped[first] = 0
+    with pytest.warns(CoverageWarning, match="1 positive, but no positive .*; 1 negative, but a positive training row"):
+        base = llm_cf(replace(reasoned, reasoning=replace(leaky, labels=flipped)), rows).exemplars
+    left = set(zip(base.user.tolist(), base.item.tolist(), strict=True))
+    assert left == {(u, i) for u, i, _ in usable} - {(int(table.users[first]), int(table.items[first]))}
+
+
+@pytest.mark.parametrize(("label", "name"), [(1, "negative"), (0, "positive")])
+def test_reasoning_about_one_label_alone_is_an_error(reasoned, rows, label, name):
+    table = reasoned.reasoning
+    mine = table.labels == label
+    fields = ("users", "items", "labels", "vectors")
+    one_label = replace(table, **{field: getattr(table, field)[mine] for field in fields})
+    with pytest.raises(CoverageError, match=f"no {name} exemplar with a reasoning text can be used, of {mine.sum()}"):
+        llm_cf(replace(reasoned, reasoning=one_label), rows)
+
+
+@pytest.mark.filterwarnings("ignore:.*without a text of their user or item:sllmr_plugin.CoverageWarning")
+def test_reasoning_adds_one_weight_and_leaves_the_others_as_they_start(texts, reasoned, rows):
+    with_it, without = llm_cf(reasoned, rows), llm_cf(texts, rows)
+    state, plain = ({n: t.clone() for n, t in a.state_dict().items()} for a in (with_it, without))
+    assert state.keys() - plain.keys() == {"reasoning.weight"}
+    assert state["reasoning.weight"].shape == (5, 6)
+    assert all(torch.equal(state[name], tensor) for name, tensor in plain.items())
+    assert "without reasoning" in repr(without)
+    torch.testing.assert_close(with_it(USERS, ITEMS), without(USERS, ITEMS))  # exemplars add nothing at first
+    for _ in range(2):  # the first step opens the way to what the exemplars say
+        with_it(USERS, ITEMS).square().sum().backward()
+        with torch.no_grad():
+            for parameter in with_it.parameters():
+                parameter -= 0.01 * parameter.grad
+    assert not torch.equal(with_it.reasoning.weight, state["reasoning.weight"])
+
+
+def test_no_exemplars_taken_leave_the_texts_of_the_sample(texts, rows):
+    adaptor = randomised(llm_cf(texts, rows, n_each=0))
+    own = adaptor.query(torch.cat([adaptor.users(USERS), adaptor.items(ITEMS)], dim=1)) + adaptor.after_attention.bias
+    torch.testing.assert_close(adaptor(USERS, ITEMS), adaptor.output(own + adaptor.feed_forward(own)))
 
 
 def test_what_a_sample_is_given_does_not_depend_on_its_own_users_labels(texts, rows):

@@ -37,7 +37,7 @@ from sllmr_plugin.zoo import build_model, feature_names, input_rows
 from .text_cases import N_ITEMS, N_USERS, encoded, interactions
 
 SIX = ("deepfm", "xdeepfm", "autoint", "dcn", "dcnv2", "din")
-KINDS = ("kar", "llm_cf")
+KINDS = ("kar", "llm_cf", "llm_cf, reasoned")
 pytestmark = pytest.mark.filterwarnings("ignore::sllmr_plugin.CoverageWarning")
 
 
@@ -54,7 +54,8 @@ def rows(data):
 def adaptor_of(kind, rows):
     if kind == "kar":
         return KARAdaptor(encoded(), dim=3, hidden=4)
-    return LLMCFAdaptor(encoded(), *rows, user="user_id", item="item_id", dim=3, hidden=4, size=30)
+    texts = encoded(reasoning=kind.endswith("reasoned"))
+    return LLMCFAdaptor(texts, *rows, user="user_id", item="item_id", dim=3, hidden=4, size=30)
 
 
 def model_of(name, data, adaptor):
@@ -264,6 +265,13 @@ def test_weights_without_an_adaptor_are_told(data, rows, tmp_path):
         augmented("deepfm", data, adaptor_of("llm_cf", rows)).augmentation.load(tmp_path / "adaptor")
     with pytest.raises(SLLMRError, match="no such file"):
         other.augmentation.load(tmp_path / "nowhere")
+
+
+def test_weights_with_reasoning_are_another_adaptors(data, rows, tmp_path):
+    model = augmented("deepfm", data, adaptor_of("llm_cf, reasoned", rows))
+    model.augmentation.save(tmp_path)
+    with pytest.raises(SLLMRError, match="weights of another adaptor than this LLMCFAdaptor"):
+        augmented("deepfm", data, adaptor_of("llm_cf", rows)).augmentation.load(tmp_path)
 
 
 # ------------------------------------------------------------------ together with the regularizer

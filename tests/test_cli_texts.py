@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sllmr_plugin.augmentation import LLMCFAdaptor
 from sllmr_plugin.augmentation.text_table import KINDS as TABLE_KINDS
 from sllmr_plugin.augmentation.text_table import TextTable
 from sllmr_plugin.cli import main
+from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.scoring.batch import run_batches
 from sllmr_plugin.scoring.ledger import Ledger
@@ -21,7 +23,7 @@ from sllmr_plugin.scoring.parquet import read_metadata
 from sllmr_plugin.scoring.texts.plan import plan_texts
 from sllmr_plugin.scoring.texts.prompts import TextTemplate
 from sllmr_plugin.scoring.texts.questions import TextQuestions
-from sllmr_plugin.scoring.texts.request import KINDS
+from sllmr_plugin.scoring.texts.request import DEFAULT_KINDS, KINDS
 
 from .scoring_server import ScoringServer, text_of
 
@@ -86,7 +88,8 @@ def test_a_table_comes_out_with_its_origin_and_more_users_ask_only_what_is_new(f
     assert texts_in(tmp_path / "texts.parquet") == expected(planned(tmp_path))
     metadata = read_metadata(tmp_path / "texts.parquet")
     assert (metadata["writer"], metadata["model"], metadata["kind"]) == ("openai", "tiny", "user,item")
-    assert metadata["prompt_hash"] == {kind: TextTemplate(kind).prompt_hash for kind in KINDS}
+    assert metadata["prompt_hash"] == {kind: TextTemplate(kind).prompt_hash for kind in DEFAULT_KINDS}
+    assert pd.read_parquet(tmp_path / "texts.parquet").columns.tolist() == ["kind", "id", "text"]
     assert metadata["created"]
     with LedgerReader(tmp_path / "texts.ledger.sqlite") as reader:
         counted = reader.connection.execute("SELECT sum(prompt_tokens), sum(completion_tokens) FROM answers").fetchone()
@@ -103,6 +106,47 @@ def test_the_text_table_reads_what_was_written(files, server, tmp_path):
     assert "Thing 3 of Ünder" in table.items[data.item_index[3]]
     assert table.origin["model"] == "gpt-4o-mini"
     assert table.origin["cost"] > 0
+
+
+def test_reasoning_is_asked_for_beside_the_others_and_read_by_llm_cf(files, server, tmp_path, capsys):
+    arguments = ["texts", *files, "--base-url", server.base_url]
+    assert main(arguments) == 0
+    n_seen = len(server.seen)
+    told = [*arguments, "--kind", "user,reasoning,item"]
+    assert main([*told, "--exemplars", "8", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert f"{n_seen + 16} requests, {n_seen} of them answered in the ledger" in out
+    assert [found in out for found in ("You describe the", "You state facts", "You explain what")] == [True] * 3
+    assert len(server.seen) == n_seen
+    assert main([*told, "--exemplars", "8"]) == 0
+    assert len(server.seen) == n_seen + 16, "users and items are paid for already"
+    out = capsys.readouterr().out
+    assert "reasoning about 16 of 16 exemplars: 8 positive, 8 negative" in out
+    assert main([*told, "--exemplars", "12"]) == 0
+    assert len(server.seen) == n_seen + 24
+    requests = planned(tmp_path, kinds=["reasoning"], exemplars=12).exemplars
+    want = {
+        (str(one.id), str(one.exemplar.item_id), one.exemplar.label): text_of(TextTemplate("reasoning").render(one))
+        for one in requests
+    }
+    frame = pd.read_parquet(tmp_path / "texts.parquet")
+    assert frame["kind"].tolist() == ["user"] * N_USERS + ["item"] * N_ITEMS + ["reasoning"] * 24
+    rows = frame[frame["kind"] == "reasoning"]
+    assert dict(zip(zip(rows["id"], rows["item_id"], rows["label"], strict=True), rows["text"], strict=True)) == want
+    assert frame.loc[frame["kind"] != "reasoning", ["item_id", "label"]].isna().all(axis=None)
+    metadata = read_metadata(tmp_path / "texts.parquet")
+    assert (metadata["kind"], metadata["settings"]["exemplars"]) == ("user,item,reasoning", 12)
+    assert metadata["counts"]["taken"] == metadata["counts"]["not_taken"] == 12
+    assert metadata["prompt_hash"].keys() == set(KINDS)
+
+    data = load_interactions(tmp_path / "clicks.csv", tmp_path / "items.csv")
+    table = TextTable.read(tmp_path / "texts.parquet", user_index=data.user_index, item_index=data.item_index)
+    x, y = training_rows(data)
+    adaptor = LLMCFAdaptor(table, x, y, user="user_id", item="item_id")
+    assert "12 positive and 12 negative exemplars, with reasoning" in repr(adaptor)
+    capsys.readouterr()
+    assert main(["ledger", "stats", str(tmp_path / "texts.ledger.sqlite")]) == 0
+    assert "gpt-4o-mini, reasoning about exemplars: 24 answers, 24 usable" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("default")
@@ -194,7 +238,7 @@ def test_the_cap_leaves_texts_of_both_kinds(files, server, tmp_path, capsys):
     assert "not every request was answered" in err
     frame = pd.read_parquet(tmp_path / "texts.parquet")
     assert 0 < len(frame) < N_USERS + N_ITEMS
-    assert set(frame["kind"]) == set(KINDS)
+    assert set(frame["kind"]) == set(DEFAULT_KINDS)
     assert float(re.search(r"\$([\d.]+) in this ledger", out)[1]) <= 0.002
 
 
@@ -261,6 +305,13 @@ def test_titles_need_no_model_and_say_so(files, tmp_path, monkeypatch, capsys):
     assert (metadata["writer"], metadata["model"], metadata["prompt_hash"]) == ("titles", "no language model", None)
     assert "tokens" not in metadata
     assert not list(tmp_path.glob("*.sqlite*"))
+    capsys.readouterr()
+    assert main(["texts", *files, "--writer", "titles", "--kind", "reasoning", "--exemplars", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "No language model reasoned" in out
+    assert out.startswith("reasoning about 6 of 6 exemplars")
+    frame = pd.read_parquet(tmp_path / "texts.parquet")
+    assert frame["text"].str.split(":").str[0].map({"taken": 1, "not taken": 0}).tolist() == frame["label"].tolist()
 
 
 def test_templates_of_ones_own_and_arguments_that_make_no_sense(files, server, tmp_path, capsys):
@@ -277,6 +328,9 @@ def test_templates_of_ones_own_and_arguments_that_make_no_sense(files, server, t
     (tmp_path / "item.txt").write_text("Facts about $items. $answer_format")
     assert main([*common, "--item-template", str(tmp_path / "item.txt")]) == 2
     assert "$items (did you mean $item?)" in capsys.readouterr().err
+    (tmp_path / "why.txt").write_text("Why $label $item after $history? $answer_format")
+    assert main([*common, "--kind", "reasoning", "--reasoning-template", str(tmp_path / "why.txt")]) == 0
+    assert server.seen[-1].body["messages"][0]["content"].startswith("Why the user ")
     assert main([*common, "--attributes", "maker"]) == 2
     assert "'maker'" in capsys.readouterr().err
     for wrong in (["--kind", "story"], ["--users", "0"], ["--writer", "me"]):

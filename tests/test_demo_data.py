@@ -8,6 +8,7 @@ import pytest
 
 from sllmr_plugin.datasets import demo_generator
 from sllmr_plugin.datasets.demo import demo_paths, load_demo
+from sllmr_plugin.datasets.demo_reasoning import REASON_WORDS
 from sllmr_plugin.datasets.demo_texts import CATEGORY_WORDS, QUALITY_WORDS, THEME_WORDS
 
 
@@ -24,12 +25,12 @@ def bundled():
 
 def test_the_bundled_texts_are_what_the_generator_writes(world):
     pd.testing.assert_frame_equal(world.texts, pd.read_parquet(demo_paths().texts))
-    assert world.texts["kind"].value_counts().to_dict() == {"user": 2000, "item": 400}
+    assert world.texts["kind"].value_counts().to_dict() == {"user": 2000, "item": 400, "reasoning": 2000}
 
 
 def test_the_words_of_the_texts_carry_tastes_themes_and_quality(world):
     """Words alone, by a loop: overlap of a user's and an item's text goes with suitability, praise with quality."""
-    texts = world.texts.set_index("id")["text"]
+    texts = world.texts[world.texts["kind"] != "reasoning"].set_index("id")["text"]
     words = {key: set(re.findall(r"[a-z]+", text.lower())) for key, text in texts.items()}
     telling = {word for group in (*CATEGORY_WORDS, *THEME_WORDS) for word in group}
     overlap = np.zeros((200, 400))
@@ -54,7 +55,72 @@ def test_texts_do_not_depend_on_what_users_took(world, monkeypatch):
     monkeypatch.setattr(demo_generator, "_draw_interactions", draw_others)
     other = demo_generator.generate_demo()
     assert not other.interactions["item_id"].equals(world.interactions["item_id"])
-    pd.testing.assert_frame_equal(other.texts, world.texts)
+    about_both = (frame[frame["kind"] != "reasoning"] for frame in (other.texts, world.texts))
+    pd.testing.assert_frame_equal(*about_both)
+
+
+def test_reasoning_is_about_training_interactions_and_items_of_no_split(world):
+    told = world.texts[world.texts["kind"] == "reasoning"]
+    splits = {name: set() for name in ("train", "valid", "test")}
+    first = {}
+    for user, item, split in world.interactions[["user_id", "item_id", "split"]].itertuples(index=False):
+        splits[split].add((user, item))
+        first.setdefault(user, item)
+    pairs = list(zip(told["id"], told["item_id"], strict=True))
+    assert len(set(pairs)) == 2000
+    for (user, item), label in zip(pairs, told["label"], strict=True):
+        assert ((user, item) in splits["train"]) == label
+        assert (user, item) not in splits["valid"] | splits["test"]
+        assert first[user] != item  # something came before it
+    assert told["label"].value_counts().to_dict() == {1: 1000, 0: 1000}
+
+
+def test_reasoning_knows_nothing_of_what_is_held_out(world, monkeypatch):
+    """Other validation and test interactions change no text, but for the items that are not to be called not taken."""
+    draw = demo_generator._draw_interactions
+
+    def other_held_out(taste, quality, exposure, n_train, generator):
+        taken = draw(taste, quality, exposure, n_train, generator)
+        for user, n in enumerate(n_train):
+            taken[user, n : n + 2] = np.setdiff1d(np.arange(400), taken[user, : n + 2])[:2]
+        return taken
+
+    monkeypatch.setattr(demo_generator, "_draw_interactions", other_held_out)
+    other = demo_generator.generate_demo()
+    held_out, told = set(), []
+    for made in (world, other):
+        late = made.interactions[made.interactions["split"] != "train"]
+        held_out |= set(zip(late["user_id"], late["item_id"], strict=True))
+        texts = made.texts[made.texts["kind"] == "reasoning"].reset_index(drop=True)
+        told.append({(user, item): text for _, user, text, item, _ in texts.itertuples(index=False)})
+    assert len(held_out) == 8000
+    one, two = told
+    assert all(one[pair] == two[pair] for pair in one.keys() & two.keys())
+    moved = one.keys() ^ two.keys()
+    assert 0 < len(moved) < 100
+    # Whose negative item has changed had a held-out one, which was drawn again.
+    assert {user for user, _ in moved} == {user for user, _ in moved & held_out}
+
+
+def test_the_words_of_reasoning_tell_the_label_and_why(world):
+    """By counting: reasons for go with taken; praise with quality, what all see with popularity."""
+    told = world.texts[world.texts["kind"] == "reasoning"]
+    popularity = world.interactions.loc[world.interactions["split"] == "train", "item_id"].value_counts()
+    quality = dict(zip(world.items["item_id"], world.suitability.mean(axis=0), strict=True))
+    words = told["text"].str.findall(r"[a-z]+")
+    has = {
+        (reason, for_it): words.map(lambda found, group=group: len(set(found) & set(group)) > 0)
+        for reason, groups in enumerate(REASON_WORDS)
+        for for_it, group in zip((1, 0), groups, strict=True)
+    }
+    assert all((told["label"][mask] == for_it).mean() > 0.95 for (_, for_it), mask in has.items())
+    assert all(mask.sum() > 50 for mask in has.values())
+    goodness, fame = told["item_id"].map(quality), told["item_id"].map(popularity).fillna(0)
+    for for_it in (1, 0):
+        others = told["label"] == for_it
+        sign = 1 if for_it else -1
+        assert sign * (goodness[has[1, for_it]].mean() - goodness[others].mean()) > 0.1
+        assert sign * (fame[has[2, for_it]].mean() - fame[others].mean()) > 1
 
 
 def test_the_bundled_files_are_what_the_generator_makes(world, bundled):

@@ -66,12 +66,14 @@ def finish(run, folder=None):
         n_tail=1,
         ranking=ranking(aucs),
     )
+    texts = {"n_users": 3, "n_items": 4, "n_taken": 2, "n_not_taken": 1, "model": "tiny"}
     run_folder = RunFolder(folder or run.folder, {})
     run_folder.set_inputs(
         {
             "interactions": {"users": 3, "items": 4, "train": 5, "validation": 3, "test": 3},
             "scores": {"n_read": 0 if run.mode in ("none", "kar", "llm_cf") else 7},
             "origin": {"scorer": "attributes"} if run.experiment.reads == ("scores",) else {},
+            **({"texts": texts} if run.experiment.reads == ("texts",) else {}),
         }
     )
     run_folder.add(finished)
@@ -341,6 +343,7 @@ def test_the_page_says_what_was_trained_on_and_how_it_differs(written):
     assert "similarity of item attributes (content scorer attributes), no language model" in page
     assert "paper, Table 1: 22363 users, 12101 items, 262826 reviews" in page
     assert "3 users, 4 items, 11 interactions" in page
+    assert "written by tiny; LLM-CF's exemplars are 3 interactions with reasoning about them" in page
     assert page.count("\n| gate | ") == 1
     assert "copied from the paper" in page
 

@@ -2,16 +2,19 @@
 
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sllmr_plugin import SentenceTransformerEncoder, TextEncoder, TextEncoderError, TfidfSvdEncoder
 from sllmr_plugin.augmentation import EncodedTexts, TextTable
 from sllmr_plugin.augmentation.encoders import encode_checked
+from sllmr_plugin.evaluation.text_modes import describe_texts
 
-from .text_cases import text_frame
+from .text_cases import interactions, reasoning_frame, text_frame
 
 TEXTS = ["sea and stars", "stars above the forest", "a kettle", "a kettle of sea water", "forest"]
 
@@ -81,6 +84,22 @@ def test_users_and_items_are_encoded_together_and_once():
     ratio = found.vectors["item"][0, 0] / found.vectors["user"][0, 0]
     assert ratio == pytest.approx(11)
     assert EncodedTexts.of(found) is found
+
+
+def test_reasoning_is_encoded_apart_and_changes_nothing_about_the_others():
+    data = interactions()
+    indexes = {"user_index": data.user_index, "item_index": data.item_index}
+    table = TextTable.read(pd.concat([text_frame(), reasoning_frame()]), **indexes)
+    with_it, without = EncodedTexts.of(table), EncodedTexts.of(TextTable.read(text_frame(), **indexes))
+    for kind in ("user", "item"):
+        assert np.array_equal(with_it.vectors[kind], without.vectors[kind])
+    assert without.reasoning is None
+    told = with_it.reasoning
+    assert np.array_equal(told.vectors, encode_checked(TfidfSvdEncoder(), table.reasoning["text"].tolist()))
+    assert np.array_equal(told.labels, table.reasoning["label"])
+    assert describe_texts(with_it) != describe_texts(without)
+    other = replace(with_it, reasoning=replace(told, labels=1 - told.labels))
+    assert describe_texts(other) != describe_texts(with_it)
 
 
 def test_sentence_transformers_is_asked_for_by_name(monkeypatch):

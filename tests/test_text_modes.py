@@ -15,11 +15,14 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.errors import BackboneError, RunFolderError
 from sllmr_plugin.evaluation.compare import compare
+from sllmr_plugin.evaluation.run_folder import RunFolder
 from sllmr_plugin.evaluation.text_modes import build_adaptor
 from sllmr_plugin.evaluation.training import BestEpoch, RunSettings, train
+from sllmr_plugin.report.summary import summarise
+from sllmr_plugin.report.words import compared
 from sllmr_plugin.score_table import ScoreTable
 
-from .text_cases import N_ITEMS, N_USERS, encoded, interactions, text_frame
+from .text_cases import N_ITEMS, N_USERS, encoded, interactions, reasoning_frame, text_frame
 
 pytestmark = pytest.mark.filterwarnings("ignore::sllmr_plugin.SLLMRWarning")
 SETTINGS = RunSettings(epochs=2, embedding_dim=4, batch_size=16)
@@ -63,6 +66,24 @@ def test_finished_runs_are_kept_and_other_texts_are_not_mixed_in(folder):
     other = text_frame().assign(text=lambda rows: rows["text"].str.replace("sea", "lake"))
     with pytest.raises(RunFolderError, match="other settings .texts was"):
         compare(interactions(), scores(), texts=other, **arguments)
+
+
+def test_reasoning_is_used_and_said_of(tmp_path, folder):
+    """The plain model and KAR are what they were without it; LLM-CF is not, and the report says why."""
+    _, before = folder
+    texts = pd.concat([text_frame(), reasoning_frame()])
+    arguments = {"modes": ["none", "kar", "llm_cf"], "seeds": 1, "settings": SETTINGS, "verbose": False}
+    found = compare(interactions(), scores(), out=tmp_path, texts=texts, **arguments)
+    auc, auc_before = ({run.mode: run.auc for run in runs.runs if run.seed == 0} for runs in (found, before))
+    assert [auc[mode] == auc_before[mode] for mode in ("none", "kar", "llm_cf")] == [True, True, False]
+    told = json.loads((tmp_path / "inputs.json").read_text())["texts"]
+    assert (told["n_users"], told["n_items"], told["model"]) == (10, 9, None)
+    n_told = (reasoning_frame()["label"] == 1).sum(), (reasoning_frame()["label"] == 0).sum()
+    assert (told["n_taken"], told["n_not_taken"]) == n_told == (18, 18)
+    sentences = " ".join(compared(summarise(RunFolder(tmp_path, None))))
+    assert "Texts are of 10 users and 9 items, and their file does not say who wrote them; LLM-CF's" in sentences
+    assert "exemplars are 36 interactions with reasoning about them." in sentences
+    assert "drawn, without reasoning" in " ".join(compared(summarise(RunFolder(folder[0], None))))
 
 
 def test_without_texts_and_with_unknown_modes_nothing_is_trained(tmp_path):

@@ -78,7 +78,7 @@ def test_without_indexes_ids_are_codes():
     [
         (FRAME.drop(columns="text"), "column.s. text missing.*Rename the columns"),
         (FRAME[:0], "holds no rows"),
-        (FRAME.assign(kind="person"), r"kind is unknown in 7 row\(s\), first in row 0.*'person'. Use user or item"),
+        (FRAME.assign(kind="person"), r"kind is unknown in 7 row\(s\), first in row 0.*'person'. Use user, item or r"),
         (FRAME.assign(text=[*FRAME["text"][:4], 3.5, "x", "y"]), r"text is no text in 1 row\(s\), first in row 4"),
         ([1], "texts is a list"),
     ],
@@ -99,3 +99,104 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name):
 def test_no_text_left_is_an_error_with_the_counts():
     with pytest.raises(CoverageError, match="not one of its 7 texts is left.*user id not in user_index"):
         TextTable.read(FRAME, user_index={"x": 0}, item_index={"y": 0})
+
+
+TOLD = pd.DataFrame(
+    {
+        "kind": [
+            "reasoning",
+            "user",
+            "reasoning",
+            "reasoning",
+            "reasoning",
+            "reasoning",
+            "reasoning",
+            "reasoning",
+            "item",
+        ],
+        "id": ["7", "7", "7", "zz", "7", "9", "7", "9", "a"],
+        "text": [
+            "took it for tea",
+            "likes tea",
+            "again",
+            "unknown user",
+            "unknown item",
+            " ",
+            "no item",
+            "left it",
+            "x",
+        ],
+        "item_id": ["b", "a", "b", "a", "zz", "a", None, "b", None],
+        "label": [1, None, 0, 1, 1, 1, 1, 0, None],
+    }
+)
+
+
+@pytest.mark.parametrize("form", ["frame", ".parquet", ".csv"])
+def test_reasoning_is_by_user_and_item_and_carries_a_label(tmp_path, form):
+    source = TOLD if form == "frame" else tmp_path / f"texts{form}"
+    if form == ".parquet":
+        write_parquet(TOLD.astype({"label": "Int8"}), source, {})
+    elif form == ".csv":
+        TOLD.to_csv(source, index=False)
+    table = TextTable.read(source, **INDEXES)
+    assert table.reasoning.to_dict("list") == {
+        "user": [3, 4],
+        "item": [2, 2],
+        "label": [1, 0],
+        "text": ["took it for tea", "left it"],
+    }
+    assert (table.users.to_dict(), table.items.to_dict()) == ({3: "likes tea"}, {1: "x"})
+    coverage = table.coverage
+    assert (coverage.n_users, coverage.n_items, coverage.n_taken, coverage.n_not_taken) == (1, 1, 1, 1)
+    assert coverage.dropped == {
+        "text is missing or blank": 1,
+        "reasoning: item_id is missing": 1,
+        "reasoning: user id not in user_index": 1,
+        "reasoning: item id not in item_index": 1,
+        "reasoning: user and item have a text already (the first is kept)": 1,
+    }
+    assert sum(coverage.dropped.values()) + 4 == coverage.n_read
+    assert "and the reasoning about 1 positive and 1 negative exemplars" in str(coverage)
+
+
+def test_whole_numbers_that_gaps_made_floats_are_ids():
+    frame = pd.DataFrame({"kind": ["user", "reasoning"], "id": [5, 5], "text": ["x", "y"], "label": [None, 1.0]})
+    frame["item_id"] = [np.nan, 8]
+    for index in ({8: 2}, {"8": 2}):
+        told = TextTable.read(frame, user_index={5: 1}, item_index=index).reasoning
+        assert told[["user", "item", "label"]].to_numpy().tolist() == [[1, 2, 1]]
+    assert TextTable.read(frame).reasoning["item"].tolist() == [8]
+
+
+def test_a_table_without_reasoning_has_none_whatever_its_other_columns_hold():
+    table = TextTable.read(FRAME.assign(item_id="b", label="liked"), **INDEXES)
+    assert table.coverage == TextTable.read(FRAME, **INDEXES).coverage
+    assert len(table.reasoning) == 0
+    assert "exemplars" not in str(table.coverage)
+
+
+@pytest.mark.parametrize(
+    ("frame", "error", "told"),
+    [
+        (
+            TOLD.drop(columns=["label", "item_id"]),
+            TextTableError,
+            "item_id, label missing, which say what the 7 reason",
+        ),
+        (
+            TOLD.assign(label=[1, None, 0, 1, 2, 1, 1, 0, None]),
+            TextTableError,
+            r"label .* in 1 row\(s\), first in row 4",
+        ),
+        (TOLD.assign(label=None), TextTableError, r"label of a reasoning is unknown in 7 row\(s\), first in row 0"),
+        (
+            TOLD[TOLD["kind"] == "reasoning"],
+            CoverageError,
+            "the 2 exemplars with a reasoning could be retrieved.*--kind",
+        ),
+    ],
+)
+def test_reasoning_that_cannot_be_used_is_refused(frame, error, told):
+    with pytest.raises(error, match=told):
+        TextTable.read(frame, **INDEXES)

@@ -30,13 +30,32 @@ def text_frame():
     return pd.DataFrame(rows, columns=["kind", "id", "text"])
 
 
-def encoded(dim=6):
+def reasoning_frame():
+    """A text about every second training interaction, and as many about items that their users do not have."""
+    data = interactions()
+    taken = data.train[["user", "item"]].iloc[::2]
+    everything = pd.concat([data.train, data.valid, data.test])
+    own = set(zip(everything["user"], everything["item"], strict=True))
+    free = [(user, item) for user in range(1, N_USERS + 1) for item in range(1, N_ITEMS + 1) if (user, item) not in own]
+    rng = np.random.default_rng(6)
+    pairs = [(*pair, 1) for pair in taken.to_numpy().tolist()] + [
+        (*free[k], 0) for k in rng.permutation(len(free))[:18]
+    ]
+    rows = [
+        ("reasoning", data.user_ids[user - 1], " ".join(rng.choice(WORDS, 6)), data.item_ids[item - 1], label)
+        for user, item, label in (pairs[k] for k in rng.permutation(len(pairs)))
+    ]
+    return pd.DataFrame(rows, columns=["kind", "id", "text", "item_id", "label"])
+
+
+def encoded(dim=6, *, reasoning=False):
     """Encode the texts by random vectors, which depend on the text alone."""
     data = interactions()
+    frame = pd.concat([text_frame(), reasoning_frame()]) if reasoning else text_frame()
 
     class Vectors:
         def encode(self, texts):
             return np.stack([np.random.default_rng(len(t) * 31 + sum(map(ord, t))).normal(size=dim) for t in texts])
 
-    table = TextTable.read(text_frame(), user_index=data.user_index, item_index=data.item_index)
+    table = TextTable.read(frame, user_index=data.user_index, item_index=data.item_index)
     return EncodedTexts.of(table, Vectors())

@@ -17,7 +17,8 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return an (n_texts, d) float32 vector a text.
 
-        Called once with all texts, users' and items' together, so that an encoder may learn from them.
+        Called once with all texts of users and items together, so that an encoder may learn from them, and where there
+        are reasoning texts once more, with these.
         """
         ...
 

@@ -1,19 +1,18 @@
-"""Exemplars of LLM-CF: labelled training rows with texts, and which of them a (user, item) retrieves."""
+"""Exemplars of LLM-CF: which of a base of labelled (user, item) pairs a (user, item) retrieves."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import CoverageError
+from .exemplar_base import ExemplarBase
 from .vectors import TextVectors
 
 _ROWS_AT_A_TIME = 1024
 
 
 class Exemplars(nn.Module):
-    """A base of labelled (user, item) pairs, half of them positive, and their retrieval by text.
+    """A base of labelled (user, item) pairs and their retrieval by the texts of users and items.
 
     Retrieval takes two stages, so that a ranking of whole catalogues can afford it. For each item the `pool` exemplars
     of each label with the most similar item texts are found once, here. Of these, a (user, item) takes the `n_each` of
@@ -24,14 +23,10 @@ class Exemplars(nn.Module):
     ----------
     users, items : TextVectors
         Lookups of the text vectors.
-    rows : tuple of ndarray
-        (n_rows,) user codes, item codes and labels of the training rows.
-    size : int
-        Exemplars drawn, at most; half of each label.
+    base : ExemplarBase
+        The exemplars.
     pool, n_each : int
         Exemplars of each label that are looked at, and that are taken.
-    seed : int
-        Of the draw.
 
     Attributes
     ----------
@@ -39,20 +34,18 @@ class Exemplars(nn.Module):
         (size,) int64 codes of the exemplars, positives first.
     label : Tensor
         (size,) int64, 1 or 0.
+    reasoning : Tensor or None
+        (size, d_reasoning) float32 vectors of what a language model wrote about the exemplars, if it did.
     candidates : Tensor
         (n_item_rows, 2, pool) int64 exemplars for each row of the items' vectors, positives first.
     similarity : Tensor
         (n_item_rows, 2, pool) float32 cosines of their item texts.
-
-    Raises
-    ------
-    CoverageError
-        If no row of one of the labels has a text of its user and of its item.
     """
 
     user: Tensor
     item: Tensor
     label: Tensor
+    reasoning: Tensor | None
     candidates: Tensor
     similarity: Tensor
     user_rows: Tensor
@@ -62,15 +55,13 @@ class Exemplars(nn.Module):
         self,
         users: TextVectors,
         items: TextVectors,
-        rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+        base: ExemplarBase,
         *,
-        size: int,
         pool: int,
         n_each: int,
-        seed: int,
     ) -> None:
         super().__init__()
-        user, item, label = _draw(users, items, rows, size, seed)
+        user, item, label = base.user, base.item, base.label
         self.n_each = n_each
         directions = nn.functional.normalize(items.vectors, dim=1)  # (n_item_rows, d)
         of_exemplar = directions[items.rows(item)]
@@ -87,6 +78,7 @@ class Exemplars(nn.Module):
             "user": user,
             "item": item,
             "label": label,
+            "reasoning": base.reasoning,
             "user_rows": users.rows(user),
             "candidates": torch.stack(candidates, dim=1),
             "similarity": torch.stack(similarity, dim=1),
@@ -118,25 +110,3 @@ class Exemplars(nn.Module):
         joint = joint.masked_fill(self.user[found] == users.view(-1, 1, 1), -torch.inf)
         best = joint.topk(min(self.n_each, joint.shape[2]), dim=2)
         return found.gather(2, best.indices).flatten(1), best.values.flatten(1)
-
-
-def _draw(
-    users: TextVectors, items: TextVectors, rows: tuple[np.ndarray, np.ndarray, np.ndarray], size: int, seed: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    user, item = (torch.from_numpy(np.asarray(codes).astype(np.int64)) for codes in rows[:2])
-    positive = np.asarray(rows[2]).reshape(-1) > 0.5
-    has_texts = (users.known(user) & items.known(item)).numpy()
-    generator = np.random.default_rng(seed)
-    chosen = []
-    for wanted, name in ((True, "positive"), (False, "negative")):
-        usable = np.flatnonzero(has_texts & (positive == wanted))
-        if not len(usable):
-            raise CoverageError(
-                f"no {name} training row has a text of its user and one of its item, so there is no exemplar to "
-                "retrieve. Pass the rows that fit trains on, and texts of their users and items."
-            )
-        n = min(max(1, size // 2), len(usable))
-        chosen.append(np.sort(generator.choice(usable, n, replace=False)))
-    index = torch.from_numpy(np.concatenate(chosen))
-    label = torch.cat([torch.ones(len(chosen[0])), torch.zeros(len(chosen[1]))]).long()
-    return user[index], item[index], label

@@ -9,7 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from .encoders import TextEncoder, TfidfSvdEncoder, encode_checked
-from .text_table import KINDS, TextTable
+from .text_table import TextTable
+
+_KINDS = ("user", "item")
+
+
+@dataclass(frozen=True)
+class EncodedReasoning:
+    """Exemplars that a language model reasoned about, and the vectors of what it wrote.
+
+    Attributes
+    ----------
+    users, items, labels : ndarray
+        (n,) int64 codes, and labels, 1 or 0.
+    vectors : ndarray
+        (n, d) float32, of root mean square 1. Not the space of the other texts, nor its dimension.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    labels: np.ndarray
+    vectors: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -22,14 +42,20 @@ class EncodedTexts:
         ``"user"`` and ``"item"`` -> (n,) int64 ascending codes.
     vectors : dict of str to ndarray
         The same keys -> (n, d) float32, of root mean square 1 over both kinds.
+    reasoning : EncodedReasoning or None
+        The reasoning texts, where the table has some.
     """
 
     codes: dict[str, np.ndarray]
     vectors: dict[str, np.ndarray]
+    reasoning: EncodedReasoning | None = None
 
     @classmethod
     def of(cls, texts: TextTable | EncodedTexts, encoder: TextEncoder | None = None) -> EncodedTexts:
-        """Encode all texts of a table at once, by default with `TfidfSvdEncoder`; encoded ones are returned as is.
+        """Encode a table, by default with `TfidfSvdEncoder`; encoded texts are returned as they are.
+
+        Texts of users and items are encoded together, reasoning texts apart from them: whether a table has these
+        changes nothing about the vectors of the others.
 
         Raises
         ------
@@ -38,11 +64,15 @@ class EncodedTexts:
         """
         if isinstance(texts, EncodedTexts):
             return texts
-        together = [text for kind in KINDS for text in texts.of(kind)]
-        vectors = encode_checked(encoder or TfidfSvdEncoder(), together)
-        users, items = np.split(vectors, [len(texts.users)])
-        codes = {kind: texts.of(kind).index.to_numpy(dtype=np.int64) for kind in KINDS}
-        return cls(codes, {"user": users, "item": items})
+        encoder = encoder or TfidfSvdEncoder()
+        together = [text for kind in _KINDS for text in texts.of(kind)]
+        users, items = np.split(encode_checked(encoder, together), [len(texts.users)])
+        codes = {kind: texts.of(kind).index.to_numpy(dtype=np.int64) for kind in _KINDS}
+        told, reasoning = texts.reasoning, None
+        if len(told):
+            user, item, label = (told[name].to_numpy(dtype=np.int64) for name in ("user", "item", "label"))
+            reasoning = EncodedReasoning(user, item, label, encode_checked(encoder, told["text"].tolist()))
+        return cls(codes, {"user": users, "item": items}, reasoning)
 
     @property
     def dim(self) -> int:

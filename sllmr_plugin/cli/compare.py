@@ -74,8 +74,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--texts",
         metavar="FILE",
-        help="parquet or CSV of LLM-written texts: kind (user or item), id, text; for modes kar and llm_cf "
-        "(docs/baselines.md)",
+        help="parquet or CSV of LLM-written texts, as sllmr texts writes it: kind, id, text and, of reasoning, item_id "
+        "and label; for modes kar and llm_cf (docs/baselines.md)",
     )
     parser.add_argument(
         "--text-model",

@@ -48,7 +48,7 @@ def _stats(arguments: argparse.Namespace) -> None:
     if models.empty:
         print("no answers yet")
     for row in models.itertuples():
-        what = f", texts of {row.kind}s" if row.kind else ""
+        what = {None: "", "reasoning": ", reasoning about exemplars"}.get(row.kind, f", texts of {row.kind}s")
         print(f"{row.model}{what}: {row.answers} answers, {row.usable} usable, {row.unusable} not")
         print(f"  {row.prompt_tokens} prompt tokens, {row.completion_tokens} completion tokens, ${row.cost:.4f}")
         if row.without_price:

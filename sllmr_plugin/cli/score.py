@@ -148,8 +148,13 @@ def answered(
     requests: Iterable[R],
     questions: Conversation[R],
     engine: RayEngine | None = None,
+    *,
+    show: int = 2,
 ) -> Iterator[Ledger | None]:
-    """Ask a server as the arguments of `add_limits` say; give the ledger that has the answers, None for a dry run."""
+    """Ask a server as the arguments of `add_limits` say; give the ledger that has the answers, None for a dry run.
+
+    A dry run prints `show` prompts.
+    """
     prices = Prices.read(arguments.prices)
     price = prices.of(arguments.model)
     if arguments.batch:
@@ -158,9 +163,9 @@ def answered(
     if arguments.dry_run:
         if path.exists():
             with LedgerReader(path) as reader:
-                print(estimate(requests, questions, reader, price))
+                print(estimate(requests, questions, reader, price, show=show))
         else:
-            print(estimate(requests, questions, None, price))
+            print(estimate(requests, questions, None, price, show=show))
         yield None
         return
     limits = RunLimits(

@@ -12,7 +12,7 @@ from ..scoring.spending import Spending
 from ..scoring.texts.plan import plan_texts, read_attributes
 from ..scoring.texts.prompts import TextTemplate
 from ..scoring.texts.questions import TextQuestions
-from ..scoring.texts.request import KINDS, Kind
+from ..scoring.texts.request import DEFAULT_KINDS, KINDS, Kind
 from ..scoring.texts.table import WrittenTexts, build_text_table, write_text_table
 from ..scoring.texts.writer import NO_MODEL, write_titles
 from .arguments import INTERACTIONS_HELP, names, positive
@@ -22,13 +22,15 @@ from .score_arguments import add_limits, add_model
 _EPILOG = """\
 What is shown of a user are titles of training interactions, never of held-out ones. Answers go into a ledger as those
 of sllmr score do: whatever ends a run, the same command goes on where it stopped and pays for no answer twice, and more
---users pay only for the new ones. The key is read from OPENAI_API_KEY.
+--users, --exemplars or kinds pay only for the new ones. The key is read from OPENAI_API_KEY.
 
 examples:
   sllmr texts --interactions clicks.csv --items items.csv --out texts.parquet --dry-run
       What would be asked, how many tokens, how many dollars.
   sllmr texts --interactions clicks.csv --items items.csv --kind user --users 1000 --max-cost 2 --out texts.parquet
       Preferences of 1000 users, for 2 dollars at most, earlier runs with this ledger included.
+  sllmr texts --interactions clicks.csv --items items.csv --kind user,item,reasoning --out texts.parquet
+      Also why 1000 training interactions came about and 1000 others did not: the exemplars of LLM-CF.
   sllmr texts ... --batch
       Through the Batch API, for half the price.
   sllmr texts ... --base-url http://localhost:8000/v1 --model my-model
@@ -44,7 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
         "Ask a language model for texts on users' preferences and on items, the inputs of KAR and LLM-CF, "
-        "and write the text table."
+        "and for its reasoning about training interactions, LLM-CF's exemplars; write the text table."
     )
     parser.epilog = _EPILOG
     parser.add_argument("--interactions", required=True, metavar="FILE", help=INTERACTIONS_HELP)
@@ -55,22 +57,32 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind",
         type=_kinds,
-        default=list(KINDS),
-        metavar="KIND",
-        help="user (preferences), item (facts) or user,item (default: user,item)",
+        default=list(DEFAULT_KINDS),
+        metavar="KIND[,KIND]",
+        help="user (preferences), item (facts), reasoning (why a user took an item or did not; read by "
+        "LLM-CF, beside the other two) (default: user,item)",
     )
     parser.add_argument("--users", type=positive, metavar="N", help="texts of so many users (default: all)")
+    parser.add_argument(
+        "--exemplars",
+        type=positive,
+        default=1000,
+        metavar="N",
+        help="with kind reasoning: about N training interactions, and N items that their users did not take (default: "
+        "%(default)s, as many as LLM-CF draws without reasoning)",
+    )
     parser.add_argument(
         "--writer",
         choices=("openai", "titles"),
         default="openai",
-        help="openai (any server with chat completions) or titles (no model at all) (default: openai)",
+        help="openai (any server with chat completions) or titles (no model at all: titles and attributes in the place "
+        "of each text, and no reasoning in them) (default: openai)",
     )
     group = parser.add_argument_group("what is asked")
     add_model(group, max_tokens="100 + 4 a word of --max-words")
     for kind in KINDS:
         group.add_argument(
-            f"--{kind}-template", type=Path, metavar="FILE", help=f"a prompt of your own for {kind}s: docs/texts.md"
+            f"--{kind}-template", type=Path, metavar="FILE", help=f"a prompt of your own, kind {kind}: docs/texts.md"
         )
     group.add_argument(
         "--attributes",
@@ -89,7 +101,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _kinds(text: str) -> list[Kind]:
     found = [kind for kind in KINDS if kind in names(text)]
     if set(found) != set(names(text)):
-        raise argparse.ArgumentTypeError(f"{text} is not user, item or user,item")
+        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(KINDS)}, nor several of them")
     return found
 
 
@@ -99,6 +111,7 @@ def _run(arguments: argparse.Namespace) -> None:
         load_interactions(arguments.interactions, arguments.items),
         arguments.kind,
         users=arguments.users,
+        exemplars=arguments.exemplars,
         history_length=arguments.history_length,
         attributes=read_attributes(arguments.items, arguments.attributes),
     )
@@ -107,9 +120,11 @@ def _run(arguments: argparse.Namespace) -> None:
             print(f"{len(requests)} texts from titles, which cost nothing.")
         else:
             _write(arguments, build_text_table(requests, write_titles(requests)), {}, model=NO_MODEL)
+            if requests.exemplars:
+                print("No language model reasoned: the texts of exemplars are their labels, titles and attributes.")
         return
     questions, spending = _questions(arguments), Spending()
-    with answered(arguments, requests, questions) as ledger:
+    with answered(arguments, requests, questions, show=max(2, len(arguments.kind))) as ledger:
         if ledger is None:
             return
         written = build_text_table(requests, questions.stored_texts(requests, ledger, spending))
@@ -143,6 +158,8 @@ def _questions(arguments: argparse.Namespace) -> TextQuestions:
 
 def _write(arguments: argparse.Namespace, written: WrittenTexts, settings: dict[str, Any], **origin: Any) -> None:
     settings = {"history_length": arguments.history_length, "attributes": arguments.attributes, **settings}
+    if "reasoning" in arguments.kind:
+        settings["exemplars"] = arguments.exemplars
     write_text_table(written, arguments.out, writer=arguments.writer, settings=settings, **origin)
     print(written.counts)
     print(f"Text table: {arguments.out}")

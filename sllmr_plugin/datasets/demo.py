@@ -29,7 +29,7 @@ class DemoPaths(NamedTuple):
 
     @property
     def texts(self) -> Path:
-        """Parquet, the *simulated* LLM texts of all users and items: ``kind, id, text``."""
+        """Parquet, the *simulated* LLM texts: of all users and items, and reasoning about 2,000 exemplars."""
         return self.scores.with_name("llm_texts.parquet")
 
 

@@ -24,7 +24,8 @@ warm      tail              128  0.849
 
 So it helps with cold users and with tail items, and misleads about the well-known items of users with a
 history. The titles carry category and theme; quality can be read from nothing but the simulated scores and, with
-noise, the simulated texts (`demo_texts`), which have a random generator of their own and change no other file.
+noise, the simulated texts (`demo_texts`, `demo_reasoning`), which have random generators of their own and change no
+other file.
 For orientation, a plain DeepFM on user and item id (embedding 16, batch 256, three epochs) has a full-ranking
 test AUC of 0.660: 0.680 for cold users, 0.05 for tail items (342 of the 2,000 test interactions).
 """
@@ -38,6 +39,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from sllmr_plugin.datasets.demo_reasoning import generate_reasoning
 from sllmr_plugin.datasets.demo_texts import generate_texts
 
 # Of the seeds 1 to 6, the one with the most tail items among the test interactions (342 of 2,000).
@@ -129,7 +131,7 @@ class DemoWorld:
     scores : pandas.DataFrame
         The *simulated* LLM scores that are bundled: ``user_id, item_id, score, kind``.
     texts : pandas.DataFrame
-        The *simulated* LLM texts that are bundled: ``kind, id, text``.
+        The *simulated* LLM texts that are bundled: ``kind, id, text``, and of reasoning texts ``item_id, label``.
     suitability : numpy.ndarray
         (n_users, n_items) float64, how well an item suits a user, exposure apart: taste and quality as they
         count in held-out interactions, with mean 0 and variance 1 over all pairs.
@@ -191,6 +193,12 @@ def generate_demo(seed: int = SEED) -> DemoWorld:
         }
     )
     texts = generate_texts(taste, quality, aspects, user_ids, item_ids, np.random.default_rng([seed, 1]))
+    reasons = [taste, quality, (exposure - exposure.mean()) / exposure.std()]
+    reasons = [
+        weight * np.broadcast_to(part, taste.shape) for weight, part in zip(TRAINING_UTILITY, reasons, strict=True)
+    ]
+    reasoning = generate_reasoning(reasons, aspects, taken, n_train, user_ids, item_ids, seed)
+    texts = pd.concat([texts, reasoning], ignore_index=True).astype({"label": "Int8"})
     return DemoWorld(items, interactions, scores, texts, suitability, simulated, cold, tail)
 
 

@@ -86,10 +86,10 @@ def generate_texts(
     read = quality + _READING_NOISE * generator.normal(size=len(quality))
     level = np.searchsorted(np.quantile(read, [0.2, 0.4, 0.6, 0.8]), read)
     items = [
-        _pick(np.array(words)[codes], 2, generator)
+        pick(np.array(words)[codes], 2, generator)
         for words, codes in ((CATEGORY_WORDS, aspects[:, 0]), (THEME_WORDS, aspects[:, 1]), (QUALITY_WORDS, level))
     ]
-    user_words, item_words = (_stray(np.concatenate(parts, axis=1), generator) for parts in (users, items))
+    user_words, item_words = (stray(np.concatenate(parts, axis=1), generator) for parts in (users, items))
     user_texts = [
         f"Looks for {', '.join(words[:4])}; drawn to {', '.join(words[4:10])}. {' '.join(words[10:])}"
         for words in user_words.tolist()
@@ -116,16 +116,16 @@ def _words_liked(
     liking = taste @ members / members.sum(axis=0)
     liking = liking / liking.std() + _READING_NOISE * generator.normal(size=liking.shape)
     best = np.argsort(-liking, axis=1)[:, :n_liked]
-    return np.concatenate([_pick(np.array(words)[best[:, place]], 2, generator) for place in range(n_liked)], axis=1)
+    return np.concatenate([pick(np.array(words)[best[:, place]], 2, generator) for place in range(n_liked)], axis=1)
 
 
-def _pick(words: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
+def pick(words: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
     """Draw n different words of each row: (n_rows, n)."""
     order = np.argsort(generator.random(words.shape), axis=1)[:, :n]
     return np.take_along_axis(words, order, axis=1)
 
 
-def _stray(words: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def stray(words: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Replace some words by any others, and append two that mean nothing."""
     everything = np.concatenate([np.ravel(group) for group in (CATEGORY_WORDS, THEME_WORDS, QUALITY_WORDS)])
     stray = generator.random(words.shape) < _STRAY_WORDS

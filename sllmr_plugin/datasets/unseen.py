@@ -51,6 +51,22 @@ class UnseenItems:
         ndarray
             (k, n) int64 item codes.
         """
-        rank = generator.integers(0, self.count[users][:, None], size=(len(users), n))
+        return self.nth(users, generator.integers(0, self.count[users][:, None], size=(len(users), n)))
+
+    def nth(self, users: np.ndarray, rank: np.ndarray) -> np.ndarray:
+        """Return the unseen items of given ranks, counted from 0 by ascending code.
+
+        Parameters
+        ----------
+        users : ndarray of int
+            (k,) codes.
+        rank : ndarray of int
+            (k, n) below the user's `count`.
+
+        Returns
+        -------
+        ndarray
+            (k, n) int64 item codes.
+        """
         passed = np.searchsorted(self._keys, users[:, None] * self._width + rank, side="right")
         return rank + passed - self._first[users][:, None] + 1

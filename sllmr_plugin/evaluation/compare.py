@@ -80,7 +80,7 @@ def compare(
         Fields of `SelectiveConfig` other than ``mode``, for all wrapped runs.
     texts : path, DataFrame or TextTable, optional
         LLM-written texts by the raw ids of `data`; a `TextTable` has the codes of `data`. Runs in `out` made with
-        other texts, or none, are not mixed with these.
+        other texts, or none, are not mixed with these. Reasoning texts among them are the exemplars of ``llm_cf``.
     encoder : TextEncoder, optional
         Encodes them; default: `TfidfSvdEncoder`.
     overwrite : bool, default=False
@@ -123,12 +123,14 @@ def compare(
         raise ConfigError("nothing to compare: name at least one backbone and one mode.")
     if not isinstance(scores, ScoreTable):
         scores = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
-    encoded = _encode(texts, encoder, data)
+    if texts is not None and not isinstance(texts, TextTable):
+        texts = TextTable.read(texts, user_index=data.user_index, item_index=data.item_index)
+    encoded = EncodedTexts.of(texts, encoder) if texts is not None else None
     labels = label_test(data, strata) if len(strata) else None
     everything = {**_everything_else(data, scores, settings, configs), **describe_texts(encoded)}
     folder = RunFolder(out, everything, overwrite=overwrite)
 
-    folder.set_inputs(describe_inputs(data, scores))
+    folder.set_inputs(describe_inputs(data, scores, texts))
     if labels is not None:
         folder.set_labels(labels)
     chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
@@ -233,16 +235,6 @@ def _configs(modes: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Se
     return {
         mode: SelectiveConfig.from_dict({**overrides, "mode": "none" if mode in TEXT_MODES else mode}) for mode in modes
     }
-
-
-def _encode(
-    texts: str | Path | pd.DataFrame | TextTable | None, encoder: TextEncoder | None, data: Interactions
-) -> EncodedTexts | None:
-    if texts is None:
-        return None
-    if not isinstance(texts, TextTable):
-        texts = TextTable.read(texts, user_index=data.user_index, item_index=data.item_index)
-    return EncodedTexts.of(texts, encoder)
 
 
 def _everything_else(

@@ -62,4 +62,6 @@ def describe_texts(encoded: EncodedTexts | None) -> dict[str, Any]:
     if encoded is None:
         return {}
     arrays = [part[kind] for kind in ("user", "item") for part in (encoded.codes, encoded.vectors)]
+    if (told := encoded.reasoning) is not None:
+        arrays += [told.users, told.items, told.labels, told.vectors]
     return {"texts": digest(*arrays)}

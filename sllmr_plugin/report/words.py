@@ -105,6 +105,8 @@ def compared(summary: Mapping[str, Any]) -> list[str]:
             f"to train, {data['validation']:,} to validate and {data['test']:,} to test; {data['cold_users']:,} users "
             f"are cold (few training interactions) and {data['tail_items']:,} items long-tail (the least popular)."
         )
+    if inputs and "texts" in inputs and {"kar", "llm_cf"} & set(modes):
+        sentences.append(texts_told(inputs["texts"]))
     against = (
         f"{first['test_items']} items drawn at random from those" if first["test_items"] else "all items"
     ) + " that its user has not interacted with"
@@ -120,6 +122,18 @@ def compared(summary: Mapping[str, Any]) -> list[str]:
         left_out = first["n_undefined"]
         sentences.append(f"{left_out:,} interactions are left out: their users have seen the whole catalogue.")
     return sentences
+
+
+def texts_told(texts: Mapping[str, Any]) -> str:
+    """Say which texts there were, and what the exemplars of LLM-CF are."""
+    n_exemplars = texts["n_taken"] + texts["n_not_taken"]
+    exemplars = (
+        f"LLM-CF's exemplars are {n_exemplars:,} interactions with reasoning about them"
+        if n_exemplars
+        else "LLM-CF's exemplars are drawn, without reasoning about them"
+    )
+    writer = f"written by {texts['model']}" if texts["model"] else "and their file does not say who wrote them"
+    return f"Texts are of {texts['n_users']:,} users and {texts['n_items']:,} items, {writer}; {exemplars}."
 
 
 def gate_basis(summary: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from ..evaluation.folder_files import write_json, write_whole
 from ..evaluation.table import BackboneTable
 from ..evaluation.table_formats import FORMATS
 from ..plots.figure import save
+from ..report.words import texts_told
 from .figure import draw_figure_2
 from .paper import paper_figures, protocol_differences
 from .request import Request
@@ -95,6 +96,8 @@ def data_lines(results: DataResults) -> list[str]:
     else:
         lines.append("no domain of the paper, so there is nothing of the paper's to compare with")
     lines.append(_scores_line(inputs.get("origin", {}), bool(inputs.get("scores", {}).get("n_read"))))
+    if results.texts:
+        lines.append(texts_told(results.texts))
     if not first.n_cold:
         lines.append("no test interaction is of a cold user, so AUC of cold users is undefined")
     if first.test_items:

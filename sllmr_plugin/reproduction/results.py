@@ -29,6 +29,8 @@ class DataResults:
         The same -> difference to the plain model.
     inputs : dict or None
         What was trained on and how the scores were made, of a run that read scores if there is one.
+    texts : dict or None
+        Which texts there were, of a run that read some.
     """
 
     data: str
@@ -36,6 +38,7 @@ class DataResults:
     levels: dict[tuple[str, str, str], Level] = field(default_factory=dict)
     gains: dict[tuple[str, str, str], Difference] = field(default_factory=dict)
     inputs: dict[str, Any] | None = None
+    texts: dict[str, Any] | None = None
 
     @property
     def first(self) -> RunResult:
@@ -64,6 +67,7 @@ def collect(done: Sequence[PlannedRun]) -> list[DataResults]:
         rankings.setdefault((run.data, run.backbone), {})[run.mode, run.seed] = folder.ranking(run.key)
         if results.inputs is None or (run.experiment.reads == ("scores",) and not results.inputs["scores"]["n_read"]):
             results.inputs = folder.inputs
+        results.texts = results.texts or (folder.inputs or {}).get("texts")
     for (data, backbone), of_backbone in rankings.items():
         for level in auc_levels(backbone, of_backbone):
             by_data[data].levels[backbone, level.mode, level.stratum] = level

@@ -36,7 +36,7 @@ def test_the_change_to_a_plain_script_is_two_lines():
         ("din_histories.py", ["DIN wrapped: mode gated", "fitted on probes", "epoch 2: loss"]),
         (
             "kar_texts.py",
-            ["2400 texts read", "KAR: test AUC 0.7", "served by DeepFM with", "predicts the same: True"],
+            ["4400 texts read", "KAR: test AUC 0.7", "served by DeepFM with", "predicts the same: True"],
         ),
         (
             "own_scores.py",

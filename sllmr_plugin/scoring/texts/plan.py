@@ -1,4 +1,4 @@
-"""From interactions and a catalogue to one request for each text: training histories and titles, nothing held out."""
+"""From interactions and a catalogue to one request for each text: training interactions, nothing held out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ...datasets.tables import read_table, require_columns
 from ...errors import ConfigError, DataError
 from ..draws import id_keys
 from ..requests import training_titles
-from .request import KINDS, Kind, TextRequest
+from .exemplars import Attributes, draw_exemplars
+from .request import DEFAULT_KINDS, KINDS, Kind, TextRequest
 
 _DEFAULT_ATTRIBUTES = ("category", "categories")
 
@@ -24,34 +25,39 @@ _DEFAULT_ATTRIBUTES = ("category", "categories")
 class TextRequests:
     """Requests for texts: an iterable of known length that can be gone through again.
 
-    Users and items come in turn, so a run that stops early has texts of both.
+    Users, items and exemplars come in turn, so a run that stops early has texts of each.
 
     Attributes
     ----------
-    users, items : tuple of TextRequest
+    users, items, exemplars : tuple of TextRequest
         The requests; a kind that is not asked for has none.
     untitled_users, untitled_items : int
         Users and items left out: no training interaction with a title, and no title.
+    untold_exemplars : int
+        Training positives that are no exemplars for want of a title, their own or one before them.
     """
 
     users: tuple[TextRequest, ...] = ()
     items: tuple[TextRequest, ...] = ()
+    exemplars: tuple[TextRequest, ...] = ()
     untitled_users: int = 0
     untitled_items: int = 0
+    untold_exemplars: int = 0
 
     def __len__(self) -> int:
-        return len(self.users) + len(self.items)
+        return len(self.users) + len(self.items) + len(self.exemplars)
 
     def __iter__(self) -> Iterator[TextRequest]:
-        for both in itertools.zip_longest(self.users, self.items):
-            yield from (request for request in both if request is not None)
+        for each in itertools.zip_longest(self.users, self.items, self.exemplars):
+            yield from (request for request in each if request is not None)
 
 
 def plan_texts(
     data: Interactions,
-    kinds: Sequence[Kind] = KINDS,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
     *,
     users: int | None = None,
+    exemplars: int = 1000,
     history_length: int = 10,
     attributes: pd.DataFrame | None = None,
 ) -> TextRequests:
@@ -60,12 +66,15 @@ def plan_texts(
     Parameters
     ----------
     data : Interactions
-        Gives histories and titles; load it with an items file that has titles. Of the interactions only training
-        positives are read.
+        Gives histories and titles; load it with an items file that has titles. Shown are training interactions alone;
+        `draw_exemplars` reads the others to keep them out of what it calls not taken.
     kinds : sequence of str, default=("user", "item")
-        What to have texts about.
+        What to have texts about: ``user``, ``item``, ``reasoning``.
     users : int or None, default=None
         How many users; None takes all. Chosen by the hash of their ids, so that more users include the fewer.
+    exemplars : int, default=1000
+        How many exemplars of each label `draw_exemplars` takes; the default is what `LLMCFAdaptor` draws without
+        reasoning, 2000 in all.
     history_length : int, default=10
         How many of a user's last training interactions a request shows.
     attributes : pandas.DataFrame, optional
@@ -85,17 +94,29 @@ def plan_texts(
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
-        raise ConfigError(f"there are no texts of kind {', '.join(unknown) or 'none'}; write user, item or user,item.")
-    if history_length < 1 or (users is not None and users < 1):
-        raise ConfigError(f"history_length is {history_length} and users is {users}; give at least 1 of each.")
+        raise ConfigError(
+            f"there are no texts of kind {', '.join(unknown) or 'none'}; write user, item or reasoning, or several of "
+            "them with commas between."
+        )
+    if history_length < 1 or exemplars < 1 or (users is not None and users < 1):
+        raise ConfigError(
+            f"history_length is {history_length}, users is {users} and exemplars is {exemplars}; give at least 1 of "
+            "each."
+        )
     if data.titles is None:
         raise DataError(
             "the items have no titles, so nothing can be written about them; give an items file with the columns "
             "item_id and title."
         )
+    named = _named(attributes)
     asked_users, untitled_users = _users(data, users, history_length) if "user" in kinds else ((), 0)
-    asked_items, untitled_items = _items(data, attributes) if "item" in kinds else ((), 0)
-    planned = TextRequests(asked_users, asked_items, untitled_users, untitled_items)
+    asked_items, untitled_items = _items(data, named) if "item" in kinds else ((), 0)
+    asked_exemplars, untold = (
+        draw_exemplars(data, exemplars, history_length=history_length, attributes=named)
+        if "reasoning" in kinds
+        else ((), 0)
+    )
+    planned = TextRequests(asked_users, asked_items, asked_exemplars, untitled_users, untitled_items, untold)
     if not len(planned):
         raise DataError("no user and no item has a title to write about; fill in the title column of the items file.")
     return planned
@@ -137,16 +158,23 @@ def _users(data: Interactions, most: int | None, history_length: int) -> tuple[t
     return tuple(told[:most]), len(ids) - len(told)
 
 
-def _items(data: Interactions, attributes: pd.DataFrame | None) -> tuple[tuple[TextRequest, ...], int]:
+def _items(data: Interactions, named: Attributes) -> tuple[tuple[TextRequest, ...], int]:
     assert data.titles is not None
     titles = data.titles.tolist()
     ids = data.item_ids.tolist()
+    popular_first = np.argsort(-data.popularity[1:], kind="stable").tolist()
+    told = [
+        TextRequest("item", ids[row], (titles[row],), named(row + 1)) for row in popular_first if titles[row].strip()
+    ]
+    return tuple(told), len(ids) - len(told)
+
+
+def _named(attributes: pd.DataFrame | None) -> Attributes:
     names = [] if attributes is None else [str(name) for name in attributes]
     values = [] if attributes is None else attributes.to_numpy().tolist()
-    popular_first = np.argsort(-data.popularity[1:], kind="stable").tolist()
-    told = []
-    for row in popular_first:
-        if titles[row].strip():
-            known = zip(names, values[row], strict=True) if names else ()
-            told.append(TextRequest("item", ids[row], (titles[row],), tuple((k, v) for k, v in known if v.strip())))
-    return tuple(told), len(ids) - len(told)
+
+    def of(item: int) -> tuple[tuple[str, str], ...]:
+        known = zip(names, values[item - 1], strict=True) if names else ()
+        return tuple((name, value) for name, value in known if value.strip())
+
+    return of

@@ -43,6 +43,15 @@ it is made, and what items it goes with. If you do not know the item, say only w
 make nothing up.
 """
     + _DATA,
+    "reasoning": """\
+You explain what users of a catalogue did, for a model that learns from your explanations to tell what others will do. \
+You get the titles of the items with which one user interacted before, oldest first; then an item; then whether the \
+user took that item. Think step by step and write the steps down in this order. First, what the earlier titles show \
+the user to look for. Second, what of the item bears on that: its category, theme, style, quality and how well known \
+it is, as far as you know it. Third, how these two lead to what the user did; where they do not, say so, and say what \
+else may have decided it. If you do not know the item, reason from its title and attributes: make nothing up.
+"""
+    + _DATA,
 }
 _USER = {
     "user": """\
@@ -57,10 +66,27 @@ $item
 
 $answer_format
 """,
+    "reasoning": """\
+The user interacted with these items before, oldest first:
+$history
+
+The item:
+$item
+
+What came of it: $label
+
+$answer_format
+""",
 }
+_LABELS = {1: "the user took the item.", 0: "the user did not take the item."}
 _PLACEHOLDERS = {
     "user": {"history": "the titles of the user's last items, a JSON list"},
     "item": {"item": "the item's title and attributes, a JSON object"},
+    "reasoning": {
+        "history": "the titles of the user's items before, a JSON list",
+        "item": "the item's title and attributes, a JSON object",
+        "label": "whether the user took the item, a sentence",
+    },
 }
 _ANSWER_FORMAT = {"answer_format": "how to answer, in words"}
 _CHARACTERS_PER_WORD = 12  # twice an English word: the limit is for answers that run on
@@ -71,14 +97,15 @@ class TextTemplate:
     r"""The text around the titles that a language model is to write about.
 
     Placeholders are those of `string.Template`; ``$$`` stands for a dollar sign. ``$history`` (of a user: a JSON list,
-    a title a line) or ``$item`` (of an item: a JSON object, its title and an attribute a line), and
-    ``$answer_format`` must be there. The defaults ask, in our words, for what KAR has a language model write (Xi et
-    al., arXiv:2306.10933: reasoning about a user's preferences by named factors, factual knowledge of an item). No id
-    is ever shown, and every title goes through `titles.clean_title`.
+    a title a line) or ``$item`` (of an item: a JSON object, its title and an attribute a line), of a reasoning both and
+    ``$label`` (a sentence), and ``$answer_format`` must be there. The defaults ask, in our words, for what KAR has a
+    language model write (Xi et al., arXiv:2306.10933: reasoning about a user's preferences by named factors, factual
+    knowledge of an item) and LLM-CF (Sun et al., arXiv:2403.17688: a chain of thought that leads to an interaction's
+    label). No id is ever shown, and every title goes through `titles.clean_title`.
 
     Parameters
     ----------
-    kind : {"user", "item"}
+    kind : {"user", "item", "reasoning"}
         What the texts are about.
     system, user : str or None, default=None
         The messages; None takes the default. An empty system message is left out.
@@ -156,19 +183,27 @@ class TextTemplate:
         PromptError
             If the request is of another kind, or there is no title.
         """
-        if request.kind != self.kind or not request.titles:
+        lacks_exemplar = (request.exemplar is None) == (self.kind == "reasoning")
+        if request.kind != self.kind or not request.titles or lacks_exemplar:
             raise PromptError(
-                f"{request.kind} {request.id!r} cannot be asked about with a template for {self.kind}s and "
-                f"{len(request.titles)} titles. Give at least one title, and the template of its kind."
+                f"{request.kind} {request.id!r} cannot be asked about with a template of kind {self.kind} and "
+                f"{len(request.titles)} titles. Give at least one title, an exemplar where it is a reasoning, and the "
+                "template of its kind."
             )
         titles = [self._clean(title) for title in request.titles]
         values = {"answer_format": answer_format(self.max_words)}
-        if self.kind == "user":
+        if self.kind != "item":
             values["history"] = json_lines(titles)
-        else:
-            attributes = {self._clean(name): self._clean(value) for name, value in request.attributes}
-            values["item"] = json_lines({"title": titles[0], **attributes})
+        if self.kind == "item":
+            values["item"] = self._described(titles[0], request)
+        if request.exemplar is not None:
+            values["item"] = self._described(self._clean(request.exemplar.title), request)
+            values["label"] = _LABELS[request.exemplar.label]
         return fill(*self._parts(), values)
+
+    def _described(self, title: str, request: TextRequest) -> str:
+        attributes = {self._clean(name): self._clean(value) for name, value in request.attributes}
+        return json_lines({"title": title, **attributes})
 
     def _parts(self) -> tuple[str, str]:
         return str(self.system), str(self.user)

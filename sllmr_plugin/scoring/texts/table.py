@@ -13,7 +13,7 @@ from ...errors import DataError
 from ..parquet import write_parquet
 from ..spending import Spending
 from .plan import TextRequests
-from .request import TextRequest
+from .request import KINDS, TextRequest
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class TextCounts:
         Texts.
     untitled_users, untitled_items : int
         Left out before anything was asked: no title in the training history, and no title.
+    exemplars_asked, taken, not_taken : int
+        Requests for reasoning, and texts of positive and negative exemplars.
+    untold_exemplars : int
+        Training positives that could not be asked about: no title, or none before them.
     """
 
     users_asked: int
@@ -36,12 +40,26 @@ class TextCounts:
     items: int
     untitled_users: int
     untitled_items: int
+    exemplars_asked: int = 0
+    taken: int = 0
+    not_taken: int = 0
+    untold_exemplars: int = 0
 
     def __str__(self) -> str:
-        lines = [f"texts of {self.users} of {self.users_asked} users and {self.items} of {self.items_asked} items"]
+        lines = []
+        if self.users_asked or self.items_asked:
+            lines.append(
+                f"texts of {self.users} of {self.users_asked} users and {self.items} of {self.items_asked} items"
+            )
+        if self.exemplars_asked:
+            lines.append(
+                f"reasoning about {self.taken + self.not_taken} of {self.exemplars_asked} exemplars: {self.taken} "
+                f"positive, {self.not_taken} negative"
+            )
         notes = {
             "users left out: no training interaction with a title": self.untitled_users,
             "items left out: no title": self.untitled_items,
+            "training interactions that are no exemplars: no title, or none before them": self.untold_exemplars,
         }
         return "\n".join(lines + [f"  {count} {what}" for what, count in notes.items() if count])
 
@@ -53,7 +71,8 @@ class WrittenTexts:
     Attributes
     ----------
     frame : pandas.DataFrame
-        ``kind, id, text``, all text, users first: what `sllmr_plugin.TextTable.read` reads.
+        ``kind, id, text``, all text, users first: what `sllmr_plugin.TextTable.read` reads. With reasoning also
+        ``item_id`` (text) and ``label`` (Int8), missing in other rows.
     counts : TextCounts
         What the rows do not show.
     """
@@ -77,24 +96,37 @@ def build_text_table(requests: TextRequests, texts: Iterable[tuple[TextRequest, 
     DataError
         If there is no text at all.
     """
-    rows = [(request.kind, request.subject, text) for request, text in texts]
+    rows = [_row(request, text) for request, text in texts]
     if not rows:
         raise DataError(
             f"not one of {len(requests)} texts was written. Look at the failures (sllmr ledger failures) and run the "
             "same command again."
         )
-    frame = pd.DataFrame(rows, columns=["kind", "id", "text"])
-    frame = frame.sort_values("kind", ascending=False, kind="stable").reset_index(drop=True)
-    n_users = int((frame["kind"] == "user").sum())
+    frame = pd.DataFrame(rows, columns=["kind", "id", "text", "item_id", "label"]).astype({"label": "Int8"})
+    frame = frame.sort_values("kind", key=lambda kinds: kinds.map(KINDS.index), kind="stable").reset_index(drop=True)
+    n_of = frame["kind"].value_counts()
+    if "reasoning" not in n_of:
+        frame = frame[["kind", "id", "text"]]
+    n_taken = int((frame["label"] == 1).sum()) if "label" in frame else 0
     counts = TextCounts(
         users_asked=len(requests.users),
         items_asked=len(requests.items),
-        users=n_users,
-        items=len(frame) - n_users,
+        users=int(n_of.get("user", 0)),
+        items=int(n_of.get("item", 0)),
         untitled_users=requests.untitled_users,
         untitled_items=requests.untitled_items,
+        exemplars_asked=len(requests.exemplars),
+        taken=n_taken,
+        not_taken=int(n_of.get("reasoning", 0)) - n_taken,
+        untold_exemplars=requests.untold_exemplars,
     )
     return WrittenTexts(frame, counts)
+
+
+def _row(request: TextRequest, text: str) -> tuple[str, str, str, str | None, int | None]:
+    about = request.exemplar
+    what = (None, None) if about is None else (str(about.item_id), about.label)
+    return request.kind, str(request.id), text, *what
 
 
 def write_text_table(
