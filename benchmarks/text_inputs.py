@@ -1,0 +1,77 @@
+"""Texts as inputs, the regularizer, and both: ``python benchmarks/text_inputs.py --data FOLDER --texts FILE``.
+
+KAR and LLM-CF give the model what texts say of users and items, the regularizer what an LLM thinks of their pairs. Does
+one make the other unnecessary? One backbone in the plain form, with the adaptor of each, and each of these with the
+regularizer (mode gated) on top, at the settings of `sllmr compare`. A text table without any language model, and so
+without its knowledge, is made by
+
+  sllmr texts --writer titles --interactions FOLDER/interactions.csv --items FOLDER/items.csv --out titles.parquet
+
+Prints the AUC of the test interactions against drawn items as mean ± standard deviation over seeds, and differences to
+the plain model and to the same inputs without the regularizer.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from common import METRICS, spread
+
+from sllmr_plugin import ScoreTable, SelectiveConfig, TextTable
+from sllmr_plugin.augmentation import EncodedTexts
+from sllmr_plugin.datasets.features import training_rows
+from sllmr_plugin.datasets.interactions import load_interactions
+from sllmr_plugin.evaluation.run import train_and_rank
+from sllmr_plugin.evaluation.text_modes import build_adaptor
+from sllmr_plugin.evaluation.training import RunSettings
+
+INPUTS = {"plain": "none", "kar": "kar", "llm_cf": "llm_cf"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="interactions.csv, items.csv, llm_scores.parquet")
+    parser.add_argument("--texts", type=Path, required=True, help="text table of the same users and items")
+    parser.add_argument("--backbone", default="deepfm")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1 (default: 3, at least 2)")
+    parser.add_argument("--rank-items", type=int, default=300, help="unseen items ranked against (default: 300)")
+    arguments = parser.parse_args()
+    data = load_interactions(arguments.data / "interactions.csv", arguments.data / "items.csv")
+    indexes = {"user_index": data.user_index, "item_index": data.item_index}
+    scores = ScoreTable.read(arguments.data / "llm_scores.parquet", **indexes)
+    texts = EncodedTexts.of(TextTable.read(arguments.texts, **indexes))
+    settings = RunSettings(test_items=arguments.rank_items, valid_items=arguments.rank_items)
+
+    def run(inputs: str, mode: str, seed: int) -> tuple[float, ...]:
+        rows = training_rows(data, seed=seed)
+        result = train_and_rank(
+            data,
+            rows,
+            scores,
+            backbone=arguments.backbone,
+            config=SelectiveConfig(mode=mode),
+            seed=seed,
+            settings=settings,
+            adaptor=build_adaptor(INPUTS[inputs], texts, rows, seed),
+            verbose=False,
+        )
+        return tuple(getattr(result, metric) for metric in METRICS)
+
+    print(f"{arguments.backbone:18}{'AUC':>14}{'cold users':>19}{'long-tail items':>19}")
+    plain = None
+    for inputs in INPUTS:
+        alone, gated = (
+            np.array([run(inputs, mode, seed) for seed in range(arguments.seeds)]) for mode in ("none", "gated")
+        )
+        plain = alone if plain is None else plain
+        print(f"{inputs:18}{spread(alone).replace('+', ' ')}")
+        if inputs != "plain":
+            print(f"{'  minus plain':18}{spread(alone - plain)}")
+        print(f"{inputs + ', gated':18}{spread(gated).replace('+', ' ')}")
+        print(f"{'  minus ' + inputs:18}{spread(gated - alone)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
