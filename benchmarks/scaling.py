@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 
 import numpy as np
 import step_overhead
@@ -38,10 +39,10 @@ def measure(sizes: dict[str, int], repeats: int) -> tuple[float, float]:
     times: tuple[list[float], list[float]] = ([], [])
     for each in (plain, wrapped):
         each.compile("adam", "binary_crossentropy")
-        step_overhead.seconds(each, x, y, BATCH)
+        step_overhead.seconds(each, x, y, BATCH, time.process_time)
     for _ in range(repeats):
         for each, spent in zip((plain, wrapped), times, strict=True):
-            spent.append(step_overhead.seconds(each, x, y, BATCH, "cpu") / STEPS * 1000)
+            spent.append(step_overhead.seconds(each, x, y, BATCH, time.process_time) / STEPS * 1000)
     return statistics.median(times[0]), statistics.median(times[1])
 
 
