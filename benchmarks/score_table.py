@@ -30,7 +30,7 @@ import torch
 
 from sllmr_plugin import ScoreTable, SelectiveConfig
 from sllmr_plugin.handle import Features, Handle
-from sllmr_plugin.item_rows import TrainingRows
+from sllmr_plugin.item_rows import ArrayRows
 from sllmr_plugin.preparation import prepare
 from sllmr_plugin.session import TrainingSession
 
@@ -78,7 +78,7 @@ def draw(n_pairs: int, folder: Path) -> dict[str, float]:
     options: dict[str, Any] = {"task": 0, "item_values": None, "shapes": {}, "user_index": None, "item_index": None}
     handle = Handle("DeepFM", features, table, config, **options)
     start = time.perf_counter()
-    usable = prepare(handle, TrainingRows(x, np.ones(n_users, dtype=np.float32), layout))
+    usable = prepare(handle, ArrayRows(x, np.ones(n_users, dtype=np.float32), layout, n_users))
     prepared = time.perf_counter() - start
     columns: dict[str, Any] = {"user_column": 0, "item_column": 1}
     session = TrainingSession(

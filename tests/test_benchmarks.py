@@ -33,6 +33,14 @@ def test_score_table_times_a_plain_step(monkeypatch, tmp_path):
     assert script["plain_step"]("tiny", tmp_path)["step ms"] > 0
 
 
+def test_score_table_generates_builds_opens_and_draws(monkeypatch, tmp_path):
+    script = runpy.run_path(str(FOLDER / "score_table.py"))
+    monkeypatch.setitem(script["draw"].__globals__, "STEPS", 10)
+    made = [script[job](4000, tmp_path) for job in ("generate", "build", "open_table", "draw")]
+    assert made[1]["MB"] > 0
+    assert made[3]["look-up ms"] > 0
+
+
 def test_processes_times_an_epoch(monkeypatch):
     script = runpy.run_path(str(FOLDER / "processes.py"))
     monkeypatch.setitem(script["SETTINGS"], "tiny", TINY)
