@@ -146,17 +146,9 @@ def test_threads_do_not_meet():
 # ---------------------------------------------------------------------- in a wrapped fit
 
 
-def trained(config, whole=True):
-    model = zoo.wrapped(DEEPFM, zoo.build(DEEPFM), config)
-    zoo.compile_model(DEEPFM, model)
-    model.sllmr.whole_batches = whole
-    zoo.fit(DEEPFM, model)
-    return model
-
-
 @pytest.mark.parametrize("config", [SelectiveConfig(mode="global"), OFF], ids=["global", "weight_zero"])
 def test_a_wrapped_training_is_the_same_with_and_without(config):
-    on, off = trained(config), trained(config, whole=False)
+    on, off = zoo.trained(DEEPFM, config), zoo.trained(DEEPFM, config, whole_batches=False)
     assert (on.sllmr.status().loader, off.sllmr.status().loader) == (WHOLE, BY_ROW)
     assert "loader: batches sliced whole" in str(on.sllmr.status())
     assert on.history.history == off.history.history

@@ -141,18 +141,9 @@ def test_a_penalty_that_a_subclass_has_written_is_called_every_step():
 # ---------------------------------------------------------------------- in a wrapped fit
 
 
-def trained(config, lean=True):
-    model = zoo.wrapped(DEEPFM, zoo.build(DEEPFM), config)
-    zoo.compile_model(DEEPFM, model)
-    assert model.sllmr.status().l2 == ""
-    model.sllmr.lean_l2 = lean
-    zoo.fit(DEEPFM, model)
-    return model
-
-
 @pytest.mark.parametrize("config", [SelectiveConfig(mode="global"), OFF], ids=["global", "weight_zero"])
 def test_a_wrapped_training_is_the_same_with_and_without(config):
-    on, off = trained(config), trained(config, lean=False)
+    on, off = zoo.trained(DEEPFM, config), zoo.trained(DEEPFM, config, lean_l2=False)
     assert (on.sllmr.status().l2, off.sllmr.status().l2) == (LEAN, OWN)
     assert f"L2 penalty: {LEAN}" in str(on.sllmr.status())
     assert on.history.history == off.history.history
@@ -169,6 +160,7 @@ def test_it_is_there_during_fit_only_and_in_no_copy():
 
     model = zoo.wrapped(DEEPFM, zoo.build(DEEPFM), OFF)
     zoo.compile_model(DEEPFM, model)
+    assert model.sllmr.status().l2 == ""
     zoo.fit(DEEPFM, model, callbacks=[Copying()])
     assert copies
     assert all(made.sllmr.penalty is None for made in copies)

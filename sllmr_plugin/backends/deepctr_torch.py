@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -167,22 +167,17 @@ class SLLMRMixin(WrappedMixin):
         """Run the plain model's `fit`, with a loader and an L2 penalty that give the same bits in less time."""
         handle = self.sllmr
         handle.penalty = LeanL2(self, super().get_regularization_loss) if handle.lean_l2 else None
-        try:
-            processes = handle.processes
-            if processes is None:
-                with whole_batches(handle.whole_batches) as use:
-                    try:
-                        return super().fit(*args, **kwargs)
-                    finally:
-                        handle.loader = str(use)
-            with whole_batches(batches=processes.batches) as use, processes.taking_part(kwargs) as arguments:
-                try:
-                    return super().fit(**arguments)
-                finally:
-                    handle.loader = str(use)
-        finally:
-            handle.l2 = "the model's own" if handle.penalty is None else str(handle.penalty)
-            handle.penalty = None
+        processes = handle.processes
+        with ExitStack() as stack:
+            use = stack.enter_context(whole_batches(handle.whole_batches, processes and processes.batches))
+            if processes is not None:
+                kwargs = stack.enter_context(processes.taking_part(kwargs))
+            try:
+                return super().fit(*args, **kwargs)
+            finally:
+                handle.loader = str(use)
+                handle.l2 = str(handle.penalty or "the model's own")
+                handle.penalty = None
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as the plain model does; `fit` with several processes gives all the same statistics before."""

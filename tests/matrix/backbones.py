@@ -247,6 +247,16 @@ def fit(backbone: Backbone, model: torch.nn.Module, epochs: int = 2, validate: b
         return model.fit(x, y, batch_size=48, epochs=epochs, **options)
 
 
+def trained(backbone: Backbone, config: SelectiveConfig, **switches: bool):
+    """Wrap a model, set attributes of its handle, train it."""
+    model = wrapped(backbone, build(backbone), config)
+    compile_model(backbone, model)
+    for name, value in switches.items():
+        setattr(model.sllmr, name, value)
+    fit(backbone, model)
+    return model
+
+
 def predict(model: torch.nn.Module, rows: dict[str, np.ndarray] | None = None) -> np.ndarray:
     """Predict, (n_rows, n_outputs); the shared samples by default."""
     return model.predict(inputs(model) if rows is None else rows, 64)
