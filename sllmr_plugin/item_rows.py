@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,8 @@ from .id_index import IdIndex, encode_ids
 
 Layout = Mapping[str, tuple[int, int]]
 
+_DECIDED = 0.9  # share of the rows off the most frequent value that keys must explain to decide a feature
+_LEAST_EVIDENCE = 10  # such rows without which nothing is said: a few agree by chance
 _FAR = 5  # widths of the training rows' range beyond which a value of an item table is of another scale
 
 
@@ -55,8 +57,26 @@ class TrainingRows(Protocol):
             (n_found, width): of each such code its last positive row, else its last row.
         """
 
-    def looks_item_side(self, user: str, item: str, listed: Sequence[str]) -> list[str]:
-        """Name features that are not listed as item-side although the item alone decides their value."""
+    def unlisted(self, user: str, item: str, listed: Sequence[str]) -> Unlisted:
+        """Say of the features that are not listed as item-side what decides their values, see `Unlisted`."""
+
+
+@dataclass(frozen=True)
+class Unlisted:
+    """Features that are not listed as item-side, but may be, by what decides their values in the training rows.
+
+    A candidate row keeps the values that these have in the user's template row, which are those of another item.
+
+    Attributes
+    ----------
+    item_side : list of str
+        The item decides their values, the user does not.
+    of_pairs : list of str
+        Neither user nor item decides their values, but both together do.
+    """
+
+    item_side: list[str] = field(default_factory=list)
+    of_pairs: list[str] = field(default_factory=list)
 
 
 class ArrayRows:
@@ -138,11 +158,12 @@ class ArrayRows:
         row[codes[self.positive]] = everywhere[self.positive]
         return row
 
-    def looks_item_side(self, user: str, item: str, listed: Sequence[str], max_rows: int = 200_000) -> list[str]:
-        """Name features that are not listed as item-side although the item alone decides their value.
+    def unlisted(self, user: str, item: str, listed: Sequence[str], max_rows: int = 200_000) -> Unlisted:
+        """Say of the features that are not listed as item-side what decides their values.
 
-        A feature is named when it varies over the rows, never within an item, and does vary within a user.
-        Columns of several values (sequences) are left alone.
+        Users, items or pairs of both decide a feature when `_DECIDED` of what varies over the rows lies between
+        them, and at most the rest within: some dirty rows do not hide a feature, and one that hardly varies is not
+        named for that. Features of several columns, such as a list of genres, count as one value.
 
         Parameters
         ----------
@@ -154,22 +175,39 @@ class ArrayRows:
             Rows looked at, from the top.
         """
         n = min(self.n_rows, max_rows)
+        found = Unlisted()
+        if n == 0:
+            return found
         users, items = (self.column(name)[:n].astype(np.int64) for name in (user, item))
-        repeats = len(np.unique(items)) < n and len(np.unique(users)) < n
-        found = []
+        pairs = users * (items.max() + 1) + items
         for name, (first, end) in self.layout.items():
-            if name in (user, *listed) or end - first != 1 or not repeats:
+            if name in (user, *listed):
                 continue
-            values = self._single(first)[:n]
-            if _decides(items, values) and not _decides(users, values):
-                found.append(name)
+            values = np.stack([self._single(position)[:n] for position in range(first, end)], axis=1)
+            value = np.unique(values, axis=0, return_inverse=True)[1].ravel() if end - first > 1 else values[:, 0]
+            if _decides(users, value):
+                continue
+            if _decides(items, value):
+                found.item_side.append(name)
+            elif _decides(pairs, value):
+                found.of_pairs.append(name)
         return found
 
 
 def _decides(keys: np.ndarray, values: np.ndarray) -> bool:
-    some = np.zeros(keys.max() + 1, dtype=values.dtype)
-    some[keys] = values
-    return bool(np.array_equal(some[keys], values))
+    """Whether rows of one key nearly always have one value, among keys of several rows, and other keys have others."""
+    _, key, count = np.unique(keys, return_inverse=True, return_counts=True)
+    repeated = count[key] > 1
+    key, value = key[repeated], np.unique(values[repeated], return_inverse=True)[1]
+    if len(key) == 0:
+        return False
+    # The most frequent value of each key, and how many rows have another one.
+    pair, times = np.unique(np.stack([key, value]), axis=1, return_counts=True)
+    most = np.zeros(len(count), dtype=np.int64)
+    np.maximum.at(most, pair[0], times)
+    within = len(key) - most.sum()
+    overall = len(key) - np.bincount(value).max()
+    return bool(overall >= _LEAST_EVIDENCE and within <= (1 - _DECIDED) * overall)
 
 
 @dataclass(frozen=True)

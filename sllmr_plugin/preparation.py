@@ -56,6 +56,8 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
     in_candidates = table.candidates.items_seen(features.n_items)
     in_table = in_candidates | table.probes.items_seen(features.n_items)
     scored = np.flatnonzero(in_table.numpy())
+    _warn_of_shifted_codes("user", features.n_users, wanted, np.unique(users))
+    _warn_of_shifted_codes("item", features.n_items, scored, np.unique(items))
     known, values = known_item_values(
         training, features.layout, features.item, features.item_features, scored, handle.item_values
     )
@@ -99,6 +101,40 @@ def _codes(training: TrainingRows, feature: str, size: int) -> np.ndarray:
             f"holds 0 to {size - 1}. Build the model with a larger vocabulary_size, or correct the row."
         )
     return codes
+
+
+def _warn_of_shifted_codes(side: str, n_codes: int, scored: np.ndarray, trained: np.ndarray) -> None:
+    """Warn where every code of the table seems to be its neighbour's: one is off each end, at opposite ends.
+
+    Parameters
+    ----------
+    side : {"user", "item"}
+        Whose codes they are.
+    n_codes : int
+        Size of the model's vocabulary.
+    scored, trained : numpy.ndarray
+        (n,) ascending codes in the score table and in the training rows.
+    """
+    if len(scored) < 3 or len(trained) < 3:
+        return
+    first, last = int(trained[0]), int(trained[-1])
+    lone = np.setdiff1d(scored, trained)
+    without_gaps = last - first + 1 == len(trained)
+    above = without_gaps and lone.tolist() == [last + 1] and first not in scored
+    below = without_gaps and lone.tolist() == [first - 1] and last not in scored
+    # Catalogues have gaps: there only code 0, which is padding where codes start at 1, and the last code tell.
+    if 2 * len(scored) >= len(trained) and last == n_codes - 1 and last not in scored:
+        below = below or (first > 0 and scored[0] == 0)
+    if above or below:
+        unknown, unused, step = (last + 1, first, "- 1") if above else (int(scored[0]), last, "+ 1")
+        warnings.warn(
+            f"the score table's {side} codes look one off: it has code {unknown}, which no training row has, and lacks "
+            f"code {unused}, which training rows have. If so, every {side} gets the scores of another. Pass "
+            f"{side}_index=, raw id -> the code that the model is fed (here: {side}_index="
+            f"{{code: code {step} for code in ...}}, or the codes of your LabelEncoder {step}).",
+            CoverageWarning,
+            stacklevel=3,
+        )
 
 
 def _keep(group: UserScores, has_template: Tensor, has_columns: Tensor) -> UserScores:
@@ -168,11 +204,20 @@ def _regions(
 
 def _warn_of_unlisted_item_features(handle: Handle, training: TrainingRows) -> None:
     features = handle.features
-    unlisted = training.looks_item_side(features.user, features.item, features.item_features)
-    if unlisted:
+    unlisted = training.unlisted(features.user, features.item, features.item_features)
+    if unlisted.item_side:
         warnings.warn(
-            f"in the training rows the item alone decides {', '.join(unlisted)}, yet candidates would keep the value "
-            f"of the user's template row. Pass item_features={[*features.item_features, *unlisted]!r} to wrap.",
+            f"in the training rows the item alone decides {', '.join(unlisted.item_side)}, yet candidates would keep "
+            "the value of the user's template row, which is another item's. Pass "
+            f"item_features={[*features.item_features, *unlisted.item_side]!r} to wrap.",
+            CoverageWarning,
+            stacklevel=2,
+        )
+    if unlisted.of_pairs:
+        warnings.warn(
+            f"in the training rows {', '.join(unlisted.of_pairs)} depend on user and item together, and candidates "
+            "keep the value of the user's template row, which was made for another item. Train without these "
+            "features, or replace them by features of the user or of the item alone (item_features=).",
             CoverageWarning,
             stacklevel=2,
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,18 @@ class ScoreTable:
             )
         return cls(candidates, probes, _coverage(candidates, probes, n_read, dropped), origin)
 
+    @functools.cached_property
+    def user_range(self) -> tuple[int, int]:
+        """The smallest and the greatest user code, probes included; (0, -1) of an empty table."""
+        return _range(group.users for group in (self.candidates, self.probes))
+
+    @functools.cached_property
+    def item_range(self) -> tuple[int, int]:
+        """The smallest and the greatest item code, probes included; (0, -1) of an empty table."""
+        return _range(
+            group.items[entries] for group in (self.candidates, self.probes) for _, entries in group.pieces()
+        )
+
     def within(self, n_users: int, n_items: int) -> ScoreTable:
         """Drop, and count, pairs whose codes lie outside vocabularies of these sizes.
 
@@ -271,7 +284,7 @@ class ScoreTable:
                 "the score table is empty, so there is nothing to learn from. Score pairs first (sllmr score), or "
                 "train the plain model."
             )
-        if all(_top(group.users) < n_users and _top_item(group) < n_items for group in (self.candidates, self.probes)):
+        if self.user_range[1] < n_users and self.item_range[1] < n_items:
             return self
         if self.folder is not None:
             raise ScoreTableError(
@@ -295,12 +308,9 @@ class ScoreTable:
         return ScoreTable(candidates, probes, coverage, self.origin)
 
 
-def _top(codes: Tensor) -> int:
-    return int(codes.max()) if len(codes) else -1
-
-
-def _top_item(group: UserScores) -> int:
-    return max((_top(group.items[entries]) for _, entries in group.pieces()), default=-1)
+def _range(parts: Iterable[Tensor]) -> tuple[int, int]:
+    ends = [(int(codes.min()), int(codes.max())) for codes in parts if len(codes)]
+    return min((least for least, _ in ends), default=0), max((greatest for _, greatest in ends), default=-1)
 
 
 def _coverage(candidates: UserScores, probes: UserScores, n_read: int, dropped: Mapping[str, int]) -> Coverage:

@@ -77,6 +77,8 @@ class TrainingSession:
     ----------
     rows_ride_along : bool
         Whether a backend that has to try it out found that extra rows may go through the batch's own forward pass.
+    outputs_checked : bool
+        Whether a backend has looked at what the model gives, in the first step.
     norms : list of modules or None
         The model's modules that keep batch statistics, once a backend has looked them up: not anew every step.
     """
@@ -115,6 +117,7 @@ class TrainingSession:
         self.weight = 0.0
         self.began = False
         self.rows_ride_along = True
+        self.outputs_checked = False
         self.norms: list[_BatchNorm] | None = None
         self._pending: tuple[StepResult, int, float] | None = None
         self._reset_account()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from .item_rows import ArrayRows, Layout
+from .item_rows import ArrayRows, Layout, Unlisted
 
 _LOOKED_AT = 100_000  # rows from the top that are kept to tell item-side features by
 
@@ -61,10 +61,10 @@ class StreamedRows:
         found = latest.found[slot]
         return found, latest.rows[slot[found]]
 
-    def looks_item_side(self, user: str, item: str, listed: Sequence[str]) -> list[str]:
-        """Name features that look item-side in the first rows, see `ArrayRows.looks_item_side`."""
+    def unlisted(self, user: str, item: str, listed: Sequence[str]) -> Unlisted:
+        """Say what decides the features in the first rows, see `ArrayRows.unlisted`."""
         rows, labels = self._head
-        return ArrayRows([rows], labels, self._layout).looks_item_side(user, item, listed) if len(rows) else []
+        return ArrayRows([rows], labels, self._layout).unlisted(user, item, listed)
 
 
 class _LatestRows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,8 @@ from .backends.gate_optimizer import leave_optimizer, sync_optimizer
 from .backends.scores import plain_class
 from .backends.wrapped import WrappedMixin, wrapped_class
 from .config import SelectiveConfig
-from .errors import AlreadyWrappedError, NotWrappedError, SLLMRError, UnsupportedModelError, WrapError
-from .handle import Handle, check_gate
+from .errors import AlreadyWrappedError, CoverageWarning, NotWrappedError, SLLMRError, UnsupportedModelError, WrapError
+from .handle import Features, Handle, check_gate
 from .id_index import IdIndex
 from .item_rows import encode_item_table
 from .score_table import ScoreTable
@@ -117,6 +118,7 @@ def wrap(
     if table is not None:
         faults.collect(check_gate, config, table)
     if table is not None and features is not None:
+        _warn_of_codes_from_one(table, features)
         table = faults.collect(table.within, features.n_users, features.n_items)
     if item_table is not None and features is not None:
         item_values = faults.collect(
@@ -217,6 +219,22 @@ def _type_problems(item_features: object, task: object, config: object) -> list[
             f"config is a {type(config).__name__}. Pass a SelectiveConfig, e.g. SelectiveConfig.from_dict(...)."
         )
     return problems
+
+
+def _warn_of_codes_from_one(table: ScoreTable, features: Features) -> None:
+    """Warn where ids from 1 to N meet a vocabulary of N codes, 0 to N - 1: every id would be the next one's code."""
+    for side, (least, greatest), size in (
+        ("user", table.user_range, features.n_users),
+        ("item", table.item_range, features.n_items),
+    ):
+        if least > 0 and greatest == size:
+            warnings.warn(
+                f"the score table's {side} ids run from {least} to {greatest}, the model's codes from 0 to {size - 1}. "
+                f"If the ids count from 1, every {side} gets the scores of another: pass {side}_index="
+                f"{{raw id: code}}, for instance {{id: id - 1 for id in range(1, {size + 1})}}.",
+                CoverageWarning,
+                stacklevel=3,
+            )
 
 
 class _Faults:

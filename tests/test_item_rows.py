@@ -13,6 +13,7 @@ from sllmr_plugin.errors import ItemTableWarning, SLLMRError, WrapError
 from sllmr_plugin.item_rows import (
     ArrayRows,
     RowBuilder,
+    Unlisted,
     encode_item_table,
     item_columns,
     known_item_values,
@@ -112,7 +113,9 @@ def test_features_that_the_item_alone_decides_are_named():
         "hour": rng.integers(0, 24, 200),  # of neither
         "country": np.ones(200, dtype=int),  # the same everywhere: no harm either way
         "both": item * 100 + user,  # of the pair
-        "history": np.stack([item, item], axis=1),  # a sequence
+        "history": np.stack([user, user % 3], axis=1),  # the user's, in several columns
+        "genres": np.stack([item % 2, item // 4 + 1], axis=1),  # the item's, in several columns
+        "rare": (np.arange(200) == 7).astype(int),  # hardly varies, so nothing is known of it
     }
     layout, first = {}, 0
     for name, values in x.items():
@@ -120,17 +123,20 @@ def test_features_that_the_item_alone_decides_are_named():
         layout[name] = (first, first + width)
         first += width
     rows = ArrayRows(list(x.values()), np.ones(200), layout)
-    assert rows.looks_item_side("user", "item", ["item"]) == ["category"]
-    assert rows.looks_item_side("user", "item", ["item", "category"]) == []
-    x["category"][150] += 1  # one exception is enough
-    assert rows.looks_item_side("user", "item", ["item"]) == []
-    assert rows.looks_item_side("user", "item", ["item"], max_rows=150) == ["category"]
+    assert rows.unlisted("user", "item", ["item"]) == Unlisted(["category", "genres"], ["both"])
+    assert rows.unlisted("user", "item", ["item", "category", "genres"]) == Unlisted([], ["both"])
+    x["category"][150] += 1  # dirty rows do not hide a feature
+    x["genres"][[3, 90], 1] = 77
+    assert rows.unlisted("user", "item", ["item"]) == Unlisted(["category", "genres"], ["both"])
+    rng.shuffle(x["genres"])
+    assert rows.unlisted("user", "item", ["item"]).item_side == ["category"]
+    assert rows.unlisted("user", "item", ["item"], max_rows=5) == Unlisted()  # too few rows to say anything
 
 
 def test_rows_without_repetition_tell_nothing():
     layout = {"user": (0, 1), "item": (1, 2), "hour": (2, 3)}
     once = ArrayRows([np.arange(6), np.arange(6), np.array([3, 1, 4, 1, 5, 9])], np.ones(6), layout)
-    assert once.looks_item_side("user", "item", ["item"]) == []
+    assert once.unlisted("user", "item", ["item"]) == Unlisted()
 
 
 # ---------------------------------------------------------------------- building rows

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sllmr_plugin.item_rows import ArrayRows
+from sllmr_plugin.item_rows import ArrayRows, Unlisted
 from sllmr_plugin.streamed_rows import StreamedRows
 
 LAYOUT = {"user": (0, 1), "item": (1, 2), "tags": (2, 4), "price": (4, 5)}
@@ -68,4 +68,4 @@ def test_no_rows_at_all():
     rows = StreamedRows([], LAYOUT, {"user": codes, "item": codes})
     assert rows.latest_rows("user", codes)[0].tolist() == [False]
     assert len(rows.column("item")) == len(rows.positive) == 0
-    assert rows.looks_item_side("user", "item", ["item"]) == []
+    assert rows.unlisted("user", "item", ["item"]) == Unlisted()

@@ -213,8 +213,8 @@ class SLLMRMixin(WrappedMixin):
     def _inputs(self, rows: Tensor) -> Tensor:
         return rows
 
-    def _probability(self, output: Tensor) -> Tensor:
-        return output.reshape(output.shape[0], -1)[:, self.sllmr.task]
+    def _outputs(self, output: Tensor) -> Tensor:
+        return output.reshape(output.shape[0], -1)
 
     def _head(self) -> nn.Module | None:
         return prediction_head(self, self.sllmr.task)
@@ -228,18 +228,20 @@ class SLLMRMixin(WrappedMixin):
         finally:
             self.aux_loss = before
 
-    def _forward_with(self, inputs: Tensor, batch: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _forward_with(
+        self, inputs: Tensor, batch: Tensor, rows: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
         n = batch.shape[0]
         norms = self._batch_norms()
         both = torch.cat([batch, rows])
         if shares_forward(unaugmented_class(plain_class(self)), self, bool(norms)):
             with statistics_of_first(norms, n, both.shape[0]):
-                output, logit, probability = self._plain(both)
+                output, logit, probability = self._plain(both, *args, **kwargs)
             return output[:n], logit, probability
-        output, logit, probability = self._plain(batch)
+        output, logit, probability = self._plain(batch, *args, **kwargs)
         # DIEN cannot run rows whose histories are all empty, so the batch goes along once more.
         with training_mode(norms, False), self._untouched():
-            _, logit_both, probability_both = self._plain(both)
+            _, logit_both, probability_both = self._plain(both, *args, **kwargs)
         return output, torch.cat([logit, logit_both[n:]]), torch.cat([probability, probability_both[n:]])
 
     def get_regularization_loss(self) -> Tensor:

@@ -80,13 +80,13 @@ class OwnBatches(Sampler[list[int]]):
 class _Step(nn.Module):
     """What DistributedDataParallel calls: a model's forward, without its hooks a second time."""
 
-    def __init__(self, model: nn.Module, forward: Callable[[Any], Any]) -> None:
+    def __init__(self, model: nn.Module, forward: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
         self._forward = forward
 
-    def forward(self, inputs: Any) -> Any:
-        return self._forward(inputs)
+    def forward(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._forward(inputs, *args, **kwargs)
 
 
 # Without annotations: torch compares them with types, and finds the strings that a future import makes of them.

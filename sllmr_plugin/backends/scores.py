@@ -40,9 +40,13 @@ class ScoresMixin(_Base):
         """Return what the model's forward takes for rows, (n_rows, width)."""
         raise NotImplementedError
 
-    def _probability(self, output: Any) -> Tensor:
-        """Return the task's probability, (n_rows,), from what the model's forward gives."""
+    def _outputs(self, output: Any) -> Tensor:
+        """Return the outputs of all tasks, (n_rows, n_outputs), from what the model's forward gives."""
         raise NotImplementedError
+
+    def _probability(self, output: Any) -> Tensor:
+        """Return the task's probability, (n_rows,), from what the model's forward gives; its score in a regression."""
+        return self._outputs(output)[:, self.sllmr.task]
 
     def _head(self) -> nn.Module | None:
         """Return the layer whose input is the task's logit, None where there is no such layer."""
@@ -52,10 +56,10 @@ class ScoresMixin(_Base):
         """Undo, on leaving, what a forward pass writes to the model beside its output."""
         return nullcontext()
 
-    def _plain(self, inputs: Any) -> tuple[Any, Tensor, Tensor]:
+    def _plain(self, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Tensor, Tensor]:
         """Run the plain forward pass: output, and logit and probability (n_rows,) of the task."""
         with captured_input(self._head()) as seen:
-            output = super().forward(inputs)
+            output = super().forward(inputs, *args, **kwargs)
         probability = self._probability(output)
         # DeepCTR-Torch's layer adds its bias in place, so what it was given is the logit. Some models never call the
         # layer (MLR) or call it for factors of the output (ESMM): there the logit is recovered from the probability.

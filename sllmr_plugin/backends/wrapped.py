@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import InactiveWarning, SLLMRError
+from ..errors import InactiveWarning, SLLMRError, UnsupportedModelError
 from ..handle import Handle
 from ..ranks import Ranks
 from ..session import TrainingSession
@@ -31,31 +31,75 @@ class WrappedMixin(ScoresMixin):
         """Find out what the training rows in the arguments of a call of `fit` allow to use."""
         raise NotImplementedError
 
-    def _forward_with(self, inputs: Any, batch: Tensor, rows: Tensor) -> tuple[Any, Tensor, Tensor]:
+    def _forward_with(
+        self, inputs: Any, batch: Tensor, rows: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Any, Tensor, Tensor]:
         """Return the output of `inputs`, and logit and probability of it and `rows` together, (n_all,) each."""
         raise NotImplementedError
 
-    def forward(self, inputs: Any) -> Any:
+    def forward(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the plain model's output; inside a training step the extra rows ride along."""
         if self.sllmr.processes is not None and torch.is_grad_enabled():
-            return self.sllmr.processes.forward(inputs)
-        return self._forward_here(inputs)
+            return self.sllmr.processes.forward(inputs, *args, **kwargs)
+        return self._forward_here(inputs, *args, **kwargs)
 
-    def _forward_here(self, inputs: Any) -> Any:
+    def _forward_here(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the forward pass of this process."""
         session = self.sllmr.session if self.sllmr.enabled else None
         # Not `self.training`: DeepCTR-Torch's fit leaves the model in eval mode after the first validation.
         if session is None or not torch.is_grad_enabled():
-            return super().forward(inputs)
+            return super().forward(inputs, *args, **kwargs)
         batch = self._rows(inputs)
         plan = session.plan(batch)
         if plan is None:
-            return super().forward(inputs)
-        output, logit, probability = self._forward_with(inputs, batch, plan.rows)
+            return super().forward(inputs, *args, **kwargs)
+        output, logit, probability = self._forward_with(inputs, batch, plan.rows, *args, **kwargs)
+        if not session.outputs_checked:
+            self._check_outputs(output, probability.detach())
+            session.outputs_checked = True
         uncertainty = self._uncertainty(batch, plan, probability) if session.gate.uses_uncertainty else None
         self._look_ahead(session, batch, plan, uncertainty)
         session.add(plan, logit[plan.source], probability[plan.source], uncertainty, batch.shape[0])
         return output
+
+    def _check_outputs(self, output: Any, probability: Tensor) -> None:
+        """Look at the first step's outputs: the regularizer needs one probability a row, or one score in a regression.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If there are more outputs than tasks, or probabilities outside [0, 1].
+
+        Warns
+        -----
+        InactiveWarning
+            If the output is the same whatever the input.
+        """
+        width, expected = self._outputs(output).shape[1], getattr(self, "num_tasks", 1)
+        if width != expected:
+            raise UnsupportedModelError(
+                [
+                    f"the model gives {width} outputs a row for {expected} task(s), so which is the score of an item "
+                    "cannot be told (a softmax over two classes?). Give it one sigmoid output."
+                ]
+            )
+        least, greatest = (float(end) for end in probability.aminmax())
+        if not self.sllmr.regression and (least < 0 or greatest > 1):
+            raise UnsupportedModelError(
+                [
+                    f"the model's outputs, {least:.3g} to {greatest:.3g} in the first step, are no probabilities (logits "
+                    "with a loss that takes logits?). Let its forward end in a sigmoid and train with "
+                    "binary_crossentropy, or build a DeepCTR-Torch model with task='regression'."
+                ]
+            )
+        if len(probability) > 1 and greatest - least <= torch.finfo(probability.dtype).eps * max(abs(greatest), 1e-30):
+            warnings.warn(
+                f"all {len(probability)} outputs of the first step are {greatest:.6g}: at its initial scale the model "
+                "does not depend on its input, so at first neither the click loss nor the LLM's pairs can move it. Build "
+                "it with larger initial embeddings (init_std=0.01), and look at the loss of the next epochs.",
+                InactiveWarning,
+                stacklevel=2,
+            )
 
     def _batch_norms(self) -> list[_BatchNorm]:
         """Return the modules that keep batch statistics, looked up once a training."""
