@@ -37,7 +37,6 @@ setup(
         "sllmr_plugin.datasets": ["demo_data/*"],
         "sllmr_plugin.scoring": ["prices.yaml"],
         "sllmr_plugin.report": ["templates/*"],
-        "sllmr_plugin.reproduction": ["*.yaml"],
     },
     zip_safe=False,
     python_requires=">=3.10",

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "sllmr_plugin"
 LAYERS = [
     {"errors"},
     {"value_types"},
-    {"config", "id_index", "progress", "sidecar_files", "vocabulary", "engine", "ranks"},
+    {"config", "id_index", "progress", "sidecar_files", "vocabulary", "engine", "ranks", "lifeline"},
     {"backends.quiet", "backends.printing", "backends.shared_forward", "backends.other_weights", "backends.row_wise"},
     {"backends.batch_loader", "backends.lean_l2", "backends.optimizer_groups", "augmentation.encoders"},
     {"score_origin", "regularizer", "datasets", "plots", "ray_engine", "mapped_pages"},
@@ -40,7 +40,6 @@ LAYERS = [
     {"zoo_fuxictr"},
     {"evaluation", "scoring"},
     {"report", "experiments"},
-    {"reproduction"},
     {"cli"},
 ]
 
