@@ -75,8 +75,8 @@ class TrainingSession:
 
     Attributes
     ----------
-    rows_ride_along : bool
-        Whether a backend that has to try it out found that extra rows may go through the batch's own forward pass.
+    rows_ride_along : bool or None
+        Whether extra rows may go through the batch's own forward pass; None until a backend that has to try it out has.
     outputs_checked : bool
         Whether a backend has looked at what the model gives, in the first step.
     norms : list of modules or None
@@ -116,7 +116,7 @@ class TrainingSession:
         self._cold_of_user = usable.cold[usable.candidates.users]
         self.weight = 0.0
         self.began = False
-        self.rows_ride_along = True
+        self.rows_ride_along: bool | None = True
         self.outputs_checked = False
         self.norms: list[_BatchNorm] | None = None
         self._pending: tuple[StepResult, int, float] | None = None

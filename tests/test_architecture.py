@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "sllmr_plugin"
 LAYERS = [
     {"errors"},
     {"value_types"},
-    {"config", "progress", "sidecar_files", "vocabulary", "engine", "ranks"},
+    {"config", "progress", "sidecar_files", "vocabulary", "engine", "ranks", "lifeline"},
     {"id_index"},
     {"backends.quiet", "backends.printing", "backends.shared_forward", "backends.other_weights", "backends.row_wise"},
     {"backends.batch_loader", "backends.lean_l2", "backends.optimizer_groups", "augmentation.encoders"},
@@ -41,7 +41,6 @@ LAYERS = [
     {"zoo_fuxictr"},
     {"evaluation", "scoring"},
     {"report", "experiments"},
-    {"reproduction"},
     {"cli"},
 ]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sllmr_plugin.datasets import demo_generator
+from benchmarks.demo_data import __main__ as demo_generator
+from benchmarks.demo_data.reasoning import REASON_WORDS
+from benchmarks.demo_data.texts import CATEGORY_WORDS, QUALITY_WORDS, THEME_WORDS
 from sllmr_plugin.datasets.demo import demo_paths, load_demo
-from sllmr_plugin.datasets.demo_reasoning import REASON_WORDS
-from sllmr_plugin.datasets.demo_texts import CATEGORY_WORDS, QUALITY_WORDS, THEME_WORDS
 
 
 @pytest.fixture(scope="module")

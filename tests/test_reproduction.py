@@ -1,4 +1,4 @@
-"""`sllmr reproduce`: which runs, a process each, taken up again, and laid out beside the paper's figures."""
+"""`python -m benchmarks.paper`: which runs, a process each, taken up again, and laid out beside the paper's figures."""
 
 import json
 import math
@@ -13,19 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sllmr_plugin.cli import main, reproduce
+from benchmarks.paper import __main__ as reproduce
+from benchmarks.paper.__main__ import main
+from benchmarks.paper.document import write_documents
+from benchmarks.paper.paper import paper_figures
+from benchmarks.paper.planned import plan_runs
+from benchmarks.paper.processes import make_runs, threads_per_job
+from benchmarks.paper.progress import Progress
+from benchmarks.paper.request import Request
+from benchmarks.paper.results import collect
+from benchmarks.paper.state import look_up
 from sllmr_plugin.errors import ConfigError, RunFolderError
 from sllmr_plugin.evaluation.run_folder import RunFolder
 from sllmr_plugin.experiments.running import FILE
-from sllmr_plugin.reproduction.document import write_documents
-from sllmr_plugin.reproduction.lifeline import lifeline
-from sllmr_plugin.reproduction.paper import paper_figures
-from sllmr_plugin.reproduction.planned import plan_runs
-from sllmr_plugin.reproduction.processes import make_runs, threads_per_job
-from sllmr_plugin.reproduction.progress import Progress
-from sllmr_plugin.reproduction.request import Request
-from sllmr_plugin.reproduction.results import collect
-from sllmr_plugin.reproduction.state import look_up
+from sllmr_plugin.lifeline import lifeline
 
 from .evaluation_cases import ranking, result
 
@@ -139,7 +140,7 @@ def test_a_run_is_a_command_of_its_own(data_dir, tmp_path):
 
 
 def test_a_dry_run_lists_the_runs_and_estimates_the_rest(data_dir, tmp_path, capsys):
-    command = ["reproduce", "--data", "amazon_beauty", "--backbones", "deepfm", "--data-dir", str(data_dir)]
+    command = ["--data", "amazon_beauty", "--backbones", "deepfm", "--data-dir", str(data_dir)]
     command += ["--modes", "kd,gated", "--seeds", "2", "--jobs", "2", "--out", str(tmp_path), "--dry-run"]
     assert main(command) == 0
     out = capsys.readouterr().out
@@ -169,7 +170,7 @@ def test_runs_that_lack_files_are_skipped_with_the_commands_that_make_them(data_
     assert f"sllmr texts --interactions {data_dir}/amazon_beauty/interactions.csv" in str(beauty)
     for text in ("sllmr prepare amazon2014", "sllmr candidates", "--scorer lexical", "sllmr texts", "reviews_Toys"):
         assert text in str(toys)
-    command = ["reproduce", "--data", "amazon_toys", "--data-dir", str(data_dir), "--out", str(tmp_path / "out")]
+    command = ["--data", "amazon_toys", "--data-dir", str(data_dir), "--out", str(tmp_path / "out")]
     assert main(command) == 2
     err = capsys.readouterr().err
     assert "skipped 96 runs" in err
@@ -186,7 +187,7 @@ def test_a_failing_run_is_named_and_the_others_go_on(data_dir, tmp_path, monkeyp
 
     monkeypatch.setattr(reproduce, "plan_runs", planned)
     out = tmp_path / "out"
-    command = ["reproduce", "--data", "amazon_beauty", "--backbones", "deepfm", "--data-dir", str(data_dir)]
+    command = ["--data", "amazon_beauty", "--backbones", "deepfm", "--data-dir", str(data_dir)]
     command += ["--seeds", "2", "--jobs", "2", "--out", str(out)]
     assert main(command) == 1
     captured = capsys.readouterr()
@@ -254,9 +255,9 @@ def test_runs_of_other_data_are_not_taken_for_done(data_dir, tmp_path):
 
 def test_two_commands_do_not_work_in_one_folder(data_dir, tmp_path, capsys):
     with reproduce._alone(tmp_path / "out"):
-        command = ["reproduce", "--data", "amazon_beauty", "--data-dir", str(data_dir), "--out", str(tmp_path / "out")]
+        command = ["--data", "amazon_beauty", "--data-dir", str(data_dir), "--out", str(tmp_path / "out")]
         assert main(command) == 2
-    assert "another sllmr reproduce is at work" in capsys.readouterr().err
+    assert "another `python -m benchmarks.paper` is at work" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -266,7 +267,7 @@ def written(data_dir, tmp_path):
     plan = plan_runs(request, tmp_path / "out")
     for run in plan:
         finish(run)
-    text = write_documents(tmp_path / "out", request, collect(plan), command="sllmr reproduce", not_made=[])
+    text = write_documents(tmp_path / "out", request, collect(plan), command="python -m benchmarks.paper", not_made=[])
     return tmp_path / "out", text
 
 
@@ -366,9 +367,9 @@ def read_bytes_or_nothing(path):
 
 
 def test_a_command_that_is_ended_is_taken_up_again_and_makes_no_run_twice(tmp_path, capsys):
-    command = ["reproduce", "--data", "demo", "--backbones", "dcnv2", "--modes", "kar", "--tables", "2"]
+    command = ["--data", "demo", "--backbones", "dcnv2", "--modes", "kar", "--tables", "2"]
     command += ["--figure", "none", "--seeds", "1", "--jobs", "2", "--out", str(tmp_path), *TINY]
-    first = subprocess.Popen([sys.executable, "-m", "sllmr_plugin", *command], stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen([sys.executable, "-m", "benchmarks.paper", *command], stderr=subprocess.PIPE, text=True)
     assert "started" in first.stderr.readline() + first.stderr.readline()
     first.send_signal(signal.SIGTERM)
     assert "takes up where this one stopped" in first.communicate()[1]
@@ -397,7 +398,7 @@ def wait_until(condition, seconds=60):
 
 
 def test_a_kill_ends_the_trainings_too(tmp_path):
-    command = [sys.executable, "-m", "sllmr_plugin", "reproduce", "--data", "demo", "--backbones", "dcnv2"]
+    command = [sys.executable, "-m", "benchmarks.paper", "--data", "demo", "--backbones", "dcnv2"]
     command += ["--modes", "kd", "--tables", "2", "--figure", "none", "--seeds", "1", "--jobs", "2"]
     command += ["--out", str(tmp_path), *TINY, "-o", "training.epochs=100000"]
     parent = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -422,7 +423,7 @@ def test_a_kill_ends_the_trainings_too(tmp_path):
 
 @pytest.mark.parametrize("stdin", ["ended", "closed"])
 def test_a_training_of_ones_own_does_not_mind_the_end_of_its_input(stdin):
-    program = "import time; from sllmr_plugin.reproduction.lifeline import end_with_lifeline as watch; "
+    program = "import time; from sllmr_plugin.lifeline import end_with_lifeline as watch; "
     program += "watch(); time.sleep(0.5); print('trained')"
     command = f'exec "$0" -c "$1" {"< /dev/null" if stdin == "ended" else "<&-"}'
     result = subprocess.run(["sh", "-c", command, sys.executable, program], capture_output=True, text=True, check=True)
@@ -430,7 +431,7 @@ def test_a_training_of_ones_own_does_not_mind_the_end_of_its_input(stdin):
 
 
 def test_what_is_started_for_it_ends_with_the_pipe_and_its_own_processes_do_not():
-    program = "import os, sys, time; from sllmr_plugin.reproduction.lifeline import end_with_lifeline as watch; "
+    program = "import os, sys, time; from sllmr_plugin.lifeline import end_with_lifeline as watch; "
     program += "watch(); print([name for name in os.environ if name in sys.argv], flush=True); time.sleep(60)"
     with lifeline() as (stdin, variables):
         process = subprocess.Popen(

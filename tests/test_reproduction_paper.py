@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.paper.paper import STRATA, paper_figures, protocol_differences
 from sllmr_plugin.experiments.compose import compose
-from sllmr_plugin.reproduction.paper import STRATA, paper_figures, protocol_differences
 
 PAPER = paper_figures()
 

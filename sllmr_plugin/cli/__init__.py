@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import __version__
@@ -28,7 +28,6 @@ _COMMANDS = {
     "compare": "compare training modes on your data",
     "table": "print the results of a run folder",
     "report": "write a page with plots about a run folder",
-    "reproduce": "make the paper's tables anew, beside its own figures",
 }
 
 _EPILOG = """\
@@ -64,9 +63,6 @@ examples:
   sllmr report runs/mine
       A page about them with plots, one HTML file.
 
-  sllmr reproduce --data video_games --backbones deepfm,dcnv2 --out runs/paper --dry-run
-      The paper's tables, from runs of your own beside its own figures.
-
   sllmr coverage --interactions clicks.csv --scores llm_scores.parquet
       How much of the score table can be used, before you train anything.
 
@@ -88,26 +84,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code: 0, 1 if a part of what was asked for failed, 2 for input that cannot be used, 130 when interrupted.
     """
-    try:
+
+    def run() -> int:
         arguments = build_parser().parse_args(argv)
+        return arguments.run(arguments) or 0
+
+    return guarded("sllmr", run)
+
+
+def guarded(program: str, run: Callable[[], int]) -> int:
+    """Run a command line: what is wrong with its input is told in a line, without a traceback.
+
+    Parameters
+    ----------
+    program : str
+        Stands before each message.
+    run : callable
+        Parses, works and returns the exit code.
+
+    Returns
+    -------
+    int
+        Exit code, as of `main`.
+    """
+    try:
         with warnings.catch_warnings():
-            _show_own_warnings_as_lines()
-            return arguments.run(arguments) or 0
+            _show_own_warnings_as_lines(program)
+            return run()
     except SLLMRError as error:
-        print(f"sllmr: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nsllmr: interrupted; the same command takes up where this one stopped", file=sys.stderr)
+        print(f"\n{program}: interrupted; the same command takes up where this one stopped", file=sys.stderr)
         return 130
 
 
-def _show_own_warnings_as_lines() -> None:
+def _show_own_warnings_as_lines(program: str) -> None:
     """Drop the source line that Python adds to a warning: it means nothing on a command line."""
     show = warnings.showwarning
 
     def show_as_line(message: Warning | str, category: type[Warning], *rest: Any) -> None:
         if issubclass(category, SLLMRWarning):
-            print(f"sllmr: warning: {message}", file=sys.stderr)
+            print(f"{program}: warning: {message}", file=sys.stderr)
         else:
             show(message, category, *rest)
 

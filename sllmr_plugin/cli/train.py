@@ -11,7 +11,7 @@ from ..experiments.listing import list_zoo
 from ..experiments.result_lines import result_lines
 from ..experiments.running import FILE, train_experiment
 from ..experiments.yaml_files import Setting
-from ..reproduction.lifeline import end_with_lifeline
+from ..lifeline import end_with_lifeline
 from .arguments import add_experiment_keys, check_data_dir, positive
 
 _EPILOG = """\

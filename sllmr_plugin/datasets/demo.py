@@ -1,4 +1,4 @@
-"""The bundled demo data: invented items, simulated users, *simulated* LLM scores and texts (see `demo_generator`)."""
+"""The bundled demo data: invented items, simulated users, *simulated* LLM scores and texts."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .lifeline import lifeline
+from sllmr_plugin.lifeline import lifeline
+
 from .planned import PlannedRun
 from .progress import Progress
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
-from ..progress import duration
+from sllmr_plugin.progress import duration
+
 from .planned import PlannedRun
 from .state import State
 

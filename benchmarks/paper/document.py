@@ -8,12 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunFolderError
-from ..evaluation.folder_files import write_json, write_whole
-from ..evaluation.table import BackboneTable
-from ..evaluation.table_formats import FORMATS
-from ..plots.figure import save
-from ..report.words import texts_told
+from sllmr_plugin.errors import RunFolderError
+from sllmr_plugin.evaluation.folder_files import write_json, write_whole
+from sllmr_plugin.evaluation.table import BackboneTable
+from sllmr_plugin.evaluation.table_formats import FORMATS
+from sllmr_plugin.plots.figure import save
+from sllmr_plugin.report.words import texts_told
+
 from .figure import draw_figure_2
 from .paper import paper_figures, protocol_differences
 from .request import Request

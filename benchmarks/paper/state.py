@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import MissingDataError
+from sllmr_plugin.errors import MissingDataError
+
 from .planned import PlannedRun
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..evaluation.differences import BASELINE
-from ..evaluation.levels import Level
-from ..evaluation.table import BackboneTable, Cell, Section, gain_cell
+from sllmr_plugin.evaluation.differences import BASELINE
+from sllmr_plugin.evaluation.levels import Level
+from sllmr_plugin.evaluation.table import BackboneTable, Cell, Section, gain_cell
+
 from .paper import STRATA, paper_figures
 from .request import OURS, Request
 from .results import DataResults

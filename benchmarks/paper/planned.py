@@ -7,15 +7,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import MissingDataError, RunFolderError
-from ..evaluation.folder_files import read_json, write_json
-from ..evaluation.run_folder import RunFolder
-from ..evaluation.text_modes import TEXT_MODES
-from ..experiments.compose import compose
-from ..experiments.data_source import fingerprint
-from ..experiments.experiment import Experiment
-from ..experiments.running import FILE
-from ..experiments.yaml_files import Setting
+from sllmr_plugin.errors import MissingDataError, RunFolderError
+from sllmr_plugin.evaluation.folder_files import read_json, write_json
+from sllmr_plugin.evaluation.run_folder import RunFolder
+from sllmr_plugin.evaluation.text_modes import TEXT_MODES
+from sllmr_plugin.experiments.compose import compose
+from sllmr_plugin.experiments.data_source import fingerprint
+from sllmr_plugin.experiments.experiment import Experiment
+from sllmr_plugin.experiments.running import FILE
+from sllmr_plugin.experiments.yaml_files import Setting
+
 from .request import Request
 
 _TIME = "process.json"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .demo_texts import CATEGORY_WORDS, THEME_WORDS, pick, stray
+from .texts import CATEGORY_WORDS, THEME_WORDS, pick, stray
 
 N_EACH = 1000
 # What decided, by the share of the training utility: for the item, and against it.

@@ -1,4 +1,4 @@
-"""`sllmr reproduce`."""
+"""`python -m benchmarks.paper`: the paper's tables from runs of your own, beside its own figures."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..errors import MissingDataError, RunFolderError
-from ..evaluation.text_modes import ALL_MODES
-from ..progress import duration
-from ..reproduction.document import data_lines, protocol_lines, write_documents
-from ..reproduction.paper import paper_figures
-from ..reproduction.planned import plan_runs
-from ..reproduction.processes import make_runs
-from ..reproduction.progress import Progress
-from ..reproduction.request import FIGURES, TABLES, Request
-from ..reproduction.results import collect
-from ..reproduction.state import State, look_up
-from .arguments import add_experiment_keys, check_data_dir, names, positive
+from sllmr_plugin.cli import guarded
+from sllmr_plugin.cli.arguments import add_experiment_keys, check_data_dir, names, positive
+from sllmr_plugin.errors import MissingDataError, RunFolderError
+from sllmr_plugin.evaluation.text_modes import ALL_MODES
+from sllmr_plugin.progress import duration
 
+from .document import data_lines, protocol_lines, write_documents
+from .paper import paper_figures
+from .planned import plan_runs
+from .processes import make_runs
+from .progress import Progress
+from .request import FIGURES, TABLES, Request
+from .results import collect
+from .state import State, look_up
+
+_PROGRAM = "python -m benchmarks.paper"
 _EPILOG = """\
 DIR gets a run folder for each run (runs/), what its process wrote (logs/), and after every call the tables of all
 runs that are there: reproduction.md, tables.txt, tables.tex, reproduction.json and figure2.png. The paper's own
@@ -35,24 +38,32 @@ What is not there (a data set, its scores, texts for kar and llm_cf) is skipped,
 docs/reproduce.md has these from the raw files on, what it all costs, and how the protocol differs from the paper's.
 
 examples:
-  sllmr reproduce --data-dir ~/data --out runs/paper --dry-run
+  python -m benchmarks.paper --data-dir ~/data --out runs/paper --dry-run
       Every run of Tables 2 and 3 and Figure 2, which are done, and how long the others will take.
-  sllmr reproduce --data-dir ~/data --out runs/paper --jobs 4
+  python -m benchmarks.paper --data-dir ~/data --out runs/paper --jobs 4
       All of it.
-  sllmr reproduce --tables 3 --figure none --data amazon_beauty -o training.test_items=100 --out runs/beauty
+  python -m benchmarks.paper --tables 3 --figure none --data amazon_beauty -o training.test_items=100 --out runs/beauty
       The ablations on one domain, by sampled AUC.
-  sllmr reproduce --data demo --backbones deepfm,dcnv2 --modes kd,kar,gated --seeds 2 --setting small --out runs/look
+  python -m benchmarks.paper --data demo --backbones deepfm,dcnv2 --modes kd,kar,gated --seeds 2 --setting small \
+      --out runs/look
       A look at what comes out, on the bundled data.
 """
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.description = (
-        "Make the runs of the paper's Tables 2 and 3 and Figure 2, each in a process of its own, and lay "
-        "them out beside the paper's figures."
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; exit codes are those of `sllmr`."""
+    return guarded(_PROGRAM, lambda: _run(build_parser().parse_args(argv)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM,
+        description="Make the runs of the paper's Tables 2 and 3 and Figure 2, each in a process of its own, and lay "
+        "them out beside the paper's figures.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.epilog = _EPILOG
     paper = paper_figures()
     what = parser.add_argument_group("what is made")
     what.add_argument(
@@ -86,7 +97,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the runs and the tables")
     how.add_argument("--dry-run", action="store_true", help="list the runs and make none")
-    parser.set_defaults(run=_run)
+    return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -160,7 +171,9 @@ def _alone(out: Path) -> Iterator[None]:
         lock = FileLock(str(out / ".lock"))
         lock.acquire(timeout=0)
     except Timeout:
-        raise RunFolderError(f"{out}: another sllmr reproduce is at work there; wait for it, or end it.") from None
+        raise RunFolderError(
+            f"{out}: another `python -m benchmarks.paper` is at work there; wait for it, or end it."
+        ) from None
     except OSError as error:
         raise RunFolderError(f"{out}: cannot be written ({error}); choose another folder.") from None
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -172,9 +185,13 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _command() -> str:
-    return shlex.join(["sllmr", *sys.argv[1:]])
+    return shlex.join(["python", "-m", "benchmarks.paper", *sys.argv[1:]])
 
 
 def _numbers(text: str) -> Sequence[int]:
     """Read numbers of tables or figures; ``none`` is no number."""
     return [] if text == "none" else [int(number) for number in text.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import ConfigError
-from ..evaluation.differences import BASELINE
-from ..evaluation.text_modes import ALL_MODES
-from ..experiments.zoo_files import zoo_names
+from sllmr_plugin.errors import ConfigError
+from sllmr_plugin.evaluation.differences import BASELINE
+from sllmr_plugin.evaluation.text_modes import ALL_MODES
+from sllmr_plugin.experiments.zoo_files import zoo_names
+
 from .paper import paper_figures
 
 TABLES = (2, 3)

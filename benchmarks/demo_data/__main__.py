@@ -24,7 +24,7 @@ warm      tail              128  0.849
 
 So it helps with cold users and with tail items, and misleads about the well-known items of users with a
 history. The titles carry category and theme; quality can be read from nothing but the simulated scores and, with
-noise, the simulated texts (`demo_texts`, `demo_reasoning`), which have random generators of their own and change no
+noise, the simulated texts (`texts`, `reasoning`), which have random generators of their own and change no
 other file.
 For orientation, a plain DeepFM on user and item id (embedding 16, batch 256, three epochs) has a full-ranking
 test AUC of 0.660: 0.680 for cold users, 0.05 for tail items (342 of the 2,000 test interactions).
@@ -39,8 +39,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sllmr_plugin.datasets.demo_reasoning import generate_reasoning
-from sllmr_plugin.datasets.demo_texts import generate_texts
+from .reasoning import generate_reasoning
+from .texts import generate_texts
 
 # Of the seeds 1 to 6, the one with the most tail items among the test interactions (342 of 2,000).
 SEED = 2
