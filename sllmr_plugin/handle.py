@@ -19,6 +19,7 @@ from .errors import SLLMRError
 from .gate_fitting import DisagreementMemory
 from .id_index import IdIndex, encode_ids
 from .regularizer.gates import GATES, Gate, build_gate
+from .regularizer.uncertainty import FROM_PROBABILITY
 from .score_table import Coverage, ScoreTable
 from .session import TrainingSession
 
@@ -41,6 +42,8 @@ class Features:
         Feature name -> first input column and one past the last.
     n_users, n_items : int
         Vocabulary sizes of the id features.
+    regression : bool, default=False
+        Whether the output is a score without bounds, trained on ratings, not a probability.
     """
 
     user: str
@@ -49,6 +52,7 @@ class Features:
     layout: Mapping[str, tuple[int, int]]
     n_users: int
     n_items: int
+    regression: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,13 +120,28 @@ class Status:
         return "\n".join(lines)
 
 
-def check_gate(config: SelectiveConfig, table: ScoreTable) -> None:
-    """Raise `SLLMRError` if the settings ask for a gate that this table cannot fit."""
+def check_gate(config: SelectiveConfig, table: ScoreTable, regression: bool) -> None:
+    """Raise `SLLMRError` if the settings ask for what this table cannot fit, or an output without bounds has not."""
     needs_probes = config.gate != "auto" and GATES[config.gate].needs_probes
     if config.mode == "gated" and needs_probes and not len(table.probes):
         raise SLLMRError(
             f"gate={config.gate!r} needs probes: held-out interactions scored by the LLM, marked kind=probe in the "
             "score table. Add some, or use gate='fixed'."
+        )
+    if not regression or not config.active:
+        return
+    if not config.pairwise or config.score_space == "probability":
+        field = f"mode={config.mode!r}" if not config.pairwise else "score_space='probability'"
+        raise SLLMRError(
+            f"{field} needs a probability, and the model is a regression. The pair losses need no more than an order: "
+            "use mode='gated' or mode='global' with score_space='logit'."
+        )
+    gate = build_gate(config.mode, config.gate, has_probes=len(table.probes) > 0)
+    if gate.uses_uncertainty and config.uncertainty in FROM_PROBABILITY:
+        raise SLLMRError(
+            f"uncertainty={config.uncertainty!r} is read off a probability, and the model is a regression. Use "
+            "uncertainty='mc_dropout' (of a model with dropout) or 'ensemble', or a gate that needs none: "
+            "gate='fixed', or mode='global'."
         )
 
 
@@ -163,6 +182,7 @@ class Handle:
 
     whole_batches = lean_l2 = True
     loader = l2 = ""
+    told_of_own_loop = False
     processes: Any = None  # a backend's, while several processes train
     penalty: Any = None  # a backend's, while a model trains
 
@@ -224,7 +244,7 @@ class Handle:
             self.gate = gate.to(self._device)
 
     def _checked(self, config: SelectiveConfig) -> tuple[SelectiveConfig, Gate]:
-        check_gate(config, self.table)
+        check_gate(config, self.table, self.features.regression)
         return config, build_gate(config.mode, config.gate, has_probes=len(self.table.probes) > 0)
 
     def set_counts(

@@ -150,7 +150,7 @@ def _as_codes(raw: pd.Series, what: str) -> np.ndarray:
         values = raw.to_numpy(dtype=np.float64, na_value=np.nan)
         raw = raw[~((values == np.floor(values)) & (np.abs(values) < 2.0**63))]
     raise ScoreTableError(
-        f"{what} holds {raw.iloc[0]!r}, which is no integer code. Pass {what.removesuffix('_id')}_index= "
+        f"{what} holds {raw.iloc[:1].tolist()[0]!r}, which is no integer code. Pass {what.removesuffix('_id')}_index= "
         "(a dict, Series or fitted LabelEncoder from raw id to the model's code)."
     )
 

@@ -96,6 +96,8 @@ class ArrayRows:
         Column of the labels that marks positives.
     dtype : type, default=numpy.float32
         Of the model's input rows.
+    all_positive : bool, default=False
+        Whether every row counts as positive, as ratings do: each is an interaction.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class ArrayRows:
         n_rows: int | None = None,
         task: int = 0,
         dtype: type[np.floating] = np.float32,
+        all_positive: bool = False,
     ) -> None:
         n = len(labels) if n_rows is None else n_rows
         self.arrays = [np.asarray(array)[:n].reshape(n, -1) for array in arrays]
@@ -113,7 +116,7 @@ class ArrayRows:
         self.dtype = np.dtype(dtype)
         self.n_rows = n
         marks = np.asarray(labels)[:n].reshape(n, -1)
-        self.positive = marks[:, min(task, marks.shape[1] - 1)] > 0.5
+        self.positive = (marks[:, min(task, marks.shape[1] - 1)] > 0.5) | all_positive
         self._first_column = np.cumsum([0, *(array.shape[1] for array in self.arrays)])
 
     def column(self, name: str) -> np.ndarray:

@@ -93,7 +93,14 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
 
 
 def _codes(training: TrainingRows, feature: str, size: int) -> np.ndarray:
-    codes = training.column(feature).astype(np.int64)
+    values = training.column(feature)
+    if values.dtype.kind == "f" and not (whole := values == np.floor(values)).all():  # NaN is not its own floor
+        row = int(np.flatnonzero(~whole)[0])
+        raise DataError(
+            f"training row {row} (counted from 0) has {feature} {values[row]}, which is no code. Encode the ids as "
+            "integers before fit, and drop or encode rows without one."
+        )
+    codes = values.astype(np.int64)
     outside = np.flatnonzero((codes < 0) | (codes >= size))
     if len(outside):
         raise DataError(
@@ -160,6 +167,11 @@ def _account(handle: Handle, drawable: DrawableScores, no_template: int, no_colu
         "items without known columns": no_columns,
     }
     if len(drawable) == 0:
+        if len(table) and float(table.scores.min()) == float(table.scores.max()):
+            raise CoverageError(
+                f"all {len(table)} scores of the table are {float(table.scores[0]):g}, so no two items of a user have "
+                "an order. Look at what the scorer answered (sllmr ledger failures), and score again."
+            )
         raise CoverageError(
             f"none of the {len(table)} scored pairs can be used: {no_template} of {len(table.users)} users have no "
             f"training row, {no_columns} items have no known item-side columns, and the others have no two different "

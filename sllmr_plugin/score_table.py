@@ -265,9 +265,7 @@ class ScoreTable:
     @functools.cached_property
     def item_range(self) -> tuple[int, int]:
         """The smallest and the greatest item code, probes included; (0, -1) of an empty table."""
-        return _range(
-            group.items[entries] for group in (self.candidates, self.probes) for _, entries in group.pieces()
-        )
+        return _range(group.items[entries] for group in (self.candidates, self.probes) for _, entries in group.pieces())
 
     def within(self, n_users: int, n_items: int) -> ScoreTable:
         """Drop, and count, pairs whose codes lie outside vocabularies of these sizes.

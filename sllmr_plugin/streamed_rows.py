@@ -24,12 +24,18 @@ class StreamedRows:
         Feature name -> first column and one past the last.
     wanted : mapping of str to numpy.ndarray
         For the user and the item feature, the (n,) ascending codes whose latest rows will be asked for.
+    all_positive : bool, default=False
+        As of `ArrayRows`.
     """
 
     dtype = np.dtype(np.float64)  # holds every id below 2**53
 
     def __init__(
-        self, pieces: Iterable[tuple[np.ndarray, np.ndarray]], layout: Layout, wanted: Mapping[str, np.ndarray]
+        self,
+        pieces: Iterable[tuple[np.ndarray, np.ndarray]],
+        layout: Layout,
+        wanted: Mapping[str, np.ndarray],
+        all_positive: bool = False,
     ) -> None:
         width = max(end for _, end in layout.values())
         self._latest = {name: _LatestRows(codes, width) for name, codes in wanted.items()}
@@ -37,7 +43,7 @@ class StreamedRows:
         positive, head, n_head = [np.empty(0, dtype=bool)], [(np.empty((0, width)), np.empty(0))], 0
         for rows, labels in pieces:
             rows = np.asarray(rows, dtype=self.dtype)
-            positive.append(labels > 0.5)
+            positive.append((labels > 0.5) | all_positive)
             for name, latest in self._latest.items():
                 codes = rows[:, layout[name][0]].astype(np.int64)
                 ids[name].append(codes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -115,8 +116,8 @@ def wrap(
         item_index = backend.id_index(model, item) if item_index is None else item_index
     table = faults.collect(_read, scores, user_index, item_index)
     item_values = None
-    if table is not None:
-        faults.collect(check_gate, config, table)
+    if table is not None and features is not None:
+        faults.collect(check_gate, config, table, features.regression)
     if table is not None and features is not None:
         _warn_of_codes_from_one(table, features)
         table = faults.collect(table.within, features.n_users, features.n_items)
@@ -133,7 +134,7 @@ def wrap(
         features,
         table,
         config,
-        task=task or 0,
+        task=int(task or 0),
         item_values=item_values,
         shapes={name: tensor.shape for name, tensor in model.state_dict().items()},
         user_index=user_index,
@@ -212,7 +213,7 @@ def _type_problems(item_features: object, task: object, config: object) -> list[
     problems = []
     if isinstance(item_features, str):
         problems.append(f"item_features is the string {item_features!r}. Pass a list of feature names.")
-    if task is not None and not isinstance(task, int):
+    if task is not None and not isinstance(task, Integral):
         problems.append(f"task={task!r} is no index. Pass the number of the output, counted from 0.")
     if not isinstance(config, SelectiveConfig):
         problems.append(

@@ -115,7 +115,9 @@ def find_problems(
         length = getattr(columns.get(name), "length_name", None)
         if length is not None and length not in features:
             features.append(length)
-    return [], Features(user, item, tuple(features), layout, sizes[user], sizes[item])
+    return [], Features(
+        user, item, tuple(features), layout, sizes[user], sizes[item], _kind(model, task) == "regression"
+    )
 
 
 def augment_problems(model: Any, user: str, item: str, widths: Mapping[str, int]) -> list[str]:
@@ -147,11 +149,17 @@ def _task_problems(model: nn.Module, task: int | None) -> list[str]:
     problems = task_problems(getattr(model, "num_tasks", 1), task)
     if problems:
         return problems
-    head = prediction_head(model, task or 0)
-    kind = getattr(head, "task", "binary")
-    if kind != "binary":
-        return [f"the output is of task={kind!r}, the regularizer needs a probability. Build it with task='binary'."]
+    kind = _kind(model, task)
+    if kind not in ("binary", "regression"):
+        return [
+            f"the output is of task={kind!r}; the regularizer needs a probability or a single score. Build it with "
+            "task='binary' or task='regression'."
+        ]
     return []
+
+
+def _kind(model: nn.Module, task: int | None) -> str:
+    return getattr(prediction_head(model, task or 0), "task", "binary")
 
 
 def prediction_head(model: nn.Module, task: int) -> nn.Module | None:

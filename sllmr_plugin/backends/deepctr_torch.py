@@ -8,6 +8,7 @@ regularization loss hands out what was made of the rest.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import HookNeverFiredError
+from ..errors import HookNeverFiredError, InactiveWarning, SLLMRError
 from ..item_rows import ArrayRows
 from ..preparation import prepare
 from ..probe_pairs import JudgedPairs, ProbePairs
@@ -33,6 +34,7 @@ from .scores import plain_class
 from .shared_forward import statistics_of_first, training_mode
 from .wrapped import WrappedMixin, warn_if_only_warm_up, wrapped_class
 
+OWN_LOOP = "sllmr_plugin.regularizer.selective.SelectiveRegularizer takes logits, LLM scores and pairs"
 _FIT_ORDER = (  # of DeepCTR-Torch's own `fit`
     "x",
     "y",
@@ -140,6 +142,16 @@ class SLLMRMixin(WrappedMixin):
             handle.training, handle.epochs = {}, []
             return self._plain_fit(*args, **kwargs)
         arguments = _fit_arguments(super().fit, args, kwargs)
+        if getattr(self, "optim", None) is None:
+            raise SLLMRError("the model has no optimizer yet. Call model.compile(optimizer, loss) before model.fit.")
+        if arguments.get("epochs", 1) <= arguments.get("initial_epoch", 0):
+            warnings.warn(
+                f"fit(epochs={arguments.get('epochs', 1)}, initial_epoch={arguments.get('initial_epoch', 0)}) trains "
+                "nothing: epochs is the number of the last epoch, counted on from initial_epoch. Raise epochs.",
+                InactiveWarning,
+                stacklevel=3,
+            )
+            return self._plain_fit(*args, **kwargs)
         warn_if_only_warm_up(
             handle,
             arguments.get("epochs", 1),
@@ -205,7 +217,9 @@ class SLLMRMixin(WrappedMixin):
         split = arguments.get("validation_split")
         if not arguments.get("validation_data") and split and 0.0 < split < 1.0:
             n_rows = int(len(x[0]) * (1.0 - split))  # as BaseModel.fit cuts it
-        return prepare(self.sllmr, ArrayRows(x, y, self.sllmr.features.layout, n_rows, self.sllmr.task))
+        features = self.sllmr.features
+        rows = ArrayRows(x, y, features.layout, n_rows, self.sllmr.task, all_positive=features.regression)
+        return prepare(self.sllmr, rows)
 
     def _rows(self, inputs: Tensor) -> Tensor:
         return inputs
@@ -251,8 +265,25 @@ class SLLMRMixin(WrappedMixin):
         if self.sllmr.processes is not None:  # their gradients are added up, and this one is the same in all
             loss = loss / self.sllmr.processes.ranks.world
         session = self.sllmr.session
-        extra = None if session is None else session.take_loss()
+        if session is None:
+            self._warn_of_own_loop()
+            return loss
+        extra = session.take_loss()
         return loss if extra is None else loss + extra
+
+    def _warn_of_own_loop(self) -> None:
+        """Say once that a training loop other than `fit` gets no regularizer."""
+        handle = self.sllmr
+        if handle.told_of_own_loop or not (handle.enabled and handle.config.active and torch.is_grad_enabled()):
+            return
+        handle.told_of_own_loop = True
+        warnings.warn(
+            "get_regularization_loss was called outside model.fit, so it returned the plain model's loss and the LLM's "
+            "scores add nothing. Train with model.fit, or put the pair loss into your own loop: "
+            f"{OWN_LOOP}.",
+            InactiveWarning,
+            stacklevel=3,
+        )
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
         """Pickle and copy an augmented model, too, by the class that the library knows."""

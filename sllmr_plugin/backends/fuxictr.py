@@ -134,7 +134,7 @@ class FuxiCTRMixin(WrappedMixin):
         }
         with random_state_kept():
             pieces = training_pieces(arguments["data_generator"], self.feature_map, features.layout, label)
-            return prepare(self.sllmr, StreamedRows(pieces, features.layout, wanted))
+            return prepare(self.sllmr, StreamedRows(pieces, features.layout, wanted, features.regression))
 
     def _open_session(self, arguments: dict[str, Any]) -> TrainingSession:
         session = super()._open_session(arguments)
@@ -168,10 +168,10 @@ class FuxiCTRMixin(WrappedMixin):
     def _inputs(self, rows: Tensor) -> Batch:
         return to_batch(rows, self.sllmr.features.layout, self.feature_map)
 
-    def _probability(self, output: Batch) -> Tensor:
-        labels = self.feature_map.labels
+    def _outputs(self, output: Batch) -> Tensor:
         # MultiTaskModel names its outputs by their labels.
-        return output["y_pred" if "y_pred" in output else f"{labels[self.sllmr.task]}_pred"].reshape(-1)
+        names = ["y_pred"] if "y_pred" in output else [f"{label}_pred" for label in self.feature_map.labels]
+        return torch.cat([output[name].reshape(len(output[name]), -1) for name in names], dim=1)
 
     def _head(self) -> nn.Module | None:
         return prediction_head(self, self.sllmr.task)
@@ -191,20 +191,24 @@ class FuxiCTRMixin(WrappedMixin):
                 "uncertainty='entropy' and gate='joint', a model that treats rows one by one has no such pass."
             ) from error
 
-    def _forward_with(self, inputs: Batch, batch: Tensor, rows: Tensor) -> tuple[Mapping[str, Any], Tensor, Tensor]:
+    def _forward_with(
+        self, inputs: Batch, batch: Tensor, rows: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Mapping[str, Any], Tensor, Tensor]:
         n, n_all, norms = len(batch), len(batch) + len(rows), self._batch_norms()
         session = self.sllmr.session
         if len(rows) and session is not None and session.rows_ride_along is None:
             session.rows_ride_along = self._may_ride_along(batch, rows)
         if len(rows) and session is not None and session.rows_ride_along:
             with statistics_of_first(norms, n, n_all), dropout_of_first(dropouts(self), n, n_all, session.draws_on):
-                output, logit, probability = self._plain(with_rows(inputs, rows, self.sllmr.features.layout))
+                output, logit, probability = self._plain(
+                    with_rows(inputs, rows, self.sllmr.features.layout), *args, **kwargs
+                )
             own = {name: None if values is None else values[:n] for name, values in output.items()}
             return own, logit, probability
-        output, logit, probability = self._plain(inputs)
+        output, logit, probability = self._plain(inputs, *args, **kwargs)
         if len(rows):  # models cannot run on no rows
             with self._untouched(), training_mode(norms, False):
-                _, more_logit, more_probability = self._plain(self._inputs(rows))
+                _, more_logit, more_probability = self._plain(self._inputs(rows), *args, **kwargs)
             logit, probability = torch.cat([logit, more_logit]), torch.cat([probability, more_probability])
         return output, logit, probability
 

@@ -76,7 +76,8 @@ def find_problems(
         return problems, None
     items = tuple(dict.fromkeys([item, *(item_features or default_item_features(model, user, item))]))
     sizes = (specs[user]["vocab_size"], specs[item]["vocab_size"])
-    return [], Features(user, item, items, layout, *sizes)
+    regression = isinstance(prediction_head(model, task or 0), nn.Identity)
+    return [], Features(user, item, items, layout, *sizes, regression)
 
 
 def default_item_features(model: Any, user: str, item: str) -> list[str]:
@@ -139,6 +140,9 @@ def _task_problems(model: Any, task: int | None) -> list[str]:
     problems = task_problems(getattr(model, "num_tasks", 1), task)
     if problems:
         return problems
-    if not isinstance(prediction_head(model, task or 0), nn.Sigmoid):
-        return ["the output is no probability. Build the model with task='binary_classification'."]
+    if not isinstance(prediction_head(model, task or 0), (nn.Sigmoid, nn.Identity)):
+        return [
+            "the output is neither a probability nor a single score. Build the model with "
+            "task='binary_classification' or task='regression'."
+        ]
     return []

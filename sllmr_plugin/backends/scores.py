@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..handle import Handle
 from ..regularizer.losses import ranknet
-from ..regularizer.uncertainty import FROM_PROBABILITY, bernoulli_variance
+from ..regularizer.uncertainty import FROM_PROBABILITY, bernoulli_variance, variance_share
 from ..session import StepPlan, TrainingSession
 from .other_weights import call_with
 from .shared_forward import captured_input, dropouts, training_mode
@@ -63,8 +63,12 @@ class ScoresMixin(_Base):
         probability = self._probability(output)
         # DeepCTR-Torch's layer adds its bias in place, so what it was given is the logit. Some models never call the
         # layer (MLR) or call it for factors of the output (ESMM): there the logit is recovered from the probability.
-        logit = seen[0].reshape(-1) if len(seen) == 1 else torch.logit(probability, eps=1e-6)
+        logit = seen[0].reshape(-1) if len(seen) == 1 else self._logit_of(probability)
         return output, logit, probability
+
+    def _logit_of(self, probability: Tensor) -> Tensor:
+        """Return logits of probabilities; scores of a regression stay what they are."""
+        return probability if self.sllmr.features.regression else torch.logit(probability, eps=1e-6)
 
     def _uncertainty(self, batch: Tensor, plan: StepPlan, probability: Tensor) -> Tensor:
         kind = self.sllmr.config.uncertainty
@@ -96,7 +100,7 @@ class ScoresMixin(_Base):
                 for sign in (1, -1):
                     there = {n: p + sign * step * g for n, p, g in moved}
                     probability = self._probability(call_with(self, there, entries))
-                    logit = torch.logit(probability, eps=1e-6)
+                    logit = self._logit_of(probability)
                     losses.append(session.regularizer.pair_losses(logit, probability, plan.pairs))
         session.look_ahead(plan, (losses[0] - losses[1]) / (2 * step), uncertainty)
 
@@ -111,11 +115,14 @@ class ScoresMixin(_Base):
                 opinions = [
                     self._probability(call_with(self, checkpoint, inputs)) for checkpoint in self.sllmr.checkpoints
                 ]
-                return bernoulli_variance(torch.stack(opinions))
+                return self._variance(torch.stack(opinions))
             samples = self.sllmr.config.mc_samples
             with training_mode(dropouts(self), True):
                 _, _, probability = self._plain(self._inputs(rows.repeat(samples, 1)))
-            return bernoulli_variance(probability.view(samples, -1))
+            return self._variance(probability.view(samples, -1))
+
+    def _variance(self, opinions: Tensor) -> Tensor:
+        return variance_share(opinions) if self.sllmr.features.regression else bernoulli_variance(opinions)
 
     @torch.no_grad()
     def _score_rows(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,8 +135,12 @@ class ScoresMixin(_Base):
                 _, logit, probability = self._plain(self._inputs(block))
             logits.append(logit)
             probabilities.append(probability)
-            known = kind in FROM_PROBABILITY
-            uncertainties.append(FROM_PROBABILITY[kind](probability) if known else self._sampled_uncertainty(block))
+            if kind not in FROM_PROBABILITY:
+                uncertainties.append(self._sampled_uncertainty(block))
+            elif self.sllmr.features.regression:  # no gate asks for it then, see `check_gate`
+                uncertainties.append(torch.zeros_like(probability))
+            else:
+                uncertainties.append(FROM_PROBABILITY[kind](probability))
         return torch.cat(logits), torch.cat(probabilities), torch.cat(uncertainties)
 
 

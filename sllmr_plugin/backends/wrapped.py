@@ -84,19 +84,19 @@ class WrappedMixin(ScoresMixin):
                 ]
             )
         least, greatest = (float(end) for end in probability.aminmax())
-        if not self.sllmr.regression and (least < 0 or greatest > 1):
+        if not self.sllmr.features.regression and (least < 0 or greatest > 1):
             raise UnsupportedModelError(
                 [
-                    f"the model's outputs, {least:.3g} to {greatest:.3g} in the first step, are no probabilities (logits "
-                    "with a loss that takes logits?). Let its forward end in a sigmoid and train with "
+                    f"the model's outputs lie between {least:.3g} and {greatest:.3g} in the first step, outside [0, 1] "
+                    "(logits with a loss that takes logits?). Let its forward end in a sigmoid and train with "
                     "binary_crossentropy, or build a DeepCTR-Torch model with task='regression'."
                 ]
             )
         if len(probability) > 1 and greatest - least <= torch.finfo(probability.dtype).eps * max(abs(greatest), 1e-30):
             warnings.warn(
                 f"all {len(probability)} outputs of the first step are {greatest:.6g}: at its initial scale the model "
-                "does not depend on its input, so at first neither the click loss nor the LLM's pairs can move it. Build "
-                "it with larger initial embeddings (init_std=0.01), and look at the loss of the next epochs.",
+                "does not depend on its input, so at first neither the click loss nor the LLM's pairs can move it. "
+                "Build it with larger initial embeddings (init_std=0.01), and watch the loss of the next epochs.",
                 InactiveWarning,
                 stacklevel=2,
             )

@@ -86,7 +86,7 @@ class SearchSpace:
         if "mode" in held:
             raise ConfigError("mode is what tuning chooses; leave it out and hold for instance gate instead.")
         default = SelectiveConfig.from_dict(held)
-        check_gate(default, scores)
+        check_gate(default, scores, regression=False)
         if not default.active:
             raise ConfigError("weight=0 is the plain model, which leaves nothing to tune; give a weight above 0.")
         if default.uncertainty == "ensemble":

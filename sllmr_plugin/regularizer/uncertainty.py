@@ -34,4 +34,21 @@ def bernoulli_variance(samples: Tensor) -> Tensor:
     return samples.var(dim=0, unbiased=False) / 0.25
 
 
+def variance_share(samples: Tensor) -> Tensor:
+    """Variance over passes as a share of itself and the variance between rows, for scores without bounds.
+
+    Parameters
+    ----------
+    samples : Tensor
+        (n_passes, n_rows) scores of a regression.
+
+    Returns
+    -------
+    Tensor
+        (n_rows,) in [0, 1]: 0 where the passes agree, 1/2 where they differ as much as rows do.
+    """
+    within, between = samples.var(dim=0, unbiased=False), samples.mean(dim=0).var(unbiased=False)
+    return within / (within + between).clamp_min(torch.finfo(samples.dtype).tiny)
+
+
 FROM_PROBABILITY = {"confidence": confidence, "entropy": entropy}
