@@ -45,7 +45,7 @@ class Handle:
         self.ask, self.find = self._method(list(ask)), self._method(list(find))
 
     def _method(self, results):
-        async def call(question):
+        async def call(question, *what_is_known_of_the_server):
             self.asked.append(question)
             result = results.pop(0)
             if isinstance(result, Exception):
