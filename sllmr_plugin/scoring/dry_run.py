@@ -47,9 +47,9 @@ class Estimate:
         refused = f", {self.refused} refused by the server" if self.refused else ""
         lines.append(
             f"{self.requests} requests, {self.known} of them answered in the ledger{refused}; to be asked: "
-            f"{self.requests - self.known - self.refused}\nabout {self.prompt_tokens} prompt tokens and {self.completion_tokens} "
-            f"completion tokens: {money}\n(tokens are guessed from characters; answers that have to be asked for again "
-            "come on top. Nothing was sent.)"
+            f"{self.requests - self.known - self.refused}\nabout {self.prompt_tokens} prompt tokens and "
+            f"{self.completion_tokens} completion tokens: {money}\n(tokens are guessed from characters; answers that "
+            "have to be asked for again come on top. Nothing was sent.)"
         )
         return "\n".join(lines)
 

@@ -201,10 +201,9 @@ class OpenAIClient:
             raise ServerError(f"the answer cannot be read: {self._short(error)}", "lost") from None
         choices = getattr(completion, "choices", None)
         if not choices or getattr(completion, "error", None) or getattr(choices[0], "error", None):
-            dump = getattr(completion, "model_dump", None)
-            problem = self._errors.in_an_answer(dump(warnings=False) if dump else completion, answered=self.answered)
+            problem = self._errors.in_an_answer(_plain(completion), answered=self.answered)
             if problem is not None:
-                raise problem
+                raise problem from None
         return completion
 
     @staticmethod
@@ -318,6 +317,13 @@ def _address(
         raise ServerError(f"{given_by} {scrub(address)} names no server. {example}", "hopeless")
     query: dict[str, object] = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
     return urllib.parse.urlunsplit(parts._replace(query="", fragment="")), query or None
+
+
+def _plain(value: Any) -> Any:
+    """Return the JSON values that the library has made objects of."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value.model_dump(warnings=False) if hasattr(value, "model_dump") else value
 
 
 def _json(text: str) -> Any:

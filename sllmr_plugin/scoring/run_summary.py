@@ -105,10 +105,10 @@ class RunSummary:
                 "them; a larger --attempts lets them go on."
             )
         if self.refused:
+            reason = (self.last_refusal or "").rstrip(".")
             lines.append(
-                f"  {self.refused} requests are refused by the server and not asked again; the last one: "
-                f"{self.last_refusal}. `sllmr ledger failures` lists them; `sllmr ledger forget-refused` lets them be "
-                "asked again."
+                f"  {self.refused} requests are refused by the server and not asked again; the last one: {reason}. "
+                "`sllmr ledger failures` lists them; `sllmr ledger forget-refused` lets them be asked again."
             )
         if self.adapted:
             lines.append(f"  {self.adapted}.")

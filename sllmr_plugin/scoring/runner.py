@@ -99,10 +99,7 @@ class Runner:
             if self._answered_once:
                 await self._keep_refusals()
             elif summary.refused and not summary.reused and summary.stopped is None:
-                self._why = (
-                    f"the server refuses every request, the last one so: {self._last_refusal or summary.last_refusal} "
-                    "Those that it refuses for good are asked again after `sllmr ledger forget-refused`"
-                )
+                self._why = self._all_refused()
         summary.refused -= self._n_held
         summary.unanswered += self._n_held
         if self._error is not None:
@@ -297,8 +294,15 @@ class Runner:
         return not self._stop.is_set()
 
     def _nothing_works(self, problem: ServerError) -> None:
-        remedy = "" if problem.advice else ". Check --base-url and the server, then run the same command again."
-        self._stop_because(f"nothing works any more; the last problem: {problem}{remedy}")
+        self._stop_because(f"nothing works any more; the last problem: {_with_remedy(problem)}")
+
+    def _all_refused(self) -> str:
+        problem, n_kept = self._last_refusal, self._summary.refused - self._n_held
+        why = "the server refuses every request; the last problem: "
+        why += f"{(self._summary.last_refusal or '').rstrip('.')}." if problem is None else _with_remedy(problem)
+        if n_kept:
+            why += f" {n_kept} of them are not asked again before `sllmr ledger forget-refused {self._ledger.path}`."
+        return why
 
     def _stop_because(self, why: str) -> None:
         """Ask nothing more, let what is in flight arrive, and say at the end why."""
@@ -340,3 +344,9 @@ class Runner:
         finally:
             for number in caught:
                 loop.remove_signal_handler(number)
+
+
+def _with_remedy(problem: ServerError) -> str:
+    if problem.advice:
+        return str(problem)
+    return f"{problem.reason.rstrip('.')}. Check --base-url and the server, then run the same command again."

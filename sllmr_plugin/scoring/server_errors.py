@@ -55,7 +55,7 @@ _CAUSES = (
     ("limit", r"max_(?:completion_|output_|new_)?tokens"),
     (
         "system",
-        r"system[ _-]?(?:role|message|prompt|instruction)|role\b.{0,20}\bsystem|developer instruction|"
+        r"system[ _-]?(?:role|message|prompt|instruction)|role\b.{0,40}\bsystem|developer instruction|"
         r"roles must alternate|only user and assistant",
     ),
 )
@@ -118,7 +118,7 @@ class ErrorReader:
             cause = "credit"
         elif status == 401:
             cause = "key"
-        elif kind == "hopeless" and status == 404:
+        elif kind == "hopeless" and status in (404, 405):
             cause = "model"
         return self.error(message, kind, wait, status, cause)
 
@@ -200,13 +200,14 @@ def words(body: Any) -> str:
         return "; ".join(text for text in map(words, body) if text)
     if not isinstance(body, Mapping):
         return json.dumps(body)
-    for name in ("error", "errors", "detail", "message", "msg", "error_message", "error_msg", "title"):
-        text = words(body.get(name))
-        if text and text != "true":
-            place = body.get("loc")
-            where = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
-            more = [words(body[also]) for also in ("param", "metadata") if body.get(also)]
-            return f"{where}{text}" + "".join(f" ({one})" for one in more if one and one not in text)
+    names = ("error", "errors", "detail", "message", "msg", "error_message", "error_msg", "title")
+    told = (words(body[name]) for name in names if body.get(name) and not isinstance(body[name], bool))
+    texts = list(dict.fromkeys(text for text in told if text))
+    if texts:
+        place = body.get("loc")
+        where = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
+        also = [words(body[name]) for name in ("param", "metadata") if body.get(name)]
+        return where + "; ".join(texts) + "".join(f" ({text})" for text in also if text not in " ".join(texts))
     for name in ("raw", "reasons"):  # what the server behind a gateway has said
         if body.get(name):
             return words(body[name])
@@ -236,7 +237,7 @@ def _kind(status: int | None, code: str, cause: str | None, answered: bool, wait
         return "limited" if wait is not None else "busy"
     if status == 403 and answered:  # the key has worked: this is about the request
         return "refused"
-    if status == 404 or cause in ("model", "key", "credit") or (cause in _OF_ALL_REQUESTS and not answered):
+    if status in (404, 405) or cause in ("model", "key", "credit") or (cause in _OF_ALL_REQUESTS and not answered):
         return "hopeless"
     return "refused" if status is not None else "busy"
 
