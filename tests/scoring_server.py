@@ -235,7 +235,8 @@ class ScoringServer:
         return web.Response(body=self.files[request.match_info["id"]])
 
     async def _make_batch(self, request):
-        """batch_plan: polls (until done), fails (custom_id -> bool), expires (how many answers come), rejected, cut."""
+        """batch_plan: polls (until done), fails (custom_id -> bool), expires (how many answers come), cut,
+        rejected (file -> why, None if it is taken)."""
         body = await request.json()
         identifier = f"batch_{len(self.batches)}"
         self.batches[identifier] = {
@@ -263,8 +264,9 @@ class ScoringServer:
         batch["polls"] += 1
         if batch["status"] in ("validating", "in_progress"):
             batch["status"] = "in_progress"
-            if self.batch_plan.get("rejected"):
-                batch |= {"status": "failed", "errors": {"data": [{"code": "x", "message": "no such model"}]}}
+            rejected = self.batch_plan.get("rejected", lambda file: None)(self.files[batch["input_file_id"]])
+            if rejected:
+                batch |= {"status": "failed", "errors": {"data": [{"code": "x", "message": rejected}]}}
             elif batch["polls"] >= self.batch_plan.get("polls", 2):
                 self._finish_batch(batch)
         return web.json_response(self._public(batch["id"]))

@@ -145,7 +145,7 @@ def test_a_batch_whose_making_was_cut_off_is_found_and_not_made_twice(ask, score
 def test_a_refused_batch_says_why_and_can_be_sent_again(ask, scores):
     asked = requests(3)
     with ScoringServer() as server:
-        server.batch_plan = {"rejected": True}
+        server.batch_plan = {"rejected": lambda file: "no such model"}
         with pytest.raises(ScoringStoppedError, match="no such model"):
             ask(server, asked)
         server.batch_plan = {}
@@ -180,6 +180,28 @@ def test_a_batch_that_is_refused_for_its_form_is_made_again_in_another_one(ask, 
         assert server.seen[-1].body["response_format"] == {"type": "json_object"}  # kept from the run before
         assert len(server.seen) == 7
     assert scores(asked) == truth(asked)
+
+
+def test_a_batch_that_is_rejected_as_a_whole_for_its_form_is_made_again_in_another_one(ask, scores):
+    asked = requests(3)
+    with ScoringServer() as server:
+        server.batch_plan = {
+            "rejected": lambda file: "line 1: 'temperature' is not supported" if b'"temperature"' in file else None
+        }
+        summary = ask(server, asked)
+        assert "temperature" not in server.seen[-1].body
+        assert "takes no temperature" in str(summary)
+        assert len(server.batches) == 2
+    assert scores(asked) == truth(asked)
+
+
+def test_prompts_of_a_batch_that_are_all_refused_are_told_with_the_way_out(ask):
+    said = (400, {"error": {"message": "maximum context length is 9 tokens", "code": "context_length_exceeded"}})
+    with ScoringServer(lambda number, body: said) as server:
+        for _ in range(2):
+            with pytest.raises(ScoringStoppedError, match="refuses every request.*context length.*forget-refused"):
+                ask(server, requests(2))
+        assert len(server.seen) == 2
 
 
 def test_credit_that_ends_within_a_batch_marks_no_request_as_refused(ask):

@@ -136,9 +136,15 @@ class _Batches:
         finally:
             self._bar.close()
             await self._client.close()
-        self._summary.total_cost = self._ledger.spent()
-        self._summary.cost = self._summary.total_cost - start
-        return self._summary
+        summary = self._summary
+        summary.total_cost = self._ledger.spent()
+        summary.cost = summary.total_cost - start
+        if summary.refused and not (summary.asked or summary.reused or summary.stopped):
+            raise self._stopped(
+                f"the server refuses every request; the last problem: {summary.last_problem or summary.last_refusal} "
+                f"Have them asked again with `sllmr ledger forget-refused {self._ledger.path}` once that is changed"
+            )
+        return summary
 
     def _pending(self) -> dict[str, Question]:
         """Return the questions that have no answer, by key; count the requests on the way."""
@@ -235,7 +241,12 @@ class _Batches:
             await asyncio.wrap_future(self._ledger.close_batch(token))
             told = getattr(batch.errors, "data", None) or []
             problems = "; ".join(str(getattr(one, "message", one)) for one in told) or "it does not say why"
-            raise self._stopped(f"the server refused {batch_id}: {self._client.scrub(problems)}. Correct that")
+            cause = self._client.refusal(400, problems).cause
+            other = self._search.next(self._client.form, cause, guess=False) if cause in OF_THE_FORM else None
+            if other is None:
+                raise self._stopped(f"the server refused {batch_id}: {self._client.scrub(problems)}. Correct that")
+            self._client.form, self._summary.last_problem = other, self._client.scrub(problems)
+            return False
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id:
                 response = await self._call(functools.partial(self._library.files.content, file_id))
@@ -281,7 +292,9 @@ class _Batches:
         if answered:
             form = self._client.form
             self._summary.adapted = form.told()
-            await asyncio.wrap_future(self._ledger.remember_form(self._client.address, self._questions.model, form))
+            server = self._client.address, self._questions.model
+            if form != (self._ledger.form_of(*server) or ServerForm()):
+                await asyncio.wrap_future(self._ledger.remember_form(*server, form))
         if not others:
             return len(done), None
         other = None if answered else self._search.next(self._client.form, others[0].cause, guess=True)
