@@ -188,6 +188,10 @@ class CoverageWarning(SLLMRWarning):
     """A large part of the score table cannot be used."""
 
 
+class IdWarning(SLLMRWarning):
+    """Ids in a file look as if something had changed them on their way."""
+
+
 class AdaptorWarning(SLLMRWarning):
     """Weights of an augmented model were loaded without those of its adaptor."""
 

@@ -25,6 +25,7 @@ from .errors import CoverageError, ScoreTableError
 from .id_index import IdIndex
 from .score_origin import read_origin
 from .score_rows import COLUMNS, SEEN_BEFORE, RowEncoder, checked
+from .sidecar_files import Table
 from .table_folder import ENTRY, PARTS, ArrayFile, write_description
 
 _BATCH = 1 << 18  # rows decoded together; ids can be texts, which take most of the memory
@@ -150,7 +151,8 @@ def _encoded(files: Files, encoder: RowEncoder, bar: tqdm) -> Iterator[np.ndarra
                 break
             if not len(batch):
                 continue
-            frame = checked(batch.to_pandas(), path, row)
+            piece = batch.to_pandas(integer_object_nulls=True)
+            frame = checked(Table(piece, path, is_text=False, error=ScoreTableError, first_row=row))
             yield _as_rows(_encode(encoder, frame, path))
             row += len(batch)
             bar.update(len(batch))

@@ -15,7 +15,7 @@ import pandas as pd
 from sllmr_plugin.datasets.core import k_core
 from sllmr_plugin.datasets.negatives import draw_negatives, spare_items
 from sllmr_plugin.datasets.prepare_settings import PrepareSettings
-from sllmr_plugin.datasets.prepared_folder import PreparedFolder, check_ids_survive_csv, plain_ids
+from sllmr_plugin.datasets.prepared_folder import PreparedFolder
 from sllmr_plugin.datasets.prepared_summary import Prepared
 from sllmr_plugin.datasets.prepared_tables import attributes, count, interaction_chunks
 from sllmr_plugin.datasets.raw.collect import Collected, collect
@@ -24,6 +24,7 @@ from sllmr_plugin.datasets.raw.lines import RawFile
 from sllmr_plugin.datasets.raw.values import RawFormat
 from sllmr_plugin.datasets.splits import by_time, leave_last_out
 from sllmr_plugin.errors import DataError, MalformedLinesWarning
+from sllmr_plugin.sidecar_files import numbers_or_text
 
 
 def prepare(
@@ -121,10 +122,9 @@ def prepare(
     counts |= {"users without attributes": int((~known).sum())} if users is not None else {}
     _check_columns_found(reader)
 
-    ids = {"user_id": plain_ids(user_ids), "item_id": plain_ids(item_ids)}
-    if chosen.file_format == "csv":
-        for name, values in ids.items():
-            check_ids_survive_csv(values, name)
+    ids = {
+        name: numbers_or_text(pd.Series(raw)).to_numpy() for name, raw in (("user_id", user_ids), ("item_id", item_ids))
+    }
     tables: dict[str, Iterable[pd.DataFrame]] = {
         "interactions": interaction_chunks(rows, ids, negatives, has_timestamp),
         "items": [item_table.assign(item_id=ids["item_id"])],
