@@ -64,8 +64,8 @@ class Coverage:
             kept = self.n_candidates + self.n_probes
             lost = "; ".join(f"{count}: {reason}" for reason, count in self.dropped.items())
             warnings.warn(
-                f"only {kept} of the {self.n_read} scored pairs read are kept ({lost}). Make the ids of the table and the "
-                "keys of user_index and item_index the same, or score the pairs of this model.",
+                f"only {kept} of the {self.n_read} scored pairs read are kept ({lost}). Make the ids of the table and "
+                "the keys of user_index and item_index the same, or score pairs of this model.",
                 CoverageWarning,
                 stacklevel=3,
             )

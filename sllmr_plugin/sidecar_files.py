@@ -26,7 +26,7 @@ _NO_NUMBER = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # what pro
 _WHOLE = r"0|-?[1-9][0-9]{0,19}"  # the one way to write a whole number of up to 64 bits
 _POINT_ZERO = r"(?:0|-?[1-9][0-9]{0,14})\.0"  # a whole number that a column of floats, exact so far, has written
 _ROUNDED = r"-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]{2,}|-?[0-9]{16,}\.0"  # what spreadsheets and floats leave of long numbers
-_TYPED_NAME = re.compile(r"[^:]+:(?:token_seq|float_seq|token|float)(?P<delimiter>[^\r\n])")
+_TYPED_NAME = re.compile(r"[^:]+:(?:token_seq|float_seq|token|float)(?P<delimiter>[^\w\r\n])")
 
 
 @dataclass(frozen=True)
@@ -381,7 +381,7 @@ def warn_of_odd_ids(ids: pd.Index, source: str) -> None:
     rounded = texts[texts.str.fullmatch(_ROUNDED).to_numpy(dtype=bool)]
     if len(rounded):
         warnings.warn(
-            f"{source}: {len(rounded)} different {ids.name}(s) look like what a spreadsheet or a column of floats leaves "
+            f"{source}: {len(rounded)} different {ids.name}(s) look like what spreadsheets and columns of floats leave "
             f"of long numbers, for instance {rounded.iloc[0]!r}; several ids may have become one. Write the file anew "
             "with the ids as text.",
             IdWarning,

@@ -21,10 +21,12 @@ from sllmr_plugin.datasets.prepared_tables import attributes, count, interaction
 from sllmr_plugin.datasets.raw.collect import Collected, collect
 from sllmr_plugin.datasets.raw.delimited import Delimited
 from sllmr_plugin.datasets.raw.lines import RawFile
-from sllmr_plugin.datasets.raw.values import RawFormat
+from sllmr_plugin.datasets.raw.values import RawFormat, is_page_source
 from sllmr_plugin.datasets.splits import by_time, leave_last_out
 from sllmr_plugin.errors import DataError, MalformedLinesWarning
 from sllmr_plugin.sidecar_files import numbers_or_text
+
+_FROM_PAGES = ("title", "category", "brand")  # of an item; columns where crawlers leave pieces of a page's source
 
 
 def prepare(
@@ -117,7 +119,11 @@ def prepare(
     bad = chosen.max_bad_share
     item_table, known = attributes(reader.items, files.get("meta"), "item_id", item_ids, ["title"], bad)
     counts |= {"items without metadata": int((~known).sum())} if meta is not None else {}
-    counts["items without title"] = int((item_table["title"] == "").sum())
+    from_page = {name: item_table[name].map(is_page_source) for name in _FROM_PAGES if name in item_table}
+    item_table = item_table.assign(**{name: item_table[name].mask(mask, "") for name, mask in from_page.items()})
+    counts |= {f"items with page source as {name}": int(mask.sum()) for name, mask in from_page.items() if mask.any()}
+    for name in ("title", *(["category"] if "category" in item_table else [])):
+        counts[f"items without {name}"] = int((item_table[name] == "").sum())
     user_table, known = attributes(reader.users, files.get("users"), "user_id", user_ids, [], bad)
     counts |= {"users without attributes": int((~known).sum())} if users is not None else {}
     _check_columns_found(reader)
