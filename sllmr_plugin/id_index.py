@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from .errors import ScoreTableError
+from .errors import IdWarning, ScoreTableError
 from .sidecar_files import inexact, numbers_or_text, plain_ids, whole_numbers, without_point_zero
+
+_ROUNDED = r"-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]{2,}|-?[0-9]{16,}\.0"  # what spreadsheets and floats leave of long numbers
 
 IdIndex: TypeAlias = Any
 """Raw id -> code: a mapping, a pandas Series, or a fitted sklearn LabelEncoder (duck-typed, so not nameable)."""
@@ -150,3 +153,42 @@ def _as_codes(raw: pd.Series, what: str) -> np.ndarray:
         f"{what} holds {raw.iloc[0]!r}, which is no integer code. Pass {what.removesuffix('_id')}_index= "
         "(a dict, Series or fitted LabelEncoder from raw id to the model's code)."
     )
+
+
+def warn_of_odd_ids(ids: pd.Index, source: str) -> None:
+    """Warn where ids look as if a program had changed them, or as if blanks had made two of one.
+
+    Parameters
+    ----------
+    ids : pandas.Index
+        Different ids; its name is that of the column.
+    source : str
+        Where they are from, for the message.
+
+    Warns
+    -----
+    IdWarning
+        Ids such as ``1.23457E+15``, or two ids that only differ in blanks around them.
+    """
+    if pd.api.types.is_numeric_dtype(ids.dtype):
+        return
+    texts = pd.Series(ids, dtype=object).astype(str)
+    rounded = texts[texts.str.fullmatch(_ROUNDED).to_numpy(dtype=bool)]
+    if len(rounded):
+        warnings.warn(
+            f"{source}: {len(rounded)} different {ids.name}(s) look like what spreadsheets and columns of floats leave "
+            f"of long numbers, for instance {rounded.iloc[0]!r}; several ids may have become one. Write the file anew "
+            "with the ids as text.",
+            IdWarning,
+            stacklevel=3,
+        )
+    stripped = texts.str.strip()
+    padded = (texts != stripped) & stripped.duplicated(keep=False)
+    if padded.any():
+        warnings.warn(
+            f"{source}: {int(padded.sum())} different {ids.name}(s) differ from another only in the blanks around "
+            f"them, for instance {texts[padded].iloc[0]!r}; they count as ids of their own. Take the blanks out if "
+            "that is not meant.",
+            IdWarning,
+            stacklevel=3,
+        )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 
-from .errors import DataError, IdWarning, SLLMRError
+from .errors import DataError, SLLMRError
 
 _NO_NUMBER = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # what programs write for a missing number
 _WHOLE = r"0|-?[1-9][0-9]{0,19}"  # the one way to write a whole number of up to 64 bits
 _POINT_ZERO = r"(?:0|-?[1-9][0-9]{0,14})\.0"  # a whole number that a column of floats, exact so far, has written
-_ROUNDED = r"-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]{2,}|-?[0-9]{16,}\.0"  # what spreadsheets and floats leave of long numbers
 _TYPED_NAME = re.compile(r"[^:]+:(?:token_seq|float_seq|token|float)(?P<delimiter>[^\w\r\n])")
 
 
@@ -358,42 +356,3 @@ def _whole(numbers: list[int]) -> np.ndarray | None:
     if -(2**63) <= low and high < 2**63:
         return np.array(numbers, dtype=np.int64)
     return np.array(numbers, dtype=np.uint64) if low >= 0 and high < 2**64 else None
-
-
-def warn_of_odd_ids(ids: pd.Index, source: str) -> None:
-    """Warn where ids look as if a program had changed them, or as if blanks had made two of one.
-
-    Parameters
-    ----------
-    ids : pandas.Index
-        Different ids; its name is that of the column.
-    source : str
-        Where they are from, for the message.
-
-    Warns
-    -----
-    IdWarning
-        Ids such as ``1.23457E+15``, or two ids that only differ in blanks around them.
-    """
-    if pd.api.types.is_numeric_dtype(ids.dtype):
-        return
-    texts = pd.Series(ids, dtype=object).astype(str)
-    rounded = texts[texts.str.fullmatch(_ROUNDED).to_numpy(dtype=bool)]
-    if len(rounded):
-        warnings.warn(
-            f"{source}: {len(rounded)} different {ids.name}(s) look like what spreadsheets and columns of floats leave "
-            f"of long numbers, for instance {rounded.iloc[0]!r}; several ids may have become one. Write the file anew "
-            "with the ids as text.",
-            IdWarning,
-            stacklevel=3,
-        )
-    stripped = texts.str.strip()
-    padded = (texts != stripped) & stripped.duplicated(keep=False)
-    if padded.any():
-        warnings.warn(
-            f"{source}: {int(padded.sum())} different {ids.name}(s) differ from another only in the blanks around "
-            f"them, for instance {texts[padded].iloc[0]!r}; they count as ids of their own. Take the blanks out if "
-            "that is not meant.",
-            IdWarning,
-            stacklevel=3,
-        )

@@ -11,7 +11,8 @@ import pandas as pd
 
 from sllmr_plugin.datasets.splits import leave_last_out
 from sllmr_plugin.errors import DataError
-from sllmr_plugin.sidecar_files import Table, common_form, read_table, warn_of_odd_ids
+from sllmr_plugin.id_index import warn_of_odd_ids
+from sllmr_plugin.sidecar_files import Table, common_form, read_table
 
 SPLITS = ("train", "valid", "test")
 

@@ -108,8 +108,8 @@ class Delimited:
             advice.append(f"Use it as it is, without preparing it: --interactions {file.path}.")
         if made == "label":
             advice.append(
-                f"{'Or have' if advice else 'Have'} the rows of label 1 taken as interactions, to be split anew: --column rating=label --min-rating 1 "
-                "(columns={'rating': 'label'}, min_rating=1)."
+                f"{'Or have' if advice else 'Have'} the rows of label 1 taken as interactions, to be split anew: "
+                "--column rating=label --min-rating 1 (columns={'rating': 'label'}, min_rating=1)."
             )
         else:
             advice.append(f"{'Or delete' if advice else 'Delete'} the column if the rows are to be split anew.")
@@ -167,8 +167,8 @@ class Delimited:
             if wrong:
                 raise DataError(
                     f"{file.path}: the column {wrong[0]!r} has none of the types {', '.join(_TYPES)} behind a colon; "
-                    "a RecBole file starts with names such as user_id:token. If it is a plain table, give the format csv"
-                    + " with --delimiter tab (delimiter='\\t')"
+                    "a RecBole file starts with names such as user_id:token. For a plain table give the format csv"
+                    + " with --delimiter tab"
                     * (len(found) > 1)
                 )
             found = [name.rpartition(":")[0] for name in found]

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from sllmr_plugin.datasets.raw.lines import BadLine, RawFile
 
 _PAGE_SOURCE = re.compile(
-    r"<!--|<!doctype|</?(?:html|head|body|script|style|span|div|img|table|t[rdh]|ul|li|p|a|br|iframe|link|meta)\b[^<]*>"
-    r"|<(?:script|style|span|div|img|iframe|link|meta)\s+\w+="  # cut off before its end
-    r"|\bvar\s+\w+\s*=.*[;(]|\bfunction\s*\w*\([^)]*\)\s*\{|\b(?:document|window)\.\w+"
+    r"<!--|<!doctype|</?(?:html|head|body|script|style|span|div|img|table|t[rd]|iframe)\b[^<]*>"
+    r"|<(?:script|style|span|div|img|iframe|a|link|meta)\s+[\w-]+="  # cut off before its end
+    r"|\bvar\s+\w+\s*=.*[;(]|\bfunction\s*\w*\([^)]*\)\s*\{|\bwindow\.\w+\s*[=(]|\bdocument\.\w+\("
     r"|[.#][\w-]+\s*\{[^}]*:[^}]*[;}]",
     re.IGNORECASE | re.DOTALL,
 )
