@@ -311,7 +311,7 @@ def encode_item_table(
     rows = table[codes >= 0]
     codes = codes[codes >= 0]
     if len(np.unique(codes)) < len(codes):
-        twice = rows[item][pd.Series(codes).duplicated().to_numpy()].iloc[0]
+        twice = rows[item][pd.Series(codes).duplicated().to_numpy()].tolist()[0]
         raise WrapError([f"item_table lists item {twice!r} more than once. Keep one row an item."])
     parts = [
         codes[:, None] if name == item else _cells(rows[name], layout[name][1] - layout[name][0], name)
@@ -320,13 +320,13 @@ def encode_item_table(
     values = np.concatenate(parts, axis=1).astype(np.float64)
     unusable = ~(np.abs(values) <= np.finfo(np.float32).max)  # models compute in float32; NaN is not below it either
     if unusable.any():
-        row, column = np.argwhere(unusable)[0]
-        cell, name = values[row, column], _name_of_column(int(column), layout, item_features)
+        row, column = np.argwhere(unusable)[0].tolist()
+        cell, name = values[row, column], _name_of_column(column, layout, item_features)
         what = "an empty cell" if np.isnan(cell) else f"the value {cell:g}"
         raise WrapError(
             [
-                f"item_table has {what} for item {rows[item].iloc[row]!r} in column {name}. Give a finite number as the "
-                "model is fed, or leave the item out."
+                f"item_table has {what} for item {rows[item].tolist()[row]!r} in column {name}. Fill it in with a "
+                "finite number as the model is fed, or leave the item out."
             ]
         )
     return codes, values
@@ -340,7 +340,7 @@ def _name_of_column(column: int, layout: Layout, item_features: Sequence[str]) -
 def _warn_of_scale(
     given: np.ndarray, trained: np.ndarray, layout: Layout, item: str, item_features: Sequence[str]
 ) -> None:
-    """Warn of columns of an item table, (n, n_item_columns), that reach far out of the range of training rows' columns."""
+    """Warn of columns of an item table, (n, n_item_columns), that reach far out of their range in training rows."""
     if not len(given) or not len(trained):
         return
     low, high = trained.min(axis=0), trained.max(axis=0)

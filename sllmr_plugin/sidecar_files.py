@@ -8,6 +8,7 @@ are (or all of them as floats write them, ``7.0``), and fit into 64 bits, are th
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -71,11 +72,11 @@ class Table:
         more = f" ({len(rows)} such rows)" if len(rows) > 1 else ""
         return f"{self.row(rows[0])}: {column} is {shown}{more}"
 
-    def refuse(self, bad: pd.Series | np.ndarray, column: str, remedy: str) -> None:
-        """Raise an error if a mask of rows holds any: the first of them, how many, and the remedy."""
+    def refuse(self, bad: pd.Series | np.ndarray, column: str, remedy: str, *, problem: str = "") -> None:
+        """Raise an error if a mask of rows holds any: the first of them, how many, the problem and the remedy."""
         rows = np.flatnonzero(np.asarray(bad))
         if len(rows):
-            raise self.error(f"{self.fault(rows, column)}; {remedy}")
+            raise self.error(f"{self.fault(rows, column)}{problem and ', ' + problem}; {remedy}")
 
     def require_columns(self, columns: Iterable[str]) -> None:
         """Check that each column is there exactly once, and raise the table's error if it is not."""
@@ -102,13 +103,12 @@ class Table:
 
     def refuse_inexact_ids(self, column: str) -> None:
         """Raise the table's error if a column of ids holds floats that may stand for several whole numbers."""
-        self.refuse(inexact(self.frame[column]), column, _INEXACT)
-
-
-_INEXACT = (
-    "a float so large may stand for several ids. Read the ids as integers or as text where they come from (pandas: "
-    "dtype=str), and write the table anew"
-)
+        self.refuse(
+            inexact(self.frame[column]),
+            column,
+            "read the ids as integers or as text where they come from (pandas: dtype=str), and write the table anew",
+            problem="a float so large that it may stand for several ids",
+        )
 
 
 def read_table(
@@ -238,7 +238,8 @@ def read_ids(table: Table, column: str) -> pd.Series:
     ids = plain_ids(values)
     kind = pd.api.types.infer_dtype(ids, skipna=False)
     if kind == "floating":
-        table.refuse(ids.to_numpy(dtype=float) % 1 != 0, column, "make all ids whole numbers or all of them text")
+        floats = ids.to_numpy(dtype=float)
+        table.refuse(floats != np.floor(floats), column, "make all ids whole numbers or all of them text")
     if kind not in ("integer", "string"):
         raise table.error(
             f"{table.name}: the column {column!r} holds {kind} values; make all ids whole numbers or all of them text"
@@ -330,8 +331,9 @@ def plain_ids(values: pd.Series) -> pd.Series:
         return values
     if kind == "floating" and values.dtype != object:
         floats = values.to_numpy(dtype=np.float64)
-        return values.astype("int64") if (floats % 1 == 0).all() and (np.abs(floats) <= 2**53).all() else values
-    if any(value % 1 != 0 for value in values):
+        whole = (floats == np.floor(floats)) & (np.abs(floats) < 2.0**53)
+        return values.astype("int64") if whole.all() else values
+    if any(not math.isfinite(value) or value % 1 != 0 for value in values):
         return values
     wide = [int(value) for value in values]
     numbers = _whole(wide)

@@ -89,6 +89,7 @@ def test_amazon_reviews_become_what_the_loader_reads(amazon, purchases):
         "items without training interaction": 0,
         "items without metadata": 1,
         "items without title": 1,
+        "items without category": 1,
     }
     assert "50 users, 15 items, 350 interactions" in str(prepared)
 
@@ -259,13 +260,14 @@ def test_ids_come_back_as_they_were(tmp_path, ids, form):
     assert data.item_ids.tolist() == [form(name) for name in ids]
 
 
-@pytest.mark.parametrize("ids", [["007", "008", "1"], ["1e3", "7"], ["True", "False"]])
-def test_ids_that_csv_would_change_need_parquet(tmp_path, ids):
+@pytest.mark.parametrize("file_format", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    "ids", [["007", "008", "1"], ["1e3", "7"], ["True", "False"], ["NA", "null"], [str(2**70), "3"]]
+)
+def test_ids_that_look_like_something_else_come_back_as_they_were(tmp_path, ids, file_format):
     path = tmp_path / "raw.csv"
     path.write_text("user_id,item_id\n" + "".join(f"{name},{item}\n" for name in ids for item in "abc"))
-    with pytest.raises(DataError, match=r"every user_id looks like a number.*--file-format parquet"):
-        prepare("csv", path, tmp_path / "out", k_core=0)
-    prepared = prepare("csv", path, tmp_path / "out", k_core=0, file_format="parquet")
+    prepared = prepare("csv", path, tmp_path / "out", k_core=0, file_format=file_format)
     assert load_interactions(prepared.interactions, prepared.items).user_ids.tolist() == sorted(ids)
 
 

@@ -250,7 +250,7 @@ def test_recbole(tmp_path):
     assert list(reader.interactions(file)) == [("1", '"7', 5.0, 978300760.0)]  # a quote is no more than a character
     items = raw(tmp_path, "item_id:token\tmovie_title:token_seq\tclass:token_seq\n7\tToy Story\tAnimation Comedy\n")
     assert list(reader.items(items, ANY)) == [("7", {"title": "Toy Story", "class": "Animation Comedy"})]
-    with pytest.raises(DataError, match=r"'user_id' has none of the types.*format is csv"):
+    with pytest.raises(DataError, match=r"'user_id' has none of the types.*the format csv with --delimiter tab"):
         list(reader.interactions(raw(tmp_path, "user_id\titem_id\n1\t2\n")))
 
 
@@ -283,7 +283,7 @@ def test_csv_columns_by_other_names_and_files_without_names(tmp_path):
         ("", "is empty"),
         ("user,item\n1,2\n", r"no column 'user_id' among \['user', 'item'\].*--column user_id=NAME"),
         ("user_id,item_id,user_id\n", "'user_id' is there twice"),
-        ("user_id,item_id,label\n1,2,0\n", r"column 'label'.*needs no preparation"),
+        ("user_id,item_id,label\n1,2,0\n", r"column 'label'.*--column rating=label --min-rating 1"),
     ],
 )
 def test_csv_that_cannot_be_understood(tmp_path, text, message):

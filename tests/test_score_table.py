@@ -310,16 +310,16 @@ def test_ids_of_another_type_cover_nothing_and_the_error_shows_both():
 
 
 FILES = {
-    "absent.parquet": (None, "no such file. Give the path"),
-    "empty.csv": (b"", "cannot be read"),
-    "headers.csv": (b"user_id,item_id,score\n", "holds no rows"),
-    "text.parquet": (b"user_id", "cannot be read"),
-    "text.csv.gz": (b"user_id", "cannot be read"),
-    "cut.csv.gz": (gzip.compress(b"user_id,item_id,score\n" + b"1,2,0.5\n" * 5000)[:-20], "cannot be read"),
-    "latin.csv": ("user_id,item_id,score\né,1,0.5\n".encode("latin-1"), "cannot be read"),
-    "scores.json": (b"{}", "unknown file type. Use .parquet, .pq, .csv or .csv.gz"),
-    "scores": (b"{}", "unknown file type"),
-    "outside.csv": (b"user_id,item_id,score\n1,2,3\n", "score lies outside"),
+    "absent.parquet": (None, ": no such file; give the path"),
+    "empty.csv": (b"", " is empty; write the column names"),
+    "headers.csv": (b"user_id,item_id,score\n", " holds no row; give scores"),
+    "text.parquet": (b"user_id", " cannot be read ("),
+    "text.csv.gz": (b"user_id", " cannot be read ("),
+    "cut.csv.gz": (gzip.compress(b"user_id,item_id,score\n" + b"1,2,0.5\n" * 5000)[:-20], " cannot be read ("),
+    "latin.csv": ("user_id,item_id,score\né,1,0.5\n".encode("latin-1"), " is not UTF-8 text"),
+    "scores.json": (b"{}", " is of an unknown kind; give the scores as .csv, .csv.gz or .parquet"),
+    "scores": (b"{}", " is of an unknown kind"),
+    "outside.csv": (b"user_id,item_id,score\n1,2,3\n", ", line 2: score is 3; rescale"),
 }
 
 
@@ -328,7 +328,7 @@ def test_files_that_are_no_table_are_refused_by_name(tmp_path, name):
     content, problem = FILES[name]
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(ScoreTableError, match=rf"{re.escape(name)}: .*{re.escape(problem)}") as caught:
+    with pytest.raises(ScoreTableError, match=re.escape(name + problem)) as caught:
         ScoreTable.read(tmp_path / name)
     assert isinstance(caught.value, SLLMRError)
 

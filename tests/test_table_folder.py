@@ -104,13 +104,13 @@ def test_the_origin_is_that_of_the_first_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("column", "value", "says"),
-    [("score", 1.5, r"score lies outside \[0, 1\]"), ("kind", "guess", "kind is unknown")],
+    [("score", 1.5, r"score is 1\.5; rescale"), ("kind", "guess", "kind is 'guess'; write candidate")],
 )
 def test_a_bad_row_is_refused_by_file_and_number_and_nothing_is_left(tmp_path, column, value, says):
     rows = frame()
     rows.loc[200, column] = value
     scatter(rows, tmp_path / "in")
-    with pytest.raises(ScoreTableError, match=rf"part-2\.parquet: {says} in 1 row\(s\), first in row 109 "):
+    with pytest.raises(ScoreTableError, match=rf"part-2\.parquet, row 109 \(counted from 0\): {says}"):
         ScoreTable.build(tmp_path / "in", tmp_path / "out", **INDEXES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
@@ -132,7 +132,7 @@ def test_other_sources_are_refused(tmp_path):
     with pytest.raises(ScoreTableError, match="cannot be read as parquet"):
         ScoreTable.build(tmp_path / "broken.parquet", tmp_path / "out")
     rows.drop(columns="score").to_parquet(tmp_path / "scores.parquet")
-    with pytest.raises(ScoreTableError, match=r"column\(s\) score missing"):
+    with pytest.raises(ScoreTableError, match="no column 'score' among"):
         ScoreTable.build(tmp_path / "scores.parquet", tmp_path / "out", **INDEXES)
     rows.to_parquet(tmp_path / "scores.parquet")
     with pytest.raises(CoverageError, match="none of its 400 pairs can be mapped"):

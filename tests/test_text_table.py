@@ -187,9 +187,9 @@ def test_a_table_without_reasoning_has_none_whatever_its_other_columns_hold():
         (
             TOLD.assign(label=[1, None, 0, 1, 2, 1, 1, 0, None]),
             TextTableError,
-            r"label .* in 1 row\(s\), first in row 4",
+            r"row 4 \(counted from 0\): label is 2\.0; for a reasoning write 1",
         ),
-        (TOLD.assign(label=None), TextTableError, r"label of a reasoning is unknown in 7 row\(s\), first in row 0"),
+        (TOLD.assign(label=None), TextTableError, r"row 0 .*: label is empty \(7 such rows\); for a reasoning"),
         (
             TOLD[TOLD["kind"] == "reasoning"],
             CoverageError,

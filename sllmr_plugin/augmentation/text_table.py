@@ -194,8 +194,12 @@ def _codes(raw: pd.Series, index: IdIndex | None, what: str) -> np.ndarray:
 def _checked(table: Table) -> pd.DataFrame:
     table.require_columns(COLUMNS)
     told = table.frame["kind"].isin(["reasoning"]).to_numpy()
-    if told.any():  # what their texts are about
-        table.require_columns(EXEMPLAR_COLUMNS)
+    lacking = [name for name in EXEMPLAR_COLUMNS if told.any() and name not in table.frame.columns]
+    if lacking:
+        raise TextTableError(
+            f"{table.name}: column(s) {', '.join(lacking)} missing, which say what the {told.sum()} reasoning texts "
+            "are about. Add the item's id and the label (1 or 0), or leave these rows out."
+        )
     rows = table.frame[[*COLUMNS, *(EXEMPLAR_COLUMNS if told.any() else ())]]
     for column in ("id", *(["item_id"] if told.any() else [])):
         table.refuse_inexact_ids(column)

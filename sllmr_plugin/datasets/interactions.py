@@ -192,7 +192,7 @@ def _catalogue(
     table = read_table(items, "items")
     table.require_columns(["item_id"])
     ids, seen = common_form([table, interactions], "item_id")
-    table.refuse(ids.duplicated(), "item_id", "which stands in a row above too; keep one row an item")
+    table.refuse(ids.duplicated(), "item_id", "keep one row an item", problem="which stands in a row above too")
     if titles_from == "title" and "title" not in table.frame:
         return seen, pd.Index(ids, name="item_id"), None
     table.require_columns([titles_from])
@@ -206,8 +206,8 @@ def _catalogue(
 
 def _encode_items(table: Table, raw: pd.Series, item_ids: pd.Index) -> np.ndarray:
     codes = item_ids.get_indexer(raw) + 1
-    remedy = "which is not among the items; add it to the items file or delete its interactions"
-    table.refuse(codes == 0, "item_id", remedy)
+    remedy = "add it to the items file or delete its interactions"
+    table.refuse(codes == 0, "item_id", remedy, problem="which is not among the items")
     return codes
 
 

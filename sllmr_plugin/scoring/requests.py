@@ -190,21 +190,23 @@ def _read_pairs(candidates: str | os.PathLike[str] | pd.DataFrame, data: Interac
             "kind": _kinds(table),
         }
     )
-    table.refuse(pairs.duplicated(["user", "item"]), "item_id", "again for the same user; keep one row a pair")
+    table.refuse(
+        pairs.duplicated(["user", "item"]), "item_id", "keep one row a pair", problem="again for the same user"
+    )
     validation = pd.MultiIndex.from_frame(data.valid[["user", "item"]])
     held_out = pd.MultiIndex.from_frame(pairs[["user", "item"]]).isin(validation)
     probe = (pairs["kind"] == "probe").to_numpy()
     table.refuse(
         held_out & ~probe,
         "item_id",
-        "a validation item of this user, yet no probe: training on its score would leak it; make its kind 'probe' or "
-        "delete the row",
+        "make its kind 'probe' or delete the row",
+        problem="a validation item of this user, yet no probe: training on its score would leak it",
     )
     table.refuse(
         probe & ~held_out,
         "item_id",
-        "a probe that is no validation item of this user; take probes from the validation split alone, or make the "
-        "candidates anew for these interactions",
+        "take probes from the validation split alone, or make the candidates anew for these interactions",
+        problem="a probe that is no validation item of this user",
     )
     return pairs
 
@@ -215,8 +217,8 @@ def _codes(table: Table, column: str, index: pd.Series, where: str) -> np.ndarra
     table.refuse(
         codes < 0,
         column,
-        f"which the {where} do not hold (an id of theirs is {example}); use the files that the candidates were made "
-        "from",
+        "use the files that the candidates were made from",
+        problem=f"which the {where} do not hold (an id of theirs is {example})",
     )
     return codes
 
