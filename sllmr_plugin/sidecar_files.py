@@ -96,10 +96,11 @@ class Table:
 
         Whole numbers beside empty cells, which pandas holds as floats, are written without ``.0``.
         """
-        values = self.frame[column].astype(object)
-        if not self.is_text:
-            values = values.map(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
-        return np.array(["" if pd.isna(value) else str(value) for value in values], dtype=object)
+
+        def text(value: Any) -> str:
+            return "" if pd.isna(value) else str(int(value) if isinstance(value, float) and value % 1 == 0 else value)
+
+        return np.array([text(value) for value in self.frame[column]], dtype=object)
 
     def refuse_inexact_ids(self, column: str) -> None:
         """Raise the table's error if a column of ids holds floats that may stand for several whole numbers."""
@@ -271,18 +272,16 @@ def common_form(tables: list[Table], column: str) -> list[pd.Series]:
     columns = [read_ids(table, column) for table in tables]
     forms = [numbers_or_text(ids) if table.is_text else ids for table, ids in zip(tables, columns, strict=True)]
     are_numbers = [pd.api.types.is_integer_dtype(ids.dtype) for ids in forms]
-    given_as_numbers = [
-        table for table, is_number in zip(tables, are_numbers, strict=True) if is_number and not table.is_text
-    ]
     if all(are_numbers):
         return forms
-    if not given_as_numbers:
+    given = [table for table, is_number in zip(tables, are_numbers, strict=True) if is_number and not table.is_text]
+    if not given:
         return columns  # as text, which those of text files are before anything is made of them
-    remedy = f"while {given_as_numbers[0].name} has numbers; write both the same way"
+    problem, remedy = f"while {given[0].name} has numbers", "write both the same way"
     other = tables[are_numbers.index(False)]
     if other.is_text:
-        other.refuse(~whole_numbers(other.frame[column]), column, remedy)
-    raise other.error(f"{other.name} has text as {column}, {remedy}")
+        other.refuse(~whole_numbers(other.frame[column]), column, remedy, problem=problem)
+    raise other.error(f"{other.name} has text as {column}, {problem}; {remedy}")
 
 
 def whole_numbers(texts: pd.Series) -> np.ndarray:

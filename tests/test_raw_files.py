@@ -14,7 +14,7 @@ from sllmr_plugin.datasets.raw.amazon import AMAZON_2014, AMAZON_2023, parse_obj
 from sllmr_plugin.datasets.raw.delimited import Delimited
 from sllmr_plugin.datasets.raw.lines import BadLine, RawFile
 from sllmr_plugin.datasets.raw.movielens import MovieLens
-from sllmr_plugin.datasets.raw.values import clean_text, raw_id, time
+from sllmr_plugin.datasets.raw.values import clean_text, is_page_source, raw_id, time
 from sllmr_plugin.errors import DataError, MalformedLinesError
 
 
@@ -242,6 +242,56 @@ def test_movielens(tmp_path):
     assert list(MovieLens().users(users, ANY)) == [
         ("1", {"gender": "F", "age": "1", "occupation": "10", "zip_code": "48067"})
     ]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8", "utf-8-sig"])
+def test_movielens_titles_are_read_in_either_encoding(tmp_path, encoding):
+    films = "1::Am\u00e9lie (2001)::Comedy\n2::Mis\u00e8re & \u00c0 bout (1995)::Drama\n".encode(encoding)
+    titles = [texts["title"] for _, texts in MovieLens().items(raw(tmp_path, films), ANY)]
+    assert titles == ["Am\u00e9lie (2001)", "Mis\u00e8re & \u00c0 bout (1995)"]
+
+
+def test_amazon_2018_meta_has_its_path_in_category_and_page_source_ends_it(tmp_path):
+    line = {
+        "asin": "B1",
+        "category": ["Clothing", "Shoes & Bags", "</span></span></span>", "100% Cotton"],
+        "title": "A",
+    }
+    bare = {"asin": "B2", "category": [], "main_cat": "Fashion", "title": "B"}
+    file = raw(tmp_path, "".join(json.dumps(entry) + "\n" for entry in (line, bare)))
+    items = dict(AMAZON_2014.items(file, ANY))
+    assert (items["B1"]["category"], items["B1"]["categories"]) == ("Shoes & Bags", "Clothing > Shoes & Bags")
+    assert items["B2"]["category"] == "Fashion"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("var aPageStart = (new Date()).getTime();", True),
+        ("<script type='text/javascript'> P.when('A')", True),
+        ('<img src="https://x/y.png" alt="Fashion" />', True),
+        ('<div id="title', True),
+        (".a-box-inner{background-color:#fff}", True),
+        ("function f() { return 1; }", True),
+        ("I <3 You", False),
+        ("Toy (Age > 3) {2-Pack: red}", False),
+        ("Functional Training; var. edition", False),
+        ("The Window. Kit = 3", False),
+        ("A <i>fine</i> spoon", False),
+    ],
+)
+def test_page_source_is_told_from_titles(text, expected):
+    assert is_page_source(text) == expected
+
+
+def test_recbole_separators_are_found_in_line_1(tmp_path):
+    for separator in ("\t", " ", ","):
+        text = "user_id:token item_id:token timestamp:float\n007 7 3\n".replace(" ", separator)
+        reader = table(typed=True, delimiter=None)
+        assert list(reader.interactions(raw(tmp_path, text)))[0][:2] == ("007", "7")
+    given = table(typed=True, delimiter=";")
+    text = "user_id:token;item_id:token;timestamp:float\n007;7;3\n"
+    assert list(given.interactions(raw(tmp_path, text)))[0][:2] == ("007", "7")
 
 
 def test_recbole(tmp_path):
