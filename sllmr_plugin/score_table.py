@@ -124,7 +124,7 @@ class ScoreTable:
         Parameters
         ----------
         scores : path or pandas.DataFrame
-            Parquet (``.parquet``, ``.pq``) or CSV (``.csv``, ``.csv.gz``), read by `read_table`, with the columns ``user_id``,
+            Parquet (``.parquet``, ``.pq``) or CSV (``.csv``, ``.csv.gz``) with the columns ``user_id``,
             ``item_id``, ``score`` in [0, 1] and optionally ``kind`` in {candidate, probe}; other columns are ignored.
             Or a folder that `build` has made, which is opened.
         user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
