@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,10 +12,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .errors import WrapError
+from .errors import ItemTableWarning, WrapError
 from .id_index import IdIndex, encode_ids
 
 Layout = Mapping[str, tuple[int, int]]
+
+_FAR = 5  # widths of the training rows' range beyond which a value of an item table is of another scale
 
 
 class TrainingRows(Protocol):
@@ -262,7 +265,9 @@ def known_item_values(
         position = pd.Index(item_table[0]).get_indexer(pd.Index(wanted))
         listed = position >= 0
         known |= listed
-        values[listed] = item_table[1][position[listed]]
+        given = item_table[1][position[listed]]
+        _warn_of_scale(given, rows[:, columns], layout, item, item_features)
+        values[listed] = given
     return wanted[known], values[known]
 
 
@@ -292,7 +297,8 @@ def encode_item_table(
     Raises
     ------
     WrapError
-        Naming missing columns, an item listed twice, a cell that is empty or no number, or a sequence that is too long.
+        Naming missing columns, an item listed twice, a cell that is empty, infinite or no number, or a sequence that is
+        too long.
     """
     if not isinstance(table, pd.DataFrame):
         raise WrapError([f"item_table is a {type(table).__name__}. Pass a DataFrame with a row an item."])
@@ -305,18 +311,51 @@ def encode_item_table(
     rows = table[codes >= 0]
     codes = codes[codes >= 0]
     if len(np.unique(codes)) < len(codes):
-        twice = rows[item][pd.Series(codes).duplicated().to_numpy()].iloc[0]
+        twice = rows[item][pd.Series(codes).duplicated().to_numpy()].tolist()[0]
         raise WrapError([f"item_table lists item {twice!r} more than once. Keep one row an item."])
     parts = [
         codes[:, None] if name == item else _cells(rows[name], layout[name][1] - layout[name][0], name)
         for name in item_features
     ]
     values = np.concatenate(parts, axis=1).astype(np.float64)
-    empty = np.isnan(values).any(axis=1)
-    if empty.any():
-        first = rows[item].iloc[int(empty.argmax())]
-        raise WrapError([f"item_table has an empty cell for item {first!r}. Fill it in, or leave the item out."])
+    unusable = ~(np.abs(values) <= np.finfo(np.float32).max)  # models compute in float32; NaN is not below it either
+    if unusable.any():
+        row, column = np.argwhere(unusable)[0].tolist()
+        cell, name = values[row, column], _name_of_column(column, layout, item_features)
+        what = "an empty cell" if np.isnan(cell) else f"the value {cell:g}"
+        raise WrapError(
+            [
+                f"item_table has {what} for item {rows[item].tolist()[row]!r} in column {name}. Fill it in with a "
+                "finite number as the model is fed, or leave the item out."
+            ]
+        )
     return codes, values
+
+
+def _name_of_column(column: int, layout: Layout, item_features: Sequence[str]) -> str:
+    widths = [layout[name][1] - layout[name][0] for name in item_features]
+    return item_features[int(np.searchsorted(np.cumsum(widths), column, side="right"))]
+
+
+def _warn_of_scale(
+    given: np.ndarray, trained: np.ndarray, layout: Layout, item: str, item_features: Sequence[str]
+) -> None:
+    """Warn of columns of an item table, (n, n_item_columns), that reach far out of their range in training rows."""
+    if not len(given) or not len(trained):
+        return
+    low, high = trained.min(axis=0), trained.max(axis=0)
+    span = np.where(high > low, high - low, np.maximum(np.abs(high), 1))
+    far = (given.max(axis=0) > high + _FAR * span) | (given.min(axis=0) < low - _FAR * span)
+    for column in np.flatnonzero(far):
+        name = _name_of_column(int(column), layout, item_features)
+        if name != item:
+            warnings.warn(
+                f"item_table column {name} runs from {given[:, column].min():g} to {given[:, column].max():g}, in the "
+                f"training rows of scored items from {low[column]:g} to {high[column]:g}. Scale or encode it as the "
+                "training rows are, or leave the items out whose values are meant to be so far away.",
+                ItemTableWarning,
+                stacklevel=3,
+            )
 
 
 def _cells(cells: pd.Series, width: int, name: str) -> np.ndarray:

@@ -13,10 +13,10 @@ from .errors import CoverageError, CoverageWarning, DataError
 from .handle import Handle
 from .item_rows import RowBuilder, TrainingRows, item_columns, known_item_values
 from .regularizer.signals import RegionSignals
+from .score_table import WARN_BELOW
 from .usable import Usable
 from .user_scores import UserScores
 
-_WARN_BELOW = 0.5
 _LOCATED = 1 << 20
 
 
@@ -45,7 +45,7 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
     Warns
     -----
     CoverageWarning
-        If less than half of the table can be used, or a feature looks item-side and is not listed as such.
+        If fewer than half of the rows read can be used, or a feature looks item-side and is not listed as such.
     """
     features, table = handle.features, handle.table
     users = _codes(training, features.user, features.n_users)
@@ -130,10 +130,14 @@ def _account(handle: Handle, drawable: DrawableScores, no_template: int, no_colu
             "scores. Check that user_index and item_index give the codes in the training rows, and pass item_table= "
             "for items that never occur in training."
         )
-    if len(drawable) < _WARN_BELOW * len(table):
+    coverage = handle.table.coverage
+    read = max(coverage.n_read - coverage.n_probes, len(table))  # tables made in other ways have read nothing
+    if len(drawable) < WARN_BELOW * read:
+        dropped = [f"{count}: {reason}" for reason, count in coverage.dropped.items()]
+        lost = [f"{no_template} users have no training row", f"{no_columns} items have no known item-side columns"]
         warnings.warn(
-            f"only {len(drawable)} of {len(table)} scored pairs can be used ({no_template} users have no training row, "
-            f"{no_columns} items have no known item-side columns). Check the indexes, or pass item_table=.",
+            f"only {len(drawable)} of the {read} scored pairs read can be used ({'; '.join([*dropped, *lost])}). Check "
+            "the ids and the indexes, or pass item_table=.",
             CoverageWarning,
             stacklevel=2,
         )

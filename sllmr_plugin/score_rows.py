@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .errors import CoverageError, ScoreTableError
-from .id_index import IdIndex, encode_ids, example_mismatch, quick_index
-from .sidecar_files import refuse_rows
+from .errors import CoverageError
+from .id_index import IdIndex, blank_around, encode_ids, example_mismatch, quick_index
+from .sidecar_files import Table
 
 COLUMNS = ("user_id", "item_id", "score")
 KINDS = ("candidate", "probe")
@@ -21,6 +21,8 @@ class RowEncoder:
     ----------
     user_index, item_index : mapping, pandas.Series, fitted sklearn LabelEncoder or None
         Raw id -> code. None takes the ids for codes.
+    written : bool, default=False
+        Whether the ids are from a text file, see `encode_ids`.
 
     Attributes
     ----------
@@ -30,13 +32,14 @@ class RowEncoder:
         Reason -> rows.
     """
 
-    def __init__(self, user_index: IdIndex | None, item_index: IdIndex | None) -> None:
+    def __init__(self, user_index: IdIndex | None, item_index: IdIndex | None, written: bool = False) -> None:
         self.n_read = self.n_kept = 0
         self.dropped: dict[str, int] = {}
         self._indexes = {
             column: index if index is None else quick_index(index, column)
             for column, index in (("user_id", user_index), ("item_id", item_index))
         }
+        self._written = written
         self._example: pd.DataFrame | None = None  # the first row that had ids and a score
 
     def encode(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -56,11 +59,16 @@ class RowEncoder:
         for column, index in self._indexes.items():
             if frame.empty:
                 break
-            frame = frame.assign(**{column: encode_ids(frame[column], index, what=column)})
-            reason = (
-                f"{column} not in {column.removesuffix('_id')}_index" if index is not None else f"{column} is negative"
-            )
-            keep((frame[column] >= 0).to_numpy(), reason)
+            codes = encode_ids(frame[column], index, what=column, written=self._written)
+            if index is None:
+                reason = f"{column} is negative"
+            else:
+                reason = f"{column} not in {column.removesuffix('_id')}_index"
+                blank = blank_around(frame[column], index, codes, what=column, written=self._written)
+                keep(~blank, f"{reason}, but for the blanks around it")
+                codes = codes[~blank]
+            frame = frame.assign(**{column: codes})
+            keep(codes >= 0, reason)
         self.n_kept += len(frame)
         return frame
 
@@ -76,17 +84,13 @@ class RowEncoder:
             )
 
 
-def checked(frame: pd.DataFrame, source: str, first_row: int = 0) -> pd.DataFrame:
+def checked(table: Table) -> pd.DataFrame:
     """Check rows of a score file.
 
     Parameters
     ----------
-    frame : pandas.DataFrame
-        As it was read.
-    source : str
-        Named in errors, for instance the file.
-    first_row : int, default=0
-        Number of the first row in the file, for errors.
+    table : Table
+        As it was read, whole or a piece; its error is raised.
 
     Returns
     -------
@@ -96,31 +100,20 @@ def checked(frame: pd.DataFrame, source: str, first_row: int = 0) -> pd.DataFram
     Raises
     ------
     ScoreTableError
-        If a column is missing or stands there twice, there is no row, or a score or kind is impossible.
+        If a column is missing or stands there twice, a float id may stand for several ids, or a score or kind is
+        impossible.
     """
-    missing = [name for name in COLUMNS if name not in frame.columns]
-    if missing:
-        raise ScoreTableError(
-            f"{source}: column(s) {', '.join(missing)} missing, found {', '.join(map(str, frame.columns)) or 'none'}. "
-            "Rename the columns to user_id, item_id, score."
-        )
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise ScoreTableError(f"{source}: column {twice[0]} stands there more than once. Keep one of each.")
-    if frame.empty:
-        raise ScoreTableError(f"{source}: holds no rows. Score some pairs first.")
-    rows = frame.reset_index(drop=True)
+    rows = table.frame
+    has_kind = "kind" in rows.columns
+    table.require_columns([*COLUMNS, *(["kind"] if has_kind else [])])
+    for column in ("user_id", "item_id"):
+        table.refuse_inexact_ids(column)
     score = pd.to_numeric(rows["score"], errors="coerce")
-
-    def refuse(bad: pd.Series, values: pd.Series, problem: str, remedy: str) -> None:
-        refuse_rows(bad, values, source, problem, remedy, ScoreTableError, first_row=first_row)
-
-    no_number = score.isna() & rows["score"].notna()
-    refuse(no_number, rows["score"], "score is no number", "Write scores as numbers.")
-    outside = ~score.between(0, 1) & score.notna()
-    refuse(outside, rows["score"], "score lies outside [0, 1]", "Rescale the scores to [0, 1].")
-    kind = rows["kind"] if "kind" in rows.columns else pd.Series("candidate", index=rows.index)
-    refuse(~kind.isin(KINDS), kind, "kind is unknown", "Use candidate or probe.")
+    table.refuse(score.isna() & rows["score"].notna(), "score", "write scores as numbers")
+    table.refuse(~score.between(0, 1) & score.notna(), "score", "rescale the scores to [0, 1]")
+    kind = rows["kind"] if has_kind else pd.Series("candidate", index=rows.index)
+    if has_kind:
+        table.refuse(~kind.isin(KINDS), "kind", "write candidate or probe")
     return pd.DataFrame(
         {
             "user_id": rows["user_id"],

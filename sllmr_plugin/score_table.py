@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +12,19 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from .errors import CoverageError, ScoreTableError
+from .errors import CoverageError, CoverageWarning, ScoreTableError
 from .id_index import IdIndex
 from .score_origin import read_origin
 from .score_rows import COLUMNS, SEEN_BEFORE, RowEncoder, checked
-from .sidecar_files import read_sidecar
+from .sidecar_files import read_table
 from .table_build import build_table
 from .table_folder import open_folder
 from .user_scores import UserScores
 
 __all__ = ["Coverage", "ScoreTable", "UserScores"]
+
+WARN_BELOW = 0.5
+"""Share of the rows read below which too few can be used."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,18 @@ class Coverage:
     def kept_share(self) -> float:
         """Share of the rows read that are kept."""
         return (self.n_candidates + self.n_probes) / self.n_read if self.n_read else 0.0
+
+    def warn_if_low(self) -> None:
+        """Give a `CoverageWarning` if fewer than half of the rows read are kept, saying why the others are not."""
+        if self.n_read and self.kept_share < WARN_BELOW:
+            kept = self.n_candidates + self.n_probes
+            lost = "; ".join(f"{count}: {reason}" for reason, count in self.dropped.items())
+            warnings.warn(
+                f"only {kept} of the {self.n_read} scored pairs read are kept ({lost}). Make the ids of the table and "
+                "the keys of user_index and item_index the same, or score pairs of this model.",
+                CoverageWarning,
+                stacklevel=3,
+            )
 
     def __str__(self) -> str:
         lines = [
@@ -136,20 +152,16 @@ class ScoreTable:
         """
         if not isinstance(scores, (pd.DataFrame, str, Path)):
             raise ScoreTableError(f"scores is a {type(scores).__name__}. Pass a path or a DataFrame.")
-        source = "the score table" if isinstance(scores, pd.DataFrame) else str(scores)
         if isinstance(scores, (str, Path)) and Path(scores).is_dir():
             if user_index is not None or item_index is not None:
                 raise ScoreTableError(
                     f"{scores}: is a folder, whose ids are codes already. Give the indexes to ScoreTable.build instead."
                 )
             return cls.open(scores)
-        if not isinstance(scores, pd.DataFrame):
-            frame = read_sidecar(Path(scores), ScoreTableError, "LLM scores")
-        else:
-            frame = scores
-        encoder = RowEncoder(user_index, item_index)
-        frame = encoder.encode(checked(frame, source))
-        encoder.require_some(source)
+        rows = read_table(scores, "scores", numbers=("score",), error=ScoreTableError)
+        encoder = RowEncoder(user_index, item_index, rows.is_text)
+        frame = encoder.encode(checked(rows))
+        encoder.require_some(rows.name)
         n_read, dropped = encoder.n_read, encoder.dropped
         # A pair that is a probe must not train even if it also stands there as a candidate: probes first.
         frame = frame.sort_values("is_probe", ascending=False, kind="stable")
@@ -158,7 +170,7 @@ class ScoreTable:
             dropped[SEEN_BEFORE] = int(again.sum())
             frame = frame[~again]
         origin = {} if isinstance(scores, pd.DataFrame) else read_origin(scores)
-        return cls._grouped(frame, n_read, dropped, source, origin)
+        return cls._grouped(frame, n_read, dropped, rows.name, origin)
 
     @classmethod
     def empty(cls) -> ScoreTable:

@@ -125,6 +125,7 @@ def wrap(
     faults.raise_any()
     assert features is not None
     assert table is not None
+    table.coverage.warn_if_low()
     handle = Handle(
         type(model).__name__,
         features,

@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "sllmr_plugin"
 LAYERS = [
     {"errors"},
     {"value_types"},
-    {"config", "id_index", "progress", "sidecar_files", "vocabulary", "engine", "ranks", "lifeline"},
+    {"config", "progress", "sidecar_files", "vocabulary", "engine", "ranks", "lifeline"},
+    {"id_index"},
     {"backends.quiet", "backends.printing", "backends.shared_forward", "backends.other_weights", "backends.row_wise"},
     {"backends.batch_loader", "backends.lean_l2", "backends.optimizer_groups", "augmentation.encoders"},
     {"score_origin", "regularizer", "datasets", "plots", "ray_engine", "mapped_pages"},

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sllmr_plugin.datasets.features import template_rows, training_rows
 from sllmr_plugin.datasets.interactions import Interactions, load_interactions
-from sllmr_plugin.errors import DataError
+from sllmr_plugin.errors import DataError, IdWarning
 
 CATALOGUE = pd.DataFrame({"item_id": range(12)})
 
@@ -28,6 +28,129 @@ def raw(data: Interactions, split: str) -> list[tuple]:
     if split == "train":
         columns.append(rows["label"])
     return list(zip(*columns, strict=True))
+
+
+# --- ids: what the file says is what the id is -----------------------------------------------------------
+
+
+def clicks(tmp_path, users, items=("a", "b", "c"), name="clicks.csv"):
+    path = tmp_path / name
+    path.write_text("user_id,item_id\n" + "".join(f"{user},{item}\n" for user in users for item in items))
+    return path
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        ["007", "7", "0007", "08"],
+        ['"007"', '"7"'],
+        ["12e3", "12000", "13e2"],
+        ["1_000", "1000", "0x10"],
+        ["NA", "null", "None", "nan", "NaN", "n/a"],
+        ["True", "False"],
+        ["1.50", "1.5"],
+        ["7.0", "7"],
+        ["-0", "0", "+7"],
+        [str(2**70), str(2**70 + 1), "5"],
+        [str(2**63), "-1"],
+        ["inf", "Infinity"],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["clicks.csv", "clicks.csv.gz"])
+def test_ids_of_csv_are_the_texts_that_stand_there(tmp_path, users, name):
+    path = clicks(tmp_path, users)
+    if name.endswith("gz"):
+        (tmp_path / name).write_bytes(gzip.compress(path.read_bytes()))
+    data = load_interactions(tmp_path / name)
+    assert data.user_ids.tolist() == sorted(user.strip('"') for user in users)
+    assert len(data.train) == len(users)
+    assert not data.dropped
+
+
+@pytest.mark.parametrize(
+    ("users", "dtype"),
+    [(["7", "-3"], "int64"), ([str(2**63 + 5), str(2**64 - 1), "1"], "uint64"), (["7.0", "8.0"], "int64")],
+    ids=str,
+)
+def test_ids_of_csv_that_are_all_whole_numbers_are_numbers(tmp_path, users, dtype):
+    data = load_interactions(clicks(tmp_path, users))
+    assert data.user_ids.dtype == dtype
+    assert data.user_ids.tolist() == sorted(int(user.removesuffix(".0")) for user in users)
+
+
+def test_the_items_of_two_files_have_one_form(tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,title\n7,A\n007,B\n8,C\n9,D\n")
+    path = clicks(tmp_path, ["u"], ["7", "8", "9"])  # numbers, were it not for 007 in the other file
+    data = load_interactions(path, tmp_path / "items.csv")
+    assert data.item_ids.tolist() == ["7", "007", "8", "9"]
+    assert data.titles[data.train["item"]].tolist() == ["A"]
+    numbers = pd.DataFrame({"user_id": ["u"] * 3, "item_id": [7, 8, 9]})
+    with pytest.raises(
+        DataError, match=r"items\.csv, line 3: item_id is '007', while the interactions .* has numbers; write"
+    ):
+        load_interactions(numbers, tmp_path / "items.csv")
+    texts = numbers.astype({"item_id": str})
+    assert load_interactions(texts, tmp_path / "items.csv").item_ids.tolist() == ["7", "007", "8", "9"]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_floats_that_may_stand_for_several_ids_are_refused(dtype):
+    first = 2**53 if dtype == "float64" else 2**24
+    good = frame(user_id=np.array([first - 1] * 3, dtype=dtype), item_id=list("abc"))
+    assert load_interactions(good).user_ids.tolist() == [first - 1]
+    bad = frame(user_id=np.array([5, first, first], dtype=dtype), item_id=list("abc"))
+    with pytest.raises(DataError, match=r"row 1 \(.*\): user_id is .* \(2 such rows\), a float so large .*dtype=str"):
+        load_interactions(bad)
+
+
+@pytest.mark.parametrize("big", [2**62 + 1, 2**63 + 1, 2**64 - 1, 2**70])
+def test_big_numbers_of_tables_stay_what_they_are(tmp_path, big):
+    table = frame(user_id=[big] * 3 + [big + 2 if big < 2**64 - 2 else 5] * 3, item_id=list("abc") * 2)
+    expected = sorted(table["user_id"].unique().tolist())
+    form = str if max(expected) >= 2**64 else int  # no table file holds more than 64 bits as a number
+    assert load_interactions(table).user_ids.tolist() == sorted(map(form, expected))
+    if form is int:
+        table.astype({"user_id": "uint64"}).to_parquet(tmp_path / "clicks.parquet")
+        assert load_interactions(tmp_path / "clicks.parquet").user_ids.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("users", "says"),
+    [
+        (["1.23457E+15", "2.5E+15", "x"], r"2 different user_id\(s\) look like what spreadsheets"),
+        (["1.2345678901234568e+17"], "for instance '1.2345678901234568e[+]17'"),
+        (["123456789012345680.0"], "several ids may have become one"),
+        (["ann", "ann ", "bob"], r"1 different user_id\(s\) differ .* in the blanks around them, for instance 'ann '"),
+    ],
+)
+def test_ids_that_something_has_changed_are_kept_and_said(tmp_path, users, says):
+    with pytest.warns(IdWarning, match=says):
+        data = load_interactions(clicks(tmp_path, users))
+    assert data.user_ids.tolist() == sorted(users)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "frame"])
+def test_titles_that_are_numbers_stay_as_they_are(tmp_path, form):
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title\na,1984\nb,300\nc,\nd,2012\n")
+    items = path
+    if form != "csv":
+        items = pd.read_csv(path)  # floats, for the gap
+    if form == "parquet":
+        items.astype({"title": "Int64"}).to_parquet(tmp_path / "items.parquet")
+        items = tmp_path / "items.parquet"
+    assert load_interactions(clicks(tmp_path, ["u"]), items).titles.tolist() == ["1984", "300", "", "2012"]
+
+
+def test_recbole_files_are_read_as_they_are(tmp_path):
+    rows = "u1 007 1.0 3\nu1 7 0.0 4\nu1 8 1.0 5\nu1 9 1.0 6\n"
+    header = "user_id:token item_id:token label:float timestamp:float\n"
+    for separator in (" ", "\t"):
+        (tmp_path / "my.inter").write_text((header + rows).replace(" ", separator))
+        data = load_interactions(tmp_path / "my.inter")
+        assert raw(data, "train") == [("u1", "007", 1), ("u1", "7", 0)]
+        assert raw(data, "test") == [("u1", "9")]
 
 
 # --- splits -----------------------------------------------------------------------------------------------
@@ -218,7 +341,6 @@ GOOD = "user_id,item_id,label,split\n1,5,1,train\n1,6,0,train\n2,5,1,test\n"
         (GOOD.replace("test", ""), r"f\.csv, line 4: split is empty; write train"),
         (GOOD.replace("6,0", "6,4"), r"f\.csv, line 3: label is 4; write 1 .* ratings"),
         (GOOD.replace("6,0", "6,yes"), r"f\.csv, line 3: label is 'yes'; write 1"),
-        (GOOD.replace("1,5", "1.5,5"), r"f\.csv, line 2: user_id is 1\.5; make all ids whole"),
         (GOOD.replace("train", "test"), r"f\.csv leaves no positive to train on; .*split column"),
         ("user_id,item_id,position\n1,2,0\n1,3,x\n", r"f\.csv, line 3: position is 'x'; write a number$"),
         ("user_id,item_id,timestamp\n1,2,2020-01-01\n1,3,soon\n", r"timestamp is 'soon'; .* or an ISO date$"),
@@ -265,7 +387,7 @@ def test_a_column_that_occurs_twice():
 
 
 def test_unreadable_files(tmp_path):
-    with pytest.raises(DataError, match=r"none\.csv is not a file; give the path"):
+    with pytest.raises(DataError, match=r"none\.csv: no such file; give the path"):
         load_interactions(tmp_path / "none.csv")
     (tmp_path / "f.xlsx").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"f\.xlsx is of an unknown kind; give the interactions as \.csv"):
@@ -289,7 +411,10 @@ def test_unreadable_files(tmp_path):
             r"row 1 \(counted from 0\): item_id is 6, which is not among the items; add it",
         ),
         (frame(item_id=[5, 6, 5]), r"items DataFrame, row 2 .*: item_id is 5, which stands in a row above"),
-        (frame(item_id=["5", "6"]), "items DataFrame has text as item_id, the interactions have numbers"),
+        (
+            frame(item_id=["5", "6"]),
+            "items DataFrame has text as item_id, while the interactions .* has numbers",
+        ),
         (frame(item=[5, 6]), "items DataFrame has no column 'item_id'"),
         (frame(item_id=[]), "items DataFrame holds no row"),
     ],

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sllmr_plugin.errors import SLLMRError, WrapError
+from sllmr_plugin.errors import ItemTableWarning, SLLMRError, WrapError
 from sllmr_plugin.item_rows import (
     ArrayRows,
     RowBuilder,
@@ -196,6 +196,21 @@ def test_the_item_table_comes_before_the_training_rows():
     assert values.tolist() == [[2, 4, 4, 2.5], [3, 2, 2, 8.5], [90, 1, 1, 9.5]]
 
 
+def test_an_item_table_out_of_the_scale_of_the_training_rows_is_told_of():
+    features = ["item", "tags", "price"]
+    wanted = np.array([2, 3, 90])  # prices of 2 and 3 in the training rows: 2.5 and 0.5
+
+    def values_of(price):
+        table = (np.array([90]), np.array([[90, 1, 1, price]]))
+        return known_item_values(training(), LAYOUT, "item", features, wanted, table)[1][:, 3].tolist()
+
+    for fine in (2.5 + 5 * 2, 0.5 - 5 * 2):
+        assert values_of(fine) == [2.5, 0.5, fine]
+    for far in (13, -10, 50000):
+        with pytest.warns(ItemTableWarning, match=rf"column price runs from {far} to {far}, .* from 0.5 to 2.5. Scale"):
+            assert values_of(far) == [2.5, 0.5, far]
+
+
 def test_nothing_wanted_gives_nothing():
     codes, values = known_item_values(training(), LAYOUT, "item", ["item", "price"], np.array([], dtype=np.int64), None)
     assert (codes.shape, values.shape) == ((0,), (0, 2))
@@ -245,6 +260,9 @@ GOOD = {"item": [1, 2], "tags": [[3], [4]], "price": [0.5, 1.5]}
         ({"price": [[0.5, 0.5], [1]]}, "column price holds 2 values where the model takes 1. Truncate"),
         ({"price": [0.5, np.nan]}, "empty cell for item .*2.*Fill it in"),
         ({"price": pd.array([None, 2], dtype="Int64")}, "empty cell for item .*1.*Fill it in"),
+        ({"price": [0.5, np.inf]}, "the value inf for item 2 in column price. Fill it in with a finite number"),
+        ({"price": [-1e39, 1.5]}, r"the value -1e\+39 for item 1 in column price"),  # infinite in float32
+        ({"tags": [[3], [4, -np.inf]]}, "the value -inf for item 2 in column tags"),
         ({"tags": [[3], [np.nan]]}, "empty cell for item .*2.*Fill it in"),
         ({"tags": [[3], ["new"]]}, r"column tags holds \['new'\]. Encode it"),
         ({"price": ["cheap", "dear"]}, r"column price holds \['cheap'\]. Encode it"),

@@ -89,6 +89,7 @@ def test_amazon_reviews_become_what_the_loader_reads(amazon, purchases):
         "items without training interaction": 0,
         "items without metadata": 1,
         "items without title": 1,
+        "items without category": 1,
     }
     assert "50 users, 15 items, 350 interactions" in str(prepared)
 
@@ -259,14 +260,42 @@ def test_ids_come_back_as_they_were(tmp_path, ids, form):
     assert data.item_ids.tolist() == [form(name) for name in ids]
 
 
-@pytest.mark.parametrize("ids", [["007", "008", "1"], ["1e3", "7"], ["True", "False"]])
-def test_ids_that_csv_would_change_need_parquet(tmp_path, ids):
+@pytest.mark.parametrize("file_format", ["csv", "parquet"])
+@pytest.mark.parametrize("ids", [["007", "008", "1"], ["1e3", "7"], ["True", "False"], ["NA", "null"], [str(2**70)]])
+def test_ids_that_look_like_something_else_come_back_as_they_were(tmp_path, ids, file_format):
     path = tmp_path / "raw.csv"
     path.write_text("user_id,item_id\n" + "".join(f"{name},{item}\n" for name in ids for item in "abc"))
-    with pytest.raises(DataError, match=r"every user_id looks like a number.*--file-format parquet"):
-        prepare("csv", path, tmp_path / "out", k_core=0)
-    prepared = prepare("csv", path, tmp_path / "out", k_core=0, file_format="parquet")
+    prepared = prepare("csv", path, tmp_path / "out", k_core=0, file_format=file_format)
     assert load_interactions(prepared.interactions, prepared.items).user_ids.tolist() == sorted(ids)
+
+
+def test_page_source_in_the_place_of_titles_is_counted_and_said(tmp_path):
+    reviews = [{"reviewerID": f"u{u}", "asin": f"B{i}", "unixReviewTime": i} for u in range(2) for i in range(3)]
+    titles = ["Spoon", "var aPageStart = (new Date()).getTime();", "<span id='x'>"]
+    meta = [{"asin": f"B{i}", "title": title, "category": ["Home", "Kitchen"]} for i, title in enumerate(titles)]
+    for name, rows in (("reviews.json", reviews), ("meta.json", meta)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepared = prepare("amazon2014", tmp_path / "reviews.json", tmp_path / "out", meta=tmp_path / "meta.json", k_core=0)
+    assert load_interactions(prepared.interactions, prepared.items).titles.tolist() == ["Spoon", "", ""]
+    assert prepared.counts["items with page source as title"] == prepared.counts["items without title"] == 2
+    assert "2 items with page source as title" in str(prepared)
+    assert set(pd.read_csv(prepared.items)["category"]) == {"Kitchen"}
+
+
+@pytest.mark.parametrize("has_rating", [False, True])
+def test_what_is_advised_for_recbole_files_with_labels_works(tmp_path, has_rating):
+    lines = [f"u{u}\ti{i}\t{(u + i) % 2}.0\t{i}" + "\t4.0" * has_rating for u in range(4) for i in range(6)]
+    header = "user_id:token\titem_id:token\tlabel:float\ttimestamp:float" + "\trating:float" * has_rating
+    path = tmp_path / "my.inter"
+    path.write_text("\n".join([header, *lines]) + "\n")
+    with pytest.raises(DataError, match=r"--interactions .*my\.inter\. Or .*--column rating=label --min-rating 1"):
+        prepare("recbole", path, tmp_path / "out", k_core=0)
+    positives = {(f"u{u}", f"i{i}") for u in range(4) for i in range(6) if (u + i) % 2}
+    prepared = prepare("recbole", path, tmp_path / "out", k_core=0, columns={"rating": "label"}, min_rating=1)
+    rows = pd.read_csv(prepared.interactions)
+    assert sorted(zip(rows["user_id"], rows["item_id"], strict=True)) == sorted(positives)
+    data = load_interactions(path)
+    assert (data.has_negatives, data.n_items) == (True, 6)
 
 
 # --- what is refused --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from sllmr_plugin.datasets.raw.amazon import AMAZON_2014, AMAZON_2023, parse_obj
 from sllmr_plugin.datasets.raw.delimited import Delimited
 from sllmr_plugin.datasets.raw.lines import BadLine, RawFile
 from sllmr_plugin.datasets.raw.movielens import MovieLens
-from sllmr_plugin.datasets.raw.values import clean_text, raw_id, time
+from sllmr_plugin.datasets.raw.values import clean_text, is_page_source, raw_id, time
 from sllmr_plugin.errors import DataError, MalformedLinesError
 
 
@@ -244,13 +244,63 @@ def test_movielens(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8", "utf-8-sig"])
+def test_movielens_titles_are_read_in_either_encoding(tmp_path, encoding):
+    films = "1::Am\u00e9lie (2001)::Comedy\n2::Mis\u00e8re & \u00c0 bout (1995)::Drama\n".encode(encoding)
+    titles = [texts["title"] for _, texts in MovieLens().items(raw(tmp_path, films), ANY)]
+    assert titles == ["Am\u00e9lie (2001)", "Mis\u00e8re & \u00c0 bout (1995)"]
+
+
+def test_amazon_2018_meta_has_its_path_in_category_and_page_source_ends_it(tmp_path):
+    line = {
+        "asin": "B1",
+        "category": ["Clothing", "Shoes & Bags", "</span></span></span>", "100% Cotton"],
+        "title": "A",
+    }
+    bare = {"asin": "B2", "category": [], "main_cat": "Fashion", "title": "B"}
+    file = raw(tmp_path, "".join(json.dumps(entry) + "\n" for entry in (line, bare)))
+    items = dict(AMAZON_2014.items(file, ANY))
+    assert (items["B1"]["category"], items["B1"]["categories"]) == ("Shoes & Bags", "Clothing > Shoes & Bags")
+    assert items["B2"]["category"] == "Fashion"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("var aPageStart = (new Date()).getTime();", True),
+        ("<script type='text/javascript'> P.when('A')", True),
+        ('<img src="https://x/y.png" alt="Fashion" />', True),
+        ('<div id="title', True),
+        (".a-box-inner{background-color:#fff}", True),
+        ("function f() { return 1; }", True),
+        ("I <3 You", False),
+        ("Toy (Age > 3) {2-Pack: red}", False),
+        ("Functional Training; var. edition", False),
+        ("The Window. Kit = 3", False),
+        ("A <i>fine</i> spoon", False),
+    ],
+)
+def test_page_source_is_told_from_titles(text, expected):
+    assert is_page_source(text) == expected
+
+
+def test_recbole_separators_are_found_in_line_1(tmp_path):
+    for separator in ("\t", " ", ","):
+        text = "user_id:token item_id:token timestamp:float\n007 7 3\n".replace(" ", separator)
+        reader = table(typed=True, delimiter=None)
+        assert list(reader.interactions(raw(tmp_path, text)))[0][:2] == ("007", "7")
+    given = table(typed=True, delimiter=";")
+    text = "user_id:token;item_id:token;timestamp:float\n007;7;3\n"
+    assert list(given.interactions(raw(tmp_path, text)))[0][:2] == ("007", "7")
+
+
 def test_recbole(tmp_path):
     reader = table(typed=True, delimiter="\t", renames={"title": "movie_title"})
     file = raw(tmp_path, 'user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t"7\t5\t978300760.0\n')
     assert list(reader.interactions(file)) == [("1", '"7', 5.0, 978300760.0)]  # a quote is no more than a character
     items = raw(tmp_path, "item_id:token\tmovie_title:token_seq\tclass:token_seq\n7\tToy Story\tAnimation Comedy\n")
     assert list(reader.items(items, ANY)) == [("7", {"title": "Toy Story", "class": "Animation Comedy"})]
-    with pytest.raises(DataError, match=r"'user_id' has none of the types.*format is csv"):
+    with pytest.raises(DataError, match=r"'user_id' has none of the types.*the format csv with --delimiter tab"):
         list(reader.interactions(raw(tmp_path, "user_id\titem_id\n1\t2\n")))
 
 
@@ -283,7 +333,7 @@ def test_csv_columns_by_other_names_and_files_without_names(tmp_path):
         ("", "is empty"),
         ("user,item\n1,2\n", r"no column 'user_id' among \['user', 'item'\].*--column user_id=NAME"),
         ("user_id,item_id,user_id\n", "'user_id' is there twice"),
-        ("user_id,item_id,label\n1,2,0\n", r"column 'label'.*needs no preparation"),
+        ("user_id,item_id,label\n1,2,0\n", r"column 'label'.*--column rating=label --min-rating 1"),
     ],
 )
 def test_csv_that_cannot_be_understood(tmp_path, text, message):

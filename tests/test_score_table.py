@@ -9,6 +9,8 @@ import re
 
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from hypothesis import given, settings
@@ -252,30 +254,30 @@ def test_a_probe_wins_over_a_candidate_of_the_same_pair():
     [
         (
             pd.DataFrame({"user_id": [1], "item": [2]}),
-            r"column\(s\) item_id, score missing, found user_id, item\. Rename",
+            r"no column 'item_id' and no column 'score' among .*; rename",
         ),
-        (pd.DataFrame(), r"missing, found none\. Rename"),
-        (frame((1, 1, 0.5)).head(0), r"holds no rows\. Score some pairs first"),
+        (pd.DataFrame(), "holds no row; give scores"),
+        (frame((1, 1, 0.5)).head(0), "holds no row; give scores"),
         (
             frame((1, 1, 0.5), (1, 2, 1.5), (1, 3, -1)),
-            r"outside \[0, 1\] in 2 row\(s\), first in row 1 .*1\.5.*Rescale",
+            r"row 1 \(counted from 0\): score is 1\.5 \(2 such rows\); rescale",
         ),
         (
             frame((1, 1, 0.5), (1, 2, np.inf)),
-            r"outside \[0, 1\] in 1 row\(s\), first in row 1 .*inf.*Rescale",
+            r"row 1 \(counted from 0\): score is inf; rescale",
         ),
-        (frame((1, 1, -np.inf), (1, 2, 0.5)), r"outside \[0, 1\] in 1 row\(s\), first in row 0 "),
+        (frame((1, 1, -np.inf), (1, 2, 0.5)), r"row 0 \(counted from 0\): score is -inf; rescale"),
         (
             frame((1, 1, 0.5), (1, 2, "high")),
-            r"score is no number in 1 row\(s\), first in row 1 .*'high'.*Write scores",
+            r"row 1 \(counted from 0\): score is 'high'; write scores",
         ),
         (
             frame((1, 1, 0.5, "candidate"), (1, 2, 0.5, "prob")),
-            r"kind is unknown in 1 row\(s\), first in row 1 .*'prob'.*Use",
+            r"row 1 \(counted from 0\): kind is 'prob'; write candidate",
         ),
         (
             frame((1, 1, 0.5, "candidate"), (1, 2, 0.5, None)),
-            r"kind is unknown in 1 row\(s\), first in row 1 ",
+            r"row 1 \(counted from 0\): kind is empty; write candidate",
         ),
         (frame(("a", 1, 0.5)), r"user_id holds 'a'.*Pass user_index="),
         (frame((1, "a", 0.5)), r"item_id holds 'a'.*Pass item_index="),
@@ -309,17 +311,57 @@ def test_ids_of_another_type_cover_nothing_and_the_error_shows_both():
         ScoreTable.read(rows, user_index={})
 
 
+def test_names_such_as_none_are_ids_of_a_file_and_missing_scores_are_missing(tmp_path):
+    (tmp_path / "scores.csv").write_text("user_id,item_id,score\nNA,null,0.5\nNone,nan,0.25\nNA,nan,NA\n,nan,0.75\n")
+    table = ScoreTable.read(tmp_path / "scores.csv", user_index={"NA": 0, "None": 1}, item_index={"null": 0, "nan": 1})
+    assert as_dict(table.candidates) == {(0, 0): 0.5, (1, 1): 0.25}
+    assert table.coverage.dropped == {NO_ID: 1, "score is missing": 1}
+
+
+def test_scores_in_csv_are_those_of_the_users_whose_ids_are_written_so(tmp_path):
+    (tmp_path / "scores.csv").write_text("user_id,item_id,score\n007,1,0.5\n7,1,0.25\n1e1,2,0.75\n10,2,1\n")
+    texts = ScoreTable.read(tmp_path / "scores.csv", user_index={"007": 0, "7": 1, "1e1": 2, "10": 3})
+    assert as_dict(texts.candidates) == {(0, 1): 0.5, (1, 1): 0.25, (2, 2): 0.75, (3, 2): 1.0}
+    numbers = ScoreTable.read(tmp_path / "scores.csv", user_index={7: 1, 10: 3})
+    assert as_dict(numbers.candidates) == {(1, 1): 0.25, (3, 2): 1.0}
+    assert numbers.coverage.dropped == {"user_id not in user_index": 2}
+
+
+def test_float_ids_from_2_to_the_53_are_refused_by_row():
+    one, other = 123456789012345677, 123456789012345678
+    rows = pd.DataFrame({"user_id": np.array([7, other], dtype="float64"), "item_id": [0, 1], "score": [0.1, 0.5]})
+    with pytest.raises(ScoreTableError, match=r"row 1 \(counted from 0\): user_id is 1\.23.*e\+17, a float so large"):
+        ScoreTable.read(rows, user_index={one: 0})
+
+
+def test_big_numbers_beside_a_missing_one_in_parquet_are_not_rounded(tmp_path):
+    one, other = 2**60 + 1, 2**60 + 2
+    rows = pyarrow.table({"user_id": [one, other, None], "item_id": [0, 0, 0], "score": [0.25, 0.5, 0.75]})
+    pyarrow.parquet.write_table(rows, tmp_path / "scores.parquet")
+    table = ScoreTable.read(tmp_path / "scores.parquet", user_index={one: 3, other: 4})
+    assert as_dict(table.candidates) == {(3, 0): 0.25, (4, 0): 0.5}
+    built = ScoreTable.build(tmp_path / "scores.parquet", tmp_path / "out", user_index={one: 3, other: 4})
+    assert as_dict(built.candidates) == {(3, 0): 0.25, (4, 0): 0.5}
+
+
+def test_ids_that_only_blanks_keep_out_are_counted_apart():
+    rows = frame(("ann", 0, 0.5), ("ann ", 1, 0.25), (" bob", 1, 1.0), ("eve ", 1, 1.0))
+    coverage = ScoreTable.read(rows, user_index={"ann": 0, "bob": 1}).coverage
+    reason = "user_id not in user_index"
+    assert coverage.dropped == {f"{reason}, but for the blanks around it": 2, reason: 1}
+
+
 FILES = {
-    "absent.parquet": (None, "no such file. Give the path"),
-    "empty.csv": (b"", "cannot be read"),
-    "headers.csv": (b"user_id,item_id,score\n", "holds no rows"),
-    "text.parquet": (b"user_id", "cannot be read"),
-    "text.csv.gz": (b"user_id", "cannot be read"),
-    "cut.csv.gz": (gzip.compress(b"user_id,item_id,score\n" + b"1,2,0.5\n" * 5000)[:-20], "cannot be read"),
-    "latin.csv": ("user_id,item_id,score\né,1,0.5\n".encode("latin-1"), "cannot be read"),
-    "scores.json": (b"{}", "unknown file type. Use .parquet, .pq, .csv or .csv.gz"),
-    "scores": (b"{}", "unknown file type"),
-    "outside.csv": (b"user_id,item_id,score\n1,2,3\n", "score lies outside"),
+    "absent.parquet": (None, ": no such file; give the path"),
+    "empty.csv": (b"", " is empty; write the column names"),
+    "headers.csv": (b"user_id,item_id,score\n", " holds no row; give scores"),
+    "text.parquet": (b"user_id", " cannot be read ("),
+    "text.csv.gz": (b"user_id", " cannot be read ("),
+    "cut.csv.gz": (gzip.compress(b"user_id,item_id,score\n" + b"1,2,0.5\n" * 5000)[:-20], " cannot be read ("),
+    "latin.csv": ("user_id,item_id,score\né,1,0.5\n".encode("latin-1"), " is not UTF-8 text"),
+    "scores.json": (b"{}", " is of an unknown kind; give the scores as .csv, .csv.gz or .parquet"),
+    "scores": (b"{}", " is of an unknown kind"),
+    "outside.csv": (b"user_id,item_id,score\n1,2,3\n", ", line 2: score is 3; rescale"),
 }
 
 
@@ -328,7 +370,7 @@ def test_files_that_are_no_table_are_refused_by_name(tmp_path, name):
     content, problem = FILES[name]
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(ScoreTableError, match=rf"{re.escape(name)}: .*{re.escape(problem)}") as caught:
+    with pytest.raises(ScoreTableError, match=re.escape(name + problem)) as caught:
         ScoreTable.read(tmp_path / name)
     assert isinstance(caught.value, SLLMRError)
 

@@ -87,6 +87,25 @@ def test_ids_can_be_codes_and_a_single_file_a_source(tmp_path):
     assert len(built.probes) == 0
 
 
+@pytest.mark.parametrize("others", [["007", "8"], [7.0, 2.0**60]], ids=["text", "floats"])
+def test_files_that_write_ids_in_different_forms_are_refused(tmp_path, others):
+    (tmp_path / "in").mkdir()
+    for name, ids in (("a", [7, 8]), ("b", others)):
+        rows = pd.DataFrame({"user_id": ids, "item_id": [0, 1], "score": 0.5})
+        rows.to_parquet(tmp_path / "in" / f"{name}.parquet")
+    with pytest.raises(ScoreTableError, match=r"b\.parquet: user_id is written as .*a\.parquet as whole numbers"):
+        ScoreTable.build(tmp_path / "in", tmp_path / "out")
+
+
+def test_ids_as_a_level_of_folders_are_refused_where_they_would_change(tmp_path):
+    for user in ("007", "7"):
+        (tmp_path / "in" / f"user_id={user}").mkdir(parents=True)
+        rows = pd.DataFrame({"item_id": [0, 1], "score": [0.5, 0.25]})
+        rows.to_parquet(tmp_path / "in" / f"user_id={user}" / "0.parquet")
+    with pytest.raises(ScoreTableError, match="user_id is a level of folders, of which 007 would be read as 7"):
+        ScoreTable.build(tmp_path / "in", tmp_path / "out")
+
+
 def test_a_level_of_folders_can_be_a_column(tmp_path):
     rows = frame()
     for kind, part in rows.groupby("kind"):
@@ -104,13 +123,13 @@ def test_the_origin_is_that_of_the_first_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("column", "value", "says"),
-    [("score", 1.5, r"score lies outside \[0, 1\]"), ("kind", "guess", "kind is unknown")],
+    [("score", 1.5, r"score is 1\.5; rescale"), ("kind", "guess", "kind is 'guess'; write candidate")],
 )
 def test_a_bad_row_is_refused_by_file_and_number_and_nothing_is_left(tmp_path, column, value, says):
     rows = frame()
     rows.loc[200, column] = value
     scatter(rows, tmp_path / "in")
-    with pytest.raises(ScoreTableError, match=rf"part-2\.parquet: {says} in 1 row\(s\), first in row 109 "):
+    with pytest.raises(ScoreTableError, match=rf"part-2\.parquet, row 109 \(counted from 0\): {says}"):
         ScoreTable.build(tmp_path / "in", tmp_path / "out", **INDEXES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
@@ -132,7 +151,7 @@ def test_other_sources_are_refused(tmp_path):
     with pytest.raises(ScoreTableError, match="cannot be read as parquet"):
         ScoreTable.build(tmp_path / "broken.parquet", tmp_path / "out")
     rows.drop(columns="score").to_parquet(tmp_path / "scores.parquet")
-    with pytest.raises(ScoreTableError, match=r"column\(s\) score missing"):
+    with pytest.raises(ScoreTableError, match="no column 'score' among"):
         ScoreTable.build(tmp_path / "scores.parquet", tmp_path / "out", **INDEXES)
     rows.to_parquet(tmp_path / "scores.parquet")
     with pytest.raises(CoverageError, match="none of its 400 pairs can be mapped"):

@@ -76,10 +76,13 @@ def test_without_indexes_ids_are_codes():
 @pytest.mark.parametrize(
     ("frame", "told"),
     [
-        (FRAME.drop(columns="text"), "column.s. text missing.*Rename the columns"),
-        (FRAME[:0], "holds no rows"),
-        (FRAME.assign(kind="person"), r"kind is unknown in 7 row\(s\), first in row 0.*'person'. Use user, item or r"),
-        (FRAME.assign(text=[*FRAME["text"][:4], 3.5, "x", "y"]), r"text is no text in 1 row\(s\), first in row 4"),
+        (FRAME.drop(columns="text"), "no column 'text' among .*; rename"),
+        (FRAME[:0], "holds no row; give texts"),
+        (FRAME.assign(kind="person"), r"row 0 .*: kind is 'person' \(7 such rows\); write user, item or r"),
+        (
+            FRAME.assign(text=[*FRAME["text"][:4], 3.5, "x", "y"]),
+            r"row 4 \(.*\): text is 3\.5; write texts",
+        ),
         ([1], "texts is a list"),
     ],
 )
@@ -187,9 +190,9 @@ def test_a_table_without_reasoning_has_none_whatever_its_other_columns_hold():
         (
             TOLD.assign(label=[1, None, 0, 1, 2, 1, 1, 0, None]),
             TextTableError,
-            r"label .* in 1 row\(s\), first in row 4",
+            r"row 4 \(counted from 0\): label is 2\.0; for a reasoning write 1",
         ),
-        (TOLD.assign(label=None), TextTableError, r"label of a reasoning is unknown in 7 row\(s\), first in row 0"),
+        (TOLD.assign(label=None), TextTableError, r"row 0 .*: label is empty \(7 such rows\); for a reasoning"),
         (
             TOLD[TOLD["kind"] == "reasoning"],
             CoverageError,

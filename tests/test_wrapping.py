@@ -63,7 +63,7 @@ def test_all_problems_come_at_once_and_nothing_is_touched():
         )
     text = str(caught.value)
     assert len(caught.value.problems) == 4  # the features' names hide what could be said of an item table
-    for fragment in ("no feature 'user'", "no feature 'categry'", "2 tasks", "column(s) score missing"):
+    for fragment in ("no feature 'user'", "no feature 'categry'", "2 tasks", "has no column 'score' among"):
         assert fragment in text
     assert vars(model) == before
 
@@ -360,6 +360,20 @@ def test_unlisted_item_features_are_noticed():
 def test_din_takes_its_attended_features_as_item_side():
     model = wrap(zoo.build(DIN), zoo.score_frame(), user="user_id", item="item_id")
     assert model.sllmr.features.item_features == ("item_id", "category")
+
+
+def test_a_table_of_which_few_rows_read_can_be_used_warns_in_wrap_and_fit():
+    scores = zoo.score_frame()
+    users = scores["user_id"].unique().tolist()
+    padded = np.arange(len(scores)) % 3 > 0
+    scores["user_id"] = [f"u{user}{' ' * int(blank)}" for user, blank in zip(scores["user_id"], padded, strict=True)]
+    lost = f"{padded.sum()}: user_id not in user_index, but for the blanks around it"
+    names = {"user": "user_id", "item": "item_id", "item_features": ["item_id", "category", "price"]}
+    with pytest.warns(CoverageWarning, match=f"^only {(~padded).sum()} of the {len(scores)} .* are kept .{lost}"):
+        model = wrap(zoo.build(DEEPFM), scores, **names, user_index={f"u{user}": user for user in users}, config=ON)
+    zoo.compile_model(DEEPFM, model)
+    with pytest.warns(CoverageWarning, match=f"^only [0-9]+ of the [0-9]+ scored pairs read can be used .{lost}"):
+        zoo.fit(DEEPFM, model, epochs=1)
 
 
 def test_items_without_columns_are_left_out_unless_an_item_table_has_them():

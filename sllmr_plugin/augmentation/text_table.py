@@ -11,15 +11,13 @@ import numpy as np
 import pandas as pd
 
 from ..errors import CoverageError, TextTableError
-from ..id_index import IdIndex, encode_ids, keys_and_codes
+from ..id_index import IdIndex, encode_ids
 from ..score_origin import read_origin
-from ..sidecar_files import read_sidecar, refuse_rows
+from ..sidecar_files import Table, read_table
 
 KINDS = ("user", "item", "reasoning")
 COLUMNS = ("kind", "id", "text")
 EXEMPLAR_COLUMNS = ("item_id", "label")
-# Else a text "None" or "NA" would be missing, and an id 007 a number.
-_CSV = {"dtype": str, "keep_default_na": False, "na_values": {name: [""] for name in ("id", *EXEMPLAR_COLUMNS)}}
 _Keep = Callable[[pd.DataFrame, np.ndarray, str], pd.DataFrame]
 
 
@@ -128,11 +126,9 @@ class TextTable:
         """
         if not isinstance(texts, (pd.DataFrame, str, Path)):
             raise TextTableError(f"texts is a {type(texts).__name__}. Pass a path or a DataFrame.")
-        source = "the text table" if isinstance(texts, pd.DataFrame) else str(texts)
-        frame = _checked(
-            texts if isinstance(texts, pd.DataFrame) else read_sidecar(Path(texts), TextTableError, "texts", **_CSV),
-            source,
-        )
+        table = read_table(texts, "texts", numbers=("label",), error=TextTableError)
+        source = table.name
+        frame = _checked(table)
         n_read = len(frame)
         dropped: dict[str, int] = {}
 
@@ -192,46 +188,26 @@ def _exemplars(rows: pd.DataFrame, user_index: IdIndex | None, item_index: IdInd
 
 def _codes(raw: pd.Series, index: IdIndex | None, what: str) -> np.ndarray:
     """Map raw ids to codes; numbers and texts meet as texts, since one column holds the ids of both kinds."""
-    if not len(raw):
-        return np.empty(0, dtype=np.int64)
-    if index is None:
-        numbers = pd.to_numeric(raw, errors="coerce")
-        return encode_ids(numbers if numbers.notna().all() else raw, None, what=what)
-    keys, codes = keys_and_codes(index, what)
-    raw = raw.infer_objects()
-    if pd.api.types.is_float_dtype(raw.dtype) and (raw % 1 == 0).all():  # whole numbers beside missing ones
-        raw = raw.astype("int64")
-    if pd.api.types.is_numeric_dtype(keys.dtype) != pd.api.types.is_numeric_dtype(raw.dtype):
-        keys, raw = keys.astype(str), raw.astype(str)
-    return np.append(codes, -1)[keys.get_indexer(pd.Index(raw))]
+    return encode_ids(raw, index, what=what, written=True)
 
 
-def _checked(frame: pd.DataFrame, source: str) -> pd.DataFrame:
-    missing = [name for name in COLUMNS if name not in frame.columns]
-    if missing:
-        raise TextTableError(
-            f"{source}: column(s) {', '.join(missing)} missing, found {', '.join(map(str, frame.columns)) or 'none'}. "
-            "Rename the columns to kind, id, text."
-        )
-    if frame.empty:
-        raise TextTableError(f"{source}: holds no rows. Have some texts written first.")
-    told = frame["kind"].isin(["reasoning"]).to_numpy()
-    lacking = [name for name in EXEMPLAR_COLUMNS if told.any() and name not in frame.columns]
+def _checked(table: Table) -> pd.DataFrame:
+    table.require_columns(COLUMNS)
+    told = table.frame["kind"].isin(["reasoning"]).to_numpy()
+    lacking = [name for name in EXEMPLAR_COLUMNS if told.any() and name not in table.frame.columns]
     if lacking:
         raise TextTableError(
-            f"{source}: column(s) {', '.join(lacking)} missing, which say what the {told.sum()} reasoning texts are "
-            "about. Add the item's id and the label (1 or 0), or leave these rows out."
+            f"{table.name}: column(s) {', '.join(lacking)} missing, which say what the {told.sum()} reasoning texts "
+            "are about. Add the item's id and the label (1 or 0), or leave these rows out."
         )
-    rows = frame[[*COLUMNS, *(EXEMPLAR_COLUMNS if told.any() else ())]].reset_index(drop=True)
-    remedy = f"Use {', '.join(KINDS[:-1])} or {KINDS[-1]}."
-    refuse_rows(~rows["kind"].isin(KINDS), rows["kind"], source, "kind is unknown", remedy, TextTableError)
+    rows = table.frame[[*COLUMNS, *(EXEMPLAR_COLUMNS if told.any() else ())]]
+    for column in ("id", *(["item_id"] if told.any() else [])):
+        table.refuse_inexact_ids(column)
+    table.refuse(~rows["kind"].isin(KINDS), "kind", f"write {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     text = rows["text"]
-    no_text = text.notna() & ~text.map(lambda value: isinstance(value, str))
-    refuse_rows(no_text, text, source, "text is no text", "Write strings.", TextTableError)
+    table.refuse(text.notna() & ~text.map(lambda value: isinstance(value, str)), "text", "write texts")
     if told.any():
         label = pd.to_numeric(rows["label"], errors="coerce")
-        wrong = told & ~label.isin([0, 1])
-        remedy = "Write 1 if the user took the item, else 0."
-        refuse_rows(wrong, rows["label"], source, "label of a reasoning is unknown", remedy, TextTableError)
-        rows["label"] = label
+        table.refuse(told & ~label.isin([0, 1]), "label", "for a reasoning write 1 if the user took the item, else 0")
+        rows = rows.assign(label=label)
     return rows.assign(text=text.fillna("").astype(str))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import pandas as pd
 
 from ..errors import ScoreTableError
 from ..score_table import ScoreTable
-from ..sidecar_files import read_sidecar
+from ..sidecar_files import common_form, read_table
 
 _DESCRIPTION = """\
 Turn parquet files of scores, more than fit in memory, into a folder of memory-mapped arrays. wrap() takes the folder
@@ -53,8 +52,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _index(path: str | None, column: str) -> pd.Series | None:
     if path is None:
         return None
-    frame = read_sidecar(Path(path), ScoreTableError, "codes")
-    missing = [name for name in (column, "code") if name not in frame.columns]
-    if missing:
-        raise ScoreTableError(f"{path}: column(s) {', '.join(missing)} missing. It needs {column} and code.")
-    return pd.Series(frame["code"].to_numpy(), index=frame[column])
+    table = read_table(path, "codes", numbers=("code",), error=ScoreTableError)
+    table.require_columns([column, "code"])
+    (ids,) = common_form([table], column)
+    return pd.Series(table.frame["code"].to_numpy(), index=pd.Index(ids))

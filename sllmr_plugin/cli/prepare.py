@@ -128,7 +128,10 @@ def _add_table_form(parser: argparse.ArgumentParser) -> None:
         "--header", type=names, metavar="NAMES", help="csv: the columns of --reviews, if its line 1 does not name them"
     )
     group.add_argument(
-        "--delimiter", type=_delimiter, default=",", metavar="C", help="csv: between two fields, or tab (default: ,)"
+        "--delimiter",
+        type=_delimiter,
+        metavar="C",
+        help="csv and recbole: between two fields, or tab (default: a comma; recbole: as line 1 shows)",
     )
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from sllmr_plugin.datasets.splits import leave_last_out
-from sllmr_plugin.datasets.tables import Table, read_ids, read_table, require_columns
 from sllmr_plugin.errors import DataError
+from sllmr_plugin.id_index import warn_of_odd_ids
+from sllmr_plugin.sidecar_files import Table, common_form, read_table
 
 SPLITS = ("train", "valid", "test")
 
@@ -133,11 +134,13 @@ def load_interactions(
     >>> len(data.train), data.item_ids[data.valid["item"] - 1][0], data.item_ids[data.test["item"] - 1][0]
     (2, 'c', 'd')
     """
-    table = read_table(interactions, "interactions")
-    require_columns(table, ["user_id", "item_id"])
-    raw_users, raw_items = read_ids(table, "user_id"), read_ids(table, "item_id")
-    item_ids, titles = _catalogue(raw_items, items, titles_from)
+    table = read_table(interactions, "interactions", numbers=("label", "position", "timestamp"))
+    table.require_columns(["user_id", "item_id"])
+    (raw_users,) = common_form([table], "user_id")
+    raw_items, item_ids, titles = _catalogue(table, items, titles_from)
     user_ids = pd.Index(np.sort(raw_users.unique()), name="user_id")
+    for ids in (user_ids, item_ids):
+        warn_of_odd_ids(ids, table.name)
 
     rows = pd.DataFrame(
         {
@@ -180,60 +183,48 @@ def load_interactions(
 
 
 def _catalogue(
-    seen: pd.Series, items: str | os.PathLike[str] | pd.DataFrame | None, titles_from: str
-) -> tuple[pd.Index, pd.Series | None]:
+    interactions: Table, items: str | os.PathLike[str] | pd.DataFrame | None, titles_from: str
+) -> tuple[pd.Series, pd.Index, pd.Series | None]:
+    """Return the interactions' item ids, the catalogue's in the same form, and the titles by code."""
     if items is None:
-        return pd.Index(np.sort(seen.unique()), name="item_id"), None
+        (seen,) = common_form([interactions], "item_id")
+        return seen, pd.Index(np.sort(seen.unique()), name="item_id"), None
     table = read_table(items, "items")
-    require_columns(table, ["item_id"])
-    ids = read_ids(table, "item_id")
-    repeated = np.flatnonzero(ids.duplicated().to_numpy())
-    if len(repeated):
-        raise DataError(f"{table.fault(repeated, 'item_id')}, which stands in a row above too; keep one row an item")
-    if pd.api.types.is_numeric_dtype(ids) != pd.api.types.is_numeric_dtype(seen):
-        kinds = ["numbers" if pd.api.types.is_numeric_dtype(column) else "text" for column in (ids, seen)]
-        raise DataError(
-            f"{table.name} has {kinds[0]} as item_id, the interactions have {kinds[1]}; write both the same way"
-        )
+    table.require_columns(["item_id"])
+    ids, seen = common_form([table, interactions], "item_id")
+    table.refuse(ids.duplicated(), "item_id", "keep one row an item", problem="which stands in a row above too")
     if titles_from == "title" and "title" not in table.frame:
-        return pd.Index(ids, name="item_id"), None
-    require_columns(table, [titles_from])
+        return seen, pd.Index(ids, name="item_id"), None
+    table.require_columns([titles_from])
     codes = pd.RangeIndex(1, len(ids) + 1, name="item")
-    titles = pd.Series(table.frame[titles_from].to_numpy(dtype=object), index=codes, name="title").fillna("")
-    return pd.Index(ids, name="item_id"), titles.astype(str)
+    return (
+        seen,
+        pd.Index(ids, name="item_id"),
+        pd.Series(table.texts(titles_from), index=codes, name="title").astype(str),
+    )
 
 
 def _encode_items(table: Table, raw: pd.Series, item_ids: pd.Index) -> np.ndarray:
     codes = item_ids.get_indexer(raw) + 1
-    unknown = np.flatnonzero(codes == 0)
-    if len(unknown):
-        raise DataError(
-            f"{table.fault(unknown, 'item_id')}, which is not among the items; "
-            "add it to the items file or delete its interactions"
-        )
+    remedy = "add it to the items file or delete its interactions"
+    table.refuse(codes == 0, "item_id", remedy, problem="which is not among the items")
     return codes
 
 
 def _labels(table: Table) -> np.ndarray:
     if "label" not in table.frame:
         return np.ones(len(table.frame), dtype=np.int8)
-    require_columns(table, ["label"])
+    table.require_columns(["label"])
     labels = pd.to_numeric(table.frame["label"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-    wrong = np.flatnonzero(~np.isin(labels, (0.0, 1.0)))
-    if len(wrong):
-        raise DataError(
-            f"{table.fault(wrong, 'label')}; write 1 for an interaction and 0 for an item that was shown and "
-            "not taken (turn ratings into these first)"
-        )
+    remedy = "write 1 for an interaction and 0 for an item that was shown and not taken (turn ratings into these first)"
+    table.refuse(~np.isin(labels, (0.0, 1.0)), "label", remedy)
     return labels.astype(np.int8)
 
 
 def _given_splits(table: Table) -> np.ndarray:
-    require_columns(table, ["split"])
+    table.require_columns(["split"])
     codes = pd.Index(SPLITS).get_indexer(table.frame["split"].astype(object)).astype(np.int8)
-    wrong = np.flatnonzero(codes < 0)
-    if len(wrong):
-        raise DataError(f"{table.fault(wrong, 'split')}; write train, valid or test, or leave the whole column out")
+    table.refuse(codes < 0, "split", "write train, valid or test, or leave the whole column out")
     return codes
 
 
@@ -242,15 +233,13 @@ def _times(table: Table) -> np.ndarray:
     column = next((name for name in ("position", "timestamp") if name in table.frame), None)
     if column is None:
         return np.arange(len(table.frame))
-    require_columns(table, [column])
+    table.require_columns([column])
     values = table.frame[column]
     if column == "timestamp" and not pd.api.types.is_numeric_dtype(values):
         times = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
     else:
         times = pd.to_numeric(values, errors="coerce")
-    wrong = np.flatnonzero(times.isna().to_numpy())
-    if len(wrong):
-        raise DataError(f"{table.fault(wrong, column)}; write a number{' or an ISO date' * (column == 'timestamp')}")
+    table.refuse(times.isna(), column, f"write a number{' or an ISO date' * (column == 'timestamp')}")
     return times.to_numpy()
 
 

@@ -54,8 +54,9 @@ class PrepareSettings:
         ``category`` or ``brand`` -> what the files call it.
     header : sequence of str or None, default=None
         For ``csv``: names of the columns of an interactions file without a line of names.
-    delimiter : str, default=","
-        For ``csv``: between two fields.
+    delimiter : str or None, default=None
+        For ``csv`` and ``recbole``: between two fields. None is a comma in ``csv``; in ``recbole`` it is what stands
+        between the first two names of each file's line 1, mostly a tab.
 
     Raises
     ------
@@ -76,7 +77,7 @@ class PrepareSettings:
     file_format: str = "csv"
     columns: Mapping[str, str] = field(default_factory=dict)
     header: Sequence[str] | None = None
-    delimiter: str = ","
+    delimiter: str | None = None
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -102,18 +103,19 @@ class PrepareSettings:
     def _check_format(self) -> None:
         if self.columns and self.format not in ("csv", "recbole"):
             raise ConfigError(f"columns has no meaning for {self.format}, whose fields are fixed; leave it out.")
-        if self.format != "csv" and (self.header is not None or self.delimiter != ","):
-            raise ConfigError(f"header and delimiter have no meaning for {self.format}; leave them out.")
-        if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
+        if self.format != "csv" and self.header is not None:
+            raise ConfigError(f"header has no meaning for {self.format}, whose files name their fields; leave it out.")
+        if self.format not in ("csv", "recbole") and self.delimiter is not None:
+            raise ConfigError(f"delimiter has no meaning for {self.format}; leave it out.")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
             raise ConfigError(f"delimiter is {self.delimiter!r}; give one character other than a quote or line break.")
 
     def reader(self) -> RawFormat:
         """Return what reads the files."""
         if self.format in ("csv", "recbole"):
             typed = self.format == "recbole"
-            return Delimited(
-                renames=self.columns, header=self.header, delimiter="\t" if typed else self.delimiter, typed=typed
-            )
+            delimiter = self.delimiter or (None if typed else ",")
+            return Delimited(renames=self.columns, header=self.header, delimiter=delimiter, typed=typed)
         fixed: dict[str, RawFormat] = {
             "amazon2014": AMAZON_2014,
             "amazon2023": AMAZON_2023,

@@ -11,12 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
-from sllmr_plugin.datasets.tables import read_ids, read_table
 from sllmr_plugin.errors import DataError
 
 RECORD = "prepared.json"
@@ -76,8 +74,7 @@ class PreparedFolder:
         Raises
         ------
         DataError
-            If the folder cannot be written to, or ids would not read back as they are. Nothing is left then, but
-            for what was there before.
+            If the folder cannot be written to. Nothing is left then, but for what was there before.
         """
         is_new = not self.path.exists()
         try:
@@ -121,38 +118,6 @@ class PreparedFolder:
     @staticmethod
     def _own_names() -> list[str]:
         return [*(name + suffix for name in _NAMES for suffix in (".csv", ".parquet")), RECORD]
-
-
-def plain_ids(ids: list[str]) -> np.ndarray:
-    """Turn ids into whole numbers if all of them are written as such and fit, else leave them text."""
-    try:
-        numbers = np.array([int(text) for text in ids], dtype=np.int64)
-    except (ValueError, OverflowError):
-        return np.array(ids, dtype=object)
-    return numbers if numbers.astype(str).tolist() == ids else np.array(ids, dtype=object)
-
-
-def check_ids_survive_csv(ids: np.ndarray, name: str) -> None:
-    """Check that ids read back from CSV as they are: "007" alone would come back as 7.
-
-    Raises
-    ------
-    DataError
-        If they do not.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "ids.csv"
-        pd.DataFrame({name: ids}).to_csv(file, index=False)
-        table = read_table(file, name)
-        try:
-            same = read_ids(table, name).tolist() == ids.tolist()
-        except DataError:
-            same = False
-    if not same:
-        raise DataError(
-            f"every {name} looks like a number or the like (the first is {ids[:1].tolist()[0]!r}), and reading them "
-            "from CSV would change them; write parquet with --file-format parquet (file_format='parquet')"
-        )
 
 
 def _write_csv(file: Path, chunks: Iterable[pd.DataFrame]) -> int:

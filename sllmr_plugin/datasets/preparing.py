@@ -15,15 +15,18 @@ import pandas as pd
 from sllmr_plugin.datasets.core import k_core
 from sllmr_plugin.datasets.negatives import draw_negatives, spare_items
 from sllmr_plugin.datasets.prepare_settings import PrepareSettings
-from sllmr_plugin.datasets.prepared_folder import PreparedFolder, check_ids_survive_csv, plain_ids
+from sllmr_plugin.datasets.prepared_folder import PreparedFolder
 from sllmr_plugin.datasets.prepared_summary import Prepared
 from sllmr_plugin.datasets.prepared_tables import attributes, count, interaction_chunks
 from sllmr_plugin.datasets.raw.collect import Collected, collect
 from sllmr_plugin.datasets.raw.delimited import Delimited
 from sllmr_plugin.datasets.raw.lines import RawFile
-from sllmr_plugin.datasets.raw.values import RawFormat
+from sllmr_plugin.datasets.raw.values import RawFormat, is_page_source
 from sllmr_plugin.datasets.splits import by_time, leave_last_out
 from sllmr_plugin.errors import DataError, MalformedLinesWarning
+from sllmr_plugin.sidecar_files import numbers_or_text
+
+_FROM_PAGES = ("title", "category", "brand")  # of an item; columns where crawlers leave pieces of a page's source
 
 
 def prepare(
@@ -116,15 +119,18 @@ def prepare(
     bad = chosen.max_bad_share
     item_table, known = attributes(reader.items, files.get("meta"), "item_id", item_ids, ["title"], bad)
     counts |= {"items without metadata": int((~known).sum())} if meta is not None else {}
-    counts["items without title"] = int((item_table["title"] == "").sum())
+    from_page = {name: item_table[name].map(is_page_source) for name in _FROM_PAGES if name in item_table}
+    item_table = item_table.assign(**{name: item_table[name].mask(mask, "") for name, mask in from_page.items()})
+    counts |= {f"items with page source as {name}": int(mask.sum()) for name, mask in from_page.items() if mask.any()}
+    for name in ("title", *(["category"] if "category" in item_table else [])):
+        counts[f"items without {name}"] = int((item_table[name] == "").sum())
     user_table, known = attributes(reader.users, files.get("users"), "user_id", user_ids, [], bad)
     counts |= {"users without attributes": int((~known).sum())} if users is not None else {}
     _check_columns_found(reader)
 
-    ids = {"user_id": plain_ids(user_ids), "item_id": plain_ids(item_ids)}
-    if chosen.file_format == "csv":
-        for name, values in ids.items():
-            check_ids_survive_csv(values, name)
+    ids = {
+        name: numbers_or_text(pd.Series(raw)).to_numpy() for name, raw in (("user_id", user_ids), ("item_id", item_ids))
+    }
     tables: dict[str, Iterable[pd.DataFrame]] = {
         "interactions": interaction_chunks(rows, ids, negatives, has_timestamp),
         "items": [item_table.assign(item_id=ids["item_id"])],

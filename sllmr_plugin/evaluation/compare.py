@@ -123,6 +123,7 @@ def compare(
         raise ConfigError("nothing to compare: name at least one backbone and one mode.")
     if not isinstance(scores, ScoreTable):
         scores = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
+    scores.coverage.warn_if_low()
     if texts is not None and not isinstance(texts, TextTable):
         texts = TextTable.read(texts, user_index=data.user_index, item_index=data.item_index)
     encoded = EncodedTexts.of(texts, encoder) if texts is not None else None

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ..datasets.interactions import Interactions
-from ..datasets.tables import read_ids, read_table
 from ..errors import DataError
+from ..id_index import encode_ids
+from ..sidecar_files import read_ids, read_table
 
 _MOST_LABELS = 20
 _UNLABELLED = "(none)"
@@ -54,7 +55,8 @@ def read_labels(
                 "add it to one of them"
             )
         table, keys = found
-        frame = pd.DataFrame({**{key: read_ids(table, key) for key in keys}, column: table.frame[column]})
+        labels = pd.Series(table.texts(column)).where(table.frame[column].notna())
+        frame = pd.DataFrame({**{key: read_ids(table, key) for key in keys}, column: labels})
         if "split" in table.frame:  # a pair that is repeated is labelled by its test row
             frame = frame.iloc[(table.frame["split"] == "test").to_numpy().argsort(kind="stable")]
         frames.append(frame.drop_duplicates(keys, keep="last"))
@@ -69,7 +71,8 @@ def label_test(data: Interactions, labels: Sequence[pd.DataFrame]) -> pd.DataFra
     data : Interactions
         Gives the test interactions.
     labels : sequence of DataFrame
-        Each has ``user_id``, ``item_id`` or both, as raw ids, and columns of labels.
+        Each has ``user_id``, ``item_id`` or both, as raw ids (numbers, or the texts that they are written as), and
+        columns of labels.
 
     Returns
     -------
@@ -88,6 +91,7 @@ def label_test(data: Interactions, labels: Sequence[pd.DataFrame]) -> pd.DataFra
             "item_id": data.item_ids[data.test["item"].to_numpy() - 1],
         }
     )
+    codes = data.test[["user", "item"]].set_axis(["user_id", "item_id"], axis=1)
     for frame in labels:
         keys = [key for key in ("user_id", "item_id") if key in frame.columns]
         if not keys:
@@ -96,7 +100,9 @@ def label_test(data: Interactions, labels: Sequence[pd.DataFrame]) -> pd.DataFra
         twice = frame[frame.duplicated(keys)]
         if len(twice):
             raise DataError(f"{twice[keys].iloc[0].to_dict()} has two different labels; keep one row of each")
-        labelled = test[["user_id", "item_id"]].merge(frame, on=keys, how="left")
+        indexes = {"user_id": data.user_index, "item_id": data.item_index}
+        frame = frame.assign(**{key: encode_ids(frame[key], indexes[key], what=key, written=True) for key in keys})
+        labelled = codes.merge(frame, on=keys, how="left")
         for column in frame.columns.difference(keys, sort=False):
             values = labelled[column]
             if values.nunique() > _MOST_LABELS:

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from ..datasets.interactions import Interactions
-from ..datasets.tables import read_table, require_columns
 from ..engine import Engine, cut
 from ..errors import CoverageWarning, DataError
+from ..sidecar_files import read_table
 from .candidate_settings import CandidateSettings
 from .candidate_sources import Draw, diverse, long_tail, popular
 from .candidate_summary import CandidateSummary, summarise
@@ -179,8 +179,8 @@ def read_categories(items: str | os.PathLike[str] | pd.DataFrame) -> np.ndarray 
     table = read_table(items, "items")
     if "category" not in table.frame:
         return None
-    require_columns(table, ["category"])
-    return table.frame["category"].astype(object).fillna("").astype(str).to_numpy(dtype=object)
+    table.require_columns(["category"])
+    return table.texts("category")
 
 
 def _choose_users(data: Interactions, settings: CandidateSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

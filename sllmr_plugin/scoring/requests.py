@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from ..datasets.interactions import Interactions
-from ..datasets.tables import Table, read_ids, read_table, require_columns
 from ..errors import ConfigError, CoverageWarning, DataError
+from ..id_index import encode_ids
+from ..sidecar_files import Table, read_ids, read_table
 from .request import ScoringRequest
 
 _KINDS = ("candidate", "probe")
@@ -181,55 +182,53 @@ def prompt_order(
 def _read_pairs(candidates: str | os.PathLike[str] | pd.DataFrame, data: Interactions) -> pd.DataFrame:
     """Read and check the table: ``user, item`` (codes) and ``kind``, in file order."""
     table = read_table(candidates, "candidates")
-    require_columns(table, ["user_id", "item_id"])
+    table.require_columns(["user_id", "item_id"])
     pairs = pd.DataFrame(
         {
-            "user": _codes(table, "user_id", data.user_ids, "interactions"),
-            "item": _codes(table, "item_id", data.item_ids, "items"),
+            "user": _codes(table, "user_id", data.user_index, "interactions"),
+            "item": _codes(table, "item_id", data.item_index, "items"),
             "kind": _kinds(table),
         }
     )
-    twice = np.flatnonzero(pairs.duplicated(["user", "item"]).to_numpy())
-    if len(twice):
-        raise DataError(f"{table.fault(twice, 'item_id')}, again for the same user; keep one row a pair")
+    table.refuse(
+        pairs.duplicated(["user", "item"]), "item_id", "keep one row a pair", problem="again for the same user"
+    )
     validation = pd.MultiIndex.from_frame(data.valid[["user", "item"]])
     held_out = pd.MultiIndex.from_frame(pairs[["user", "item"]]).isin(validation)
     probe = (pairs["kind"] == "probe").to_numpy()
-    leaked = np.flatnonzero(held_out & ~probe)
-    if len(leaked):
-        raise DataError(
-            f"{table.fault(leaked, 'item_id')}, a validation item of this user, yet no probe: training on its score "
-            "would leak it; make its kind 'probe' or delete the row"
-        )
-    unheld = np.flatnonzero(probe & ~held_out)
-    if len(unheld):
-        raise DataError(
-            f"{table.fault(unheld, 'item_id')}, a probe that is no validation item of this user; take probes from the "
-            "validation split alone, or make the candidates anew for these interactions"
-        )
+    table.refuse(
+        held_out & ~probe,
+        "item_id",
+        "make its kind 'probe' or delete the row",
+        problem="a validation item of this user, yet no probe: training on its score would leak it",
+    )
+    table.refuse(
+        probe & ~held_out,
+        "item_id",
+        "take probes from the validation split alone, or make the candidates anew for these interactions",
+        problem="a probe that is no validation item of this user",
+    )
     return pairs
 
 
-def _codes(table: Table, column: str, known: pd.Index, where: str) -> np.ndarray:
-    raw = read_ids(table, column)
-    codes = known.get_indexer(pd.Index(raw)) + 1
-    unknown = np.flatnonzero(codes == 0)
-    if len(unknown):
-        raise DataError(
-            f"{table.fault(unknown, column)}, which the {where} do not hold (an id of theirs is "
-            f"{known[:1].tolist()[0]!r}); use the files that the candidates were made from"
-        )
+def _codes(table: Table, column: str, index: pd.Series, where: str) -> np.ndarray:
+    codes = encode_ids(read_ids(table, column), index, what=column, written=table.is_text)
+    example = repr(index.index[:1].tolist()[0])
+    table.refuse(
+        codes < 0,
+        column,
+        "use the files that the candidates were made from",
+        problem=f"which the {where} do not hold (an id of theirs is {example})",
+    )
     return codes
 
 
 def _kinds(table: Table) -> np.ndarray:
     if "kind" not in table.frame:
         return np.full(len(table.frame), "candidate", dtype=object)
-    require_columns(table, ["kind"])
+    table.require_columns(["kind"])
     kinds = table.frame["kind"]
-    wrong = np.flatnonzero(~kinds.isin(_KINDS).to_numpy())
-    if len(wrong):
-        raise DataError(f"{table.fault(wrong, 'kind')}; write candidate or probe")
+    table.refuse(~kinds.isin(_KINDS), "kind", "write candidate or probe")
     return kinds.to_numpy(dtype=object)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import warnings
@@ -15,6 +16,7 @@ from sllmr_plugin.datasets.raw.values import (
     RawInteraction,
     RawRecord,
     clean_text,
+    is_page_source,
     number,
     optional_number,
     raw_id,
@@ -59,6 +61,9 @@ class Amazon:
     def items(self, file: RawFile, wanted: Set[str]) -> Iterator[RawRecord]:
         """Go through the meta file: title, category, categories and brand.
 
+        In 2018 the path of categories is called ``category``, and what follows a piece of page source in it are no
+        categories.
+
         A Python dict takes long to read, and most are of items without a review in the 5-core: where a line starts with
         the id of an item that is not wanted, nothing else of it is looked at.
         """
@@ -69,8 +74,8 @@ class Amazon:
             if start and (name := start[3].decode()) not in wanted:
                 return name, {}
             item = parse_object(line)
-            paths = _paths(item.get("categories"))
-            main = clean_text(item.get("main_category"))
+            paths = _paths(item.get("categories") or item.get("category"))
+            main = clean_text(item.get("main_category") or item.get("main_cat"))
             # The first level of a path is the data set's own domain: the second is what tells items apart.
             category = (paths[0][1] if len(paths[0]) > 1 else paths[0][0]) if paths else main
             return raw_id(item.get(self.item), self.item), {
@@ -134,9 +139,13 @@ def _python_literal(text: str) -> Any:
 
 
 def _paths(categories: Any) -> list[list[str]]:
-    """Paths through the tree of categories, widest first: 2014 has a list of them, 2023 a single one."""
+    """Paths through the tree of categories, widest first: 2014 has a list of them, 2018 and 2023 a single one."""
     if not isinstance(categories, list):
         return []
     nested = categories if any(isinstance(entry, list) for entry in categories) else [categories]
-    paths = ([name for name in map(clean_text, path) if name] for path in nested if isinstance(path, list))
+    paths = (
+        [name for name in itertools.takewhile(lambda name: not is_page_source(name), map(clean_text, path)) if name]
+        for path in nested
+        if isinstance(path, list)
+    )
     return [path for path in paths if path]

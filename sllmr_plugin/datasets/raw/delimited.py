@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 from sllmr_plugin.datasets.raw.lines import BadLine, RawFile
 from sllmr_plugin.datasets.raw.values import RawInteraction, RawRecord, clean_text, optional_number, raw_id, time
 from sllmr_plugin.errors import DataError
+from sllmr_plugin.sidecar_files import typed_delimiter
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
 _PREPARED = ("label", "split")
@@ -25,8 +27,8 @@ class Delimited:
         ``title``, ``category``, ``brand``) -> its name in the files. A column that is not mentioned keeps its name.
     header : sequence of str or None
         Names of the columns of an interactions file that has no line with them.
-    delimiter : str
-        Between two fields.
+    delimiter : str or None
+        Between two fields; None finds it in line 1 of a typed file.
     typed : bool
         RecBole: names such as ``user_id:token``, and no quotes around fields.
 
@@ -37,7 +39,7 @@ class Delimited:
     """
 
     def __init__(
-        self, *, renames: Mapping[str, str], header: Sequence[str] | None, delimiter: str, typed: bool
+        self, *, renames: Mapping[str, str], header: Sequence[str] | None, delimiter: str | None, typed: bool
     ) -> None:
         self._own_name = {theirs: own for own, theirs in renames.items()}
         self._header = list(header) if header else None
@@ -48,18 +50,13 @@ class Delimited:
 
     def interactions(self, file: RawFile) -> Iterator[RawInteraction]:
         """Go through the interactions; of ``timestamp`` and ``position`` the first that is there is the time."""
-        rows = self._rows(file, self._header)
+        rows = self._rows(file, self._header, overrule=True)
         names = next(rows)[1]
-        user, item = _place(file, names, "user_id"), _place(file, names, "item_id")
+        self._refuse_prepared(file, names)
+        user, item = self._place(file, names, "user_id"), self._place(file, names, "item_id")
         rating = names.index("rating") if "rating" in names else None
         order = next((names.index(name) for name in ("timestamp", "position") if name in names), None)
         self.time_is_position = order is not None and names[order] == "position"
-        made = [name for name in _PREPARED if name in names]
-        if made:
-            raise DataError(
-                f"{file.path} has the column {made[0]!r}: it is in the form that `sllmr compare` reads, which needs "
-                f"no preparation. Use it as it is, or delete the column if every row is an interaction to be split anew"
-            )
         for number, fields in rows:
             try:
                 record = (
@@ -87,9 +84,9 @@ class Delimited:
         return [name for name in self._own_name if name not in self._seen]
 
     def _entries(self, file: RawFile, key: str) -> Iterator[RawRecord]:
-        rows = self._rows(file, None)
+        rows = self._rows(file, None, overrule=False)
         names = next(rows)[1]
-        place = _place(file, names, key)
+        place = self._place(file, names, key)
         for number, fields in rows:
             try:
                 entry = raw_id(fields[place], key)
@@ -99,13 +96,38 @@ class Delimited:
             file.read += 1
             yield entry, {name: clean_text(fields[i]) for i, name in enumerate(names) if i != place}
 
-    def _rows(self, file: RawFile, header: list[str] | None) -> Iterator[tuple[int, list[str]]]:
-        """Names of the columns first, then the fields of each row with the number of its first line."""
+    def _refuse_prepared(self, file: RawFile, names: list[str]) -> None:
+        """Refuse a file whose rows are labelled or split; what the message advises can be done with this very file."""
+        made = next((name for name in _PREPARED if name in names), None)
+        if made is None:
+            return
+        suffixes = {suffix.lower() for suffix in file.path.suffixes[-2:]}
+        readable = ".inter" in suffixes if self._typed else ".csv" in suffixes and self._delimiter == ","
+        advice = []
+        if readable and self._header is None and not {"user_id", "item_id"} & set(self._own_name.values()):
+            advice.append(f"Use it as it is, without preparing it: --interactions {file.path}.")
+        if made == "label":
+            advice.append(
+                f"{'Or have' if advice else 'Have'} the rows of label 1 taken as interactions, to be split anew: "
+                "--column rating=label --min-rating 1 (columns={'rating': 'label'}, min_rating=1)."
+            )
+        else:
+            advice.append(f"{'Or delete' if advice else 'Delete'} the column if the rows are to be split anew.")
+        raise DataError(f"{file.path} has the column {made!r}, which preparing would make anew. {' '.join(advice)}")
+
+    def _rows(self, file: RawFile, header: list[str] | None, *, overrule: bool) -> Iterator[tuple[int, list[str]]]:
+        """Names of the columns first, then the fields of each row with the number of its first line.
+
+        With `overrule`, a column that is renamed takes the place of one that has the name already.
+        """
         last = 0  # number of the last line that the reader took
+        lines = file.lines()
+        top = list(itertools.islice(lines, 1))
+        delimiter = self._delimiter or typed_delimiter(b"".join(line for _, line in top).decode("utf-8", "replace"))
 
         def text() -> Iterator[str]:
             nonlocal last
-            for number, line in file.lines():
+            for number, line in itertools.chain(top, lines):
                 last = number
                 try:
                     yield line.decode("utf-8")
@@ -113,10 +135,10 @@ class Delimited:
                     file.reject(number, "not UTF-8")
 
         quoting: Literal[0, 3] = csv.QUOTE_NONE if self._typed else csv.QUOTE_MINIMAL
-        reader = csv.reader(text(), delimiter=self._delimiter, quoting=quoting)
+        reader = csv.reader(text(), delimiter=delimiter, quoting=quoting)
         names = header
         if names is not None:
-            yield 0, self._names(file, names)
+            yield 0, self._names(file, names, overrule)
         while True:
             first = last + 1
             try:
@@ -130,7 +152,7 @@ class Delimited:
                 continue
             if names is None:
                 names = fields
-                yield 0, self._names(file, names)
+                yield 0, self._names(file, names, overrule)
             elif len(fields) != len(names):
                 file.reject(first, f"{len(fields)} fields instead of {len(names)}", last - first + 1)
             else:
@@ -138,29 +160,38 @@ class Delimited:
         if names is None:
             raise DataError(f"{file.path} is empty; give a file with the names of its columns in line 1")
 
-    def _names(self, file: RawFile, found: list[str]) -> list[str]:
+    def _names(self, file: RawFile, found: list[str], overrule: bool) -> list[str]:
         if self._typed:
             types = [name.rpartition(":")[2] for name in found]
             wrong = [name for name, kind in zip(found, types, strict=True) if kind not in _TYPES or ":" not in name]
             if wrong:
                 raise DataError(
                     f"{file.path}: the column {wrong[0]!r} has none of the types {', '.join(_TYPES)} behind a colon; "
-                    "a RecBole file starts with names such as user_id:token. Is it plain CSV? Then the format is csv"
+                    "a RecBole file starts with names such as user_id:token. For a plain table give the format csv"
+                    + " with --delimiter tab"
+                    * (len(found) > 1)
                 )
             found = [name.rpartition(":")[0] for name in found]
         found = [name.strip() for name in found]
         self._seen.update(found)
         names = [self._own_name.get(name, name) for name in found]
+        if overrule:
+            renamed = {name for name, theirs in zip(names, found, strict=True) if name != theirs}
+            names = [
+                f"{name} of the file" if name == theirs and name in renamed else name
+                for name, theirs in zip(names, found, strict=True)
+            ]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise DataError(f"{file.path}: the column {min(twice)!r} is there twice; rename one of the two")
         return names
 
-
-def _place(file: RawFile, names: list[str], wanted: str) -> int:
-    if wanted not in names:
-        raise DataError(
-            f"{file.path} has no column {wanted!r} among {names}; say which it is with --column {wanted}=NAME, or give "
-            "the names of all columns with --header if line 1 does not hold them"
-        )
-    return names.index(wanted)
+    def _place(self, file: RawFile, names: list[str], wanted: str) -> int:
+        if wanted in names:
+            return names.index(wanted)
+        advice = f"say which it is with --column {wanted}=NAME"
+        if not self._typed:
+            advice += ", or give the names of all columns with --header if line 1 does not hold them"
+        if len(names) == 1:
+            advice = "say what separates the columns with --delimiter C"
+        raise DataError(f"{file.path} has no column {wanted!r} among {names}; {advice}")

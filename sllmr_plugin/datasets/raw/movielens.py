@@ -1,4 +1,4 @@
-"""MovieLens 1M: fields separated by ``::``, in latin-1."""
+"""MovieLens 1M: fields separated by ``::``, in latin-1 as it is published or in UTF-8 as copies are."""
 
 from __future__ import annotations
 
@@ -46,7 +46,11 @@ class MovieLens:
 
 
 def _fields(line: bytes, wanted: int) -> list[str]:
-    fields = line.decode("latin-1").rstrip("\r\n").split("::")
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:  # latin-1's accented letters before plain ones are never UTF-8
+        text = line.decode("latin-1")
+    fields = text.rstrip("\r\n").split("::")
     if len(fields) != wanted:
         raise BadLine(f"{len(fields)} fields between '::' instead of {wanted}")
     return fields

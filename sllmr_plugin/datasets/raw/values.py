@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterator, Set
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from sllmr_plugin.datasets.raw.lines import BadLine, RawFile
+
+_PAGE_SOURCE = re.compile(
+    r"<!--|<!doctype|</?(?:html|head|body|script|style|span|div|img|table|t[rd]|iframe)\b[^<]*>"
+    r"|<(?:script|style|span|div|img|iframe|a|link|meta)\s+[\w-]+="  # cut off before its end
+    r"|\bvar\s+\w+\s*=.*[;(]|\bfunction\s*\w*\([^)]*\)\s*\{|\bwindow\.\w+\s*[=(]|\bdocument\.\w+\("
+    r"|[.#][\w-]+\s*\{[^}]*:[^}]*[;}]",
+    re.IGNORECASE | re.DOTALL,
+)
 
 RawInteraction = tuple[str, str, float, float]
 """User id, item id, rating and time; a rating or time that the file does not have is NaN."""
@@ -69,6 +78,17 @@ def time(value: Any, name: str) -> float:
     except ValueError:
         raise BadLine(f"{name} is neither a number nor an ISO date") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def is_page_source(text: str) -> bool:
+    """Whether a text is a piece of a web page's source, as a crawler leaves it where it found no title.
+
+    Examples
+    --------
+    >>> is_page_source("var aPageStart = (new Date()).getTime();"), is_page_source("Toy <3 Pack>")
+    (True, False)
+    """
+    return _PAGE_SOURCE.search(text) is not None
 
 
 def clean_text(value: Any) -> str:

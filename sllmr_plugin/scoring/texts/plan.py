@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from ...datasets.interactions import Interactions
-from ...datasets.tables import read_table, require_columns
 from ...errors import ConfigError, DataError
+from ...sidecar_files import read_table
 from ..draws import id_keys
 from ..requests import training_titles
 from .exemplars import Attributes, draw_exemplars
@@ -145,8 +145,8 @@ def read_attributes(items: str | os.PathLike[str] | pd.DataFrame, columns: Seque
     table = read_table(items, "items")
     if columns is None:
         columns = [name for name in _DEFAULT_ATTRIBUTES if name in table.frame]
-    require_columns(table, list(columns))
-    return table.frame[list(columns)].astype(object).fillna("").astype(str)
+    table.require_columns(columns)
+    return pd.DataFrame({name: table.texts(name) for name in columns}, index=table.frame.index)
 
 
 def _users(data: Interactions, most: int | None, history_length: int) -> tuple[tuple[TextRequest, ...], int]:
