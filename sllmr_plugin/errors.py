@@ -151,21 +151,45 @@ class ServerError(SLLMRError, RuntimeError):
     ----------
     message : str
         What happened, free of keys and organisation ids.
-    kind : {"limited", "busy", "lost", "refused", "hopeless"}
+    kind : {"limited", "busy", "lost", "unreadable", "refused", "hopeless"}
         ``limited``: too much was asked at a time, try later; ``busy``: not processed, try again; ``lost``: no answer
-        came, though the server may have charged for one, try again; ``refused``: this request will not be answered;
-        ``hopeless``: none will.
+        came, though the server may have charged for one, try again; ``unreadable``: the same, and another try would
+        bring the same; ``refused``: this request will not be answered; ``hopeless``: none will.
     retry_after : float or None, default=None
         Seconds that the server asks to wait.
+    status : int or None, default=None
+        HTTP status.
+    cause : str or None, default=None
+        What the server means, where that can be told (`scoring.server_errors.cause_of`).
+    advice : str, default=""
+        What to do; the error's text ends with it.
+
+    Attributes
+    ----------
+    reason : str
+        The text without the advice.
     """
 
-    def __init__(self, message: str, kind: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        kind: str,
+        retry_after: float | None = None,
+        status: int | None = None,
+        cause: str | None = None,
+        advice: str = "",
+    ) -> None:
+        super().__init__(f"{message.rstrip('.')}. {advice}" if advice else message)
+        self.reason = message
         self.kind = kind
         self.retry_after = retry_after
+        self.status = status
+        self.cause = cause
+        self.advice = advice
 
-    def __reduce__(self) -> tuple[type[ServerError], tuple[str, str, float | None]]:
-        return type(self), (str(self), self.kind, self.retry_after)
+    def __reduce__(self) -> tuple[type[ServerError], tuple]:
+        arguments = self.reason, self.kind, self.retry_after, self.status, self.cause, self.advice
+        return type(self), arguments
 
 
 class EngineError(SLLMRError, RuntimeError):

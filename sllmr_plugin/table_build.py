@@ -131,7 +131,32 @@ def _open_source(source: Path) -> tuple[Files, int]:
         raise ScoreTableError(f"{source}: cannot be read as parquet ({error}). Write the files anew.") from None
     if not files or total == 0:
         raise ScoreTableError(f"{source}: holds no rows. Score some pairs first.")
+    for column in ("user_id", "item_id"):
+        _check_one_form(files, column)
     return files, total
+
+
+def _check_one_form(files: Files, column: str) -> None:
+    """Check that ids have one form in all files: reading brings a column to the first file's type, "007" to 7."""
+    first: tuple[str, str] | None = None
+    for path, part, schema in files:
+        physical = part.physical_schema
+        if column not in physical.names:
+            if column in schema.names and pyarrow.types.is_integer(schema.field(column).type):
+                raise ScoreTableError(
+                    f"{path}: {column} is a level of folders, of which 007 would be read as 7. Write it as a column."
+                )
+            continue
+        kind = physical.field(column).type
+        kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+        if pyarrow.types.is_null(kind):
+            continue
+        form = "whole numbers" if pyarrow.types.is_integer(kind) else str(kind).removeprefix("large_")
+        first = first or (path, form)
+        if form != first[1]:
+            raise ScoreTableError(
+                f"{path}: {column} is written as {form}, in {first[0]} as {first[1]}. Write all files the same way."
+            )
 
 
 def _encoded(files: Files, encoder: RowEncoder, bar: tqdm) -> Iterator[np.ndarray]:

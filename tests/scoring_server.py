@@ -69,6 +69,7 @@ class Seen:
 
     body: dict
     headers: dict
+    path: str = ""
     time: float = field(default_factory=time.monotonic)
 
     @property
@@ -99,7 +100,10 @@ def content(messages, kind):
 
 
 class ScoringServer:
-    """`plan` names how each of the first requests is treated, None for well; or is a function of (number, body)."""
+    """`plan` names how each of the first requests is treated, None for well; or is a function of (number, body).
+
+    A pair of a status and a body (text or JSON values) is sent back as it is.
+    """
 
     def __init__(self, plan=(), *, latency=0.0, port=0, usage=True, refuses_formats=()):
         self.plan = plan if callable(plan) else lambda number, body: plan[number] if number < len(plan) else None
@@ -153,7 +157,7 @@ class ScoringServer:
         body = await request.json()
         number, self.n_seen = self.n_seen, self.n_seen + 1
         if self.remember:
-            self.seen.append(Seen(body, dict(request.headers)))
+            self.seen.append(Seen(body, dict(request.headers), request.path_qs))
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -170,6 +174,10 @@ class ScoringServer:
         wanted = (body.get("response_format") or {}).get("type")
         if wanted in self.refuses_formats:
             return _error(400, f"response_format {wanted} is not supported by this model", param="response_format")
+        if isinstance(kind, tuple):  # status and body as they are to be: text, or JSON values
+            status, said = kind
+            text = said if isinstance(said, str) else json.dumps(said)
+            return web.Response(status=status, text=text, content_type="application/json")
         kind, _, detail = (kind or "").partition(":")
         if kind == "429":
             return _error(429, "slow down", headers={"Retry-After": detail} if detail else {})
@@ -227,7 +235,8 @@ class ScoringServer:
         return web.Response(body=self.files[request.match_info["id"]])
 
     async def _make_batch(self, request):
-        """batch_plan: polls (until done), fails (custom_id -> bool), expires (how many answers come), rejected, cut."""
+        """batch_plan: polls (until done), fails (custom_id -> bool), expires (how many answers come), cut,
+        rejected (file -> why, None if it is taken)."""
         body = await request.json()
         identifier = f"batch_{len(self.batches)}"
         self.batches[identifier] = {
@@ -255,8 +264,9 @@ class ScoringServer:
         batch["polls"] += 1
         if batch["status"] in ("validating", "in_progress"):
             batch["status"] = "in_progress"
-            if self.batch_plan.get("rejected"):
-                batch |= {"status": "failed", "errors": {"data": [{"code": "x", "message": "no such model"}]}}
+            rejected = self.batch_plan.get("rejected", lambda file: None)(self.files[batch["input_file_id"]])
+            if rejected:
+                batch |= {"status": "failed", "errors": {"data": [{"code": "x", "message": rejected}]}}
             elif batch["polls"] >= self.batch_plan.get("polls", 2):
                 self._finish_batch(batch)
         return web.json_response(self._public(batch["id"]))
@@ -275,8 +285,10 @@ class ScoringServer:
             elif fails(entry["custom_id"]):
                 body = {"error": {"message": "try again", "code": "server_error"}}
                 bad.append({"custom_id": entry["custom_id"], "response": {"status_code": 500, "body": body}})
+            elif isinstance(kind := self.plan(self.n_seen - 1, entry["body"]), tuple):
+                response = {"status_code": kind[0], "body": kind[1]}
+                bad.append({"custom_id": entry["custom_id"], "response": response, "error": None})
             else:
-                kind = self.plan(self.n_seen - 1, entry["body"])
                 body = completion(entry["body"], kind, usage=True, number=number)
                 good.append({"custom_id": entry["custom_id"], "response": {"status_code": 200, "body": body}})
                 self.answered[json.dumps(entry["body"]["messages"])] += 1

@@ -145,12 +145,73 @@ def test_a_batch_whose_making_was_cut_off_is_found_and_not_made_twice(ask, score
 def test_a_refused_batch_says_why_and_can_be_sent_again(ask, scores):
     asked = requests(3)
     with ScoringServer() as server:
-        server.batch_plan = {"rejected": True}
+        server.batch_plan = {"rejected": lambda file: "no such model"}
         with pytest.raises(ScoringStoppedError, match="no such model"):
             ask(server, asked)
         server.batch_plan = {}
         ask(server, asked)
     assert scores(asked) == truth(asked)
+
+
+MODERATION = (403, {"error": {"message": "Input was flagged by moderation"}})
+
+
+@pytest.mark.parametrize("said", [MODERATION, (400, {"error": {"message": "?"}})])
+def test_what_a_batch_refuses_for_good_is_kept_and_not_sent_again(ask, scores, said):
+    asked = requests(6)
+    with ScoringServer(lambda number, body: said if number in (0, 4) else None) as server:
+        summary = ask(server, asked)
+        assert (summary.asked, summary.refused, summary.unanswered, len(server.batches)) == (4, 2, 0, 1)
+        again = ask(server, requests(7))
+        assert (again.asked, again.refused, again.reused) == (1, 2, 4)
+        assert len(server.seen) == 7
+    assert scores(asked) == {user: found for user, found in truth(asked).items() if user not in ("u0", "u4")}
+
+
+def test_a_batch_that_is_refused_for_its_form_is_made_again_in_another_one(ask, scores, tmp_path):
+    asked = requests(3)
+    said = (400, {"error": {"message": "Invalid argument"}})
+    with ScoringServer(
+        lambda number, body: said if "json_schema" in str(body.get("response_format")) else None
+    ) as server:
+        assert ask(server, asked).asked == 3
+        assert len(server.batches) == 2
+        ask(server, requests(4))
+        assert server.seen[-1].body["response_format"] == {"type": "json_object"}  # kept from the run before
+        assert len(server.seen) == 7
+    assert scores(asked) == truth(asked)
+
+
+def test_a_batch_that_is_rejected_as_a_whole_for_its_form_is_made_again_in_another_one(ask, scores):
+    asked = requests(3)
+    with ScoringServer() as server:
+        server.batch_plan = {
+            "rejected": lambda file: "line 1: 'temperature' is not supported" if b'"temperature"' in file else None
+        }
+        summary = ask(server, asked)
+        assert "temperature" not in server.seen[-1].body
+        assert "takes no temperature" in str(summary)
+        assert len(server.batches) == 2
+    assert scores(asked) == truth(asked)
+
+
+def test_prompts_of_a_batch_that_are_all_refused_are_told_with_the_way_out(ask):
+    said = (400, {"error": {"message": "maximum context length is 9 tokens", "code": "context_length_exceeded"}})
+    with ScoringServer(lambda number, body: said) as server:
+        for _ in range(2):
+            with pytest.raises(ScoringStoppedError, match="refuses every request.*context length.*forget-refused"):
+                ask(server, requests(2))
+        assert len(server.seen) == 2
+
+
+def test_credit_that_ends_within_a_batch_marks_no_request_as_refused(ask):
+    said = (429, {"error": {"message": "no credit", "code": "insufficient_quota"}})
+    with ScoringServer(lambda number, body: said if number >= 2 else None) as server:
+        with pytest.raises(ScoringStoppedError, match="Top up"):
+            ask(server, requests(4))
+        server.plan = lambda number, body: None
+        summary = ask(server, requests(4))
+        assert (summary.reused, summary.asked, summary.refused) == (2, 2, 0)
 
 
 def test_batches_that_bring_nothing_come_to_an_end(ask):

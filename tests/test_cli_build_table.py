@@ -25,7 +25,7 @@ def test_what_cannot_be_used_is_said_in_a_line(tmp_path, capsys):
     ROWS.to_csv(tmp_path / "users.csv", index=False)
     files = ["--scores", str(tmp_path / "scores.parquet"), "--out", str(tmp_path / "table")]
     assert main(["build-table", *files, "--user-index", str(tmp_path / "users.csv")]) == 2
-    assert "column(s) code missing" in capsys.readouterr().err
+    assert "no column 'code'" in capsys.readouterr().err
     assert main(["build-table", *files]) == 2
     assert "user_id holds 'a', which is no integer code" in capsys.readouterr().err
     assert not (tmp_path / "table").exists()

@@ -2,7 +2,10 @@
 
 import functools
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -187,6 +190,71 @@ def test_the_ledger_tells_what_it_holds(files, tmp_path, capsys):
     assert main(["ledger", "export", ledger, "--out", str(tmp_path / "a.xlsx")]) == 2
     assert main(["ledger", "stats", str(tmp_path / "none.sqlite")]) == 2
     assert "no such ledger" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")
+def test_refused_requests_show_in_exit_code_summary_and_ledger_until_they_are_forgotten(files, tmp_path, capsys):
+    said = 403, {"error": {"message": "Input was flagged by moderation"}}
+    with ScoringServer(lambda number, body: said if "Thing 3 of" in json.dumps(body) else None) as server:
+        arguments = ["score", *files, "--base-url", server.base_url]
+        assert main(arguments) == 1
+        n_refused = len(server.seen) - sum(server.answered.values())
+        assert n_refused > 5
+        printed = capsys.readouterr()
+        assert f"{n_refused} requests are refused by the server" in printed.out
+        assert f"not every request was answered, {n_refused} refused by the server" in printed.err
+        n_seen, ledger = len(server.seen), str(tmp_path / "scores.ledger.sqlite")
+        assert main(arguments) == 1
+        assert len(server.seen) == n_seen
+        capsys.readouterr()
+        assert main([*arguments, "--dry-run"]) == 0
+        assert f"{n_refused} refused by the server; to be asked: 0" in capsys.readouterr().out
+        assert main(["ledger", "stats", ledger]) == 0
+        out = capsys.readouterr().out
+        assert f"{n_refused} requests refused by the server and not asked again: 'the server answered 403: Input" in out
+        assert f"{server.base_url} takes requests to gpt-4o-mini" not in out  # in the usual form: nothing to keep
+        assert main(["ledger", "failures", ledger, "--limit", "1"]) == 0
+        out = capsys.readouterr().out
+        assert f"{n_refused} requests refused by the server" in out
+        assert f"and {n_refused - 1} more" in out
+        assert main(["ledger", "forget-refused", ledger, "--containing", "moderation"]) == 0
+        assert f"{n_refused} refused requests" in capsys.readouterr().out
+        server.plan = lambda number, body: None
+        assert main(arguments) == 0
+        assert len(server.seen) == n_seen + n_refused
+        assert main(["ledger", "forget-servers", ledger]) == 0
+    assert main(["ledger", "forget-refused", str(tmp_path / "none.sqlite")]) == 2
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+@pytest.mark.parametrize("errors_too", [False, True])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_reads_ends_a_command_without_a_traceback(tmp_path, errors_too, unbuffered):
+    with Ledger(tmp_path / "a.sqlite"):
+        pass
+    command = [sys.executable, "-m", "sllmr_plugin", "ledger", "stats", str(tmp_path / "a.sqlite")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(tmp_path / "err.txt", "w") as err:
+        done = subprocess.run(
+            command,
+            stdout=writing,
+            stderr=writing if errors_too else err,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            check=False,
+        )
+    os.close(writing)
+    assert done.returncode == 141
+    assert (tmp_path / "err.txt").read_text() == ""
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(monkeypatch, tmp_path):
+    def broken(path):
+        raise BrokenPipeError("a worker is gone")
+
+    monkeypatch.setattr("sllmr_plugin.cli.ledger.LedgerReader", broken)
+    with pytest.raises(BrokenPipeError, match="a worker is gone"):
+        main(["ledger", "stats", "x"])
 
 
 def test_a_ledger_can_be_looked_into_while_it_is_written(files, tmp_path, capsys):

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sllmr_plugin.config import SelectiveConfig
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.errors import BackboneError, ConfigError, EvaluationError, RunFolderError
+from sllmr_plugin.errors import BackboneError, ConfigError, CoverageWarning, EvaluationError, RunFolderError
 from sllmr_plugin.evaluation import compare as compare_module
 from sllmr_plugin.evaluation.compare import compare
 from sllmr_plugin.evaluation.ranking import full_ranking, summarize
@@ -389,6 +389,17 @@ def test_compare_makes_each_run_once_and_only_the_missing_ones(data, scores, tmp
     assert len(runs) == 6
     assert len(json.loads((tmp_path / "results.json").read_text())["runs"]) == 8
     assert "deepfm none seed 1: already in" in capsys.readouterr().err
+
+
+def test_compare_warns_before_it_trains_of_scores_that_are_mostly_of_others(data, scores, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_module, "train_and_rank", lambda *_, **__: result())
+    strangers = pd.concat([scores.assign(user_id=scores["user_id"] + end) for end in (" ", "x")])
+    rows, lost = pd.concat([scores, strangers]), len(scores)
+    says = (
+        rf"only {lost} of the {3 * lost} scored pairs read are kept \({lost}: .*but for the blanks.*; {lost}: user_id"
+    )
+    with pytest.warns(CoverageWarning, match=says):
+        compare(data, rows, out=tmp_path, modes=["none"], seeds=1)
 
 
 def test_compare_refuses_to_mix_data_scores_or_configs(data, scores, tmp_path, monkeypatch):

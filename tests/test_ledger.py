@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from sllmr_plugin.errors import LedgerError
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.ledger_file import LedgerAnswer, LedgerReader, ledger_key
+from sllmr_plugin.scoring.ledger_file import LedgerAnswer, LedgerReader, Refusal, ledger_key
+from sllmr_plugin.scoring.ledger_report import failures, known_servers, refused
 from sllmr_plugin.scoring.openai_client import Completion
 from sllmr_plugin.scoring.prompts import PromptTemplate
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.request import ScoringRequest
+from sllmr_plugin.scoring.server_form import ServerForm
 
 ANSWER = LedgerAnswer(
     key="k1",
@@ -36,6 +38,10 @@ ANSWER = LedgerAnswer(
     prompt_tokens=11,
     completion_tokens=7,
     cost=0.25,
+)
+
+REFUSAL = Refusal(
+    "k3", "k3", 0, "m", "bob", 0, {"messages_sha256": "cd"}, "the server answered 400: too long", "context"
 )
 
 
@@ -245,3 +251,66 @@ def test_a_text_is_kept_without_scores_and_counts_as_usable(tmp_path):
     with LedgerReader(tmp_path / "a.sqlite") as reader:
         found = reader.connection.execute("SELECT status, scores FROM answers").fetchall()
     assert found == [("ok", None)]
+
+
+def test_a_refusal_ends_the_flight_and_stays_until_it_is_forgotten(tmp_path):
+    other = replace(REFUSAL, key="k4", reason="flagged \ud800", cause=None)
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        mark, _ = ledger.mark_sent("k3", "bob", 0.5)
+        ledger.refuse(REFUSAL, mark).result()
+        ledger.refuse(other).result()
+        assert ledger.spent() == 0
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        assert ledger.n_interrupted == 0
+        assert ledger.refusal("k3") == REFUSAL
+        assert ledger.refusal("k4") == replace(other, reason="flagged ?")
+        assert ledger.refusal("k5") is ledger.get("k3") is None
+        assert ledger.forget_refused("Too LONG") == 1
+        assert ledger.refusal("k3") is None
+        assert ledger.refusal("k4") is not None
+        assert ledger.forget_refused() == 1
+
+
+def test_a_conversation_that_ends_with_a_refusal_is_listed_once(tmp_path):
+    failed = replace(ANSWER, scores=None, error="no JSON")
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        ledger.record(failed).result()
+        ledger.refuse(replace(REFUSAL, first_key="k1", attempt=1)).result()
+    with LedgerReader(tmp_path / "a.sqlite") as reader:
+        assert len(failures(reader)) == 0
+        assert refused(reader)[["user_id", "attempts", "cause"]].values.tolist() == [["bob", 2, "context"]]
+
+
+def test_a_ledger_of_an_earlier_version_is_read_as_it_is_and_written_with_what_it_lacks(tmp_path):
+    path = tmp_path / "old.sqlite"
+    with Ledger(path) as ledger:
+        ledger.record(ANSWER).result()
+    connection = sqlite3.connect(path)
+    connection.executescript("DROP TABLE refused; DROP TABLE servers;")
+    connection.close()
+    before = path.read_bytes()
+    with LedgerReader(path) as reader:
+        assert reader.get("k1") == ANSWER
+        assert reader.refusal("k1") is None
+        assert len(refused(reader)) == len(known_servers(reader)) == 0
+    assert path.read_bytes() == before
+    with Ledger(path) as ledger:
+        assert ledger.get("k1") == ANSWER
+        ledger.refuse(REFUSAL).result()
+        ledger.remember_form("here", "m", ServerForm("text")).result()
+    with LedgerReader(path) as reader:
+        assert reader.refusal("k3") == REFUSAL
+        assert known_servers(reader)["address"].tolist() == ["here"]
+
+
+def test_the_form_that_a_server_takes_is_kept_by_address_and_model(tmp_path):
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        ledger.remember_form("here", "m", ServerForm("json_object"))
+        ledger.remember_form("here", "n", ServerForm(temperature=False))
+        ledger.remember_form("here", "m", ServerForm("text")).result()
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        assert ledger.form_of("here", "m") == ServerForm("text")
+        assert ledger.form_of("here", "n") == ServerForm(temperature=False)
+        assert ledger.form_of("there", "m") is None
+        assert ledger.forget_forms() == 2
+        assert ledger.form_of("here", "m") is None

@@ -10,6 +10,7 @@ from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.ray_run import RayAsker
 from sllmr_plugin.scoring.ray_worker import Reply, ScoringWorker, ServerSettings
+from sllmr_plugin.scoring.server_form import ServerForm
 
 from .scoring_server import ScoringServer, score_of
 from .test_ledger import ANSWER
@@ -45,7 +46,7 @@ class Handle:
         self.ask, self.find = self._method(list(ask)), self._method(list(find))
 
     def _method(self, results):
-        async def call(question):
+        async def call(question, *what_is_known_of_the_server):
             self.asked.append(question)
             result = results.pop(0)
             if isinstance(result, Exception):
@@ -170,6 +171,42 @@ def test_a_workers_errors_and_warnings_are_values(worker, monkeypatch):
     assert (limited.problem.kind, limited.problem.retry_after, limited.answer) == ("limited", 7.0, None)
     assert isinstance(keyless, ServerError)
     assert "OPENAI_API_KEY" in str(keyless)
+
+
+def test_what_one_worker_finds_out_of_the_server_is_told_to_all_and_its_refusals_are_values(worker):
+    """The first one tries json_schema and json_object; the second one begins with what was found."""
+
+    async def work():
+        one, other = worker(server), worker(server)
+        other._path = other._path.with_name("1.sqlite")
+        asker = RayAsker(RAY, [as_actor(one)], "here")
+        await asker.ask(QUESTIONS.first(requests(1)[0]))
+        asker._workers = [as_actor(other)]
+        with pytest.raises(ServerError) as caught:
+            await asker.ask(QUESTIONS.first(requests(2)[1]))
+        for actor in (one, other):
+            await actor.stop()
+        return asker.form, caught.value
+
+    def as_actor(worker):
+        async def remote(*arguments):
+            return await worker.ask(*arguments)
+
+        return types.SimpleNamespace(ask=types.SimpleNamespace(remote=remote))
+
+    def plan(number, body):
+        return (400, "?") if "response_format" in body or number == 3 else None
+
+    with ScoringServer(plan) as server:
+        form, problem = asyncio.run(work())
+    assert [(seen.body.get("response_format") or {}).get("type") for seen in server.seen] == [
+        "json_schema",
+        "json_object",
+        None,
+        None,
+    ]
+    assert form == ServerForm("text")
+    assert (problem.kind, problem.status) == ("refused", 400)
 
 
 def test_an_address_is_told_without_its_password(monkeypatch):

@@ -155,5 +155,5 @@ def test_files_are_read_too(data, tmp_path):
     expected = list(plan_requests(PAIRS, data))
     assert list(plan_requests(tmp_path / "pairs.csv", data)) == expected
     assert list(plan_requests(str(tmp_path / "pairs.parquet"), data)) == expected
-    with pytest.raises(DataError, match="nowhere.csv is not a file"):
+    with pytest.raises(DataError, match="nowhere.csv: no such file"):
         plan_requests(tmp_path / "nowhere.csv", data)

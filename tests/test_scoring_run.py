@@ -246,20 +246,6 @@ def test_nobody_listening_is_told_at_once(setting, tmp_path):
         here.run(requests(50), retries=2)
 
 
-def test_requests_that_are_all_refused_open_the_breaker(setting):
-    here = setting(lambda number, body: "400" if number else None)
-    with pytest.raises(ScoringStoppedError, match="nothing works any more.*not to our liking"):
-        here.run(requests(100), concurrency=1)
-    assert len(here.server.seen) == 1 + 5
-
-
-def test_a_request_that_is_refused_alone_stops_nothing_and_is_asked_by_the_next_run(setting):
-    here, asked = setting([None, "400"]), requests(10)
-    assert here.run(asked).unanswered == 1
-    assert here.run(asked).asked == 1
-    assert here.scores(asked) == truth(asked)
-
-
 def test_a_server_that_stays_busy_stops_the_run(setting):
     here = setting(lambda number, body: "429:0.02")
     with pytest.raises(ScoringStoppedError, match="slow down"):

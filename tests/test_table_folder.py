@@ -87,6 +87,25 @@ def test_ids_can_be_codes_and_a_single_file_a_source(tmp_path):
     assert len(built.probes) == 0
 
 
+@pytest.mark.parametrize("others", [["007", "8"], [7.0, 2.0**60]], ids=["text", "floats"])
+def test_files_that_write_ids_in_different_forms_are_refused(tmp_path, others):
+    (tmp_path / "in").mkdir()
+    for name, ids in (("a", [7, 8]), ("b", others)):
+        rows = pd.DataFrame({"user_id": ids, "item_id": [0, 1], "score": 0.5})
+        rows.to_parquet(tmp_path / "in" / f"{name}.parquet")
+    with pytest.raises(ScoreTableError, match=r"b\.parquet: user_id is written as .*a\.parquet as whole numbers"):
+        ScoreTable.build(tmp_path / "in", tmp_path / "out")
+
+
+def test_ids_as_a_level_of_folders_are_refused_where_they_would_change(tmp_path):
+    for user in ("007", "7"):
+        (tmp_path / "in" / f"user_id={user}").mkdir(parents=True)
+        rows = pd.DataFrame({"item_id": [0, 1], "score": [0.5, 0.25]})
+        rows.to_parquet(tmp_path / "in" / f"user_id={user}" / "0.parquet")
+    with pytest.raises(ScoreTableError, match="user_id is a level of folders, of which 007 would be read as 7"):
+        ScoreTable.build(tmp_path / "in", tmp_path / "out")
+
+
 def test_a_level_of_folders_can_be_a_column(tmp_path):
     rows = frame()
     for kind, part in rows.groupby("kind"):

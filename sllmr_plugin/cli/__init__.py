@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -82,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0, 1 if a part of what was asked for failed, 2 for input that cannot be used, 130 when interrupted.
+        Exit code: 0, 1 if a part of what was asked for failed, 2 for input that cannot be used, 130 when interrupted,
+        141 when whoever reads the output has stopped reading, as `head` does.
     """
 
     def run() -> int:
@@ -108,6 +111,18 @@ def guarded(program: str, run: Callable[[], int]) -> int:
         Exit code, as of `main`.
     """
     try:
+        try:
+            return _told_in_lines(program, run)
+        finally:
+            sys.stdout.flush()  # here, where it can be caught that nobody reads any more
+    except BrokenPipeError:
+        if not _drop_unread_output():
+            raise
+        return 141  # what a shell says of a program that the signal SIGPIPE has ended
+
+
+def _told_in_lines(program: str, run: Callable[[], int]) -> int:
+    try:
         with warnings.catch_warnings():
             _show_own_warnings_as_lines(program)
             return run()
@@ -117,6 +132,35 @@ def guarded(program: str, run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; the same command takes up where this one stopped", file=sys.stderr)
         return 130
+
+
+def _drop_unread_output() -> bool:
+    """Send output that nobody reads any more to nowhere; return whether there was such output."""
+    found = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            pass
+        except (OSError, ValueError):
+            continue
+        else:
+            if not _is_unread(stream.fileno()):
+                continue
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # or Python would complain when it flushes what is left at its end
+        os.close(nowhere)
+        found = True
+    return found
+
+
+def _is_unread(descriptor: int) -> bool:
+    """Tell whether a pipe has no reader any more."""
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _show_own_warnings_as_lines(program: str) -> None:

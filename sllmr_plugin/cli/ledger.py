@@ -5,20 +5,34 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..scoring.ledger import Ledger
 from ..scoring.ledger_file import LedgerReader
-from ..scoring.ledger_report import answers_by_model, export_answers, failures, unanswered_by_reason
+from ..scoring.ledger_report import (
+    answers_by_model,
+    export_answers,
+    failures,
+    known_servers,
+    refused,
+    refused_by_reason,
+    unanswered_by_reason,
+)
 from .arguments import positive
 
 _EPILOG = """\
-All three only read, also while a run is writing. The ledger holds prompts as hashes only, and no key.
+stats, failures and export only read, also while a run is writing. The ledger holds prompts as hashes only, and no key.
 
 examples:
   sllmr ledger stats llm_scores.ledger.sqlite
-      Answers, tokens and dollars by model; requests that may have been charged without an answer.
+      Answers, tokens and dollars by model; requests that may have been charged without an answer, and refused ones.
   sllmr ledger failures llm_scores.ledger.sqlite
-      Requests none of whose answers can be used: the error and the beginning of the answer.
+      Requests none of whose answers can be used: the error and the beginning of the answer; and refused ones.
   sllmr ledger export llm_scores.ledger.sqlite --out answers.jsonl
       Every answer as it came, for a look of your own.
+  sllmr ledger forget-refused llm_scores.ledger.sqlite --containing context
+      Have requests asked again that the server refused, here those whose reason has this word: after a change of the
+      server. A changed prompt or model is a new request in any case.
+  sllmr ledger forget-servers llm_scores.ledger.sqlite
+      Find out anew which form of request servers take, after an update that lets them take a better one.
 """
 _SHOWN = 200
 
@@ -32,12 +46,19 @@ def add(parser: argparse.ArgumentParser) -> None:
         ("stats", "answers, tokens and dollars", _stats),
         ("failures", "requests without a usable answer, and why", _failures),
         ("export", "every answer, as CSV, JSON lines or parquet", _export),
+        ("forget-refused", "have refused requests asked again", _forget_refused),
+        ("forget-servers", "find out anew which form of request servers take", _forget_servers),
     ):
-        action = actions.add_parser(name, help=text, description=f"Show {text}." if name != "export" else text)
+        shown = f"Show {text}." if name in ("stats", "failures") else f"{text[0].upper()}{text[1:]}."
+        action = actions.add_parser(name, help=text, description=shown)
         action.add_argument("ledger", type=Path, metavar="LEDGER", help="the SQLite file that sllmr score names")
         action.set_defaults(run=run)
         if name == "failures":
             action.add_argument("--limit", type=positive, default=20, metavar="N", help="show so many (default: 20)")
+        if name == "forget-refused":
+            action.add_argument(
+                "--containing", default="", metavar="TEXT", help="only those whose reason has this (default: all)"
+            )
         if name == "export":
             action.add_argument("--out", type=Path, required=True, metavar="FILE", help=".csv, .jsonl or .parquet")
 
@@ -45,6 +66,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _stats(arguments: argparse.Namespace) -> None:
     with LedgerReader(arguments.ledger) as reader:
         models, unanswered = answers_by_model(reader), unanswered_by_reason(reader)
+        by_reason, servers = refused_by_reason(reader), known_servers(reader)
     if models.empty:
         print("no answers yet")
     for row in models.itertuples():
@@ -56,11 +78,15 @@ def _stats(arguments: argparse.Namespace) -> None:
         print(f"  from {row.first} to {row.last}")
     for row in unanswered.itertuples():
         print(f"{row.requests} requests without an answer, ${row.possible_cost:.4f} at most: {row.reason}")
+    for row in by_reason.itertuples():
+        print(f"{row.requests} requests refused by the server and not asked again: {ascii(row.reason)}")
+    for row in servers.itertuples():
+        print(f"{row.address} takes requests to {row.model} in the form {row.form}")
 
 
 def _failures(arguments: argparse.Namespace) -> None:
     with LedgerReader(arguments.ledger) as reader:
-        found = failures(reader)
+        found, rejected = failures(reader), refused(reader)
     print(f"{len(found)} requests without a usable answer")
     for row in found.head(arguments.limit).itertuples():
         print(f"\n{row.about} {row.user_id}, repeat {row.repeat}, {row.model}, {row.attempts} attempts")
@@ -69,9 +95,30 @@ def _failures(arguments: argparse.Namespace) -> None:
         print(f"  answer: {answer if len(answer) <= _SHOWN else answer[:_SHOWN] + ' ...'}")
     if len(found) > arguments.limit:
         print(f"\n... and {len(found) - arguments.limit} more; see --limit")
+    if len(rejected):
+        print(f"\n{len(rejected)} requests refused by the server; `sllmr ledger forget-refused` has them asked again")
+    for row in rejected.head(arguments.limit).itertuples():
+        print(f"\n{row.about} {row.user_id}, repeat {row.repeat}, {row.model}, at question {row.attempts}")
+        print(f"  reason: {ascii(row.reason)}")
+    if len(rejected) > arguments.limit:
+        print(f"\n... and {len(rejected) - arguments.limit} more; see --limit")
 
 
 def _export(arguments: argparse.Namespace) -> None:
     with LedgerReader(arguments.ledger) as reader:
         n_answers = export_answers(reader, arguments.out)
     print(f"{n_answers} answers: {arguments.out}")
+
+
+def _forget_refused(arguments: argparse.Namespace) -> None:
+    LedgerReader(arguments.ledger).close()  # raises if there is none; `Ledger` would make one
+    with Ledger(arguments.ledger) as ledger:
+        n_forgotten = ledger.forget_refused(arguments.containing)
+    print(f"{n_forgotten} refused requests are asked again by the next run")
+
+
+def _forget_servers(arguments: argparse.Namespace) -> None:
+    LedgerReader(arguments.ledger).close()
+    with Ledger(arguments.ledger) as ledger:
+        n_forgotten = ledger.forget_forms()
+    print(f"{n_forgotten} servers are asked for structured output again by the next run")

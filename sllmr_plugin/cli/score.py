@@ -93,7 +93,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int:
     used = (arguments.candidates, arguments.interactions, arguments.items, arguments.ledger, arguments.template)
     check_parquet_path(arguments.out, (*used, arguments.prices))
     titles_from = "attributes" if arguments.scorer == "attributes" else "title"
@@ -115,19 +115,18 @@ def _run(arguments: argparse.Namespace) -> None:
         )
     score = _score_with_server if arguments.scorer == "openai" else _score_with_object
     if arguments.dry_run:
-        score(arguments, requests, data, None)
-        return
+        return score(arguments, requests, data, None)
     with open_engine(arguments) as engine:
-        score(arguments, requests, data, engine)
+        return score(arguments, requests, data, engine)
 
 
 def _score_with_server(
     arguments: argparse.Namespace, requests: ScoringRequests, data: Interactions, engine: RayEngine | None
-) -> None:
+) -> int:
     questions, spending = questions_of(arguments), Spending()
-    with answered(arguments, requests, questions, engine) as ledger:
+    with answered(arguments, requests, questions, engine) as (ledger, code):
         if ledger is None:
-            return
+            return code
         answers = questions.stored_answers(requests, ledger, spending)
         scored = build_score_table(requests, answers, missing=arguments.missing)
     settings = {
@@ -140,6 +139,7 @@ def _score_with_server(
     origin = {"model": arguments.model, "prompt_hash": questions.template.prompt_hash, "spending": spending}
     _write(arguments, scored, settings=settings, **origin)
     print(f"Ledger: {ledger.path}")
+    return code
 
 
 @contextlib.contextmanager
@@ -150,10 +150,11 @@ def answered(
     engine: RayEngine | None = None,
     *,
     show: int = 2,
-) -> Iterator[Ledger | None]:
-    """Ask a server as the arguments of `add_limits` say; give the ledger that has the answers, None for a dry run.
+) -> Iterator[tuple[Ledger | None, int]]:
+    """Ask a server as the arguments of `add_limits` say; give the ledger that has the answers, and the exit code.
 
-    A dry run prints `show` prompts.
+    A dry run has no ledger and prints `show` prompts. The exit code is 1 if the server refuses requests or has left
+    some unanswered, except at ``--max-cost``.
     """
     prices = Prices.read(arguments.prices)
     price = prices.of(arguments.model)
@@ -166,7 +167,7 @@ def answered(
                 print(estimate(requests, questions, reader, price, show=show))
         else:
             print(estimate(requests, questions, None, price, show=show))
-        yield None
+        yield None, 0
         return
     limits = RunLimits(
         concurrency=arguments.concurrency,
@@ -189,13 +190,14 @@ def answered(
         print(summary)
         if price is None:
             print(f"  the price of {arguments.model} is not known, so it counts as nothing here; see --prices")
-        if summary.stopped or summary.unanswered or summary.failed:
+        if summary.stopped or summary.unanswered or summary.failed or summary.refused:
+            refused = f", {summary.refused} refused by the server" if summary.refused else ""
             warnings.warn(
-                "not every request was answered, so the table lacks some; the lines above say what to do.",
+                f"not every request was answered{refused}, so the table lacks some; the lines above say what to do.",
                 IncompleteWarning,
                 stacklevel=2,
             )
-        yield ledger
+        yield ledger, int(summary.refused > 0 or (summary.unanswered > 0 and summary.stopped != "max_cost"))
 
 
 def _tell_of_a_kill(ledger: Ledger) -> None:
@@ -212,10 +214,10 @@ def _tell_of_a_kill(ledger: Ledger) -> None:
 
 def _score_with_object(
     arguments: argparse.Namespace, requests: ScoringRequests, data: Interactions, engine: RayEngine | None
-) -> None:
+) -> int:
     if arguments.dry_run:
         print(f"{len(requests)} requests to {arguments.scorer}, which cost nothing that is known here.")
-        return
+        return 0
     if arguments.scorer in ("lexical", "attributes"):
         titles = [] if data.titles is None else data.titles
         scorer: Any = LexicalScorer(titles, words=arguments.scorer == "attributes")
@@ -229,7 +231,7 @@ def _score_with_object(
     if engine is not None:
         scored = build_score_table(requests, spread_scorer(scorer, requests, engine), missing=arguments.missing)
         _write(arguments, scored)
-        return
+        return 0
     # An object of the user's own may change while its name stays, so only who asks for a ledger gets one.
     ledger = Ledger(arguments.ledger) if arguments.ledger else None
     try:
@@ -239,6 +241,7 @@ def _score_with_object(
         if ledger is not None:
             ledger.close()
     _write(arguments, scored)
+    return 0
 
 
 def _write(arguments: argparse.Namespace, scored: ScoredPairs, *, settings: dict | None = None, **origin: Any) -> None:

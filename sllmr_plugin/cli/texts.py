@@ -105,7 +105,7 @@ def _kinds(text: str) -> list[Kind]:
     return found
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int:
     check_parquet_path(arguments.out)
     requests = plan_texts(
         load_interactions(arguments.interactions, arguments.items),
@@ -122,11 +122,11 @@ def _run(arguments: argparse.Namespace) -> None:
             _write(arguments, build_text_table(requests, write_titles(requests)), {}, model=NO_MODEL)
             if requests.exemplars:
                 print("No language model reasoned: the texts of exemplars are their labels, titles and attributes.")
-        return
+        return 0
     questions, spending = _questions(arguments), Spending()
-    with answered(arguments, requests, questions, show=max(2, len(arguments.kind))) as ledger:
+    with answered(arguments, requests, questions, show=max(2, len(arguments.kind))) as (ledger, code):
         if ledger is None:
-            return
+            return code
         written = build_text_table(requests, questions.stored_texts(requests, ledger, spending))
     settings = {
         "temperature": questions.temperature,
@@ -136,6 +136,7 @@ def _run(arguments: argparse.Namespace) -> None:
     prompt_hash = {kind: template.prompt_hash for kind, template in questions.templates.items()}
     _write(arguments, written, settings, model=arguments.model, prompt_hash=prompt_hash, spending=spending)
     print(f"Ledger: {ledger.path}")
+    return code
 
 
 def _questions(arguments: argparse.Namespace) -> TextQuestions:

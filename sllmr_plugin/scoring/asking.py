@@ -8,10 +8,25 @@ from .conversation import Conversation, Question
 from .ledger_file import LedgerAnswer
 from .openai_client import Completion
 from .prices import Price
+from .server_form import ServerForm
 
 
 class Client(Protocol):
-    """What asking needs of a client; `OpenAIClient` is one."""
+    """What asking needs of a client; `OpenAIClient` is one.
+
+    Attributes
+    ----------
+    address : str
+        Of the server, without secrets.
+    form : ServerForm
+        The form of request that the server is taken to want; set from the ledger before the first request.
+    answered : bool
+        Whether the server has answered in that form.
+    """
+
+    address: str
+    form: ServerForm
+    answered: bool
 
     async def complete(self, messages: list, n_candidates: int, parameters: dict) -> Completion:
         """Ask once; raise `ServerError` if no answer comes."""
@@ -23,7 +38,16 @@ class Client(Protocol):
 
 
 class Asker(Protocol):
-    """What the runner needs of whoever asks."""
+    """What the runner needs of whoever asks.
+
+    Attributes
+    ----------
+    address, form
+        As of `Client`.
+    """
+
+    address: str
+    form: ServerForm
 
     async def ask(self, question: Question) -> LedgerAnswer:
         """Ask once, and read the answer; raise `ServerError` if none comes."""
@@ -49,6 +73,21 @@ class ServerAsker:
 
     def __init__(self, client: Client, questions: Conversation[Any], price: Price | None) -> None:
         self._client, self._questions, self._price = client, questions, price
+        self.address = client.address
+
+    @property
+    def form(self) -> ServerForm:
+        """The client's."""
+        return self._client.form
+
+    @form.setter
+    def form(self, form: ServerForm) -> None:
+        self._client.form = form
+
+    def begin_with(self, form: ServerForm, *, answered: bool) -> None:
+        """Ask in this form from now on, which another process has found out if `answered`."""
+        if not self._client.answered:
+            self._client.form, self._client.answered = form, answered
 
     async def ask(self, question: Question) -> LedgerAnswer:
         """Ask once, and read the answer; raise `ServerError` if none comes."""

@@ -17,12 +17,15 @@ from tqdm import tqdm
 from ..errors import PriceError, ScoringStoppedError, ServerError
 from .conversation import Conversation, Question, R
 from .ledger import Ledger
+from .ledger_file import Refusal
 from .limits import backoff
 from .openai_client import OpenAIClient
 from .partitions import PartitionFiles, merge_partitions, partition_folder
 from .prices import Price, estimate_tokens
 from .run_summary import RunLimits, RunSummary
 from .runner import UNUSABLE_IN_A_ROW
+from .server_errors import OF_ONE_REQUEST, OF_THE_FORM
+from .server_form import FormSearch, ServerForm
 
 _MOST_REQUESTS = 50_000  # of one batch, at OpenAI
 _MOST_BYTES = 150_000_000
@@ -107,18 +110,19 @@ class _Batches:
         self._poll_seconds, self._most_requests, self._verbose = poll_seconds, most_requests, verbose
         self._summary = RunSummary()
         self._library = client.library
+        self._refused: list[tuple[Question, int, ServerError]] = []  # of the batch that is being read
 
     async def main(self) -> RunSummary:
         start = self._ledger.spent()
         fruitless = 0
+        self._client.form = self._ledger.form_of(self._client.address, self._questions.model) or ServerForm()
+        self._search = FormSearch(self._client.form)
         self._bar = tqdm(unit=" answers", disable=not self._verbose, file=sys.stderr, dynamic_ncols=True)
         try:
             while True:
                 pending = self._pending()
                 for token, batch_id in self._ledger.open_batches():
-                    received = self._summary.asked
-                    await self._finish(token, batch_id, pending)
-                    fruitless = 0 if self._summary.asked > received else fruitless + 1
+                    fruitless = 0 if await self._finish(token, batch_id, pending) else fruitless + 1
                 pending = self._pending()
                 chunk = self._affordable(pending)
                 if not chunk:
@@ -132,25 +136,34 @@ class _Batches:
         finally:
             self._bar.close()
             await self._client.close()
-        self._summary.total_cost = self._ledger.spent()
-        self._summary.cost = self._summary.total_cost - start
-        return self._summary
+        summary = self._summary
+        summary.total_cost = self._ledger.spent()
+        summary.cost = summary.total_cost - start
+        if summary.refused and not (summary.asked or summary.reused or summary.stopped):
+            raise self._stopped(
+                f"the server refuses every request; the last problem: {summary.last_problem or summary.last_refusal} "
+                f"Have them asked again with `sllmr ledger forget-refused {self._ledger.path}` once that is changed"
+            )
+        return summary
 
     def _pending(self) -> dict[str, Question]:
         """Return the questions that have no answer, by key; count the requests on the way."""
         pending = {}
-        self._summary.requests = self._summary.failed = 0
+        self._summary.requests = self._summary.failed = self._summary.refused = 0
         for request in self._requests:
             self._summary.requests += 1
             question, answer = self._questions.replay(request, self._ledger)
             if question is not None:
                 pending[question.key] = question
+            elif isinstance(answer, Refusal):
+                self._summary.refused += 1
+                self._summary.last_refusal = answer.reason
             elif answer is not None and not answer.ok:
                 self._summary.failed += 1
                 self._summary.last_problem = answer.error
         self._summary.unanswered = len(pending)
         if not self._summary.asked:
-            self._summary.reused = self._summary.requests - len(pending)
+            self._summary.reused = self._summary.requests - len(pending) - self._summary.refused
         return pending
 
     def _affordable(self, pending: dict[str, Question]) -> list[tuple[Question, float, bytes]]:
@@ -207,10 +220,10 @@ class _Batches:
             f"{batch.id}: {len(chunk)} requests sent; Ctrl-C is safe, the same command waits on", sys.stderr
         )
 
-    async def _finish(self, token: str, batch_id: str | None, pending: dict[str, Question]) -> None:
-        """Wait for a batch and put its answers into the ledger."""
+    async def _finish(self, token: str, batch_id: str | None, pending: dict[str, Question]) -> bool:
+        """Wait for a batch and put its answers into the ledger; return whether it brought anything."""
         marks = self._ledger.batch_marks(token)
-        self._usable = 0
+        self._usable, before = 0, self._summary.asked
         if marks and not marks.keys() & pending.keys():
             raise self._stopped(
                 f"the ledger has an open batch ({batch_id}) of other requests. Run the command that made it first, or "
@@ -220,7 +233,7 @@ class _Batches:
             found = await self._call(lambda: self._find(token))
             if found is None:
                 await asyncio.wrap_future(self._ledger.close_batch(token))
-                return
+                return False
             batch_id = str(found.id)
             await asyncio.wrap_future(self._ledger.name_batch(token, batch_id))
         batch = await self._ended(batch_id)
@@ -228,23 +241,67 @@ class _Batches:
             await asyncio.wrap_future(self._ledger.close_batch(token))
             told = getattr(batch.errors, "data", None) or []
             problems = "; ".join(str(getattr(one, "message", one)) for one in told) or "it does not say why"
-            raise self._stopped(f"the server refused {batch_id}: {self._client.scrub(problems)}. Correct that")
+            cause = self._client.refusal(400, problems).cause
+            other = self._search.next(self._client.form, cause, guess=False) if cause in OF_THE_FORM else None
+            if other is None:
+                raise self._stopped(f"the server refused {batch_id}: {self._client.scrub(problems)}. Correct that")
+            self._client.form, self._summary.last_problem = other, self._client.scrub(problems)
+            return False
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id:
                 response = await self._call(functools.partial(self._library.files.content, file_id))
                 for entry in _lines(response.content):
                     await self._merge(entry, marks, pending)
-        received = len(marks) - len(self._ledger.batch_marks(token))
+        received = self._summary.asked - before
+        settled, why = await self._settle_refused(received > 0)
         if set(self._ledger.batch_marks(token)) - pending.keys():
             # Answers to requests that this command does not have; their own command will take them.
             self._summary.last_problem = f"{batch_id} also holds requests of another command"
-            return
+            return received + settled > 0
         await asyncio.wrap_future(self._ledger.close_batch(token))
+        if why is not None:
+            raise self._stopped(why)
         if received >= UNUSABLE_IN_A_ROW and not self._usable:
             raise self._stopped(
                 f"not one of {received} answers of {batch_id} can be used. Look at them with `sllmr ledger failures`, "
                 "then change model, template or --max-tokens"
             )
+        return received + settled > 0
+
+    async def _settle_refused(self, answered: bool) -> tuple[int, str | None]:
+        """Commit the refusals of a batch that are those of single requests.
+
+        Where the batch brought no answer, the others may lie in the form of its requests: the next one has another.
+
+        Returns
+        -------
+        settled : int
+            How many were committed.
+        why : str or None
+            A reason to make no further batch.
+        """
+        refused, self._refused = self._refused, []
+        done, others = [], []
+        for question, mark, problem in refused:
+            if problem.kind == "refused" and (answered or problem.cause in OF_ONE_REQUEST):
+                done.append(self._ledger.refuse(self._questions.refused(question, problem), mark))
+            else:
+                others.append(problem)
+        for future in done:
+            await asyncio.wrap_future(future)
+        if answered:
+            form = self._client.form
+            self._summary.adapted = form.told()
+            server = self._client.address, self._questions.model
+            if form != (self._ledger.form_of(*server) or ServerForm()):
+                await asyncio.wrap_future(self._ledger.remember_form(*server, form))
+        if not others:
+            return len(done), None
+        other = None if answered else self._search.next(self._client.form, others[0].cause, guess=True)
+        if other is None or (others[0].kind == "hopeless" and others[0].cause not in OF_THE_FORM):
+            return len(done), f"the server refuses the requests of a batch; the last problem: {others[0]}"
+        self._client.form = other
+        return len(done), None
 
     async def _ended(self, batch_id: str) -> Any:
         while True:
@@ -263,20 +320,23 @@ class _Batches:
         if question is None or mark is None:
             return
         response = entry.get("response")
-        if not isinstance(response, dict) or response.get("status_code") != 200:
-            body = response.get("body") if isinstance(response, dict) else response
-            problem = entry.get("error") or body or "no response"
-            self._summary.last_problem = self._client.scrub(json.dumps(problem))[:300]
-            return
         try:
+            if not isinstance(response, dict) or response.get("status_code") != 200:
+                body = response.get("body") if isinstance(response, dict) else response
+                status = response.get("status_code") if isinstance(response, dict) else None
+                said = {"error": entry["error"]} if entry.get("error") else body or "no response"
+                raise self._client.refusal(status, said)
             completion = self._client.read_body(response.get("body"), question.messages)
         except ServerError as error:
             self._summary.last_problem = str(error)
+            if error.kind in ("refused", "hopeless"):
+                self._refused.append((question, mark, error))
             return
         used = completion.prompt_tokens, completion.completion_tokens
         cost = self._price.cost(*used) if self._price else None
         answer = self._questions.read(question, completion, cost)
         await asyncio.wrap_future(self._ledger.record(answer, mark))
+        self._client.answered = True
         self._usable += answer.ok
         self._summary.asked += 1
         self._summary.prompt_tokens += used[0]

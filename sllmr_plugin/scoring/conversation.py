@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from ..errors import AnswerError, ConfigError
-from .ledger_file import LedgerAnswer, ledger_key
+from ..errors import AnswerError, ConfigError, ServerError
+from .ledger_file import LedgerAnswer, Refusal, ledger_key
 from .openai_client import Completion
 from .prompts import ask_again
 from .schema import AnswerForm
@@ -45,6 +45,10 @@ class Answers(Protocol):
 
     def get(self, key: str) -> LedgerAnswer | None:
         """Return the answer to a question, or None."""
+        ...
+
+    def refusal(self, key: str) -> Refusal | None:
+        """Return how a question was refused for good, or None."""
         ...
 
 
@@ -159,12 +163,7 @@ class Conversation(ABC, Generic[R]):
             model=self.model,
             user_id=question.request.subject,
             repeat=question.request.repeat,
-            request={
-                "messages_sha256": hashlib.sha256(json.dumps(question.messages).encode()).hexdigest(),
-                "parameters": question.parameters,
-                "schema_version": self.version,
-                **self.described(question.request),
-            },
+            request=self._noted(question),
             response=completion.text,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
@@ -173,9 +172,32 @@ class Conversation(ABC, Generic[R]):
             **content,
         )
 
+    def refused(self, question: Question[R], problem: ServerError) -> Refusal:
+        """Return a refusal of the server as a ledger entry."""
+        return Refusal(
+            key=question.key,
+            first_key=question.first_key,
+            attempt=question.attempt,
+            model=self.model,
+            user_id=question.request.subject,
+            repeat=question.request.repeat,
+            request=self._noted(question),
+            reason=problem.reason,
+            cause=problem.cause,
+        )
+
+    def _noted(self, question: Question[R]) -> dict[str, Any]:
+        """Return what the ledger notes of a question, which is never its text."""
+        return {
+            "messages_sha256": hashlib.sha256(json.dumps(question.messages).encode()).hexdigest(),
+            "parameters": question.parameters,
+            "schema_version": self.version,
+            **self.described(question.request),
+        }
+
     def replay(
         self, request: R, ledger: Answers, spending: Spending | None = None
-    ) -> tuple[Question[R] | None, LedgerAnswer | None]:
+    ) -> tuple[Question[R] | None, LedgerAnswer | Refusal | None]:
         """Follow a conversation through the ledger.
 
         Parameters
@@ -190,15 +212,18 @@ class Conversation(ABC, Generic[R]):
         Returns
         -------
         question : Question or None
-            What has to be asked next; None if the request has its answer or no attempt is left.
-        answer : LedgerAnswer or None
-            The last answer there is, of whatever use.
+            What has to be asked next; None if the request has its answer, no attempt is left or the server refuses it.
+        answer : LedgerAnswer, Refusal or None
+            The last answer there is, of whatever use; that the server refuses the next question, if it does.
         """
         question: Question[R] | None = self.first(request)
         answer = None
         while question is not None:
             found = ledger.get(question.key)
             if found is None:
+                refusal = ledger.refusal(question.key)
+                if refusal is not None:
+                    return None, refusal
                 break
             if spending is not None:
                 spending.add(found)
@@ -212,5 +237,5 @@ class Conversation(ABC, Generic[R]):
         """Yield the requests that have a usable answer in the ledger, in their order, with that answer."""
         for request in requests:
             _, answer = self.replay(request, ledger, spending)
-            if answer is not None and answer.ok:
+            if isinstance(answer, LedgerAnswer) and answer.ok:
                 yield request, answer

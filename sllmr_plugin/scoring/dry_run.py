@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .conversation import Answers, Conversation, R
+from .ledger_file import Refusal
 from .prices import Price, estimate_tokens
 
 
@@ -17,6 +18,8 @@ class Estimate:
     ----------
     requests, known : int
         All requests, and those of them that the ledger has answers to.
+    refused : int
+        Requests that the server has refused for good, and that are not asked again.
     prompt_tokens, completion_tokens : int
         Of the requests to be asked, if every first answer can be used.
     cost : float or None
@@ -27,6 +30,7 @@ class Estimate:
 
     requests: int
     known: int
+    refused: int
     prompt_tokens: int
     completion_tokens: int
     cost: float | None
@@ -40,11 +44,12 @@ class Estimate:
         money = (
             "the price of this model is not known (see --prices)" if self.cost is None else f"about ${self.cost:.4f}"
         )
+        refused = f", {self.refused} refused by the server" if self.refused else ""
         lines.append(
-            f"{self.requests} requests, {self.known} of them answered in the ledger; to be asked: "
-            f"{self.requests - self.known}\nabout {self.prompt_tokens} prompt tokens and {self.completion_tokens} "
-            f"completion tokens: {money}\n(tokens are guessed from characters; answers that have to be asked for again "
-            "come on top. Nothing was sent.)"
+            f"{self.requests} requests, {self.known} of them answered in the ledger{refused}; to be asked: "
+            f"{self.requests - self.known - self.refused}\nabout {self.prompt_tokens} prompt tokens and "
+            f"{self.completion_tokens} completion tokens: {money}\n(tokens are guessed from characters; answers that "
+            "have to be asked for again come on top. Nothing was sent.)"
         )
         return "\n".join(lines)
 
@@ -72,17 +77,19 @@ def estimate(
     show : int, default=2
         How many prompts to keep for display.
     """
-    n_requests = known = prompt_tokens = completion_tokens = 0
+    n_requests = known = refused = prompt_tokens = completion_tokens = 0
     first: list[list[dict[str, str]]] = []
     for request in requests:
         n_requests += 1
-        question = questions.first(request) if ledger is None else questions.replay(request, ledger)[0]
+        question, last = (questions.first(request), None) if ledger is None else questions.replay(request, ledger)
         if len(first) < show:
             first.append(questions.messages(request))
-        if question is None:
+        if isinstance(last, Refusal):
+            refused += 1
+        elif question is None:
             known += 1
         else:
             prompt_tokens += estimate_tokens(question.messages)
             completion_tokens += questions.expected_completion(request)
     cost = price.cost(prompt_tokens, completion_tokens) if price else None
-    return Estimate(n_requests, known, prompt_tokens, completion_tokens, cost, first)
+    return Estimate(n_requests, known, refused, prompt_tokens, completion_tokens, cost, first)

@@ -16,17 +16,23 @@ from ..errors import LedgerError
 from .ledger_file import (
     COLUMNS,
     LedgerAnswer,
+    Refusal,
     connect,
     find_answer,
+    find_refusal,
     ledger_failure,
     now,
+    refusal_row,
     storable,
     to_row,
 )
+from .server_form import ServerForm
 
 _KILLED = "the process ended while the request was in flight"
 _NOTE_KILLED = "UPDATE unanswered SET reason = ? WHERE reason IS NULL AND batch IS NULL"
 _INSERT = f"INSERT INTO answers ({COLUMNS}) VALUES ({', '.join('?' * 17)}) ON CONFLICT DO NOTHING"
+_REFUSE = f"INSERT OR REPLACE INTO refused VALUES ({', '.join('?' * 10)})"
+_REMEMBER = "INSERT OR REPLACE INTO servers VALUES (?, ?, ?, ?)"
 _GROUP = 1000  # statements in one commit at most
 
 
@@ -93,6 +99,10 @@ class Ledger:
         """Return the committed answer to a question, or None."""
         return find_answer(self._reader, self.path, key)
 
+    def refusal(self, key: str) -> Refusal | None:
+        """Return how a question was refused for good, or None."""
+        return find_refusal(self._reader, self.path, key)
+
     def keys(self, after: str, most: int) -> list[str]:
         """Return the next keys of answers behind a key in alphabetical order, so many at most."""
         query = "SELECT key FROM answers WHERE key > ? ORDER BY key LIMIT ?"
@@ -141,6 +151,36 @@ class Ledger:
     def unmark(self, mark: int) -> Future[None]:
         """Note that a marked request was refused, so that it cost nothing."""
         return self._submit([("DELETE FROM unanswered WHERE id = ?", (mark,))])
+
+    def refuse(self, refusal: Refusal, mark: int | None = None) -> Future[None]:
+        """Commit that a server refuses a question for good, and with it the end of the flight of a marked request."""
+        statements: list[tuple[str, tuple]] = [(_REFUSE, refusal_row(refusal))]
+        if mark is not None:
+            statements.append(("DELETE FROM unanswered WHERE id = ?", (mark,)))
+        return self._submit(statements)
+
+    def forget_refused(self, containing: str = "") -> int:
+        """Forget the refused questions whose reason contains a text, so that they are asked again; return how many."""
+        chosen = "FROM refused WHERE instr(lower(reason || ' ' || coalesce(cause, '')), lower(?))"
+        (found,) = self._reader.execute(f"SELECT count(*) {chosen}", (containing,)).fetchone()
+        self._submit([(f"DELETE {chosen}", (containing,))]).result()
+        return int(found)
+
+    def form_of(self, address: str, model: str) -> ServerForm | None:
+        """Return the form of request that a server has answered last, None where none is known."""
+        query = "SELECT form FROM servers WHERE address = ? AND model = ?"
+        row = self._reader.execute(query, (address, model)).fetchone()
+        return None if row is None else ServerForm.from_json(row[0])
+
+    def remember_form(self, address: str, model: str, form: ServerForm) -> Future[None]:
+        """Commit the form of request that a server takes."""
+        return self._submit([(_REMEMBER, (address, model, form.to_json(), now()))])
+
+    def forget_forms(self) -> int:
+        """Forget the forms that servers take, so that the best one is tried again; return how many there were."""
+        (found,) = self._reader.execute("SELECT count(*) FROM servers").fetchone()
+        self._submit([("DELETE FROM servers", ())]).result()
+        return int(found)
 
     def give_up(self, mark: int, reason: str) -> Future[None]:
         """Note that no answer to a marked request will come although the server may have charged for it."""

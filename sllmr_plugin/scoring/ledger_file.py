@@ -54,6 +54,28 @@ CREATE TABLE batches (
     created_at TEXT NOT NULL
 );
 """
+# Tables that ledgers of earlier versions lack: made where they are missed, and passed over by those versions.
+_LATER_TABLES = {
+    "refused": """(
+    key TEXT PRIMARY KEY,          -- of a question that the server refuses for good; as of answers, like the next ones
+    first_key TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    repeat INTEGER NOT NULL,
+    request TEXT NOT NULL,
+    reason TEXT NOT NULL,          -- what the server said
+    cause TEXT,                    -- what it means, where that can be told: context, filter, ...
+    refused_at TEXT NOT NULL
+) WITHOUT ROWID""",
+    "servers": """(
+    address TEXT NOT NULL,
+    model TEXT NOT NULL,
+    form TEXT NOT NULL,            -- JSON: the form of request that was answered last
+    noted_at TEXT NOT NULL,
+    PRIMARY KEY (address, model)
+) WITHOUT ROWID""",
+}
 COLUMNS = (
     "key, first_key, attempt, model, user_id, repeat, request, response, scores, n_unasked, n_duplicates, "
     "prompt_tokens, completion_tokens, cost, error, status, created_at"
@@ -115,6 +137,31 @@ class LedgerAnswer:
         return self.error is None
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A question that a server refuses for good, as the ledger keeps it; it cost nothing and is not asked again.
+
+    Attributes
+    ----------
+    key, first_key, attempt, model, user_id, repeat, request
+        As of `LedgerAnswer`.
+    reason : str
+        What the server said.
+    cause : str or None
+        What it means, where that can be told (`server_errors.cause_of`).
+    """
+
+    key: str
+    first_key: str
+    attempt: int
+    model: str
+    user_id: str
+    repeat: int
+    request: dict[str, Any]
+    reason: str
+    cause: str | None = None
+
+
 def ledger_key(
     messages: Sequence[Mapping[str, Any]], model: str, parameters: Mapping[str, Any], schema_version: int | str
 ) -> str:
@@ -163,12 +210,17 @@ class LedgerReader:
         try:
             self.connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=30)
             check_is_ledger(self.connection, self.path)
+            add_later_tables(self.connection, "TEMP TABLE")  # empty, beside a file that is only read
         except sqlite3.Error as error:
             raise ledger_failure(self.path, error) from None
 
     def get(self, key: str) -> LedgerAnswer | None:
         """Return the committed answer to a question, or None."""
         return find_answer(self.connection, self.path, key)
+
+    def refusal(self, key: str) -> Refusal | None:
+        """Return how a question was refused for good, or None."""
+        return find_refusal(self.connection, self.path, key)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -190,6 +242,24 @@ def find_answer(connection: sqlite3.Connection, path: Path, key: str) -> LedgerA
     return None if row is None else from_row(row)
 
 
+def find_refusal(connection: sqlite3.Connection, path: Path, key: str) -> Refusal | None:
+    """Return the refusal with a key, or None."""
+    names = "key, first_key, attempt, model, user_id, repeat, request, reason, cause"
+    try:
+        row = connection.execute(f"SELECT {names} FROM refused WHERE key = ?", (key,)).fetchone()
+    except sqlite3.Error as error:
+        raise ledger_failure(path, error) from None
+    return None if row is None else replace(Refusal(*row), request=json.loads(row[6]))
+
+
+def add_later_tables(connection: sqlite3.Connection, what: str = "TABLE") -> None:
+    """Make the tables that a ledger of an earlier version lacks."""
+    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    for name, columns in _LATER_TABLES.items():
+        if name not in there:
+            connection.execute(f"CREATE {what} IF NOT EXISTS {name} {columns}")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open for writing; make the tables of a new file, leave a file that is no ledger as it is."""
     # Autocommit, so that transactions are where they are written; used by one thread at a time.
@@ -203,6 +273,7 @@ def connect(path: Path) -> sqlite3.Connection:
         if not tables:
             head = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_SCHEMA_VERSION};"
             connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {head} COMMIT;")
+        add_later_tables(connection)
     except BaseException:
         connection.close()
         raise
@@ -259,6 +330,22 @@ def to_row(answer: LedgerAnswer) -> tuple:
         answer.cost,
         None if answer.error is None else storable(answer.error),
         "ok" if answer.ok else "failed",
+        now(),
+    )
+
+
+def refusal_row(refusal: Refusal) -> tuple:
+    """Return the values of a row of the table of refused questions."""
+    return (
+        refusal.key,
+        refusal.first_key,
+        refusal.attempt,
+        refusal.model,
+        storable(refusal.user_id),
+        refusal.repeat,
+        json.dumps(refusal.request, sort_keys=True),
+        storable(refusal.reason),
+        refusal.cause,
         now(),
     )
 

@@ -23,6 +23,13 @@ SELECT coalesce(reason, iif(batch IS NULL, 'in flight now', 'in an open batch'))
        count(*) AS requests, sum(estimated_cost) AS possible_cost
 FROM unanswered GROUP BY 1 ORDER BY 2 DESC
 """
+_REFUSED_BY_REASON = "SELECT reason, count(*) AS requests FROM refused GROUP BY 1 ORDER BY 2 DESC, 1"
+_REFUSED = f"""
+SELECT model, coalesce({_KIND}, 'user') AS about, user_id, repeat, attempt + 1 AS attempts, reason, cause,
+       refused_at, first_key
+FROM refused ORDER BY refused_at, key
+"""
+_SERVERS = "SELECT address, model, form, noted_at FROM servers ORDER BY 1, 2"
 # Of a conversation without a usable answer, its last one.
 _FAILURES = f"""
 SELECT model, coalesce({_KIND}, 'user') AS about, user_id, repeat, attempt + 1 AS attempts, error, response,
@@ -31,6 +38,7 @@ FROM answers AS last
 WHERE status = 'failed'
   AND NOT EXISTS (SELECT 1 FROM answers AS other WHERE other.first_key = last.first_key
                   AND (other.status = 'ok' OR other.attempt > last.attempt))
+  AND first_key NOT IN (SELECT first_key FROM refused)
 ORDER BY created_at, key
 """
 _ALL = f"""
@@ -51,8 +59,26 @@ def unanswered_by_reason(reader: LedgerReader) -> pd.DataFrame:
 
 
 def failures(reader: LedgerReader) -> pd.DataFrame:
-    """Return a row a request none of whose answers can be used, with the last error and answer."""
+    """Return a row a request none of whose answers can be used, with the last error and answer.
+
+    A conversation that ended with a refusal is in `refused`.
+    """
     return pd.read_sql_query(_FAILURES, reader.connection)
+
+
+def refused_by_reason(reader: LedgerReader) -> pd.DataFrame:
+    """Return a row a reason for which requests are refused for good, with their number."""
+    return pd.read_sql_query(_REFUSED_BY_REASON, reader.connection)
+
+
+def refused(reader: LedgerReader) -> pd.DataFrame:
+    """Return a row a request that the server refuses for good, with what it said."""
+    return pd.read_sql_query(_REFUSED, reader.connection)
+
+
+def known_servers(reader: LedgerReader) -> pd.DataFrame:
+    """Return a row a server and model, with the form of request that it takes, in JSON."""
+    return pd.read_sql_query(_SERVERS, reader.connection)
 
 
 def export_answers(reader: LedgerReader, path: str | os.PathLike[str]) -> int:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import os
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ServerError
-from .limits import read_retry_after
 from .prices import estimate_tokens
 from .schema import AnswerForm, response_format
 from .secrets import key_remover, scrubber
+from .server_errors import OF_THE_FORM, ErrorReader
+from .server_form import LIMIT_NAMES, FormSearch, ServerForm
 
-_FORMATS = ("json_schema", "json_object", "text")  # best first: what a server does not know is found out once
-_LONGEST_MESSAGE = 500
-_NO_QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated")
 _LARGEST_COUNT = 2**53
+# A request that a server does not understand comes back with one of these, in whatever words.
+_NOT_UNDERSTOOD = (400, 404, 415, 422, 500, 501)
+_SEARCHES = 3  # for so many questions that are refused in every form; further ones are refused for what they ask
+_BROKEN_SECONDS = 1.0  # before a request that a server failed at is sent again in the same form
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,9 @@ class OpenAIClient:
     """Asks a server that speaks OpenAI's chat completions: OpenAI, vLLM, llama.cpp, Ollama and others.
 
     The key is read from ``OPENAI_API_KEY`` and is in no attribute, log, error or traceback of this class. Structured
-    output is asked for first; a server that refuses it is asked in JSON mode, then plainly, and so from then on.
-    There are no retries here: `run` does them, so that each shows in the ledger.
+    output is asked for first. A server that refuses the first request is asked in other forms (`ServerForm`), and the
+    one that it takes is that of all requests from then on. There are no retries here: `run` does them, so that each
+    shows in the ledger.
 
     Parameters
     ----------
@@ -66,10 +71,20 @@ class OpenAIClient:
     answer : {"scores", "ranking", "text"}, default="scores"
         What the schema asks for.
 
+    Attributes
+    ----------
+    address : str
+        Of the server, without secrets.
+    form : ServerForm
+        The form of request that the server is taken to want; may be set before the first request.
+    answered : bool
+        Whether the server has answered in this form. From then on a refusal is that of a request, and changes
+        nothing for the others.
+
     Raises
     ------
     ServerError
-        If there is no key and the server is OpenAI's.
+        If there is no key and the server is OpenAI's, or the address is none.
     """
 
     def __init__(
@@ -92,20 +107,28 @@ class OpenAIClient:
                 "hopeless",
             )
         self.model = model
+        self.address = server_address(base_url)
+        self.form = ServerForm()
+        self.answered = False
         self._timeout = timeout
         self._answer = answer
         self._openai = openai
+        self._errors = ErrorReader(model, self.scrub)
+        self._searches = _SEARCHES
+        base, query = _address(address, "--base-url" if base_url else "OPENAI_BASE_URL", self.scrub)
         try:
             self.library = openai.AsyncOpenAI(
-                api_key=key or "none", base_url=address, timeout=openai.Timeout(timeout, connect=10.0), max_retries=0
+                api_key=key or "none",
+                base_url=base,
+                default_query=query,  # at the end of every address, behind the path that is asked for
+                timeout=openai.Timeout(timeout, connect=10.0),
+                max_retries=0,
             )
         except Exception as error:  # the library refuses addresses that make no sense with errors of several kinds
             raise ServerError(
                 f"{self.scrub(str(error))}. Check --base-url: an address such as http://localhost:8000/v1.", "hopeless"
             ) from None
         self._where = self.scrub(str(self.library.base_url))
-        self._format = 0
-        self._limit_name = "max_tokens"
 
     async def complete(
         self, messages: Sequence[Mapping[str, Any]], n_candidates: int, parameters: Mapping[str, Any]
@@ -126,37 +149,88 @@ class OpenAIClient:
         ServerError
             If no answer came. Its `kind` says whether to try again.
         """
+        form, broken = self.form, False
+        search = FormSearch(form)
+        told: ServerError | None = None  # by the server, of the form that the search goes out from
+        sent: list[dict[str, Any]] = []
         while True:
-            body = self.body(messages, n_candidates, parameters)
-            sent_format, sent_limit = self._format, self._limit_name
+            body = self.body(messages, n_candidates, parameters, form)
             try:
-                # As extra_body: the library would walk through the schema, and old versions do not know the limit.
-                extra = {name: body.pop(name) for name in ("response_format", sent_limit) if name in body}
-                asking = self.library.chat.completions.create(**body, extra_body=extra)
-                completion = await asyncio.wait_for(asking, self._timeout)
-            except asyncio.TimeoutError:
-                raise ServerError(f"no answer within {self._timeout:g} s", "lost") from None
-            except self._openai.OpenAIError as error:
-                if not self._learn(error, sent_format, sent_limit):
-                    raise self.failure(error) from None
-            except Exception as error:  # what a body that is no JSON, or nested too deeply, makes of the library
-                raise ServerError(f"the answer cannot be read: {self._short(error)}", "lost") from None
+                completion = await self._send(body)
+            except ServerError as problem:
+                guess = not self.answered and self._searches > 0 and problem.cause in (None, "format", "system")
+                if not self._is_of_the_form(problem) or not (guess or problem.cause in OF_THE_FORM):
+                    raise
+                if guess and problem.status in (500, 501) and not broken:
+                    broken = True  # it may have been an accident
+                    await asyncio.sleep(_BROKEN_SECONDS)
+                    continue
+                told = told or problem
+                sent.append(body)
+                other = search.next(form, problem.cause, guess=guess)
+                while other is not None and self.body(messages, n_candidates, parameters, other) in sent:
+                    other = search.next(form, None, guess=guess)
+                if other is None:
+                    self._searches -= guess
+                    raise told from None
+                if problem.cause is not None and other == form.without(problem.cause):
+                    told = None
+                form = other
             else:
+                if not self.answered:
+                    self.form, self.answered = form, True
                 return self._read(completion, messages)
 
+    async def _send(self, body: dict[str, Any]) -> Any:
+        """Send a body once; raise `ServerError` unless a chat completion comes back."""
+        try:
+            # As extra_body: the library would walk through the schema, and old versions do not know the limit.
+            apart = ("response_format", *LIMIT_NAMES)
+            known = {name: value for name, value in body.items() if name not in apart}
+            extra = {name: body[name] for name in apart if name in body}
+            asking = self.library.chat.completions.create(**known, extra_body=extra)
+            completion = await asyncio.wait_for(asking, self._timeout)
+        except asyncio.TimeoutError:
+            raise ServerError(f"no answer within {self._timeout:g} s", "lost") from None
+        except self._openai.OpenAIError as error:
+            raise self.failure(error) from None
+        except json.JSONDecodeError as error:
+            problem = self._errors.in_an_answer(error.doc, answered=self.answered)
+            raise problem or ServerError("the answer is no JSON", "lost") from None
+        except Exception as error:  # what a body that is nested too deeply makes of the library
+            raise ServerError(f"the answer cannot be read: {self._short(error)}", "lost") from None
+        choices = getattr(completion, "choices", None)
+        if not choices or getattr(completion, "error", None) or getattr(choices[0], "error", None):
+            problem = self._errors.in_an_answer(_plain(completion), answered=self.answered)
+            if problem is not None:
+                raise problem from None
+        return completion
+
+    @staticmethod
+    def _is_of_the_form(problem: ServerError) -> bool:
+        """Tell whether a request may have been refused for its form."""
+        if problem.status == 404:  # no such model or address, unless the server names a part of the form
+            return problem.cause in OF_THE_FORM
+        return problem.status in _NOT_UNDERSTOOD and problem.cause in (None, *OF_THE_FORM)
+
     def body(
-        self, messages: Sequence[Mapping[str, Any]], n_candidates: int, parameters: Mapping[str, Any]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        n_candidates: int,
+        parameters: Mapping[str, Any],
+        form: ServerForm | None = None,
     ) -> dict[str, Any]:
-        """Return the request's JSON body, in the form that the server is known to take."""
-        body: dict[str, Any] = {"model": self.model, "messages": list(messages)}
-        if _FORMATS[self._format] == "json_schema":
+        """Return the request's JSON body, in a form or in the one that the server is known to take."""
+        form = form or self.form
+        body: dict[str, Any] = {"model": self.model, "messages": form.messages(messages)}
+        if form.answer_format == "json_schema":
             body["response_format"] = _structured(n_candidates, self._answer)
-        elif _FORMATS[self._format] == "json_object":
+        elif form.answer_format == "json_object":
             body["response_format"] = {"type": "json_object"}
-        if parameters.get("temperature") is not None:
+        if parameters.get("temperature") is not None and form.temperature:
             body["temperature"] = parameters["temperature"]
         if parameters.get("max_tokens") is not None:
-            body[self._limit_name] = parameters["max_tokens"]
+            body[form.limit_name] = parameters["max_tokens"]
         if parameters.get("top_logprobs"):
             body.update(logprobs=True, top_logprobs=parameters["top_logprobs"])
         return body
@@ -165,49 +239,31 @@ class OpenAIClient:
         """Close the connections."""
         await self.library.close()
 
-    def _learn(self, error: Exception, sent_format: int, sent_limit: str) -> bool:
-        """Find out from a refusal what form the server takes; return whether to ask again at once."""
-        if getattr(error, "status_code", None) not in (400, 404, 415, 422, 500, 501):
-            return False
-        said = str(error).lower()
-        if "max_completion_tokens" in said and sent_limit == "max_tokens":
-            self._limit_name = "max_completion_tokens"
-            return True
-        names_format = any(word in said for word in ("response_format", "json_schema", "json_object", "structured"))
-        if names_format and sent_format < len(_FORMATS) - 1:
-            self._format = max(self._format, sent_format + 1)  # others in flight may have found it out already
-            return True
-        return False
-
     def failure(self, error: Exception) -> ServerError:
         """Return an error of the openai library in our terms, without secrets."""
         openai = self._openai
-        said = self._short(error)
         status = getattr(error, "status_code", None)
         if isinstance(error, openai.APITimeoutError):
             return ServerError(f"no answer within {self._timeout:g} s", "lost")
         if isinstance(error, openai.APIConnectionError):
             cause = error.__cause__
             never_sent = "Connect" in type(cause).__name__
-            detail = self._short(cause) if cause is not None else said
+            detail = self._short(cause if cause is not None else error)
             return ServerError(f"the connection to {self._where} failed ({detail})", "busy" if never_sent else "lost")
         if status is None:  # a response that is no completion
-            return ServerError(f"the answer cannot be understood: {said}", "lost")
-        text = f"the server answered {status}: {said}"
-        code = str(getattr(error, "code", "") or "")
-        if status in (401, 403):
-            return ServerError(f"{text}. Check OPENAI_API_KEY, and that it may use the model.", "hopeless")
-        if code in _NO_QUOTA:
-            return ServerError(f"{text}. Top up the account, or use another key.", "hopeless")
-        if status == 404:
-            return ServerError(f"{text}. Check --model {self.model} and --base-url.", "hopeless")
-        if status in (408, 409, 425, 429) or status >= 500:
-            wait = read_retry_after(error.response.headers)  # type: ignore[attr-defined]
-            return ServerError(text, "limited" if status == 429 or wait is not None else "busy", wait)
-        return ServerError(text, "refused")
+            return ServerError(f"the answer cannot be understood: {self._short(error)}", "lost")
+        response = error.response  # type: ignore[attr-defined]
+        return self._errors.read(status, _json(response.text), response.headers, answered=self.answered)
+
+    def refusal(self, status: int | None, body: Any) -> ServerError:
+        """Return an error in a batch's file in our terms, as `failure` does those of the openai library."""
+        return self._errors.read(status if isinstance(status, int) else None, body, {}, answered=self.answered)
 
     def read_body(self, body: Any, messages: Sequence[Mapping[str, Any]]) -> Completion:
         """Read a chat completion from JSON values, as batches return it; raise `ServerError` if it is none."""
+        problem = self._errors.in_an_answer(body, answered=self.answered)
+        if problem is not None:
+            raise problem
         try:
             completion = self._openai.types.chat.ChatCompletion.model_validate(body)
         except ValueError:
@@ -235,13 +291,47 @@ class OpenAIClient:
         )
 
     def _short(self, error: BaseException) -> str:
-        text = " ".join(self.scrub(str(error) or type(error).__name__).split())
-        return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
+        return self._errors.shortened(str(error) or type(error).__name__)
 
 
 def server_address(base_url: str | None) -> str:
     """Return the address that a client of this process asks, without secrets; "OpenAI" where none is set."""
-    return scrubber()(base_url or os.environ.get("OPENAI_BASE_URL") or "OpenAI")
+    return scrubber()(base_url or os.environ.get("OPENAI_BASE_URL") or "OpenAI").rstrip("/")
+
+
+def _address(
+    address: str | None, given_by: str, scrub: Callable[[str], str]
+) -> tuple[str | None, dict[str, object] | None]:
+    """Return a server's address without its query, and the query; raise `ServerError` if it cannot be one."""
+    if address is None:
+        return None, None
+    example = "Write an address such as http://localhost:8000/v1."
+    try:
+        parts = urllib.parse.urlsplit(address.strip())
+        host = parts.hostname
+    except ValueError as error:
+        raise ServerError(f"{given_by} {scrub(address)} is no address ({error}). {example}", "hopeless") from None
+    if parts.scheme not in ("http", "https"):
+        raise ServerError(f"{given_by} {scrub(address)} does not begin with http:// or https://. {example}", "hopeless")
+    if not host:
+        raise ServerError(f"{given_by} {scrub(address)} names no server. {example}", "hopeless")
+    query: dict[str, object] = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+    return urllib.parse.urlunsplit(parts._replace(query="", fragment="")), query or None
+
+
+def _plain(value: Any) -> Any:
+    """Return the JSON values that the library has made objects of."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value.model_dump(warnings=False) if hasattr(value, "model_dump") else value
+
+
+def _json(text: str) -> Any:
+    """Return the JSON values of a text, or the text where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 @functools.lru_cache(maxsize=128)

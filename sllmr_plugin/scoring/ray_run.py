@@ -20,6 +20,7 @@ from .ray_worker import Reply, ScoringWorker, ServerSettings
 from .run import check_can_run, settle
 from .run_summary import RunLimits, RunSummary
 from .runner import Runner
+from .server_form import ServerForm
 
 _START_SECONDS = 300.0  # for all workers: on a busy machine a process takes long to import what it needs
 _RESTART_SECONDS = 120.0
@@ -96,10 +97,14 @@ class RayAsker:
     ray : module
     workers : sequence of actor handles
         Of `ScoringWorker`.
+    address : str, default="OpenAI"
+        Of the server that they ask.
     """
 
-    def __init__(self, ray: Any, workers: Sequence[Any]) -> None:
+    def __init__(self, ray: Any, workers: Sequence[Any], address: str = "OpenAI") -> None:
         self._exceptions, self._workers = ray.exceptions, list(workers)
+        self.address, self.form = address, ServerForm()
+        self._answered = False
 
     async def ask(self, question: Question) -> LedgerAnswer:
         """Have a question asked once; raise `ServerError` if no answer comes."""
@@ -111,7 +116,7 @@ class RayAsker:
         # By the first question, so that the very same words, whoever they are about, are one worker's.
         worker = self._workers[int(question.first_key[:8], 16) % len(self._workers)]
         try:
-            reply = await worker.ask.remote(question)
+            reply = await worker.ask.remote(question, self.form, self._answered)
         except self._exceptions.RayActorError:
             reply = await self._find(worker, question.key)
         except self._exceptions.RayError as error:
@@ -123,6 +128,8 @@ class RayAsker:
             raise reply.problem
         if reply.answer is None:
             raise ServerError("the worker died while the request was in flight", "lost")
+        if reply.form is not None and not self._answered:  # what one worker has found out is told to all
+            self.form, self._answered = reply.form, True
         return reply.answer
 
     async def close(self) -> None:
@@ -209,7 +216,7 @@ class _Cluster:
                     f"a worker on node {node[:8]} would ask {found[0]}, and this process means {server.address()}. Set "
                     "OPENAI_BASE_URL alike where `ray start` runs, or give --base-url."
                 )
-        return RayAsker(self._ray, self._workers)
+        return RayAsker(self._ray, self._workers, server.address())
 
     def _rooms(self) -> list[str]:
         """Return the nodes, once for every CPU, in turn."""

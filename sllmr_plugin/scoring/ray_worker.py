@@ -17,6 +17,7 @@ from .ledger_file import LedgerAnswer
 from .openai_client import OpenAIClient, server_address
 from .prices import Price
 from .schema import AnswerForm
+from .server_form import ServerForm
 
 _PATIENCE = 60.0  # seconds: this worker's own predecessor, killed, lets go of the partition in a moment
 
@@ -57,11 +58,14 @@ class Reply:
         Why there is none.
     warnings : tuple of SLLMRWarning
         To be shown where the user looks.
+    form : ServerForm or None
+        The form of request that was answered.
     """
 
     answer: LedgerAnswer | None = None
     problem: SLLMRError | None = None
     warnings: tuple[Warning, ...] = ()
+    form: ServerForm | None = None
 
 
 class ScoringWorker:
@@ -92,14 +96,20 @@ class ScoringWorker:
             return error
         return self._server.address(), os.getpid()
 
-    async def ask(self, question: Question) -> Reply:
-        """Return the answer to a question: the partition's, or the server's, which is committed there first."""
+    async def ask(self, question: Question, form: ServerForm | None = None, answered: bool = False) -> Reply:
+        """Return the answer to a question: the partition's, or the server's, which is committed there first.
+
+        `form` is the form of request that the server is known to take, and `answered` whether it has in this run.
+        """
         try:
-            kept = self._open()[1].get(question.key)
+            asker, partition = self._open()
+            kept = partition.get(question.key)
         except SLLMRError as problem:
             return Reply(problem=problem)
         if kept is not None:
             return Reply(kept)
+        if form is not None:
+            asker.begin_with(form, answered=answered)
         self._asking[question.key] = asyncio.ensure_future(self._send(question))
         try:
             return await self._asking[question.key]
@@ -140,4 +150,5 @@ class ScoringWorker:
             await asyncio.wrap_future(ledger.record(answer))
         except SLLMRError as problem:
             return Reply(problem=problem)
-        return Reply(answer, warnings=tuple(one.message for one in caught if isinstance(one.message, SLLMRWarning)))
+        told = tuple(one.message for one in caught if isinstance(one.message, SLLMRWarning))
+        return Reply(answer, warnings=told, form=asker.form)

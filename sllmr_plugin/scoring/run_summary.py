@@ -58,6 +58,8 @@ class RunSummary:
         Answers received and committed, usable or not.
     failed : int
         Requests whose every attempt gave an answer that cannot be used, in this run or an earlier one.
+    refused : int
+        Requests that the server refuses for good, in this run or an earlier one; they are not asked again.
     unanswered : int
         Requests that got no answer; the next run asks them again.
     prompt_tokens, completion_tokens : int
@@ -68,6 +70,10 @@ class RunSummary:
         USD of the ledger, this run included.
     last_problem : str or None
         The last failure, for the reader.
+    last_refusal : str or None
+        What the server said to the last of the refused requests.
+    adapted : str or None
+        What had to be left out of the requests for the server to take them, where that changes answers.
     stopped : {None, "max_cost", "interrupted"}
         Why the run stopped early.
     """
@@ -76,12 +82,15 @@ class RunSummary:
     reused: int = 0
     asked: int = 0
     failed: int = 0
+    refused: int = 0
     unanswered: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
     total_cost: float = 0.0
     last_problem: str | None = None
+    last_refusal: str | None = None
+    adapted: str | None = None
     stopped: str | None = None
 
     def __str__(self) -> str:
@@ -95,6 +104,14 @@ class RunSummary:
                 f"  {self.failed} requests failed: none of their answers can be used. `sllmr ledger failures` lists "
                 "them; a larger --attempts lets them go on."
             )
+        if self.refused:
+            reason = (self.last_refusal or "").rstrip(".")
+            lines.append(
+                f"  {self.refused} requests are refused by the server and not asked again; the last one: {reason}. "
+                "`sllmr ledger failures` lists them; `sllmr ledger forget-refused` lets them be asked again."
+            )
+        if self.adapted:
+            lines.append(f"  {self.adapted}.")
         if self.unanswered:
             lines.append(f"  {self.unanswered} requests got no answer. The same command asks them again.")
         if self.stopped == "max_cost":

@@ -17,15 +17,19 @@ from .asking import Asker
 from .budget import Budget
 from .conversation import Conversation, Question, Request
 from .ledger import Ledger
-from .ledger_file import LedgerAnswer
+from .ledger_file import LedgerAnswer, Refusal
 from .limits import CircuitBreaker, Pace, backoff
 from .prices import Price, estimate_tokens
 from .run_summary import RunLimits, RunSummary
+from .server_errors import OF_ONE_REQUEST
+from .server_form import ServerForm
 
 _GUESSED_COMPLETION = 1000  # tokens reserved for an answer without a limit
 _LONGEST_RETRY_AFTER = 600.0
 #: So many paid answers that cannot be used, with none between that can, mean that the rest would be no better.
 UNUSABLE_IN_A_ROW = 10
+# So many requests refused, with no answer between, mean that the rest would be refused, too. Refusals cost nothing.
+_REFUSED_IN_A_ROW = 20
 
 
 class Runner:
@@ -50,8 +54,14 @@ class Runner:
         self._summary = RunSummary()
         self._asking: dict[str, asyncio.Future[None]] = {}
         self._error: Exception | None = None
+        self._why: str | None = None  # a reason to stop, of which the text is made when all that is paid is in
         self._answered_once = False
         self._unusable = CircuitBreaker(UNUSABLE_IN_A_ROW)
+        self._refusals = CircuitBreaker(_REFUSED_IN_A_ROW)
+        # Refused for a reason that could be the server's or the key's: theirs once another request is answered.
+        self._held: dict[str, Refusal] = {}
+        self._n_held = 0  # requests that wait for that
+        self._last_refusal: ServerError | None = None
         self._limited_in_a_row = 0
         self._token_ratio = 1.0  # the largest ratio of counted to estimated prompt tokens seen
 
@@ -60,6 +70,9 @@ class Runner:
         # Made here, inside the loop that they belong to.
         self._stop, self._alone = asyncio.Event(), asyncio.Lock()
         self._budget = Budget(self._ledger.spent(), self._limits.max_cost)
+        known = self._ledger.form_of(self._asker.address, self._questions.model)
+        if known is not None:
+            self._asker.form = known
         self._bar = tqdm(
             total=self._total, unit=" requests", disable=not self._verbose, file=sys.stderr, dynamic_ncols=True
         )
@@ -76,9 +89,26 @@ class Runner:
             self._bar.close()
             await self._asker.close()
         self._summary.cost, self._summary.total_cost = self._budget.spent_here, self._budget.spent
+        await self._conclude()
+        return self._summary
+
+    async def _conclude(self) -> None:
+        """Settle what was open until the last answer came; raise what ended the run."""
+        summary = self._summary
+        if self._error is None and self._why is None:
+            if self._answered_once:
+                await self._keep_refusals()
+            elif summary.refused and not summary.reused and summary.stopped is None:
+                self._why = self._all_refused()
+        summary.refused -= self._n_held
+        summary.unanswered += self._n_held
         if self._error is not None:
             raise self._error
-        return self._summary
+        if self._why is not None:
+            raise ScoringStoppedError(
+                f"stopped: {self._why} ({self._summary.asked} answers of this run are in {self._ledger.path} and not "
+                "asked again)"
+            )
 
     async def _work(self) -> None:
         """Take requests one after the other until there are none or the run stops."""
@@ -95,16 +125,21 @@ class Runner:
         """Hold the conversation about a request to its end."""
         self._summary.requests += 1
         question, answer = self._questions.replay(request, self._ledger)
-        if question is None:
+        if question is None and not isinstance(answer, Refusal):
             self._summary.reused += 1
         while question is not None:
             answer = await self._answer(question)
-            if answer is None:
-                self._summary.unanswered += 1
-                return
+            if not isinstance(answer, LedgerAnswer):
+                break
             self._notice(answer)
             question = None if answer.ok else self._questions.next(question, answer)
-        if answer is not None and not answer.ok:
+        if answer is None:
+            self._summary.unanswered += 1
+        elif isinstance(answer, Refusal):
+            self._summary.refused += 1
+            self._summary.last_refusal = answer.reason
+            self._n_held += answer.key in self._held
+        elif not answer.ok:
             self._summary.failed += 1
             self._summary.last_problem = answer.error
 
@@ -113,19 +148,19 @@ class Runner:
         if answer.ok:
             self._unusable.success()
         elif self._unusable.failed():
-            self._fail(
-                self._stopped(
-                    f"{UNUSABLE_IN_A_ROW} answers in a row cannot be used, the last one because {answer.error} Look at "
-                    "them with `sllmr ledger failures`, then change model, template or --max-tokens"
-                )
+            self._stop_because(
+                f"{UNUSABLE_IN_A_ROW} answers in a row cannot be used, the last one because {answer.error} Look at "
+                "them with `sllmr ledger failures`, then change model, template or --max-tokens"
             )
 
-    async def _answer(self, question: Question) -> LedgerAnswer | None:
-        """Return the committed answer to a question, or None if none came."""
+    async def _answer(self, question: Question) -> LedgerAnswer | Refusal | None:
+        """Return the committed answer to a question, that the server refuses it, or None if nothing came."""
         while (others := self._asking.get(question.key)) is not None:
             await asyncio.shield(others)  # another request with the very same messages
         if (answer := self._ledger.get(question.key)) is not None:
             return answer
+        if (refusal := self._held.get(question.key) or self._ledger.refusal(question.key)) is not None:
+            return refusal
         self._asking[question.key] = asyncio.get_running_loop().create_future()
         try:
             if not self._answered_once:
@@ -136,8 +171,8 @@ class Runner:
         finally:
             self._asking.pop(question.key).set_result(None)
 
-    async def _ask(self, question: Question) -> LedgerAnswer | None:
-        """Send a question until an answer comes; None if none does."""
+    async def _ask(self, question: Question) -> LedgerAnswer | Refusal | None:
+        """Send a question until an answer or a refusal comes; None if neither does."""
         tokens = estimate_tokens(question.messages)
         failures = 0
         while not self._stop.is_set():
@@ -157,6 +192,8 @@ class Runner:
                 return answer
             finally:
                 await self._budget.release(cost)
+            if problem.kind == "refused":
+                return await self._refused(question, problem)
             failures += problem.kind != "limited"
             if not self._worth_trying_again(problem, failures):
                 return None
@@ -182,7 +219,7 @@ class Runner:
         try:
             answer = await self._asker.ask(question)
         except ServerError as error:
-            if error.kind == "lost":
+            if error.kind in ("lost", "unreadable"):
                 self._budget.spent += estimated_cost
                 await asyncio.wrap_future(self._ledger.give_up(mark, str(error)))
             else:
@@ -190,8 +227,9 @@ class Runner:
             raise
         await asyncio.wrap_future(self._ledger.record(answer, mark))
         # Only what is committed counts.
-        self._answered_once = True
+        first, self._answered_once = not self._answered_once, True
         self._breaker.success()
+        self._refusals.success()
         self._limited_in_a_row = 0
         self._budget.spent += answer.cost or 0.0
         self._summary.asked += 1
@@ -199,7 +237,39 @@ class Runner:
         self._summary.completion_tokens += answer.completion_tokens
         total = self._summary.prompt_tokens + self._summary.completion_tokens
         self._bar.set_postfix_str(f"{total} tokens, ${self._budget.spent_here:.4f}", refresh=False)
+        if first:
+            await self._note_form()
+        if self._held:
+            await self._keep_refusals()
         return answer
+
+    async def _note_form(self) -> None:
+        """Have the next run begin with the form of request that the server took."""
+        form, model = self._asker.form, self._questions.model
+        self._summary.adapted = form.told()
+        if form != (self._ledger.form_of(self._asker.address, model) or ServerForm()):
+            await asyncio.wrap_future(self._ledger.remember_form(self._asker.address, model, form))
+
+    async def _refused(self, question: Question, problem: ServerError) -> Refusal:
+        """Note that the server refuses a question for good; stop the run if it seems to refuse all."""
+        refusal = self._questions.refused(question, problem)
+        self._last_refusal = problem
+        self._summary.last_problem = str(problem)
+        certain = problem.cause in OF_ONE_REQUEST
+        if certain:
+            await asyncio.wrap_future(self._ledger.refuse(refusal))
+        else:
+            self._held[question.key] = refusal
+        if not (certain and self._answered_once) and self._refusals.failed():
+            self._nothing_works(problem)
+        return refusal
+
+    async def _keep_refusals(self) -> None:
+        """Commit the refusals of which it has turned out that they are those of single requests."""
+        done = [self._ledger.refuse(refusal) for refusal in self._held.values()]
+        self._held, self._n_held = {}, 0
+        for future in done:
+            await asyncio.wrap_future(future)
 
     def _out_of_money(self) -> None:
         if not self._stop.is_set():
@@ -209,26 +279,35 @@ class Runner:
     def _worth_trying_again(self, problem: ServerError, failures: int) -> bool:
         """Tell whether to send a question again; stop the run where nothing works any more."""
         self._summary.last_problem = str(problem)
-        if problem.kind == "hopeless":
-            self._fail(self._stopped(str(problem)))
+        if problem.kind == "hopeless" or (problem.kind == "unreadable" and not self._answered_once):
+            self._stop_because(str(problem))
         elif problem.retry_after is not None and problem.retry_after > _LONGEST_RETRY_AFTER:
             wait = f"The server asks to wait {problem.retry_after:.0f} s; run the same command then."
-            self._fail(self._stopped(f"{problem}. {wait}"))
+            self._stop_because(f"{problem}. {wait}")
         elif problem.kind == "limited":
             if self._breaker.busy():
-                self._fail(self._stopped(f"{problem}, and nothing else for minutes. Check the account's limits."))
-        elif problem.kind == "refused" or failures > self._limits.retries:
-            unreachable = problem.kind != "refused" and not self._answered_once
-            if self._breaker.failed() or unreachable:
-                remedy = "Check --base-url and the server, then run the same command again."
-                self._fail(self._stopped(f"nothing works any more; the last problem: {problem}. {remedy}"))
+                self._stop_because(f"{problem}, and nothing else for minutes. Check the account's limits.")
+        elif failures > self._limits.retries:
+            if self._breaker.failed() or not self._answered_once:
+                self._nothing_works(problem)
             return False
         return not self._stop.is_set()
 
-    def _stopped(self, why: str) -> ScoringStoppedError:
-        return ScoringStoppedError(
-            f"stopped: {why} ({self._summary.asked} answers of this run are in {self._ledger.path} and not asked again)"
-        )
+    def _nothing_works(self, problem: ServerError) -> None:
+        self._stop_because(f"nothing works any more; the last problem: {_with_remedy(problem)}")
+
+    def _all_refused(self) -> str:
+        problem, n_kept = self._last_refusal, self._summary.refused - self._n_held
+        why = "the server refuses every request; the last problem: "
+        why += f"{(self._summary.last_refusal or '').rstrip('.')}." if problem is None else _with_remedy(problem)
+        if n_kept:
+            why += f" {n_kept} of them are not asked again before `sllmr ledger forget-refused {self._ledger.path}`."
+        return why
+
+    def _stop_because(self, why: str) -> None:
+        """Ask nothing more, let what is in flight arrive, and say at the end why."""
+        self._why = self._why or why
+        self._stop.set()
 
     def _fail(self, error: Exception) -> None:
         """Ask nothing more, let what is in flight arrive, raise this at the end."""
@@ -265,3 +344,9 @@ class Runner:
         finally:
             for number in caught:
                 loop.remove_signal_handler(number)
+
+
+def _with_remedy(problem: ServerError) -> str:
+    if problem.advice:
+        return str(problem)
+    return f"{problem.reason.rstrip('.')}. Check --base-url and the server, then run the same command again."
