@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .errors import ItemTableWarning, WrapError
 from .id_index import IdIndex, encode_ids
+from .sidecar_files import as_pandas
 
 Layout = Mapping[str, tuple[int, int]]
 
@@ -341,6 +342,7 @@ def encode_item_table(
         Naming missing columns, an item listed twice, a cell that is empty, infinite or no number, or a sequence that is
         too long.
     """
+    table = as_pandas(table)
     if not isinstance(table, pd.DataFrame):
         raise WrapError([f"item_table is a {type(table).__name__}. Pass a DataFrame with a row an item."])
     missing = [name for name in item_features if name not in table.columns]

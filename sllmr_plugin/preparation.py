@@ -94,8 +94,9 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
 
 def _codes(training: TrainingRows, feature: str, size: int) -> np.ndarray:
     values = training.column(feature)
-    if values.dtype.kind == "f" and not (whole := values == np.floor(values)).all():  # NaN is not its own floor
-        row = int(np.flatnonzero(~whole)[0])
+    broken = ~(np.isfinite(values) & (values == np.floor(values))) if values.dtype.kind == "f" else np.zeros(0)
+    if broken.any():
+        row = int(np.flatnonzero(broken)[0])
         raise DataError(
             f"training row {row} (counted from 0) has {feature} {values[row]}, which is no code. Encode the ids as "
             "integers before fit, and drop or encode rows without one."

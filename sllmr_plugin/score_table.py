@@ -17,7 +17,7 @@ from .errors import CoverageError, CoverageWarning, ScoreTableError
 from .id_index import IdIndex
 from .score_origin import read_origin
 from .score_rows import COLUMNS, SEEN_BEFORE, RowEncoder, checked
-from .sidecar_files import read_table
+from .sidecar_files import as_pandas, read_table
 from .table_build import build_table
 from .table_folder import open_folder
 from .user_scores import UserScores
@@ -125,8 +125,9 @@ class ScoreTable:
         Parameters
         ----------
         scores : path or pandas.DataFrame
-            Parquet (``.parquet``, ``.pq``) or CSV (``.csv``, ``.csv.gz``), read by `read_table`, with the columns ``user_id``,
-            ``item_id``, ``score`` in [0, 1] and optionally ``kind`` in {candidate, probe}; other columns are ignored.
+            Parquet (``.parquet``, ``.pq``) or CSV (``.csv``, ``.csv.gz``), read by `read_table`, with the columns
+            ``user_id``, ``item_id``, ``score`` in [0, 1] and optionally ``kind`` in {candidate, probe}; other columns
+            are ignored. A polars DataFrame will do.
             Or a folder that `build` has made, which is opened.
         user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
             Raw id -> the code that the model is fed. Without it the ids are taken for codes.
@@ -151,6 +152,7 @@ class ScoreTable:
         3 scored pairs read, 2 kept (66.7%): 2 candidates of 1 users over 2 items, 0 probes of 0 users
           dropped 1: user_id not in user_index
         """
+        scores = as_pandas(scores)
         if not isinstance(scores, (pd.DataFrame, str, Path)):
             raise ScoreTableError(f"scores is a {type(scores).__name__}. Pass a path or a DataFrame.")
         if isinstance(scores, (str, Path)) and Path(scores).is_dir():

@@ -112,6 +112,12 @@ class Table:
         )
 
 
+def as_pandas(table: Any) -> Any:
+    """Return a frame of another library that can become one of pandas (polars, pyarrow) as that; others as they are."""
+    convert = getattr(table, "to_pandas", None)
+    return convert() if callable(convert) else table
+
+
 def read_table(
     source: str | os.PathLike[str] | pd.DataFrame,
     what: str,
@@ -127,8 +133,9 @@ def read_table(
     Parameters
     ----------
     source : path or pandas.DataFrame
-        Where the rows are. A path ends in ``.csv``, ``.csv.gz``, ``.parquet`` or ``.pq``, or in ``.inter`` or ``.item``
-        for RecBole's files, whose columns are named ``user_id:token`` and the like.
+        Where the rows are; frames of polars and pyarrow are taken, too. A path ends in ``.csv``, ``.csv.gz``,
+        ``.parquet`` or ``.pq``, or in ``.inter`` or ``.item`` for RecBole's files, whose columns are named
+        ``user_id:token`` and the like.
     what : str
         What the rows are, for messages ("interactions").
     numbers : sequence of str, default=()
@@ -146,6 +153,7 @@ def read_table(
     SLLMRError
         Of the given type: the file does not exist, is of another kind, cannot be parsed, or holds no row.
     """
+    source = as_pandas(source)
     if isinstance(source, pd.DataFrame):
         table = Table(source.reset_index(drop=True), f"the {what} DataFrame", is_text=False, error=error)
     else:

@@ -70,7 +70,7 @@ class StreamedRows:
     def unlisted(self, user: str, item: str, listed: Sequence[str]) -> Unlisted:
         """Say what decides the features in the first rows, see `ArrayRows.unlisted`."""
         rows, labels = self._head
-        return ArrayRows([rows], labels, self._layout).unlisted(user, item, listed)
+        return ArrayRows([rows], labels, self._layout).unlisted(user, item, listed) if len(rows) else Unlisted()
 
 
 class _LatestRows:

@@ -97,8 +97,10 @@ def test_tasks_and_outputs_are_checked():
         wrap(zoo.build(TWO_TASKS), shared.score_frame(), **names)
     with pytest.raises(WrapError, match="from 0 to 1"):
         wrap(zoo.build(TWO_TASKS), shared.score_frame(), **names, task=2)
-    with pytest.raises(WrapError, match="no probability"):
-        wrap(zoo.build(DEEPFM, task="regression", loss="mse_loss"), shared.score_frame(), **names)
+    model = zoo.build(DEEPFM)
+    model.output_activation = torch.nn.Softmax(dim=1)
+    with pytest.raises(WrapError, match="neither a probability nor a single score"):
+        wrap(model, shared.score_frame(), **names)
     model = zoo.build(DEEPFM)
     del model.optimizer
     with pytest.raises(WrapError, match="no optimizer"):

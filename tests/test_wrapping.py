@@ -129,9 +129,11 @@ def test_unwrap_and_disabled_want_a_wrapped_model():
         pass
 
 
-def test_regression_models_are_refused():
-    with pytest.raises(WrapError, match="task='regression'"):
-        wrap(zoo.build(DEEPFM, task="regression"), zoo.score_frame(), user="user_id", item="item_id")
+def test_outputs_of_many_classes_are_refused():
+    model = zoo.build(DEEPFM)
+    model.out.task = "multiclass"
+    with pytest.raises(WrapError, match="task='multiclass'.*task='binary' or task='regression'"):
+        wrap(model, zoo.score_frame(), user="user_id", item="item_id")
 
 
 def test_data_parallel_is_refused():
@@ -405,7 +407,8 @@ def test_items_without_columns_are_left_out_unless_an_item_table_has_them():
 
 
 def test_scores_without_any_usable_user_are_an_error():
-    frame = zoo.score_frame().assign(score=0.5)
+    frame = zoo.score_frame()
+    frame["score"] = frame["user_id"] / 100  # ties within every user
     model = ready(scores=frame)
     with pytest.raises(CoverageError, match="no two different scores"):
         zoo.fit(DEEPFM, model)

@@ -13,7 +13,7 @@ import pandas as pd
 from ..errors import CoverageError, TextTableError
 from ..id_index import IdIndex, encode_ids
 from ..score_origin import read_origin
-from ..sidecar_files import Table, read_table
+from ..sidecar_files import Table, as_pandas, read_table
 
 KINDS = ("user", "item", "reasoning")
 COLUMNS = ("kind", "id", "text")
@@ -124,6 +124,7 @@ class TextTable:
         3 texts read, kept those of 1 users and 1 items
           dropped 1: text is missing or blank
         """
+        texts = as_pandas(texts)
         if not isinstance(texts, (pd.DataFrame, str, Path)):
             raise TextTableError(f"texts is a {type(texts).__name__}. Pass a path or a DataFrame.")
         table = read_table(texts, "texts", numbers=("label",), error=TextTableError)

@@ -35,6 +35,12 @@ def sync_group(model: Any, mark: str, parameters: Iterable[nn.Parameter]) -> Non
     present += [p for group in optim.param_groups if group.get(tail) for p in group["params"][-group[tail] :]]
     if [id(parameter) for parameter in wanted] == [id(parameter) for parameter in present]:
         return
+    own = next((group for group in optim.param_groups if mark in group), None)
+    if own is not None:  # kept, be it empty: a scheduler may know it
+        for parameter in present:
+            optim.state.pop(parameter, None)
+        own["params"] = wanted
+        return
     leave_group(model, mark)
     first = optim.param_groups[0]
     if wanted and "initial_lr" in first:

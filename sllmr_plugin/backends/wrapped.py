@@ -95,8 +95,8 @@ class WrappedMixin(ScoresMixin):
         if len(probability) > 1 and greatest - least <= torch.finfo(probability.dtype).eps * max(abs(greatest), 1e-30):
             warnings.warn(
                 f"all {len(probability)} outputs of the first step are {greatest:.6g}: at its initial scale the model "
-                "does not depend on its input, so at first neither the click loss nor the LLM's pairs can move it. "
-                "Build it with larger initial embeddings (init_std=0.01), and watch the loss of the next epochs.",
+                "does not depend on its input, and learns next to nothing from clicks or pairs until that changes. If "
+                "the loss does not fall in the next epochs, build it with larger embeddings (init_std=0.01).",
                 InactiveWarning,
                 stacklevel=2,
             )
