@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import tokenize
+import types
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -97,7 +98,10 @@ def scores(path: Path) -> Path:
 
 def deepfm() -> torch.nn.Module:
     """Build a plain DeepFM of two features."""
-    _ = sllmr_plugin.SLLMRCallback  # imports DeepCTR-Torch without its version check
+    if "deepctr_torch" not in sys.modules:  # its import asks the network for its latest version, from a thread
+        stand_in = types.ModuleType("deepctr_torch.utils")
+        stand_in.check_version = lambda version: None  # type: ignore[attr-defined]
+        sys.modules["deepctr_torch.utils"] = stand_in
     from deepctr_torch.inputs import SparseFeat
     from deepctr_torch.models import DeepFM
 
@@ -133,7 +137,7 @@ def training_step(folder: Path) -> Journey:
     rng = np.random.default_rng(1)
     n = 6 * BATCH
     rows = {"user_id": rng.integers(0, N_USERS, n), "item_id": rng.integers(0, N_ITEMS, n)}
-    with journey.hooked():
+    with contextlib.redirect_stdout(io.StringIO()), journey.hooked():
         model.fit(rows, np.arange(n) % 2, batch_size=BATCH, epochs=1, verbose=0)
     return journey
 
