@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from sllmr_plugin.errors import ConfigError, LedgerError, LogprobsWarning, PriceError, ScoringStoppedError, ServerError
+from sllmr_plugin.errors import ConfigError, LedgerError, LogprobsWarning, PriceError, ScoringStoppedError
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.limits import CircuitBreaker
+from sllmr_plugin.scoring.limits import CircuitBreaker, Pace
 from sllmr_plugin.scoring.logprobs import expected_scores
 from sllmr_plugin.scoring.openai_client import OpenAIClient
 from sllmr_plugin.scoring.prices import Price
@@ -377,30 +377,27 @@ def test_requests_a_minute_are_spaced(setting):
 
 
 def test_requests_stay_spaced_when_a_hold_ends(setting, monkeypatch):
-    """Whatever delays the machine adds, nothing starts before its slot, and no slot lies in the hold."""
+    """Whatever delays the machine adds: nothing is sent in a hold, and behind it nothing before its slot."""
     sent, held = [], []
-    mark_sent, complete = Ledger.mark_sent, OpenAIClient.complete
+    mark_sent, hold = Ledger.mark_sent, Pace.hold
 
     def noting(self, *arguments):
         sent.append(time.monotonic())
         return mark_sent(self, *arguments)
 
-    async def refused(self, *arguments):
-        try:
-            return await complete(self, *arguments)
-        except ServerError:
-            held.append(time.monotonic())
-            raise
+    def holding(self, seconds):
+        held.append(time.monotonic())
+        hold(self, seconds)
 
     monkeypatch.setattr(Ledger, "mark_sent", noting)
-    monkeypatch.setattr(OpenAIClient, "complete", refused)
+    monkeypatch.setattr(Pace, "hold", holding)
     here = setting([None, None, "429:1"])
     here.run(requests(16), timeout=60, requests_per_minute=60 / 0.1, concurrency=16)
     assert len(sent) == 16 + 1
-    (refusal,) = held
-    after = [moment - (refusal + 1.0) for moment in sent if moment >= refusal + 1.0]
+    (began,) = held
+    after = [moment - began for moment in sent if moment > began]
     assert len(after) >= 2
-    assert all(moment >= 0.1 * number for number, moment in enumerate(after))
+    assert all(moment >= 1.0 + 0.1 * number for number, moment in enumerate(after))
 
 
 def test_a_ledger_that_cannot_be_written_stops_the_asking(setting, monkeypatch):
