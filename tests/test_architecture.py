@@ -102,9 +102,10 @@ def test_the_regularizer_is_pure_torch():
 
 def test_scoring_uses_little_and_only_the_command_line_uses_it():
     """It speaks raw ids and knows no model."""
-    out = {arrow.target for arrow in arrows(PACKAGE) if arrow.source.startswith("scoring")}
+    drawn = arrows(PACKAGE)
+    out = {arrow.target for arrow in drawn if arrow.source.startswith("scoring")}
     assert {target.split(".")[0] for target in out} <= {"", "scoring", "datasets", "engine", "ray_engine", "errors"}
-    into = {arrow.source for arrow in arrows(PACKAGE) if arrow.target.startswith("scoring")}
+    into = {arrow.source for arrow in drawn if arrow.target.startswith("scoring")}
     assert {source.split(".")[0] for source in into} == {"scoring", "cli"}
 
 
