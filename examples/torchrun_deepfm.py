@@ -1,6 +1,6 @@
 """DeepFM with the LLM's scores, trained by several processes.
 
-    torchrun --nproc_per_node 2 examples/torchrun_deepfm.py
+    torchrun --standalone --nproc_per_node 2 examples/torchrun_deepfm.py
 
 Beside deepfm_with_llm.py there is a call that joins the processes, and files are left to the first one. On GPUs the
 backend is "nccl" and every process builds its model with ``device=f"cuda:{rank}"``. Started with plain python, it

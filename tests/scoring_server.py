@@ -121,7 +121,7 @@ class ScoringServer:
     def __enter__(self):
         self._thread = threading.Thread(target=lambda: asyncio.run(self.serve()), daemon=True)
         self._thread.start()
-        self._ready.wait(30)
+        assert self._ready.wait(300), "the server does not start"
         return self
 
     def __exit__(self, *error):

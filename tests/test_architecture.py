@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.import_graph import arrows, modules
+
 PACKAGE = Path(__file__).parent.parent / "sllmr_plugin"
 
 # Lower layers first: a module may import from its own layer's package or from layers before it.
@@ -44,49 +46,153 @@ LAYERS = [
     {"cli"},
 ]
 
+PURE = {"__future__", "torch", "math", "dataclasses", "collections", "typing"}
 
-def layer_of(module):
-    for number, names in enumerate(LAYERS):
+
+def layer_of(module, layers):
+    """Return the number of a module's layer, None if it is in none."""
+    for number, names in enumerate(layers):
         if any(module == name or module.startswith(name + ".") for name in names):
             return number
-    raise AssertionError(f"{module} is in no layer: add it here and to docs/architecture.md")
+    return None
 
 
-def imported(path):
-    """Return the package's modules that a file imports anywhere in it."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = parts[: len(parts) - node.level]
-            module = ".".join([*base, *(node.module or "").split(".")]).strip(".")
-            inside = [f"{module}.{alias.name}".strip(".") for alias in node.names]
-            submodules = [name for name in inside if (PACKAGE / (name.replace(".", "/") + ".py")).exists()]
-            yield from submodules or ([module] if module else [])
+def violations(package, layers):
+    """Return a line for every import that points to no lower layer, whatever its form and however deep its folder."""
+    found = []
+    for name, path in modules(package).items():
+        if path.name != "__init__.py" and path.name != "__main__.py" and layer_of(name, layers) is None:
+            found.append(f"{name} is in no layer: add it to LAYERS and to docs/architecture.md")
+    for arrow in arrows(package):
+        own, target = layer_of(arrow.source, layers), layer_of(arrow.target, layers)
+        if arrow.source in ("", "__main__") or (arrow.target == "" and arrow.name == "__version__"):
+            continue  # the public face imports everything; its version is everybody's
+        same_package = arrow.source.split(".")[0] == arrow.target.split(".")[0]
+        if own is None or target is None or target > own or (target == own and not same_package):
+            found.append(f"{arrow.source}, line {arrow.line}, imports {arrow.target or 'the package itself'}")
+    return found
 
 
-FILES = [path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+def foreign_imports(folder, allowed, package):
+    """Return a line for every import of a top-level module that is not allowed, in the files of all nested folders."""
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            strange = {name.split(".")[0] for name in names} - allowed - {package}
+            found += [f"{path.relative_to(folder)}, line {node.lineno}, imports {name}" for name in sorted(strange)]
+    return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_to_lower_layers(path):
-    module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    own = layer_of(module)
-    for name in imported(path):
-        target = layer_of(name)
-        same_package = name.split(".")[0] == module.split(".")[0]
-        assert target < own or (target == own and same_package), f"{module} imports {name}"
+def test_imports_point_to_lower_layers():
+    assert violations(PACKAGE, LAYERS) == []
 
 
-@pytest.mark.parametrize("path", list((PACKAGE / "regularizer").glob("*.py")), ids=lambda path: path.name)
-def test_the_regularizer_is_pure_torch(path):
-    allowed = {"__future__", "torch", "math", "dataclasses", "collections", "typing"}
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names = [node.module]
-        assert {name.split(".")[0] for name in names} <= allowed
+def test_every_layer_names_something_that_is_there():
+    known = modules(PACKAGE)
+    assert [name for names in LAYERS for name in names if name not in known] == []
+
+
+def test_the_regularizer_is_pure_torch():
+    assert foreign_imports(PACKAGE / "regularizer", PURE, PACKAGE.name) == []
+
+
+def test_scoring_uses_little_and_only_the_command_line_uses_it():
+    """It speaks raw ids and knows no model."""
+    drawn = arrows(PACKAGE)
+    out = {arrow.target for arrow in drawn if arrow.source.startswith("scoring")}
+    assert {target.split(".")[0] for target in out} <= {"", "scoring", "datasets", "engine", "ray_engine", "errors"}
+    into = {arrow.source for arrow in drawn if arrow.target.startswith("scoring")}
+    assert {source.split(".")[0] for source in into} == {"scoring", "cli"}
+
+
+# ---------------------------------------------------------------------- the checks themselves, on planted sources
+
+PLANTED_LAYERS = [{"errors"}, {"low"}, {"middle", "beside"}, {"high", "high_folder"}]
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """A package that keeps its layers: low/deep/leaf.py is two folders down, high_folder/ is a folder above it."""
+    package = tmp_path / "plug"
+    files = {
+        "__init__.py": "from typing import TYPE_CHECKING\n__version__ = '1'\n"
+        "if TYPE_CHECKING:\n    from .high import make as make\n    from .errors import Bad as Bad\n",
+        "__main__.py": "from plug.high import make",
+        "errors.py": "import os, plugin_of_others",
+        "low/__init__.py": "",
+        "low/deep/__init__.py": "from .leaf import x\nfrom plug.errors import Bad",
+        "low/deep/leaf.py": "import plug.errors\nfrom ... import __version__\nfrom ...errors import Bad\nx = 1",
+        "middle.py": "from .low.deep import leaf\nfrom plug import errors, Bad",
+        "beside.py": "",
+        "high.py": "import plug.middle as middle\nfrom . import low\nfrom importlib import import_module",
+        "high_folder/__init__.py": "",
+        "high_folder/part.py": "from plug.low.deep.leaf import x\nfrom .other import y",
+        "high_folder/other.py": "",
+    }
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    return package
+
+
+@pytest.mark.parametrize("file", ["low/deep/leaf.py", "low/deep/__init__.py", "low/new/deeper/still.py"])
+@pytest.mark.parametrize(
+    ("line", "target"),
+    [
+        ("import plug.high", "high"),
+        ("import os, plug.high as above", "high"),
+        ("import plug.high_folder.part", "high_folder.part"),
+        ("from plug.high import make", "high"),
+        ("from plug.high_folder.part import x", "high_folder.part"),
+        ("from plug.high_folder import part", "high_folder.part"),
+        ("from plug import high", "high"),
+        ("from plug import high_folder", "high_folder"),
+        ("from plug import make", "high"),  # a public name is an import of the module that it comes from
+        ("from plug import *", "the package itself"),
+        ("import plug", "the package itself"),
+        ("from {up} import high", "high"),
+        ("from {up} import high_folder", "high_folder"),
+        ("from {up}high import make", "high"),
+        ("from {up}high_folder.part import x", "high_folder.part"),
+        ("def later():\n    import plug.high", "high"),
+        ("import importlib\nimportlib.import_module('plug.high')", "high"),
+        ("__import__('plug.high')", "high"),
+    ],
+)
+def test_an_import_that_points_upwards_is_seen(planted, file, line, target):
+    assert violations(planted, PLANTED_LAYERS) == []
+    path = planted / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(line.format(up="." * len(Path(file).parts)))
+    name = ".".join(Path(file).with_suffix("").parts).removesuffix(".__init__")
+    (found,) = violations(planted, PLANTED_LAYERS)
+    assert found == f"{name}, line {1 + line.count(chr(10))}, imports {target}"
+
+
+def test_two_modules_of_a_layer_may_not_import_each_other_unless_they_share_a_folder(planted):
+    (planted / "beside.py").write_text("import plug.middle")
+    assert violations(planted, PLANTED_LAYERS) == ["beside, line 1, imports middle"]
+
+
+def test_a_module_without_a_layer_is_seen(planted):
+    (planted / "stranger.py").write_text("")
+    (found,) = violations(planted, PLANTED_LAYERS)
+    assert found.startswith("stranger is in no layer")
+
+
+@pytest.mark.parametrize("line", ["import numpy", "from numpy.random import default_rng", "def f():\n    import numpy"])
+def test_a_foreign_import_is_seen_in_a_nested_folder(planted, line):
+    allowed = {"os", "plugin_of_others", "typing", "importlib"}
+    assert foreign_imports(planted, allowed, "plug") == []
+    (planted / "low/deep/leaf.py").write_text(line)
+    assert foreign_imports(planted, allowed, "plug") == [
+        f"low/deep/leaf.py, line {1 + line.count(chr(10))}, imports numpy"
+    ]
 
 
 def test_importing_the_package_opens_no_connection_and_no_tensorflow():

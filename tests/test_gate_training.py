@@ -186,6 +186,19 @@ def test_disagreements_are_remembered_over_trainings_and_in_copies(copied):
     assert remembered(model) >= first  # a memory of its own
 
 
+def test_disagreements_are_saved_and_loaded_with_the_gate(tmp_path):
+    model = ready("disagreement")
+    fit(model)
+    model.sllmr.save(tmp_path)
+    fresh = ready("disagreement")
+    fresh.sllmr.load(tmp_path)
+    first = remembered(model)
+    assert first
+    assert remembered(fresh) == first
+    fit(fresh, epochs=1)  # a backbone that starts anew disagrees about other pairs
+    assert remembered(fresh) >= first
+
+
 def test_a_changed_signal_starts_the_gate_anew_but_forgets_no_disagreement():
     model = ready("disagreement")
     fit(model)

@@ -1,8 +1,10 @@
 """Two processes train as one does; what they would get wrong is refused."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -33,22 +35,57 @@ ACTIVE = [name for name in cases.CONFIGS if name != "none"]
 def two(tmp_path_factory):
     """Return what each of two processes has seen."""
     folder = tmp_path_factory.mktemp("processes")
-    command = [sys.executable, "-W", "ignore", "-m", "tests.process_cases"]
+    command = [sys.executable, "-W", "ignore", "-X", "faulthandler", "-m", "tests.process_cases"]
+    run_together([[*command, str(rank), "2", str(folder)] for rank in range(2)], folder)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def run_together(commands, folder, seconds=1800):
+    """Run commands side by side until all have ended; if one fails, or time is up, end all and show what each wrote.
+
+    What still runs then is waiting for another one, or hangs: SIGABRT makes ``-X faulthandler`` say where.
+    """
+    files = [folder / f"{number}.log" for number in range(len(commands))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [*command, str(rank), "2", str(folder)], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
+    running = []
     try:
+        for command, file in zip(commands, files, strict=True):
+            with file.open("wb") as log:
+                running.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
+        deadline = time.monotonic() + seconds
+        while any(process.poll() is None for process in running):
+            if any(process.poll() for process in running) or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        codes = [process.poll() for process in running]
         for process in running:
-            _, told = process.communicate(timeout=300)
-            assert process.returncode == 0, told
+            if process.poll() is None:
+                process.send_signal(signal.SIGABRT)
+                process.wait(60)
     finally:
         for process in running:
             process.kill()
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+            process.wait()
+    told = [
+        f"process {number} {'ran on' if code is None else f'ended with {code}'}:\n{file.read_text(errors='replace')}"
+        for number, (code, file) in enumerate(zip(codes, files, strict=True))
+    ]
+    if set(codes) != {0}:
+        raise RuntimeError("\n".join(told))
+
+
+def test_a_process_that_fails_ends_the_others_and_all_are_heard(tmp_path):
+    python = [sys.executable, "-X", "faulthandler", "-c"]
+    waits = "import time\nprint('here', flush=True)\ntime.sleep(600)"
+    other = str(tmp_path / "1.log")
+    fails = f"import time\nwhile not open({other!r}).read(): time.sleep(0.01)\nraise SystemExit('a wrong turn')"
+    with pytest.raises(
+        RuntimeError, match="(?s)process 0 ended with 1:\na wrong turn.*process 1 ran on:\nhere.*line 3"
+    ):
+        run_together([[*python, fails], [*python, waits]], tmp_path)
+    with pytest.raises(RuntimeError, match="process 0 ran on:"):
+        run_together([[*python, waits]], tmp_path, seconds=0)
+    run_together([[sys.executable, "-c", ""]] * 2, tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from sklearn.linear_model import LogisticRegression
 
 from sllmr_plugin.config import SelectiveConfig
 from sllmr_plugin.errors import CoverageWarning, GateCollapsedWarning, HookNeverFiredError, NoPairsError
-from sllmr_plugin.gate_warnings import COLLAPSED_BELOW
 from sllmr_plugin.regularizer.gates import BilevelGate, DisagreementGate, build_gate
 from sllmr_plugin.regularizer.pair_signals import REGIONS
 from sllmr_plugin.session import TrainingSession
@@ -121,12 +120,13 @@ def test_rows_are_the_users_template_with_the_candidates_columns(seed):
 
 
 @pytest.mark.parametrize("mode", ["pointwise_mse", "pointwise_bce", "kd"])
-def test_pointwise_modes_take_single_items(mode):
-    session = session_of(mode=mode, pairs_per_user=3, candidates_per_user=4)
+@pytest.mark.parametrize(("pairs_per_user", "most"), [(3, 4), (2, 4), (1, 2)])  # as many items as the pairs would have
+def test_pointwise_modes_take_single_items(mode, pairs_per_user, most):
+    session = session_of(mode=mode, pairs_per_user=pairs_per_user, candidates_per_user=4)
     plan, _ = run_step(session)
     entries = entries_of(plan)
     counts = {user: sum(owner == user for owner, _ in entries) for user in CANDIDATES}
-    assert counts == {user: min(4, len(items)) for user, items in CANDIDATES.items()}
+    assert counts == {user: min(most, len(items)) for user, items in CANDIDATES.items()}
     assert len(plan.pairs) == 0
     session.take_loss()
     assert session.end_epoch()["sllmr_pairs"] == len(entries)
@@ -355,9 +355,21 @@ def end_of_epoch(session):
     return session.end_epoch()
 
 
-def test_an_open_gate_does_not_warn():
-    for options in ({"mode": "global"}, {"mode": "joint"}, {"mode": "gated", "gate": "fixed"}):
-        assert end_of_epoch(session_of(**options))["sllmr_gate"] >= COLLAPSED_BELOW  # warnings are errors here
+@pytest.mark.parametrize("options", [{"mode": "global"}, {"mode": "joint"}, {"mode": "gated", "gate": "fixed"}])
+def test_an_open_gate_does_not_warn(options):
+    assert end_of_epoch(session_of(**options))["sllmr_gate"] >= 0.02  # warnings are errors here
+
+
+@pytest.mark.parametrize(("alpha", "collapsed"), [(0.0201, False), (0.0199, True)])
+def test_a_gate_has_collapsed_below_a_mean_of_two_percent(alpha, collapsed):
+    session = session_of(mode="joint")
+    session.gate.weight.data.zero_()
+    session.gate.bias.data.fill_(math.log(alpha / (1 - alpha)))  # the logit of alpha, for every pair
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        logs = end_of_epoch(session)
+    assert logs["sllmr_gate"] == pytest.approx(alpha, rel=1e-4)
+    assert [warning.category for warning in told] == [GateCollapsedWarning] * collapsed
 
 
 def test_a_fixed_gate_that_meets_neither_cold_nor_tail_warns():

@@ -13,6 +13,7 @@ from scipy.stats import entropy as scipy_entropy
 
 from sllmr_plugin.regularizer.signals import RegionSignals, tail_threshold
 from sllmr_plugin.regularizer.uncertainty import FROM_PROBABILITY, bernoulli_variance, confidence, entropy
+from sllmr_plugin.scoring.candidates import _tail_popularity
 
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=25)
 QUANTILES = st.sampled_from(["0.05", "0.1", "0.2", "0.25", "0.3", "0.5", "0.6", "0.7", "0.9", "1.0"])
@@ -35,6 +36,13 @@ def test_the_long_tail_ends_at_the_smallest_popularity_that_covers_the_quantile(
 def test_no_share_and_no_items_give_no_tail():
     assert tail_threshold(torch.tensor([0, 1, 2]), 0.0) == -1
     assert tail_threshold(torch.empty(0, dtype=torch.int64), 0.2) == -1
+
+
+@pytest.mark.parametrize(("quantile", "n", "count"), [(0.07, 100, 7), (0.14, 50, 7), (0.55, 100, 55), (0.07, 101, 8)])
+def test_a_share_that_is_a_whole_number_of_items_takes_no_item_more(quantile, n, count):
+    """Of popularities 0, 1, 2, ... the tail ends at count - 1; in floating point 0.07 * 100 is 7.000000000000001."""
+    assert tail_threshold(torch.arange(n), quantile) == count - 1
+    assert _tail_popularity(np.arange(n), quantile) == count - 1  # candidates are drawn by the same rule
 
 
 def test_large_catalogues_are_counted_exactly():

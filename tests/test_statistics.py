@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sllmr_plugin.evaluation.statistics import paired_differences
+from sllmr_plugin.evaluation.statistics import _variance_from_seeds, paired_differences
 
 SIMULATION = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "bootstrap_coverage.py"))
 
@@ -53,6 +53,57 @@ def test_seeds_that_differ_alone_give_students_interval():
     result = one(np.repeat([[0.0], [0.1], [0.2]], 30, axis=1), np.arange(30), resamples=100_000)
     half = 4.303 * 0.1 / 3**0.5  # Student's t with 2 degrees of freedom
     assert (result.low, result.high) == pytest.approx((0.1 - half, 0.1 + half), rel=0.03)
+
+
+def of_two_seeds(shift, apart, n=40):
+    """Two seeds and a comparison whose users differ: by 2 (shift + apart) between seeds, or by 2 (shift - apart)."""
+    rng = np.random.default_rng(2)
+    own = rng.normal(0, 0.1, n)
+    half = shift + apart * np.where(np.arange(n) % 2, 1, -1)
+    return own, np.stack([own + half, own - half])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.99, 1.01, 4.0])
+def test_what_chance_among_users_makes_of_seeds_is_no_variance_of_seeds(share):
+    """Users whose differences lie `apart` around the shift give the means of two seeds a variance by chance.
+
+    Of n users it is 2 apart^2 / n. The means are `shift` above and below their own mean, a variance of 2 shift^2. So
+    seeds add 2 (shift^2 - apart^2 / n), or nothing, to the variance of one, and half of that to the mean of two.
+    """
+    apart, n = 0.3, 40
+    shift = apart * (share / n) ** 0.5
+    own, differences = of_two_seeds(shift, apart, n)
+    with_seeds, alone = one(differences, np.arange(n), resamples=20_000), one([own], np.arange(n), resamples=20_000)
+    if share <= 1:
+        assert (with_seeds.low, with_seeds.high) == (pytest.approx(alone.low), pytest.approx(alone.high))
+        return
+    spread = (shift**2 - apart**2 / n) ** 0.5
+    rng = np.random.default_rng(7)  # Student's t with 1 degree of freedom, and means of resampled users
+    means = own[rng.integers(0, n, (20_000, n))].mean(axis=1) + rng.standard_t(1, 20_000) * spread
+    expected = np.quantile(means, 0.975) - np.quantile(means, 0.025)
+    assert with_seeds.high - with_seeds.low == pytest.approx(expected, rel=0.1)
+
+
+def test_the_variance_of_seeds_equals_a_naive_loop_over_users_of_any_size():
+    rng = np.random.default_rng(4)
+    users = np.repeat(np.arange(7), [1, 5, 2, 2, 3, 1, 4])
+    noise = rng.normal(0, 0.3, (3, 7))[:, users] + rng.normal(0, 0.1, (3, len(users)))
+    differences = rng.normal(0, 0.5, (3, 1)) + rng.normal(0, 1, 7)[users] + noise
+    n_seeds, n = differences.shape
+    grand = differences.sum() / (n_seeds * n)
+    of_seed = [sum(row) / n for row in differences]
+    between = sum((mean - grand) ** 2 for mean in of_seed) / (n_seeds - 1)
+    by_chance = 0.0
+    for s in range(n_seeds):
+        for user in range(7):
+            rows = [k for k in range(n) if users[k] == user]
+            left = sum(
+                differences[s, k] - sum(differences[t, k] for t in range(n_seeds)) / n_seeds - of_seed[s] + grand
+                for k in rows
+            )
+            by_chance += left**2 / ((n_seeds - 1) * n**2)
+    assert between > 1.2 * by_chance > 0
+    assert _variance_from_seeds(differences[None], users) == pytest.approx((between - by_chance) / n_seeds)
 
 
 def test_the_p_value_equals_the_enumeration_of_all_signs():

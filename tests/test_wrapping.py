@@ -414,6 +414,28 @@ def test_scores_without_any_usable_user_are_an_error():
         zoo.fit(DEEPFM, model)
 
 
+@pytest.mark.parametrize("unknown", [4, 5])
+def test_fewer_than_half_of_the_scored_pairs_usable_warns(unknown):
+    """Four users with training rows have two scores each; so has every one of the users without."""
+    users = [*range(1, 5), *range(zoo.N_USERS + 1, zoo.N_USERS + 1 + unknown)]
+    frame = pd.DataFrame(
+        {"user_id": np.repeat(users, 2), "item_id": [1, 2] * len(users), "score": [0.1, 0.9] * len(users)}
+    )
+    columns = [SparseFeat("user_id", 60, 4), SparseFeat("item_id", 40, 4)]
+    model = wrap(DeepFM(columns, columns), frame, user="user_id", item="item_id", config=ON)
+    model.compile("adam", "binary_crossentropy")
+    x, y = zoo.samples()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", CoverageWarning)
+        model.fit({name: x[name] for name in ("user_id", "item_id")}, y, batch_size=48, epochs=1, verbose=0)
+    told = [str(warning.message) for warning in told if warning.category is CoverageWarning]
+    if unknown == 4:  # 8 of 16: half is enough
+        assert told == []
+    else:
+        assert len(told) == 1
+        assert told[0].startswith("only 8 of 18 scored pairs can be used (5 users have no training row")
+
+
 def test_no_pair_in_an_epoch_is_an_error():
     frame = zoo.score_frame()
     model = ready(ON.replace(user_source="batch"), scores=frame[frame["user_id"] == 5])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EngineError
-from .quiet import import_deepctr_torch
+from .quiet import QuietImport
 from .scores import ScoresMixin, plain_class
 
 # Of a model: what trains it. An optimizer is twice the model's size, a history knows the callbacks and what they know.
@@ -44,8 +44,7 @@ class Broadcast:
         return self.skeleton
 
     def __reduce__(self) -> tuple:
-        # The first argument is unpickled first: importing DeepCTR-Torch asks the network unless it is done quietly.
-        return _rebuild, (_QuietImport(), self.skeleton, self.arrays)
+        return _rebuild, (QuietImport(), self.skeleton, self.arrays)
 
 
 def broadcast(model: nn.Module) -> Broadcast:
@@ -82,11 +81,6 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 def _empty(tensor: Tensor) -> Tensor:
     empty = torch.empty(0, dtype=tensor.dtype)
     return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-
-
-class _QuietImport:
-    def __reduce__(self) -> tuple:
-        return import_deepctr_torch, ()
 
 
 def _rebuild(_: object, skeleton: nn.Module, arrays: list[np.ndarray]) -> Broadcast:

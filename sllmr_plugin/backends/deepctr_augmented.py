@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..augmentation.adaptor import Adaptor
 from ..errors import AdaptorWarning, SLLMRError
 from .optimizer_groups import leave_group, sync_group
+from .quiet import QuietImport
 
 _GROUP_MARK = "sllmr_adaptor"
 _METADATA_KEY = "sllmr_adaptor"
@@ -178,9 +179,9 @@ class AugmentMixin(_Base):
         return super()._apply(fn, *args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
-        """Pickle and copy by the plain class, since the combined one is made at run time."""
+        """Pickle and copy by the plain class, imported quietly: the combined one is made at run time."""
         _, _, *rest = super().__reduce_ex__(protocol)
-        return (_new_instance, (unaugmented_class(type(self)),), *rest)
+        return (_new_instance, (QuietImport(), unaugmented_class(type(self))), *rest)
 
 
 @functools.cache
@@ -196,7 +197,7 @@ def unaugmented_class(cls: type) -> type:
     return ancestors[ancestors.index(AugmentMixin) + 1] if AugmentMixin in ancestors else cls
 
 
-def _new_instance(plain: type) -> nn.Module:
+def _new_instance(_: object, plain: type) -> nn.Module:
     instance: nn.Module = object.__new__(augmented_class(plain))
     return instance
 

@@ -30,6 +30,7 @@ from .gate_optimizer import sync_optimizer
 from .lean_l2 import LeanL2
 from .process_checks import check_processes
 from .processes import Processes
+from .quiet import QuietImport
 from .scores import plain_class
 from .shared_forward import statistics_of_first, training_mode
 from .wrapped import WrappedMixin, warn_if_only_warm_up, wrapped_class
@@ -286,15 +287,14 @@ class SLLMRMixin(WrappedMixin):
         )
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
-        """Pickle and copy an augmented model, too, by the class that the library knows."""
-        build, (mixin, plain), *rest = super().__reduce_ex__(protocol)
-        if issubclass(plain, AugmentMixin):
-            return (_new_augmented_instance, (mixin, unaugmented_class(plain)), *rest)
-        return (build, (mixin, plain), *rest)
+        """Pickle and copy an augmented model, too, by the class that the library knows, imported quietly."""
+        _, (mixin, plain), *rest = super().__reduce_ex__(protocol)
+        augmented = issubclass(plain, AugmentMixin)
+        return (_new_instance, (QuietImport(), mixin, unaugmented_class(plain), augmented), *rest)
 
 
-def _new_augmented_instance(mixin: type, plain: type) -> nn.Module:
-    instance: nn.Module = object.__new__(wrapped_class(mixin, augmented_class(plain)))
+def _new_instance(_: object, mixin: type, plain: type, augmented: bool) -> nn.Module:
+    instance: nn.Module = object.__new__(wrapped_class(mixin, augmented_class(plain) if augmented else plain))
     return instance
 
 

@@ -29,3 +29,11 @@ def import_deepctr_torch() -> types.ModuleType:
     finally:
         del sys.modules["deepctr_torch.utils"]
     return package
+
+
+class QuietImport:
+    """Before the class of a DeepCTR-Torch model in a pickle: unpickled first, it imports the library quietly."""
+
+    def __reduce__(self) -> tuple:
+        """Become a call of `import_deepctr_torch`."""
+        return import_deepctr_torch, ()

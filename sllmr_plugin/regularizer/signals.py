@@ -69,6 +69,6 @@ def tail_threshold(popularity: Tensor, quantile: float) -> int:
     if quantile == 0 or popularity.numel() == 0:
         return -1
     ordered = popularity.sort().values
-    # round() keeps 0.2 * 5 = 1.0000000000000002 from being lifted to 2 items.
+    # round() keeps 0.07 * 100 = 7.000000000000001 from being lifted to 8 items.
     count = math.ceil(round(quantile * ordered.numel(), 9))
     return int(ordered[max(count, 1) - 1])

@@ -218,7 +218,8 @@ def _own_items(data: Interactions, row_of_user: np.ndarray) -> np.ndarray:
 
 
 def _tail_popularity(popularity: np.ndarray, quantile: float) -> int:
-    """Return the popularity of the last item of the tail, -1 for no tail; round() keeps 0.1 * 30 from being 4 items."""
+    """Return the popularity of the last item of the tail, -1 for no tail."""
+    # round() keeps 0.07 * 100 = 7.000000000000001 from being lifted to 8 items.
     count = int(np.ceil(round(quantile * len(popularity), 9)))
     return int(np.sort(popularity)[count - 1]) if count else -1
 
