@@ -75,8 +75,8 @@ class TrainingSession:
 
     Attributes
     ----------
-    rows_ride_along : bool
-        Whether a backend that has to try it out found that extra rows may go through the batch's own forward pass.
+    rows_ride_along : bool or None
+        Whether extra rows may go through the batch's own forward pass; None until a backend that has to try it out has.
     norms : list of modules or None
         The model's modules that keep batch statistics, once a backend has looked them up: not anew every step.
     """
@@ -114,7 +114,7 @@ class TrainingSession:
         self._cold_of_user = usable.cold[usable.candidates.users]
         self.weight = 0.0
         self.began = False
-        self.rows_ride_along = True
+        self.rows_ride_along: bool | None = True
         self.norms: list[_BatchNorm] | None = None
         self._pending: tuple[StepResult, int, float] | None = None
         self._reset_account()

@@ -35,7 +35,7 @@ from .row_wise import is_row_wise
 from .shared_forward import dropout_of_first, dropouts, statistics_of_first, training_mode
 from .wrapped import WrappedMixin, warn_if_only_warm_up
 
-_TRIED_ROWS = 8
+_TRIED_ROWS = (8, 64, 512)  # more where the model fails on fewer; the whole batch comes last
 
 Batch = Mapping[str, Tensor]
 
@@ -138,18 +138,29 @@ class FuxiCTRMixin(WrappedMixin):
 
     def _open_session(self, arguments: dict[str, Any]) -> TrainingSession:
         session = super()._open_session(arguments)
-        candidates, builder = session.usable.candidates, session.usable.candidate_rows
-        some = torch.linspace(0, len(candidates.users) - 1, _TRIED_ROWS).long()
-        entry, _ = candidates.block(some)
-        rows = builder.rows(some, candidates.items[entry[:, 0]]).to(self.device)
-        try:
-            session.rows_ride_along = is_row_wise(self, self._inputs, rows, self._head())
-        except KeyError as error:
-            raise SLLMRError(
-                f"{type(self).__name__}.forward reads {error} from the batch, which rows of candidates lack: they have "
-                "the features of feature_map that are no meta features, and no labels. Read labels in add_loss instead."
-            ) from error
+        session.rows_ride_along = None  # the first step finds out
         return session
+
+    def _may_ride_along(self, batch: Tensor, rows: Tensor) -> bool:
+        """Try out on rows of a batch, and extra rows behind them, whether the extra rows may share its pass.
+
+        Rows of the batch come first, since the model trains on them; candidates alone may be more than it can run on,
+        users without a history for instance. So may be a few rows of the batch: then more of them are taken.
+        """
+        for size in sorted({min(size, len(batch)) for size in (*_TRIED_ROWS, len(batch))}):
+            first = batch[:size]
+            others = rows[torch.linspace(0, len(rows) - 1, max(len(first), 2), device=rows.device).long()]
+            try:
+                return is_row_wise(self, self._inputs, torch.cat([first, others]), len(first), self._head())
+            except KeyError as error:
+                raise SLLMRError(
+                    f"{type(self).__name__}.forward reads {error} from the batch, which rows of candidates lack: they "
+                    "have the features of feature_map that are no meta features, and no labels. Read labels in "
+                    "add_loss instead."
+                ) from error
+            except (RuntimeError, ValueError, IndexError):
+                continue
+        return False
 
     def _rows(self, inputs: Batch) -> Tensor:
         return to_rows(inputs, self.sllmr.features.layout, self.device)
@@ -168,16 +179,28 @@ class FuxiCTRMixin(WrappedMixin):
     @contextmanager
     def _untouched(self) -> Iterator[None]:
         """Give back the random numbers that a pass of our own takes: the order of later epochs hangs on them."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            yield
+        try:
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                yield
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, (SLLMRError, torch.OutOfMemoryError)):
+                raise
+            raise SLLMRError(
+                f"{type(self).__name__}.forward failed on rows of scored users and items without others beside them: "
+                f"{error}. If it needs rows with a history, score users who have one; with mode='global', or "
+                "uncertainty='entropy' and gate='learned', a model that treats rows one by one has no such pass."
+            ) from error
 
-    def _forward_with(self, inputs: Batch, batch: Tensor, rows: Tensor) -> tuple[Batch, Tensor, Tensor]:
+    def _forward_with(self, inputs: Batch, batch: Tensor, rows: Tensor) -> tuple[Mapping[str, Any], Tensor, Tensor]:
         n, n_all, norms = len(batch), len(batch) + len(rows), self._batch_norms()
         session = self.sllmr.session
+        if len(rows) and session is not None and session.rows_ride_along is None:
+            session.rows_ride_along = self._may_ride_along(batch, rows)
         if len(rows) and session is not None and session.rows_ride_along:
             with statistics_of_first(norms, n, n_all), dropout_of_first(dropouts(self), n, n_all, session.draws_on):
                 output, logit, probability = self._plain(with_rows(inputs, rows, self.sllmr.features.layout))
-            return {name: values[:n] for name, values in output.items()}, logit, probability
+            own = {name: None if values is None else values[:n] for name, values in output.items()}
+            return own, logit, probability
         output, logit, probability = self._plain(inputs)
         if len(rows):  # models cannot run on no rows
             with self._untouched(), training_mode(norms, False):

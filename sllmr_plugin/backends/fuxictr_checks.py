@@ -8,14 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..config import SelectiveConfig
+from ..errors import UnsupportedModelError
 from ..handle import Features
 from ..id_index import IdIndex
+from ..item_rows import Layout
 from ..vocabulary import VOCABULARY_FILE, fuxictr_index
 from .checks import dropout_problems, head_of, name_problems, task_problems
-from .fuxictr_rows import layout_of
+from .fuxictr_rows import layout_of, to_batch
+
+SEAMS = ("fit", "train_epoch", "compute_loss", "get_inputs", "forward")
+"""Methods of a FuxiCTR model that the mixin overrides or calls; releases are told apart by them, not by number."""
 
 
 def id_index(model: Any, feature: str) -> IdIndex | None:
@@ -44,10 +50,18 @@ def find_problems(
         All of them; empty when the model can be wrapped.
     features : Features or None
         None when there are problems.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the model's batches are not dicts of features.
     """
     specs = model.feature_map.features
     layout = layout_of(model.feature_map)
-    problems = [problem for problem in (version_problem(),) if problem]
+    lacking = seam_problem(model)
+    problems = [] if lacking is None else [lacking]
+    if not problems:
+        require_flat_batches(model, layout)
     problems += name_problems(layout, user, item, item_features)
     problems += [
         f"feature {name!r} is of type {specs[name]['type']}. Name the categorical feature that carries the id."
@@ -82,16 +96,38 @@ def default_item_features(model: Any, user: str, item: str) -> list[str]:
     ]
 
 
-def version_problem() -> str | None:
-    """Say what is wrong with the FuxiCTR that is imported, or None."""
-    version: str = importlib.import_module("fuxictr.version").__version__
-    release = tuple(int(part) for part in version.split(".")[:3] if part.isdecimal())
-    if (2, 3, 10) <= release < (2, 4):
+def seam_problem(model: Any) -> str | None:
+    """Say which of the methods that the regularizer works through a model lacks, or None."""
+    lacking = [name for name in SEAMS if not callable(getattr(model, name, None))]
+    if not lacking:
         return None
+    version = importlib.import_module("fuxictr.version").__version__
     return (
-        f"fuxictr {version} is not supported: its training loop has not been looked at. "
+        f"fuxictr {version} gives the model no {', '.join(lacking)}, which the regularizer trains through. "
         "Run `pip install 'fuxictr>=2.3.10,<2.4'`."
     )
+
+
+def require_flat_batches(model: Any, layout: Layout) -> None:
+    """Refuse a model whose batches are something else than a dict of the features in its feature map.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If it cannot read such a dict.
+    """
+    rows = torch.zeros(2, max((end for _, end in layout.values()), default=0), dtype=torch.float64)
+    try:
+        model.get_inputs(to_batch(rows, layout, model.feature_map))
+    except Exception as error:
+        raise UnsupportedModelError(
+            [
+                f"{type(model).__name__}.get_inputs cannot read a dict of the features in feature_map "
+                f"({type(error).__name__}: {error}). Its batches have another form, as those of the long-sequence "
+                "models with their table of items have, and candidates cannot be given it. Wrap a model whose batches "
+                "are flat dicts, such as DIN with a sequence feature."
+            ]
+        ) from error
 
 
 def prediction_head(model: nn.Module, task: int) -> nn.Module | None:

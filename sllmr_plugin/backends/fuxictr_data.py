@@ -1,8 +1,10 @@
 """The rows behind a FuxiCTR data generator, read once at the start of `fit` without a trace in it.
 
-FuxiCTR's own generators are read from what they load, in stored order: the array of `NpzDataLoader`, the files of
-`NpzBlockDataLoader` and `ParquetDataLoader`, a block at a time. A plain torch `DataLoader` over a map-style data set
-is read by a second one that does not shuffle. Anything else is iterated once, in the order that it chooses.
+FuxiCTR's own generators are read from what they load, in stored order: the array that the data set of some holds, the
+files that others name, a block at a time. Which loader does what differs between the release on the package index and
+the repository, so it is the attribute that tells, not the class or the version. A plain torch `DataLoader` over a
+map-style data set is read by a second one that does not shuffle. Anything else is iterated once, in the order that it
+chooses.
 """
 
 from __future__ import annotations
@@ -66,23 +68,30 @@ def random_state_kept() -> Iterator[None]:
 
 
 def _columns(generator: Any, feature_map: Any, names: Sequence[str]) -> Iterator[Columns]:
-    kind = type(generator).__name__ if type(generator).__module__.startswith("fuxictr.pytorch.dataloaders") else ""
-    if kind == "NpzDataLoader":
-        array = generator.dataset.darray
+    # Only FuxiCTR's own: a user's subclass may leave out rows of what it loads.
+    own = type(generator).__module__.startswith("fuxictr.pytorch.dataloaders")
+    array = getattr(getattr(generator, "dataset", None), "darray", None)
+    paths = getattr(generator, "data_blocks", getattr(generator, "parquet_files", None))
+    if own and array is not None:
         where = {name: feature_map.get_column_index(name) for name in names}
         for start in range(0, len(array), _PIECE):
             piece = array[start : start + _PIECE]
             yield {name: piece[:, index] for name, index in where.items()}
-    elif kind == "NpzBlockDataLoader":
-        for path in generator.data_blocks:
-            with np.load(path) as block:
-                yield {name: block[name] for name in names}
-    elif kind == "ParquetDataLoader":
-        for path in generator.parquet_files:
-            for batch in pq.ParquetFile(path).iter_batches(_PIECE, columns=list(names)):
-                yield {name: _values(batch.column(name)) for name in names}
+    elif own and paths is not None:
+        for path in paths:
+            yield from _stored(path, names)
     else:
         yield from _iterated(generator)
+
+
+def _stored(path: str, names: Sequence[str]) -> Iterator[Columns]:
+    """Read a file of FuxiCTR's, of either format."""
+    if str(path).endswith(".npz"):
+        with np.load(path) as block:
+            yield {name: block[name] for name in names}
+    else:
+        for batch in pq.ParquetFile(path).iter_batches(_PIECE, columns=list(names)):
+            yield {name: _values(batch.column(name)) for name in names}
 
 
 def _iterated(generator: Any) -> Iterator[Columns]:

@@ -16,20 +16,25 @@ from .shared_forward import batch_norms, captured_input, dropouts, statistics_of
 _SPREAD = 0.1  # of what is added to every weight: freshly initialised models tell rows apart by less than rounding
 
 
-def is_row_wise(model: nn.Module, inputs: Callable[[Tensor], Any], rows: Tensor, head: nn.Module | None = None) -> bool:
+def is_row_wise(
+    model: nn.Module, inputs: Callable[[Tensor], Any], rows: Tensor, n_first: int, head: nn.Module | None = None
+) -> bool:
     """Try out whether the outputs of the first rows are the same with and without the others behind them.
 
     The model is run in training mode, with random weights, without dropout, and with batch statistics made by the
-    first rows only (`statistics_of_first`). Weights, statistics and random numbers are left as they were.
+    first rows only (`statistics_of_first`). Weights, statistics and random numbers are left as they were. What is not
+    trained keeps its values: masks and indexes, which some models hold as parameters, mean nothing with noise added.
 
     Parameters
     ----------
     model : Module
-        Its forward returns a dict of tensors with a row for each input row, or it is not row-wise.
+        Its forward returns a dict of tensors with a row for each input row (None is let pass), or it is not row-wise.
     inputs : callable
         Turns rows, (n_rows, width), into what the forward takes.
     rows : Tensor
-        (n_rows, width), at least 6 that differ.
+        (n_rows, width) that differ. The model must be able to run on the first ones alone.
+    n_first : int
+        Rows that come first; at least as many others, so that what averages over rows shows.
     head : Module, optional
         What it is called with is compared, too: a probability near 0 or 1 hides differences.
 
@@ -37,6 +42,11 @@ def is_row_wise(model: nn.Module, inputs: Callable[[Tensor], Any], rows: Tensor,
     -------
     bool
         False also if the model fails on the rows together, or uses random numbers other than those of `nn.Dropout`.
+
+    Raises
+    ------
+    Exception
+        Whatever the model raises on the first rows alone.
     """
     if any(type(module) is not nn.Dropout for module in dropouts(model)):  # dropout_of_first knows no others
         return False
@@ -48,7 +58,7 @@ def is_row_wise(model: nn.Module, inputs: Callable[[Tensor], Any], rows: Tensor,
         noisy = {
             name: p + _SPREAD * torch.randn(p.shape, generator=generator).to(p)
             for name, p in model.named_parameters()
-            if id(p) not in large
+            if p.requires_grad and id(p) not in large
         }
 
         def outputs(some: Tensor) -> dict[str, Any]:
@@ -60,21 +70,29 @@ def is_row_wise(model: nn.Module, inputs: Callable[[Tensor], Any], rows: Tensor,
 
         with ExitStack() as stack:
             for module in embeddings:
-                stack.callback(module.register_forward_hook(_spread_codes).remove)
+                if module.weight.requires_grad:
+                    stack.callback(module.register_forward_hook(_spread_codes).remove)
             stack.enter_context(training_mode(list(model.modules()), True))
             stack.enter_context(training_mode(dropouts(model), False))
+            alone = outputs(rows[:n_first])
             # twice, as a model that averages over rows can by chance average to the same
-            return all(_agree(outputs, rows, n, norms) for n in (len(rows) // 2, len(rows) // 2 - 1))
+            ends = {len(rows), max(len(rows) - 1, n_first + 1)}
+            return bool(alone) and all(_agree(outputs, alone, rows[:end], n_first, norms) for end in ends)
 
 
-def _agree(outputs: Callable[[Tensor], dict[str, Any]], rows: Tensor, n: int, norms: Sequence[_BatchNorm]) -> bool:
-    alone = outputs(rows[:n])
+def _agree(
+    outputs: Callable[[Tensor], dict[str, Any]],
+    alone: Mapping[str, Any],
+    rows: Tensor,
+    n: int,
+    norms: Sequence[_BatchNorm],
+) -> bool:
     try:
         with statistics_of_first(norms, n, len(rows)):
             together = outputs(rows)
     except (RuntimeError, ValueError, IndexError):  # rows that cannot be told apart, or shapes that do not fit
         return False
-    if not alone or alone.keys() != together.keys():
+    if alone.keys() != together.keys():
         return False
     return all(_same(alone[name], together[name], n, len(rows)) for name in alone)
 
@@ -87,9 +105,13 @@ def _spread_codes(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -
 
 def _same(alone: Any, together: Any, n: int, n_all: int) -> bool:
     """Whether two outputs have the same first n rows, up to rounding and to what hardly tells rows apart."""
+    if alone is None and together is None:  # an output of another configuration of the model
+        return True
     if not all(isinstance(output, Tensor) and output.dim() for output in (alone, together)):
         return False
     if len(alone) != n or len(together) != n_all:
         return False
+    if not alone.is_floating_point() or alone.numel() == 0:  # masks and codes, which know no rounding
+        return torch.equal(alone, together[:n])
     tolerance = 1e-4 * float(alone.max() - alone.min()) + 3e-6 * float(alone.abs().max())
     return torch.allclose(alone, together[:n], rtol=0, atol=tolerance)
