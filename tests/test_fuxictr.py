@@ -3,16 +3,22 @@
 import copy
 import logging
 import random
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 pytest.importorskip("fuxictr")
 
+import polars
+from fuxictr.preprocess import FeatureProcessor
 from fuxictr.pytorch.dataloaders.npz_block_dataloader import NpzBlockDataLoader
+from fuxictr.pytorch.dataloaders.npz_dataloader import NpzDataLoader
 from fuxictr.pytorch.dataloaders.parquet_dataloader import ParquetDataLoader
 
 from sllmr_plugin import (
@@ -85,7 +91,7 @@ def test_wrong_names_are_refused(arguments, fragment):
         wrap(zoo.build(DEEPFM), shared.score_frame(), **({"user": "user_id", "item": "item_id"} | arguments))
 
 
-def test_tasks_outputs_and_versions_are_checked(monkeypatch):
+def test_tasks_and_outputs_are_checked():
     names = {"user": "user_id", "item": "item_id"}
     with pytest.raises(WrapError, match="the model has 2 tasks"):
         wrap(zoo.build(TWO_TASKS), shared.score_frame(), **names)
@@ -97,12 +103,34 @@ def test_tasks_outputs_and_versions_are_checked(monkeypatch):
     del model.optimizer
     with pytest.raises(WrapError, match="no optimizer"):
         wrap(model, shared.score_frame(), **names)
-    for version, fragment in (("2.3.9", "2.3.9 is not supported"), ("2.4.0", "2.4.0 is not supported")):
-        monkeypatch.setattr("fuxictr.version.__version__", version)
-        with pytest.raises(WrapError, match=fragment):
-            wrap(zoo.build(DEEPFM), shared.score_frame(), **names)
     with pytest.raises(UnsupportedModelError, match="no FuxiCTR one"):
         wrap(torch.nn.Linear(2, 1), shared.score_frame(), **names)
+
+
+def test_a_library_is_known_by_its_methods_not_by_its_number(monkeypatch):
+    names = {"user": "user_id", "item": "item_id"}
+    monkeypatch.setattr("fuxictr.version.__version__", "9.9.9")
+    wrap(zoo.build(DEEPFM), shared.score_frame(), **names)
+    model = zoo.build(DEEPFM)
+    monkeypatch.delattr("fuxictr.pytorch.models.BaseModel.train_epoch")
+    with pytest.raises(WrapError, match=r"fuxictr 9.9.9 gives the model no train_epoch.*fuxictr>=2.3.10"):
+        wrap(model, shared.score_frame(), **names)
+
+
+class LongSequence(DeepFM):
+    """Is fed features, a table of items and a mask, as FuxiCTR's long-sequence models are."""
+
+    def get_inputs(self, inputs, feature_source=None):
+        features, items, _ = inputs
+        return super().get_inputs({**dict(features.items()), **items}, feature_source)
+
+
+def test_models_whose_batches_are_no_dicts_of_features_are_refused():
+    model = zoo.build(zoo.Backbone("LongSequence", LongSequence))
+    before = dict(vars(model))
+    with pytest.raises(UnsupportedModelError, match=r"LongSequence.get_inputs cannot read .*\n?.*flat dicts"):
+        wrap(model, shared.score_frame(), user="user_id", item="item_id")
+    assert vars(model) == before
 
 
 def test_item_features_default_to_those_of_the_items_source_and_of_a_din():
@@ -192,8 +220,78 @@ OWN = [zoo.Backbone("CentredUsers", CentredUsers, rides_along=False), BACKBONES[
 
 
 @pytest.mark.parametrize("backbone", [DEEPFM, DIN, BACKBONES["Centred"], *OWN], ids=lambda backbone: backbone.name)
-def test_whether_rows_ride_along_is_found_out(backbone):
-    assert zoo.open_session(backbone, ready(backbone=backbone)).rows_ride_along is backbone.rides_along
+def test_whether_rows_ride_along_is_found_out_in_the_first_step(backbone):
+    model = ready(backbone=backbone)
+    session = model.sllmr.session = zoo.open_session(backbone, model)
+    assert session.rows_ride_along is None
+    session.begin_epoch(0)
+    model(zoo.batch(model, {name: values[:40] for name, values in zoo.inputs(model).items()}))
+    assert session.rows_ride_along is backbone.rides_along
+
+
+class NeedsHistories(zoo.DIN):
+    """Needs two rows with a history, and gives a mask and a None beside the prediction, as a DIEN does."""
+
+    def forward(self, inputs):
+        has_one = inputs["hist_item_id"].long()[:, 0] > 0
+        if has_one.sum() < 2:
+            raise RuntimeError("Cannot pack empty tensors.")
+        return super().forward(inputs) | {"pad_mask": has_one, "neg_emb": None}
+
+
+def half_without_histories(model):
+    """Return shuffled batches in which users of odd code have no history, and scores of such users only."""
+    x = {**zoo.inputs(model), "click": shared.samples()[1]}
+    x["hist_item_id"] = x["hist_item_id"] * (x["user_id"] % 2 == 0)[:, None]
+    order = np.argsort(x["user_id"] % 2 == 0, kind="stable")  # the first batch starts with 40 rows and more without
+    rows = [zoo.batch(model, {name: values[order[start::2]] for name, values in x.items()}) for start in range(2)]
+    frame = shared.score_frame()
+    return rows, frame[frame["user_id"] % 2 == 1]
+
+
+NEEDS_HISTORIES = zoo.Backbone("NeedsHistories", NeedsHistories, history=True)
+
+
+@pytest.mark.parametrize("mode", ["global", "gated"])
+def test_scored_users_without_histories_ride_in_the_batch_of_a_model_that_needs_some(mode):
+    batches, frame = half_without_histories(zoo.build(NEEDS_HISTORIES))
+    assert not batches[0]["hist_item_id"][:40].any()
+    model = ready(ON.replace(mode=mode), NEEDS_HISTORIES, frame)
+    model.fit(batches, epochs=2, validation_data=batches)
+    assert min(account["sllmr_pairs"] for account in model.sllmr.epochs) > 50
+
+
+def test_where_rows_have_to_go_alone_and_cannot_an_error_says_so():
+    batches, frame = half_without_histories(zoo.build(NEEDS_HISTORIES))
+    model = ready(ON.replace(mode="joint", uncertainty="mc_dropout"), NEEDS_HISTORIES, frame)
+    with pytest.raises(SLLMRError, match=r"without others beside them: Cannot pack .* score users who have one"):
+        model.fit(batches, epochs=1, validation_data=batches)
+    assert model.sllmr.session is None
+
+
+class Fields(DeepFM):
+    """Picks the pairs of fields with an index and a mask that are parameters, as a PNN and an AFM do."""
+
+    def __init__(self, feature_map, **kwargs):
+        super().__init__(feature_map, **kwargs)
+        n = feature_map.num_fields
+        self.mask = nn.Parameter(torch.ones(n, n).triu(1).bool(), requires_grad=False)
+        self.first = nn.Parameter(torch.triu_indices(n, n, 1)[0], requires_grad=False)
+
+    def logit(self, X):
+        fields = self.embedding_layer(X)
+        products = (fields @ fields.transpose(1, 2)).masked_select(self.mask).view(len(fields), -1)
+        return super().logit(X) + (products * fields.sum(dim=2).index_select(1, self.first)).sum(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("gate", ["joint", "bilevel"])
+def test_a_model_with_masks_and_indexes_for_parameters_trains_and_keeps_them(gate):
+    model = ready(ON.replace(mode="gated", gate=gate), zoo.Backbone("Fields", Fields), with_probes())
+    before = model.mask.clone(), model.first.clone()
+    zoo.fit(DEEPFM, model)
+    assert min(account["sllmr_pairs"] for account in model.sllmr.epochs) > 100
+    assert torch.equal(model.mask, before[0])
+    assert torch.equal(model.first, before[1])
 
 
 class Told(DeepFM):
@@ -242,6 +340,53 @@ def as_parquet(model, folder):
     return loader
 
 
+def as_parquet_blocks(model, folder):
+    """The block loader of FuxiCTR's repository, which names parquet files as its npz loader does npz files."""
+    paths = as_parquet(model, folder).parquet_files
+    loader = object.__new__(NpzBlockDataLoader)
+    loader.data_blocks = paths
+    return loader
+
+
+def as_parquet_array(model, folder):
+    """The parquet loader of FuxiCTR's repository, which holds an array and names no files."""
+    rows, y = columns(model)
+    loader = object.__new__(ParquetDataLoader)
+    loader.dataset = SimpleNamespace(darray=np.column_stack([rows, y]))
+    return loader
+
+
+class Scored(NpzDataLoader):
+    """A user's own: leaves out rows of what FuxiCTR's loads, and gives the others in batches."""
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            yield {name: values[batch["user_id"] > 3] for name, values in batch.items()}
+
+
+def test_a_loader_of_the_users_own_is_iterated():
+    model = ready()
+    path = str(Path(model.feature_map.data_dir) / "rows.npz")
+    loader = Scored(model.feature_map, path, batch_size=48, num_workers=0)
+    rows, _ = columns(model)
+    pieces = training_pieces(loader, model.feature_map, model.sllmr.features.layout, "click")
+    np.testing.assert_allclose(np.concatenate([part for part, _ in pieces]), rows[rows[:, 0] > 3], rtol=1e-6)
+
+
+@pytest.mark.skipif(int(polars.__version__.split(".")[0]) > 1, reason="the extra fuxictr asks for polars below 2")
+def test_fuxictrs_preprocessing_reads_csv_with_the_polars_that_the_extra_asks_for(tmp_path):
+    (tmp_path / "rows.csv").write_text("user_id,price,click\n007,0.5,1\n8,,0\n")
+    columns_of = [
+        {"name": "user_id", "active": True, "dtype": "str", "type": "categorical"},
+        {"name": "price", "active": True, "dtype": "float", "type": "numeric"},
+    ]
+    processor = FeatureProcessor(
+        columns_of, {"name": "click", "dtype": "float"}, dataset_id="rows", data_root=str(tmp_path)
+    )
+    frame = processor.read_data(str(tmp_path / "rows.csv"), data_format="csv", sep=",").collect()
+    assert frame.rows() == [("007", 0.5, 1.0), ("8", None, 0.0)]
+
+
 def as_data_loader(model, folder):
     x, y = {**zoo.inputs(model), "click": shared.samples()[1]}, shared.samples()[1]
     rows = [{name: values[row] for name, values in x.items()} for row in range(len(y))]
@@ -253,7 +398,9 @@ def as_batches(model, folder):
     return [{name: values[start : start + 50] for name, values in x.items()} for start in range(0, 240, 50)]
 
 
-@pytest.mark.parametrize("kind", [None, as_blocks, as_parquet, as_data_loader, as_batches])
+@pytest.mark.parametrize(
+    "kind", [None, as_blocks, as_parquet, as_parquet_blocks, as_parquet_array, as_data_loader, as_batches]
+)
 def test_rows_come_in_stored_order_from_every_generator(kind, tmp_path):
     model = ready(backbone=DIN)
     generator = zoo.generators(model)[0] if kind is None else kind(model, tmp_path)

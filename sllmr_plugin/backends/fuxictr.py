@@ -188,7 +188,7 @@ class FuxiCTRMixin(WrappedMixin):
             raise SLLMRError(
                 f"{type(self).__name__}.forward failed on rows of scored users and items without others beside them: "
                 f"{error}. If it needs rows with a history, score users who have one; with mode='global', or "
-                "uncertainty='entropy' and gate='learned', a model that treats rows one by one has no such pass."
+                "uncertainty='entropy' and gate='joint', a model that treats rows one by one has no such pass."
             ) from error
 
     def _forward_with(self, inputs: Batch, batch: Tensor, rows: Tensor) -> tuple[Mapping[str, Any], Tensor, Tensor]:
