@@ -1,7 +1,7 @@
 """Plain against wrapped FuxiCTR models: ``python benchmarks/fuxictr_compare.py --data FOLDER --backbone deepfm``.
 
 FOLDER holds ``interactions.csv``, ``items.csv`` and ``llm_scores.parquet``; without it the bundled demo data are used,
-whose scores are simulated. Every run is FuxiCTR's own: `RankDataLoader` over .npz files, `fit` with validation rows
+whose scores are simulated. Every run is FuxiCTR's own: `NpzDataLoader` over .npz files, `fit` with validation rows
 (each validation interaction beside 20 drawn items), the checkpoint of the best validation AUC reloaded at its end. Then
 each test interaction is ranked against all items its user has not seen (or --rank-items drawn ones). Runs of a seed
 share the rows, the initial weights and the order of the batches. Differences are to the plain model, over the same
@@ -45,13 +45,16 @@ def run(
     model = build_fuxictr(feature_map=feature_map, model_root=folder / mode, seed=seed, **settings)
     if mode != "none":
         model = wrap(model, scores, user="user_id", item="item_id", config=SelectiveConfig(mode=mode))
-    train, valid = import_fuxictr("fuxictr.pytorch.dataloaders").RankDataLoader(
-        feature_map,
-        stage="train",
-        train_data=f"{feature_map.data_dir}/train.npz",
-        valid_data=f"{feature_map.data_dir}/valid.npz",
-        batch_size=arguments.batch_size,
-        num_workers=0,
+    loader = import_fuxictr("fuxictr.pytorch.dataloaders.npz_dataloader").NpzDataLoader
+    train, valid = (
+        loader(
+            feature_map,
+            f"{feature_map.data_dir}/{split}.npz",
+            batch_size=arguments.batch_size,
+            shuffle=split == "train",
+            num_workers=0,
+        )
+        for split in splits
     )
     torch.manual_seed(seed)
     start = time.perf_counter()

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from fuxictr.pytorch.dataloaders import RankDataLoader
+from fuxictr.pytorch.dataloaders.npz_dataloader import NpzDataLoader
 
 from sllmr_plugin import wrap
 from sllmr_plugin.datasets.demo import demo_paths
@@ -40,13 +40,11 @@ for with_llm in (False, True):
     if with_llm:
         # Raw ids of the score table are looked up in FuxiCTR's vocabulary; the history stays the user's.
         model = wrap(model, arguments.scores, user="user_id", item="item_id")
-    train, valid = RankDataLoader(
-        feature_map,
-        stage="train",
-        train_data=f"{feature_map.data_dir}/train.npz",
-        valid_data=f"{feature_map.data_dir}/valid.npz",
-        batch_size=256,
-        num_workers=0,
+    train, valid = (
+        NpzDataLoader(
+            feature_map, f"{feature_map.data_dir}/{split}.npz", batch_size=256, shuffle=shuffle, num_workers=0
+        )
+        for split, shuffle in (("train", True), ("valid", False))
     )
     torch.manual_seed(0)  # both see the same batches
     model.fit(train, epochs=arguments.epochs, validation_data=valid)

@@ -114,9 +114,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     """Read the constructor arguments of a backbone from a file such as ``model_zoo_configs/fuxictr/din.yaml``."""
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BackboneError(f"{path} cannot be read ({error}). Give a file of `argument: value` lines.") from None
-    if not isinstance(settings, dict) or "model" not in settings:
+    if not isinstance(settings, dict) or not isinstance(settings.get("model"), str):
         raise BackboneError(f"{path} names no model. Add `model:` and one of {', '.join(FUXICTR_BACKBONES)}.")
     return settings
 

@@ -374,6 +374,7 @@ def test_a_loader_of_the_users_own_is_iterated():
 
 
 @pytest.mark.skipif(int(polars.__version__.split(".")[0]) > 1, reason="the extra fuxictr asks for polars below 2")
+@pytest.mark.filterwarnings("ignore:the argument `dtypes`:DeprecationWarning")
 def test_fuxictrs_preprocessing_reads_csv_with_the_polars_that_the_extra_asks_for(tmp_path):
     (tmp_path / "rows.csv").write_text("user_id,price,click\n007,0.5,1\n8,,0\n")
     columns_of = [

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("fuxictr")
 
-from fuxictr.pytorch.dataloaders import RankDataLoader
+from fuxictr.pytorch.dataloaders.npz_dataloader import NpzDataLoader
 
 from sllmr_plugin import wrap
 from sllmr_plugin.datasets.features import held_out_rows, template_rows, training_rows
@@ -51,13 +51,9 @@ def test_every_configuration_trains_on_a_written_data_set(name, data, tmp_path):
     model = built(name, data, tmp_path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     folder = model.feature_map.data_dir
-    train, valid = RankDataLoader(
-        model.feature_map,
-        stage="train",
-        train_data=f"{folder}/train.npz",
-        valid_data=f"{folder}/valid.npz",
-        batch_size=16,
-        num_workers=0,
+    train, valid = (
+        NpzDataLoader(model.feature_map, f"{folder}/{split}.npz", batch_size=16, shuffle=shuffle, num_workers=0)
+        for split, shuffle in (("train", True), ("valid", False))
     )
     model.fit(train, epochs=1, validation_data=valid)
     after = model.state_dict()
@@ -130,6 +126,11 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path, data):
         read_settings(tmp_path / "nothing.yaml")
     with pytest.raises(BackboneError, match="cannot be read"):
         read_settings(tmp_path / "nowhere.yaml")
+    with pytest.raises(BackboneError, match="cannot be read"):
+        read_settings(tmp_path)  # a folder
+    (tmp_path / "number.yaml").write_text("model: 3")
+    with pytest.raises(BackboneError, match="names no model"):
+        read_settings(tmp_path / "number.yaml")
     monkeypatch.setitem(sys.modules, "fuxictr", None)  # as if it were not installed
     with pytest.raises(MissingLibraryError, match=r"pip install 'sllmr-plugin\[fuxictr\]'"):
         import_fuxictr()

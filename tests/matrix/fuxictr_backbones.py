@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.dataloaders import RankDataLoader
+from fuxictr.pytorch.dataloaders.npz_dataloader import NpzDataLoader
 from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
 from fuxictr.pytorch.models import MultiTaskModel
 from fuxictr.pytorch.torch_utils import seed_everything
@@ -169,9 +169,11 @@ def compile_model(backbone: Backbone, model: nn.Module) -> None:
 def generators(model: nn.Module):
     """Return a shuffled training generator and one for validation; both hold the shared samples."""
     path = str(Path(model.feature_map.data_dir) / "rows.npz")
-    return RankDataLoader(
-        model.feature_map, stage="train", train_data=path, valid_data=path, batch_size=48, num_workers=0
+    train, valid = (
+        NpzDataLoader(model.feature_map, path, batch_size=48, shuffle=shuffle, num_workers=0)
+        for shuffle in (True, False)
     )
+    return train, valid
 
 
 def item_features(model: nn.Module) -> list[str]:
