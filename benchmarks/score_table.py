@@ -2,7 +2,7 @@
 
 For every size, one after the other and each in a process of its own, so that memory is its own: parquet files are
 generated (users in random order, 20 candidates each), built into a folder of memory-mapped arrays, opened, and
-drawn from as a training does: `prepare` with a training row a user, then steps of 64 users. ``rss`` is the most
+drawn from as a training does: `usable_scores` with a training row a user, then steps of 64 users. ``rss`` is the most
 resident memory the process ever had, ``while drawing`` the most it had between steps; both count the libraries,
 some 350 MB. Look-ups (drawing users, reading their candidates' items and scores) are compared with the processor time
 of a step of plain DeepFM at two settings; a model with a million users would take longer. The whole plan is
@@ -29,9 +29,8 @@ import step_overhead
 import torch
 
 from sllmr_plugin import ScoreTable, SelectiveConfig
-from sllmr_plugin.handle import Features, Handle
-from sllmr_plugin.item_rows import ArrayRows
-from sllmr_plugin.preparation import prepare
+from sllmr_plugin.handle import Handle
+from sllmr_plugin.item_rows import ArrayRows, Features
 from sllmr_plugin.session import TrainingSession
 
 PER_USER, N_ITEMS, FILE_ROWS = 20, 1_000_003, 5_000_000  # a prime number of items
@@ -78,7 +77,7 @@ def draw(n_pairs: int, folder: Path) -> dict[str, float]:
     options: dict[str, Any] = {"task": 0, "item_values": None, "shapes": {}, "user_index": None, "item_index": None}
     handle = Handle("DeepFM", features, table, config, **options)
     start = time.perf_counter()
-    usable = prepare(handle, ArrayRows(x, np.ones(n_users, dtype=np.float32), layout, n_users))
+    usable = handle.usable(ArrayRows(x, np.ones(n_users, dtype=np.float32), layout, n_users))
     prepared = time.perf_counter() - start
     columns: dict[str, Any] = {"user_column": 0, "item_column": 1}
     session = TrainingSession(

@@ -18,41 +18,17 @@ from .ensemble import Checkpoint, read_checkpoints
 from .errors import SLLMRError
 from .gate_fitting import DisagreementMemory
 from .id_index import IdIndex, encode_ids
+from .item_rows import Features, TrainingRows
+from .preparation import usable_scores
 from .regularizer.gates import GATES, Gate, build_gate
 from .regularizer.uncertainty import FROM_PROBABILITY
 from .score_table import Coverage, ScoreTable
 from .session import TrainingSession
+from .usable import Usable
 
 _CONFIG_FILE = "sllmr_config.yaml"
 _GATE_FILE = "sllmr_gate.safetensors"
 _KEYS, _SEEN = "disagreements.keys", "disagreements.seen"
-
-
-@dataclass(frozen=True)
-class Features:
-    """How the model names and lays out what the regularizer needs.
-
-    Attributes
-    ----------
-    user, item : str
-        Id features.
-    item_features : tuple of str
-        All item-side features, `item` among them.
-    layout : mapping of str to (int, int)
-        Feature name -> first input column and one past the last.
-    n_users, n_items : int
-        Vocabulary sizes of the id features.
-    regression : bool, default=False
-        Whether the output is a score without bounds, trained on ratings, not a probability.
-    """
-
-    user: str
-    item: str
-    item_features: tuple[str, ...]
-    layout: Mapping[str, tuple[int, int]]
-    n_users: int
-    n_items: int
-    regression: bool = False
 
 
 @dataclass(frozen=True)
@@ -301,6 +277,21 @@ class Handle:
         result = np.full(size, missing, dtype=np.int64)
         result[codes[inside]] = series.to_numpy()[inside]
         return torch.from_numpy(result)
+
+    def usable(self, training: TrainingRows) -> Usable:
+        """Find out what these training rows allow to use of the score table, see `usable_scores`, and note it."""
+        self.training = {}
+        usable = usable_scores(
+            self.table,
+            training,
+            self.features,
+            self.config,
+            item_values=self.item_values,
+            history_length=self.history_length,
+            popularity=self.popularity,
+        )
+        self.training = usable.account
+        return usable
 
     def status(self) -> Status:
         """Return what the regularizer is set to do and has done."""

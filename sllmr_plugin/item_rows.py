@@ -23,6 +23,33 @@ _LEAST_EVIDENCE = 10  # such rows without which nothing is said: a few agree by 
 _FAR = 5  # widths of the training rows' range beyond which a value of an item table is of another scale
 
 
+@dataclass(frozen=True)
+class Features:
+    """How a model names and lays out what the regularizer needs.
+
+    Attributes
+    ----------
+    user, item : str
+        Id features.
+    item_features : tuple of str
+        All item-side features, `item` among them.
+    layout : mapping of str to (int, int)
+        Feature name -> first input column and one past the last.
+    n_users, n_items : int
+        Vocabulary sizes of the id features.
+    regression : bool, default=False
+        Whether the output is a score without bounds, trained on ratings, not a probability.
+    """
+
+    user: str
+    item: str
+    item_features: tuple[str, ...]
+    layout: Mapping[str, tuple[int, int]]
+    n_users: int
+    n_items: int
+    regression: bool = False
+
+
 class TrainingRows(Protocol):
     """The training rows handed to `fit`, as far as the regularizer looks at them.
 

@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .config import SelectiveConfig
 from .drawable import DrawableScores
 from .errors import CoverageError, CoverageWarning, DataError
-from .handle import Handle
-from .item_rows import RowBuilder, TrainingRows, item_columns, known_item_values
+from .item_rows import Features, RowBuilder, TrainingRows, item_columns, known_item_values
 from .regularizer.signals import RegionSignals
-from .score_table import WARN_BELOW
+from .score_table import WARN_BELOW, ScoreTable
 from .usable import Usable
 from .user_scores import UserScores
 
 _LOCATED = 1 << 20
 
 
-def prepare(handle: Handle, training: TrainingRows) -> Usable:
+def usable_scores(
+    table: ScoreTable,
+    training: TrainingRows,
+    features: Features,
+    config: SelectiveConfig,
+    *,
+    item_values: tuple[np.ndarray, np.ndarray] | None = None,
+    history_length: Tensor | None = None,
+    popularity: Tensor | None = None,
+) -> Usable:
     """Find template rows, item columns and regions, and keep the scored pairs that have all of them.
 
     Parameters
     ----------
-    handle : Handle
-        Of the model that is about to train; its account of the training is written.
+    table : ScoreTable
+        All scores.
     training : TrainingRows
         The rows that train.
+    features : Features
+        How the model names and lays them out.
+    config : SelectiveConfig
+        Says what is cold and what long-tail, and whether pairs are formed.
+    item_values : (numpy.ndarray, numpy.ndarray), optional
+        Codes and input columns of items, as of `encode_item_table`.
+    history_length, popularity : Tensor, optional
+        (n_user_codes,) and (n_item_codes,) counts in the place of those of the training rows; -1 for an item that is
+        not in the catalogue.
 
     Returns
     -------
@@ -47,10 +66,9 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
     CoverageWarning
         If fewer than half of the rows read can be used, or a feature looks item-side and is not listed as such.
     """
-    features, table = handle.features, handle.table
     users = _codes(training, features.user, features.n_users)
     items = _codes(training, features.item, features.n_items)
-    _warn_of_unlisted_item_features(handle, training)
+    _warn_of_unlisted_item_features(features, training)
     wanted = np.union1d(table.candidates.users.numpy(), table.probes.users.numpy())
     found, templates = training.latest_rows(features.user, wanted)
     in_candidates = table.candidates.items_seen(features.n_items)
@@ -59,7 +77,7 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
     _warn_of_shifted_codes("user", features.n_users, wanted, np.unique(users))
     _warn_of_shifted_codes("item", features.n_items, scored, np.unique(items))
     known, values = known_item_values(
-        training, features.layout, features.item, features.item_features, scored, handle.item_values
+        training, features.layout, features.item, features.item_features, scored, item_values
     )
     builder_parts = (
         torch.from_numpy(item_columns(features.layout, features.item_features)),
@@ -71,11 +89,11 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
     has_columns = torch.zeros(features.n_items, dtype=torch.bool)
     has_columns[builder_parts[1]] = True
 
-    drawable = DrawableScores.of(table.candidates, has_template, has_columns, two_scores=handle.config.pairwise)
+    drawable = DrawableScores.of(table.candidates, has_template, has_columns, two_scores=config.pairwise)
     no_columns = int((in_candidates & ~has_columns).sum())
-    _account(handle, drawable, int((~has_template[table.candidates.users]).sum()), no_columns)
+    account = _account(table, drawable, int((~has_template[table.candidates.users]).sum()), no_columns)
     probes = _keep(table.probes, has_template, has_columns)
-    regions = _regions(handle, users, items, training.positive, in_table)
+    regions = _regions(features, config, users, items, training.positive, in_table, history_length, popularity)
 
     def builder(group: UserScores | DrawableScores) -> RowBuilder:
         row = np.searchsorted(wanted[found], group.users.numpy())
@@ -89,6 +107,7 @@ def prepare(handle: Handle, training: TrainingRows) -> Usable:
         cold=regions.cold,
         tail=regions.tail,
         positive=_trained_on(drawable, users[training.positive], items[training.positive]),
+        account=account,
     )
 
 
@@ -159,9 +178,9 @@ def _trained_on(drawable: DrawableScores, users: np.ndarray, items: np.ndarray) 
     return torch.cat(found).unique()
 
 
-def _account(handle: Handle, drawable: DrawableScores, no_template: int, no_columns: int) -> None:
-    table = handle.table.candidates
-    handle.training = {
+def _account(scores: ScoreTable, drawable: DrawableScores, no_template: int, no_columns: int) -> dict[str, Any]:
+    table = scores.candidates
+    account = {
         "pairs usable": f"{len(drawable)} of {len(table)}",
         "users usable": f"{len(drawable.users)} of {len(table.users)}",
         "users without a training row": no_template,
@@ -179,7 +198,7 @@ def _account(handle: Handle, drawable: DrawableScores, no_template: int, no_colu
             "scores. Check that user_index and item_index give the codes in the training rows, and pass item_table= "
             "for items that never occur in training."
         )
-    coverage = handle.table.coverage
+    coverage = scores.coverage
     read = max(coverage.n_read - coverage.n_probes, len(table))  # tables made in other ways have read nothing
     if len(drawable) < WARN_BELOW * read:
         dropped = [f"{count}: {reason}" for reason, count in coverage.dropped.items()]
@@ -190,16 +209,21 @@ def _account(handle: Handle, drawable: DrawableScores, no_template: int, no_colu
             CoverageWarning,
             stacklevel=2,
         )
+    return account
 
 
 def _regions(
-    handle: Handle, users: np.ndarray, items: np.ndarray, positive: np.ndarray, in_table: Tensor
+    features: Features,
+    config: SelectiveConfig,
+    users: np.ndarray,
+    items: np.ndarray,
+    positive: np.ndarray,
+    in_table: Tensor,
+    history_length: Tensor | None,
+    popularity: Tensor | None,
 ) -> RegionSignals:
-    features, config = handle.features, handle.config
-    history = handle.history_length
-    if history is None:
-        history = torch.from_numpy(np.bincount(users[positive], minlength=features.n_users))
-    popularity = handle.popularity
+    if history_length is None:
+        history_length = torch.from_numpy(np.bincount(users[positive], minlength=features.n_users))
     if popularity is None:
         popularity = torch.from_numpy(np.bincount(items[positive], minlength=features.n_items))
         catalogue = in_table.clone()
@@ -207,7 +231,7 @@ def _regions(
     else:
         catalogue = popularity >= 0
     return RegionSignals.from_counts(
-        history,
+        history_length,
         popularity,
         in_catalogue=catalogue,
         cold_threshold=config.cold_threshold,
@@ -215,8 +239,7 @@ def _regions(
     )
 
 
-def _warn_of_unlisted_item_features(handle: Handle, training: TrainingRows) -> None:
-    features = handle.features
+def _warn_of_unlisted_item_features(features: Features, training: TrainingRows) -> None:
     unlisted = training.unlisted(features.user, features.item, features.item_features)
     if unlisted.item_side:
         warnings.warn(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -29,6 +30,8 @@ class Usable:
         (n_item_codes,) bool.
     positive : Tensor
         (n,) int64 entries of the candidates whose user has a training positive with the item.
+    account : dict of str to Any
+        What could be used, and what not, in words and numbers.
     """
 
     candidates: DrawableScores
@@ -38,3 +41,4 @@ class Usable:
     cold: Tensor
     tail: Tensor
     positive: Tensor
+    account: dict[str, Any]

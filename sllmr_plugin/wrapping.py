@@ -18,9 +18,9 @@ from .backends.scores import plain_class
 from .backends.wrapped import WrappedMixin, wrapped_class
 from .config import SelectiveConfig
 from .errors import AlreadyWrappedError, CoverageWarning, NotWrappedError, SLLMRError, UnsupportedModelError, WrapError
-from .handle import Features, Handle, check_gate
+from .handle import Handle, check_gate
 from .id_index import IdIndex
-from .item_rows import encode_item_table
+from .item_rows import Features, encode_item_table
 from .score_table import ScoreTable
 
 Result = TypeVar("Result")

@@ -27,11 +27,11 @@ LAYERS = [
     {"augmentation"},
     {"item_rows", "sampler", "ensemble"},
     {"usable", "streamed_rows", "backends.fuxictr_rows", "backends.fuxictr_data"},
-    {"probe_pairs"},
+    {"probe_pairs", "preparation"},
     {"gate_fitting", "gate_warnings"},
     {"session"},
     {"handle"},
-    {"preparation", "backends.checks", "backends.deepctr_augmented"},
+    {"backends.checks", "backends.deepctr_augmented"},
     {"backends.deepctr_checks", "backends.fuxictr_checks"},
     {"backends.base"},
     {"backends.scores", "backends.gate_optimizer", "backends.broadcast"},
@@ -105,7 +105,7 @@ def test_scoring_uses_little_and_only_the_command_line_uses_it():
     """It speaks raw ids and knows no model."""
     drawn = arrows(PACKAGE)
     out = {arrow.target for arrow in drawn if arrow.source.startswith("scoring")}
-    assert {target.split(".")[0] for target in out} <= {"", "scoring", "datasets", "engine", "ray_engine", "errors"}
+    assert {target.split(".")[0] for target in out} <= {"", "scoring", "datasets", "engine", "errors", "id_index", "ray_engine", "sidecar_files"}
     into = {arrow.source for arrow in drawn if arrow.target.startswith("scoring")}
     assert {source.split(".")[0] for source in into} == {"scoring", "cli"}
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..handle import Features
 from ..id_index import IdIndex
+from ..item_rows import Features
 
 # The library's base class of models, and our module that knows the library. Models are recognised by name, and the
 # module is imported for a model of its own only: neither library is imported for the other's sake.

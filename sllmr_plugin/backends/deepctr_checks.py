@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..config import SelectiveConfig
-from ..handle import Features
+from ..item_rows import Features
 from .checks import dropout_problems, head_of, name_problems, task_problems
 
 FLOAT32_IDS = 2**24

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ..errors import HookNeverFiredError, InactiveWarning, SLLMRError
 from ..item_rows import ArrayRows
-from ..preparation import prepare
 from ..probe_pairs import JudgedPairs, ProbePairs
 from ..ranks import Ranks
 from ..usable import Usable
@@ -220,7 +219,7 @@ class SLLMRMixin(WrappedMixin):
             n_rows = int(len(x[0]) * (1.0 - split))  # as BaseModel.fit cuts it
         features = self.sllmr.features
         rows = ArrayRows(x, y, features.layout, n_rows, self.sllmr.task, all_positive=features.regression)
-        return prepare(self.sllmr, rows)
+        return self.sllmr.usable(rows)
 
     def _rows(self, inputs: Tensor) -> Tensor:
         return inputs

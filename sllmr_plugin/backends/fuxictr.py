@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import HookNeverFiredError, ProcessesError, SLLMRError
-from ..preparation import prepare
 from ..probe_pairs import JudgedPairs, ProbePairs
 from ..ranks import Ranks
 from ..session import TrainingSession
@@ -134,7 +133,7 @@ class FuxiCTRMixin(WrappedMixin):
         }
         with random_state_kept():
             pieces = training_pieces(arguments["data_generator"], self.feature_map, features.layout, label)
-            return prepare(self.sllmr, StreamedRows(pieces, features.layout, wanted, features.regression))
+            return self.sllmr.usable(StreamedRows(pieces, features.layout, wanted, features.regression))
 
     def _open_session(self, arguments: dict[str, Any]) -> TrainingSession:
         session = super()._open_session(arguments)

@@ -13,9 +13,8 @@ from torch import nn
 
 from ..config import SelectiveConfig
 from ..errors import UnsupportedModelError
-from ..handle import Features
 from ..id_index import IdIndex
-from ..item_rows import Layout
+from ..item_rows import Features, Layout
 from ..vocabulary import VOCABULARY_FILE, fuxictr_index
 from .checks import dropout_problems, head_of, name_problems, task_problems
 from .fuxictr_rows import layout_of, to_batch
