@@ -34,7 +34,9 @@ class Completion:
     text : str
         The answer; what the model said instead of one, if it declined.
     prompt_tokens, completion_tokens : int
-        As the server counted, estimated where it does not count.
+        As the server counted, estimated where it does not count. Reasoning is part of the completion.
+    cached_tokens : int
+        Of the prompt tokens, those that the server had in its cache.
     cut_off : bool
         Whether the limit of tokens ended the answer.
     logprobs : list of dict or None
@@ -49,6 +51,7 @@ class Completion:
     cut_off: bool = False
     logprobs: list[Any] | None = None
     declined: bool = False
+    cached_tokens: int = 0
 
 
 class OpenAIClient:
@@ -280,14 +283,15 @@ class OpenAIClient:
         except (AttributeError, IndexError, TypeError) as error:
             raise ServerError(f"the answer is no chat completion ({self._short(error)})", "lost") from None
         text = self._without_key(text).encode("utf-8", "replace").decode("utf-8")  # SQLite takes no lone surrogate
-        usage = getattr(completion, "usage", None)
+        prompt_tokens, completion_tokens, cached_tokens = _usage(completion, messages, text)
         return Completion(
             text,
-            _count(getattr(usage, "prompt_tokens", None), lambda: estimate_tokens(messages)),
-            _count(getattr(usage, "completion_tokens", None), lambda: estimate_tokens([{"content": text}])),
+            prompt_tokens,
+            completion_tokens,
             cut_off=getattr(choice, "finish_reason", None) == "length",
             logprobs=_logprobs(choice),
             declined=bool(refusal and not written),
+            cached_tokens=cached_tokens,
         )
 
     def _short(self, error: BaseException) -> str:
@@ -337,6 +341,27 @@ def _json(text: str) -> Any:
 @functools.lru_cache(maxsize=128)
 def _structured(n_candidates: int, answer: AnswerForm) -> dict[str, Any]:
     return response_format(n_candidates, answer)
+
+
+def _usage(completion: Any, messages: Sequence[Mapping[str, Any]], text: str) -> tuple[int, int, int]:
+    """Return the tokens of prompt and completion, and those of the prompt that came from a cache."""
+    usage = getattr(completion, "usage", None)
+    prompt = _count(getattr(usage, "prompt_tokens", None), lambda: estimate_tokens(messages))
+    written = _count(getattr(usage, "completion_tokens", None), lambda: estimate_tokens([{"content": text}]))
+    reasoning = _part(usage, "completion_tokens_details", "reasoning_tokens")
+    total = _count(getattr(usage, "total_tokens", None), lambda: 0)
+    if reasoning and total == prompt + written + reasoning:  # some servers count reasoning beside the completion
+        written += reasoning
+    cached = _part(usage, "prompt_tokens_details", "cached_tokens")
+    if not cached:  # DeepSeek's name for it
+        cached = _count(getattr(usage, "prompt_cache_hit_tokens", None), lambda: 0)
+    return prompt, written, min(cached, prompt)
+
+
+def _part(usage: Any, details: str, name: str) -> int:
+    found = getattr(usage, details, None)
+    tokens = found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
+    return _count(tokens, lambda: 0)
 
 
 def _count(tokens: object, estimate: Callable[[], int]) -> int:
