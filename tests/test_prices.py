@@ -31,7 +31,8 @@ def test_the_names_that_proxies_give_a_model_have_its_price(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["somebody/gpt-4o", "gpt-4o:free", "openai/", "/gpt-4o", "openai", "claude-sonnet-4-5-2025", "gpt-4o-mini-tts"]
+    "name",
+    ["somebody/gpt-4o", "gpt-4o:free", "openai/", "/gpt-4o", "claude-sonnet-4-5-2025", "gpt-4o-mini-tts"],
 )
 def test_a_name_that_only_looks_like_a_known_one_has_no_price(name):
     assert Prices.read().of(name) is None

@@ -191,7 +191,7 @@ def test_the_schema_names_every_label_and_nothing_else():
         "properties": {
             "scores": {
                 "type": "object",
-                "properties": {"1": {"type": "number"}, "2": {"type": "number"}},
+                "properties": {label: {"type": "number", "minimum": 0, "maximum": 1} for label in ("1", "2")},
                 "required": ["1", "2"],
                 "additionalProperties": False,
             }

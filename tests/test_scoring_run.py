@@ -20,6 +20,7 @@ from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.request import ScoringRequest
 from sllmr_plugin.scoring.run import run
 from sllmr_plugin.scoring.run_summary import RunLimits
+from sllmr_plugin.scoring.schema import response_format
 
 from .scoring_server import ScoringServer, content, logprobs, score_of
 
@@ -197,8 +198,9 @@ def test_a_server_without_structured_output_is_asked_otherwise_from_then_on(sett
     here, asked = setting(refuses_formats=("json_schema", "json_object")), requests(10)
     here.run(asked)
     assert here.scores(asked) == truth(asked)
-    formats = [(seen.body.get("response_format") or {}).get("type") for seen in here.server.seen]
-    assert formats == ["json_schema", "json_object"] + [None] * 10
+    formats = [seen.body.get("response_format") for seen in here.server.seen]
+    assert formats[:2] == [response_format(4), response_format(4, limits="none")]  # maybe only its bounds are too much
+    assert [form and form["type"] for form in formats[2:]] == ["json_object"] + [None] * 10
 
 
 def test_log_probabilities_refine_the_scores_and_their_absence_is_told(setting):

@@ -16,6 +16,9 @@ from ..errors import PriceError
 _DATE = re.compile(r"[-@](?:\d{4}-\d{2}-\d{2}|\d{8})$")
 _ASCII_PER_TOKEN = 3.5
 _TOKENS_PER_MESSAGE = 4  # the chat format's own
+_MOST_PER_TOKEN = 7
+_FIRST_WIDE = "\u2e80"  # from here on: Chinese, Japanese, Korean
+_MOST_WIDE_PER_TOKEN = 3
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,23 @@ def estimate_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
     ascii_characters = sum(len(text.encode("ascii", "ignore")) for text in texts)
     others = sum(map(len, texts)) - ascii_characters
     return math.ceil(ascii_characters / _ASCII_PER_TOKEN) + others + _TOKENS_PER_MESSAGE * len(texts)
+
+
+def is_cut(messages: Sequence[Mapping[str, Any]], counted_tokens: int) -> bool:
+    """Tell whether a server's count of a prompt's tokens is too low for the whole prompt.
+
+    No tokenizer in use puts more than 7 characters into a token on average, or 3 of Chinese, Japanese or Korean. A
+    count below that, half of what `estimate_tokens` guesses of English, means that the server dropped a part of the
+    prompt, as servers do that have been started with a short context. A count of 0 is none.
+
+    Examples
+    --------
+    >>> is_cut([{"role": "user", "content": "word " * 1000}], 512), is_cut([{"role": "user", "content": "word "}], 1)
+    (True, False)
+    """
+    text = "".join(str(message["content"]) for message in messages)
+    wide = sum(character >= _FIRST_WIDE for character in text) if not text.isascii() else 0
+    return 0 < counted_tokens < (len(text) - wide) // _MOST_PER_TOKEN + wide // _MOST_WIDE_PER_TOKEN
 
 
 def _amount(value: Any, most: float = 1e9) -> float:

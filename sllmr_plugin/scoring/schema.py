@@ -30,9 +30,7 @@ _STEPS = [step / 100 for step in range(101)]
 _OUT_OF_BOUNDS = re.compile(r'"[0-9]{1,9}"\s*:\s*(?:-\s*0*\.?0*[1-9]|0*(?:[2-9]|1[0-9]|1\.0*[1-9]))')
 
 
-def answer_schema(
-    n_candidates: int, answer: AnswerForm = "scores", limits: SchemaLimits = "bounds"
-) -> dict[str, Any]:
+def answer_schema(n_candidates: int, answer: AnswerForm = "scores", limits: SchemaLimits = "bounds") -> dict[str, Any]:
     """Return the JSON schema of an answer.
 
     Every label is a required property of a scores answer: held to the schema, a model can neither leave out a
