@@ -110,8 +110,8 @@ class PromptOrder:
             warnings.warn(
                 f"the scores follow the order of the prompts: rank correlation {self.correlation:.2f} with the place "
                 f"in the prompt over {self.answers} answers, what stands {first} is scored highest. They say little "
-                "about the items. Ask about each user several times in other orders (--repeats 3 of sllmr score) and look "
-                "at the column spread, or use another model or --answer.",
+                "about the items. Ask about each user several times in other orders (--repeats 3 of sllmr score) and "
+                "look at the column spread, or use another model or --answer.",
                 OrderEchoWarning,
                 stacklevel=3,
             )

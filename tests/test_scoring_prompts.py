@@ -218,12 +218,14 @@ def test_the_schema_of_steps_lists_two_decimals_once_and_that_without_limits_has
     assert answer_schema(3, "ranking", "steps") == answer_schema(3, "ranking")
 
 
-@pytest.mark.parametrize("score", ["1.01", "2", "85", "1234567890", "-0.5", "-1", "10.5", "7.5}", "100", "1.0001"])
+@pytest.mark.parametrize(
+    "score", ["1.01", "2", "85", "1234567890", "-0.5", "-1", "10.5", "7.5}", "100", "1.0001", "1e308", "85e-1"]
+)
 def test_a_score_out_of_bounds_is_seen_also_where_the_answer_is_cut_off(score):
     assert breaks_bounds('{"scores": {"1": 0.5, "2": ' + score)
 
 
-@pytest.mark.parametrize("score", ["0", "1", "1.0", "1.000", "0.99", "0.05", "-0.0", ".5", '"85"', "null"])
+@pytest.mark.parametrize("score", ["0", "1", "1.0", "1.000", "0.99", "0.05", "-0.0", ".5", "5e-1", '"85"', "null"])
 def test_a_score_within_bounds_is_none_out_of_them(score):
     assert not breaks_bounds('{"scores": {"1": ' + score + ', "12": 0.25}}')
 

@@ -26,8 +26,8 @@ LABEL = re.compile(r"\s*(?:(?:item|candidate|label|id)\s*)?[#(\[]?\s*([0-9]{1,9}
 
 #: The scores of a schema that lists them: two decimals, as the words of `answer_format` ask for.
 _STEPS = [step / 100 for step in range(101)]
-#: A score outside 0 to 1 behind a label: negative, or with something before the point that is neither 0 nor 1.0.
-_OUT_OF_BOUNDS = re.compile(r'"[0-9]{1,9}"\s*:\s*(?:-\s*0*\.?0*[1-9]|0*(?:[2-9]|1[0-9]|1\.0*[1-9]))')
+#: The number behind a label, or as much of it as there is.
+_SCORE = re.compile(r'"[0-9]{1,9}"\s*:\s*([-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)')
 
 
 def answer_schema(n_candidates: int, answer: AnswerForm = "scores", limits: SchemaLimits = "bounds") -> dict[str, Any]:
@@ -82,7 +82,7 @@ def breaks_bounds(text: str) -> bool:
     >>> breaks_bounds('{"scores": {"1": 0.5, "2": 85.0'), breaks_bounds('{"scores": {"1": 0.5, "2": 1.0}}')
     (True, False)
     """
-    return _OUT_OF_BOUNDS.search(text) is not None
+    return any(not 0 <= float(score) <= 1 for score in _SCORE.findall(text))
 
 
 def response_format(

