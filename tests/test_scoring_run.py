@@ -218,8 +218,31 @@ def test_a_server_that_keeps_no_bounds_is_given_the_scores_as_a_list_from_then_o
     here, asked = setting(["extreme"]), requests(3)
     here.run(asked, concurrency=1)
     assert here.scores(asked) == truth(asked)
+    here.run(requests(4))  # remembered for the server
     sent = [seen.body["response_format"] for seen in here.server.seen]
-    assert sent == [response_format(4)] + [response_format(4, limits="steps")] * 3
+    assert sent == [response_format(4)] + [response_format(4, limits="steps")] * 4
+
+
+def test_bounds_that_are_broken_later_are_remembered_too(setting):
+    here = setting([None, "extreme"])
+    here.run(requests(2), concurrency=1)
+    here.run(requests(3))
+    sent = [seen.body["response_format"] for seen in here.server.seen]
+    assert sent == [response_format(4)] * 2 + [response_format(4, limits="steps")] * 2
+
+
+def test_a_server_that_refuses_the_bounds_alone_keeps_its_schema(setting):
+    here = setting()
+    original = here.server._respond
+
+    async def respond(request, body, kind):
+        if "minimum" in json.dumps(body["response_format"]):
+            return web.json_response({"error": {"message": "unsupported keyword 'minimum'"}}, status=400)
+        return await original(request, body, kind)
+
+    here.server._respond = respond
+    here.run(requests(3))
+    assert [seen.body["response_format"] for seen in here.server.seen[1:]] == [response_format(4, limits="none")] * 3
 
 
 def test_a_server_that_keeps_the_bounds_is_left_with_them(setting):
@@ -233,7 +256,7 @@ def test_an_extra_body_is_sent_is_part_of_the_key_and_leaves_no_secret_behind(se
     here, asked = setting([None, "400"]), requests(2)
     questions = Questions("tiny", extra_body=extra | {"note": "of org-TOPSECRET42"})
     summary = here.run(asked, questions, concurrency=1)
-    assert summary.unanswered == 1
+    assert summary.refused == 1  # and its reason is in the ledger
     assert here.server.seen[0].body["chat_template_kwargs"] == {"enable_thinking": False}
     assert here.server.seen[0].body["auth"] == {"api_key": "hunter22TOP", "ids": [1]}
     assert here.run(asked[:1], questions).asked == 0

@@ -76,6 +76,8 @@ class ScoringCounts:
             )
         if self.prompt_order is not None:
             lines.append(str(self.prompt_order))
+        else:
+            lines.append("  no answer gives two candidates different scores, so there is no order to learn from")
         notes = {
             "pairs that no answer scores": self.missing,
             "pairs of users without any answer": self.unanswered,
