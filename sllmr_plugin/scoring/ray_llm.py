@@ -42,7 +42,8 @@ class BatchStages:
     >>> row = stages.preprocess(stages.row(request))
     >>> row["sampling_params"]["max_tokens"]
     240
-    >>> row |= {"generated_text": '{"scores": {"1": 0.9, "2": 0.1}}', "num_input_tokens": 90, "num_generated_tokens": 9}
+    >>> row |= {"generated_text": '{"scores": {"1": 0.9, "2": 0.1}}', "num_input_tokens": 300}
+    >>> row["num_generated_tokens"] = 9
     >>> stages.answer(stages.postprocess(row)).scores
     (0.9, 0.1)
     """
