@@ -99,4 +99,4 @@ def test_scores_are_by_place_in_the_prompt():
     stages = BatchStages(QUESTIONS)
     answer = stages.answer(stages.postprocess(generate(stages.preprocess(stages.row(request)))))
     assert answer.scores == tuple(map(score_of, request.titles))
-    assert (answer.prompt_tokens, answer.cost) == (50, None)
+    assert (answer.prompt_tokens, answer.cost) == (500, None)
