@@ -236,6 +236,14 @@ class LogprobsWarning(SLLMRWarning):
     """Token log-probabilities were asked for, and the server gave none that can be used."""
 
 
+class PromptCutWarning(SLLMRWarning):
+    """A server dropped a part of a prompt: it counted far fewer tokens than were sent."""
+
+
+class OrderEchoWarning(SLLMRWarning):
+    """Scores follow the order in which the prompts showed the candidates."""
+
+
 class IncompleteWarning(SLLMRWarning):
     """A scoring run ended without an answer to every request."""
 

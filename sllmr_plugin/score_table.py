@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import CoverageError, CoverageWarning, ScoreTableError
 from .id_index import IdIndex
-from .score_origin import read_origin
+from .score_origin import read_origin, recorded_order
 from .score_rows import COLUMNS, SEEN_BEFORE, RowEncoder, checked
 from .sidecar_files import as_pandas, read_table
 from .table_build import build_table
@@ -97,7 +97,8 @@ class ScoreTable:
     coverage : Coverage
         What was kept of the file.
     origin : dict
-        How the scores were made, as far as the file says; see `read_origin`.
+        How the scores were made, as far as the file says; see `read_origin`. Where there is a column
+        ``prompt_position`` also ``prompt_order``, how far the scores follow it; see `PromptOrder`.
     folder : Path or None, default=None
         Where the arrays are, if not in memory. Copies and pickles of the table, and of models wrapped with it, refer
         to it.
@@ -127,7 +128,8 @@ class ScoreTable:
         scores : path or pandas.DataFrame
             Parquet (``.parquet``, ``.pq``) or CSV (``.csv``, ``.csv.gz``), read by `read_table`, with the columns
             ``user_id``, ``item_id``, ``score`` in [0, 1] and optionally ``kind`` in {candidate, probe}; other columns
-            are ignored. A polars DataFrame will do.
+            are ignored, but for the warning that `reliability` takes from ``prompt_position``. A polars DataFrame will
+            do.
             Or a folder that `build` has made, which is opened.
         user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
             Raw id -> the code that the model is fed. Without it the ids are taken for codes.
@@ -173,6 +175,8 @@ class ScoreTable:
             dropped[SEEN_BEFORE] = int(again.sum())
             frame = frame[~again]
         origin = {} if isinstance(scores, pd.DataFrame) else read_origin(scores)
+        if recorded_order(origin) is None and (order := recorded_order({}, rows.frame)) is not None:
+            origin["prompt_order"] = asdict(order)
         return cls._grouped(frame, n_read, dropped, rows.name, origin)
 
     @classmethod

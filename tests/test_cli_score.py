@@ -324,3 +324,42 @@ def test_help_names_every_flag_with_its_meaning(capsys):
         main(["score", "--help"])
     out = capsys.readouterr().out
     assert all(flag in out for flag in ("--max-cost", "--dry-run", "--scorer lexical", "--attempts", "--ledger"))
+
+
+def test_an_extra_body_goes_along_and_its_secrets_are_hidden_in_the_table(files, server, tmp_path):
+    extra = '{"reasoning_effort": "low", "auth": {"password": "hunter22"}}'
+    assert main(["score", *files, "--base-url", server.base_url, "--extra-body", extra]) == 0
+    assert all(seen.body["reasoning_effort"] == "low" for seen in server.seen)
+    settings = read_metadata(tmp_path / "scores.parquet")["settings"]
+    assert settings["extra_body"] == {"reasoning_effort": "low", "auth": {"password": "***"}}
+    assert b"hunter22" not in b"".join(file.read_bytes() for file in tmp_path.glob("scores*"))
+    n_asked = len(server.seen)
+    assert main(["score", *files, "--base-url", server.base_url]) == 0
+    assert len(server.seen) == 2 * n_asked
+    assert "extra_body" not in read_metadata(tmp_path / "scores.parquet")["settings"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{'reasoning_effort': 'SECRET'}", "no JSON: .* at character 2"),
+        ('{"a": "SECRET"', "no JSON"),
+        ('["SECRET"]', "JSON, but no object"),
+        ("3", "JSON, but no object"),
+        ('{"a": NaN}', "no JSON that can be sent"),
+        ("", "no JSON"),
+    ],
+)
+def test_an_extra_body_that_is_no_json_object_is_told_of_without_being_shown(files, text, told, capsys):
+    with pytest.raises(SystemExit):
+        main(["score", *files, "--extra-body", text])
+    error = capsys.readouterr().err
+    assert re.search(f"--extra-body: {told}", error)
+    assert "single quotes" in error
+    assert "SECRET" not in error
+
+
+def test_an_extra_body_of_what_has_an_argument_of_its_own_is_refused(files, server, capsys):
+    assert main(["score", *files, "--base-url", server.base_url, "--extra-body", '{"stream": true}']) == 2
+    assert "must not hold stream" in capsys.readouterr().err
+    assert not server.seen

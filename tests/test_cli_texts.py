@@ -273,8 +273,8 @@ def test_a_text_without_its_end_is_none_even_if_it_can_be_read(files, tmp_path):
     questions = TextQuestions("m")
     question = questions.first(planned(tmp_path).items[0])
     for text in ("A chess set for", '{"text": "A chess set"}'):
-        assert questions.read(question, Completion(text, 30, 4), None).ok
-        answer = questions.read(question, Completion(text, 30, 4, cut_off=True), None)
+        assert questions.read(question, Completion(text, 300, 4), None).ok
+        answer = questions.read(question, Completion(text, 300, 4, cut_off=True), None)
         assert answer.error.startswith("the answer was cut off after 4 tokens: be brief.")
 
 

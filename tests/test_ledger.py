@@ -236,7 +236,7 @@ def test_the_keys_of_paid_answers_stay_as_they_were_written():
     assert Questions("tiny", temperature=0).first(request).key == first.key
     with_logprobs = Questions("tiny", top_logprobs=5).first(request)
     assert with_logprobs.key == "8f7bd3d83e44243cc907d8c801c972d6461a92ff7efc0cb65cece1362bd185cd"
-    unusable = scores.read(first, Completion("nonsense", 3, 4), None)
+    unusable = scores.read(first, Completion("nonsense", 300, 4), None)
     following = scores.next(first, unusable)
     assert following.key == "9e5d1783e289cfd623fc0af83dbf0b5b4e6fab26c92a1c83e6988563083f930e"
     assert scores.template.prompt_hash == "a56431f7bfa7e8664cd428697f4affd7607f1eaa7ec7b66fb50c8c19a49c3a23"

@@ -195,12 +195,13 @@ def test_what_one_worker_finds_out_of_the_server_is_told_to_all_and_its_refusals
         return types.SimpleNamespace(ask=types.SimpleNamespace(remote=remote))
 
     def plan(number, body):
-        return (400, "?") if "response_format" in body or number == 3 else None
+        return (400, "?") if "response_format" in body or number == 4 else None
 
     with ScoringServer(plan) as server:
         form, problem = asyncio.run(work())
     assert [(seen.body.get("response_format") or {}).get("type") for seen in server.seen] == [
         "json_schema",
+        "json_schema",  # without bounds
         "json_object",
         None,
         None,

@@ -10,8 +10,10 @@ import torch
 
 from sllmr_plugin import SelectiveConfig, SLLMRError, reliability
 from sllmr_plugin.cli import main
+from sllmr_plugin.errors import OrderEchoWarning
 from sllmr_plugin.evaluation.reliability import MEASURES
 from sllmr_plugin.plots.gate import plot_gate
+from sllmr_plugin.scoring.parquet import write_parquet
 from sllmr_plugin.wrapping import is_wrapped
 from tests.matrix import backbones as zoo
 
@@ -242,3 +244,35 @@ def test_the_command_writes_table_and_plot(tmp_path, capsys):
     printed = capsys.readouterr()
     assert "are test interactions" in printed.err
     assert "training a plain" not in printed.out
+
+
+def in_prompt_order(frame):
+    """Put the scores of each user into the order of the rows, which is given as the prompt's."""
+    place = frame.groupby("user_id").cumcount()
+    return frame.assign(score=1 - place / 20, prompt_position=place)
+
+
+@pytest.mark.parametrize("form", ["frame", "csv", "parquet with what scoring noted"])
+def test_scores_that_echo_the_prompts_order_are_warned_of(case, tmp_path, form):
+    model, frame, plain = case
+    echo = in_prompt_order(frame)
+    if form == "csv":
+        echo.to_csv(tmp_path / "scores.csv", index=False)
+        echo = tmp_path / "scores.csv"
+    elif form != "frame":
+        noted = {"prompt_order": {"correlation": -1.0, "answers": 12, "chance": 0.1}}
+        write_parquet(echo.assign(score=frame["score"]), tmp_path / "scores.parquet", {"counts": noted})
+        echo = tmp_path / "scores.parquet"
+    with pytest.warns(OrderEchoWarning, match=r"rank correlation -1\.00.*12 answers.*--repeats"):
+        result = reliability(model, echo, x=zoo.inputs(model), y=zoo.labels(DEEPFM), resamples=20, **NAMES)
+    assert "place in the prompt -1.00 (12 answers)" in str(result)
+    assert result.content()["prompt_order"]["correlation"] == pytest.approx(-1)
+    assert plain.prompt_order is None
+    assert plain.content()["prompt_order"] is None
+
+
+def test_shuffled_scores_have_a_correlation_near_zero_and_no_warning(case):
+    model, frame, _ = case
+    shuffled = frame.assign(prompt_position=frame.groupby("user_id").cumcount())
+    result = reliability(model, shuffled, x=zoo.inputs(model), y=zoo.labels(DEEPFM), resamples=20, **NAMES)
+    assert abs(result.prompt_order.correlation) < 0.5

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sllmr_plugin.errors import AnswerError, PromptError
 from sllmr_plugin.scoring.prompts import PromptTemplate, ask_again
 from sllmr_plugin.scoring.request import ScoringRequest
-from sllmr_plugin.scoring.schema import answer_format, answer_schema, has_meaning, response_format
+from sllmr_plugin.scoring.schema import answer_format, answer_schema, breaks_bounds, has_meaning, response_format
 from sllmr_plugin.scoring.titles import clean_title
 
 REQUEST = ScoringRequest(
@@ -191,7 +191,7 @@ def test_the_schema_names_every_label_and_nothing_else():
         "properties": {
             "scores": {
                 "type": "object",
-                "properties": {"1": {"type": "number"}, "2": {"type": "number"}},
+                "properties": {label: {"type": "number", "minimum": 0, "maximum": 1} for label in ("1", "2")},
                 "required": ["1", "2"],
                 "additionalProperties": False,
             }
@@ -200,10 +200,34 @@ def test_the_schema_names_every_label_and_nothing_else():
         "additionalProperties": False,
     }
     assert answer_schema(3, "ranking")["properties"]["ranking"]["items"] == {"type": "integer", "enum": [1, 2, 3]}
+    ranking = answer_schema(3, "ranking")["properties"]["ranking"]
+    assert (ranking["minItems"], ranking["maxItems"]) == (3, 3)
     wrapped = response_format(4, "ranking")
     assert wrapped["json_schema"]["schema"] == answer_schema(4, "ranking")
     assert wrapped["json_schema"]["strict"] is True
     assert re.fullmatch("[a-zA-Z0-9_-]{1,64}", wrapped["json_schema"]["name"])  # what servers allow as a name
+
+
+def test_the_schema_of_steps_lists_two_decimals_once_and_that_without_limits_has_none():
+    steps = answer_schema(30, limits="steps")
+    assert steps["$defs"]["score"]["enum"] == [float(f"0.{hundredth:02d}") for hundredth in range(100)] + [1.0]
+    assert set(map(str, steps["properties"]["scores"]["properties"].values())) == {"{'$ref': '#/$defs/score'}"}
+    assert len(json.dumps(steps)) < 3500
+    assert answer_schema(1, limits="none")["properties"]["scores"]["properties"] == {"1": {"type": "number"}}
+    assert "Items" not in json.dumps(answer_schema(3, "ranking", "none"))
+    assert answer_schema(3, "ranking", "steps") == answer_schema(3, "ranking")
+
+
+@pytest.mark.parametrize(
+    "score", ["1.01", "2", "85", "1234567890", "-0.5", "-1", "10.5", "7.5}", "100", "1.0001", "1e308", "85e-1"]
+)
+def test_a_score_out_of_bounds_is_seen_also_where_the_answer_is_cut_off(score):
+    assert breaks_bounds('{"scores": {"1": 0.5, "2": ' + score)
+
+
+@pytest.mark.parametrize("score", ["0", "1", "1.0", "1.000", "0.99", "0.05", "-0.0", ".5", "5e-1", '"85"', "null"])
+def test_a_score_within_bounds_is_none_out_of_them(score):
+    assert not breaks_bounds('{"scores": {"1": ' + score + ', "12": 0.25}}')
 
 
 @pytest.mark.parametrize("n_candidates", [1, 2, 3, 50])

@@ -250,7 +250,7 @@ def test_one_answer_that_will_not_fit_the_schema_is_asked_for_without_it(setting
     here.run(asked)
     assert here.scores(asked) == truth(asked)
     formats = [seen.body["response_format"]["type"] for seen in here.server.seen]
-    assert sorted(formats) == ["json_object"] + ["json_schema"] * 4
+    assert sorted(formats) == ["json_object"] + ["json_schema"] * 5
 
 
 def test_a_form_of_another_version_is_read_as_far_as_it_is_known():

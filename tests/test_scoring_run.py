@@ -7,10 +7,20 @@ import signal
 import sqlite3
 import threading
 import time
+import warnings
 
 import pytest
+from aiohttp import web
 
-from sllmr_plugin.errors import ConfigError, LedgerError, LogprobsWarning, PriceError, ScoringStoppedError
+from sllmr_plugin.errors import (
+    ConfigError,
+    LedgerError,
+    LogprobsWarning,
+    PriceError,
+    PromptCutWarning,
+    ScoringStoppedError,
+    SLLMRWarning,
+)
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.limits import CircuitBreaker, Pace
 from sllmr_plugin.scoring.logprobs import expected_scores
@@ -20,6 +30,8 @@ from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.request import ScoringRequest
 from sllmr_plugin.scoring.run import run
 from sllmr_plugin.scoring.run_summary import RunLimits
+from sllmr_plugin.scoring.schema import response_format
+from sllmr_plugin.scoring.spending import Spending
 
 from .scoring_server import ScoringServer, content, logprobs, score_of
 
@@ -197,8 +209,145 @@ def test_a_server_without_structured_output_is_asked_otherwise_from_then_on(sett
     here, asked = setting(refuses_formats=("json_schema", "json_object")), requests(10)
     here.run(asked)
     assert here.scores(asked) == truth(asked)
-    formats = [(seen.body.get("response_format") or {}).get("type") for seen in here.server.seen]
-    assert formats == ["json_schema", "json_object"] + [None] * 10
+    formats = [seen.body.get("response_format") for seen in here.server.seen]
+    assert formats[:2] == [response_format(4), response_format(4, limits="none")]  # maybe only its bounds are too much
+    assert [form and form["type"] for form in formats[2:]] == ["json_object"] + [None] * 10
+
+
+def test_a_server_that_keeps_no_bounds_is_given_the_scores_as_a_list_from_then_on(setting):
+    here, asked = setting(["extreme"]), requests(3)
+    here.run(asked, concurrency=1)
+    assert here.scores(asked) == truth(asked)
+    here.run(requests(4))  # remembered for the server
+    sent = [seen.body["response_format"] for seen in here.server.seen]
+    assert sent == [response_format(4)] + [response_format(4, limits="steps")] * 4
+
+
+def test_bounds_that_are_broken_later_are_remembered_too(setting):
+    here = setting([None, "extreme"])
+    here.run(requests(2), concurrency=1)
+    here.run(requests(3))
+    sent = [seen.body["response_format"] for seen in here.server.seen]
+    assert sent == [response_format(4)] * 2 + [response_format(4, limits="steps")] * 2
+
+
+def test_a_server_that_refuses_the_bounds_alone_keeps_its_schema(setting):
+    here = setting()
+    original = here.server._respond
+
+    async def respond(request, body, kind):
+        if "minimum" in json.dumps(body["response_format"]):
+            return web.json_response({"error": {"message": "unsupported keyword 'minimum'"}}, status=400)
+        return await original(request, body, kind)
+
+    here.server._respond = respond
+    here.run(requests(3))
+    assert [seen.body["response_format"] for seen in here.server.seen[1:]] == [response_format(4, limits="none")] * 3
+
+
+def test_a_server_that_keeps_the_bounds_is_left_with_them(setting):
+    here = setting(["garbage", "cut off", "leaves one out"])
+    here.run(requests(3), concurrency=1)
+    assert all(seen.body["response_format"] == response_format(4) for seen in here.server.seen)
+
+
+def test_an_extra_body_is_sent_is_part_of_the_key_and_leaves_no_secret_behind(setting):
+    extra = {"chat_template_kwargs": {"enable_thinking": False}, "auth": {"api_key": "hunter22TOP", "ids": [1]}}
+    here, asked = setting([None, "400"]), requests(2)
+    questions = Questions("tiny", extra_body=extra | {"note": "of org-TOPSECRET42"})
+    summary = here.run(asked, questions, concurrency=1)
+    assert summary.refused == 1  # and its reason is in the ledger
+    assert here.server.seen[0].body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert here.server.seen[0].body["auth"] == {"api_key": "hunter22TOP", "ids": [1]}
+    assert here.run(asked[:1], questions).asked == 0
+    assert here.run(asked[:1], Questions("tiny")).asked == 1
+    written = here.everything_written()
+    assert b"TOP" not in written
+    assert b"enable_thinking" in written
+    keys = {
+        Questions("tiny", extra_body=body).first(asked[0]).key
+        for body in (None, {}, {"reasoning_effort": "low"}, {"reasoning_effort": "high"}, {"top_k": 1})
+    }
+    assert len(keys) == 4  # none and nothing are one
+    assert Questions("tiny").first(asked[0]).key in keys
+
+
+def test_what_a_server_says_of_a_secret_in_the_extra_body_is_not_told():
+    client = OpenAIClient("tiny", base_url="http://localhost:1/v1")
+    client.body([], 2, {"extra_body": {"headers": {"X-Token": "hunter22"}, "user": "anna"}})
+    assert client.scrub("token hunter22 of anna is wrong") == "token *** of anna is wrong"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"model": "x"}, "must not hold model: --model"),
+        ({"messages": []}, "messages"),
+        ({"stream": True}, "stream"),
+        ({"temperature": 1}, "--temperature"),
+        ({"max_completion_tokens": 9}, "--max-tokens"),
+        ({"response_format": {}}, "--answer"),
+        ({"n": 2}, "--repeats"),
+        ({"x": float("nan")}, "what JSON cannot say"),
+        ({"x": {1, 2}}, "what JSON cannot say"),
+        ({1: 2}, "names as keys"),
+        ([1], "no JSON object"),
+        ("{}", "no JSON object"),
+    ],
+)
+def test_an_extra_body_that_cannot_be_sent_is_refused(body, told):
+    with pytest.raises(ConfigError, match=told):
+        Questions("tiny", extra_body=body)
+
+
+def counting(here, tokens):
+    """Let a server count a prompt's tokens as it likes."""
+    original = here.server._respond
+
+    async def respond(request, body, kind):
+        response = await original(request, body, kind)
+        payload = json.loads(response.text)
+        payload["usage"]["prompt_tokens"] = tokens(json.dumps(body["messages"]))
+        return web.json_response(payload)
+
+    here.server._respond = respond
+
+
+@pytest.mark.parametrize(
+    ("tokens", "cut"), [(lambda text: len(text) // 5, 0), (lambda text: 0, 0), (lambda text: 64, 3)]
+)
+def test_prompts_that_the_server_has_cut_are_told_of(setting, tokens, cut):
+    here, asked, spending = setting(), requests(3, n_candidates=20), Spending()
+    counting(here, tokens)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        here.run(asked)
+    ours = {one.category for one in told if issubclass(one.category, SLLMRWarning)}
+    assert ours == ({PromptCutWarning} if cut else set())
+    with Ledger(here.path) as ledger:
+        assert len(list(QUESTIONS.stored_answers(asked, ledger, spending))) == 3
+    assert spending.cut_prompts == cut
+    assert spending.recorded().get("cut_prompts", 0) == cut
+    assert len(spending.notes()) == bool(cut)
+
+
+def test_reasoning_and_cached_tokens_are_read_wherever_a_server_counts_them():
+    client = OpenAIClient("tiny", base_url="http://localhost:1/v1")
+
+    def read(**usage):
+        choice = {"index": 0, "message": {"role": "assistant", "content": "{}"}, "finish_reason": "stop"}
+        head = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        found = client.read_body(head | {"usage": usage}, [])
+        return found.prompt_tokens, found.completion_tokens, found.cached_tokens
+
+    count = {"prompt_tokens": 100, "completion_tokens": 20}
+    reasoning = {"completion_tokens_details": {"reasoning_tokens": 15}}
+    assert read(**count, total_tokens=120, **reasoning) == (100, 20, 0)  # among the 20
+    assert read(**count, total_tokens=135, **reasoning) == (100, 35, 0)  # beside them
+    assert read(**count, total_tokens=120, prompt_tokens_details={"cached_tokens": 64}) == (100, 20, 64)
+    assert read(**count, total_tokens=120, prompt_tokens_details={"cached_tokens": 640}) == (100, 20, 100)
+    assert read(**count, total_tokens=120, prompt_cache_hit_tokens=64) == (100, 20, 64)
+    assert read(**count, total_tokens=120, prompt_tokens_details=None) == (100, 20, 0)
 
 
 def test_log_probabilities_refine_the_scores_and_their_absence_is_told(setting):

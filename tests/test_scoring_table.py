@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from sllmr_plugin import __version__
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.errors import ConfigError, DataError, ScoreTableError
+from sllmr_plugin.errors import ConfigError, DataError, OrderEchoWarning, ScoreTableError
+from sllmr_plugin.score_origin import PromptOrder
 from sllmr_plugin.score_table import ScoreTable
 from sllmr_plugin.scoring.parquet import check_parquet_path, read_metadata, write_parquet
 from sllmr_plugin.scoring.request import ScoredAnswer, ScoringRequest
 from sllmr_plugin.scoring.requests import plan_requests
-from sllmr_plugin.scoring.table import build_score_table, write_score_table
+from sllmr_plugin.scoring.table import auc_interval, build_score_table, write_score_table
 
 CLICKS = pd.DataFrame(
     {
@@ -61,7 +62,9 @@ def test_one_row_a_pair_in_the_order_of_the_table():
     assert (built.counts.candidates, built.counts.probes, built.counts.pairs) == (12, 2, 14)
     assert str(built.counts) == (
         "3 of 3 requests answered\n12 candidates and 2 probes scored of 14 pairs asked about\n"
-        "probes stand above their user's candidates with AUC 0.000"  # i1 and i4 are scored below i8 to i11
+        "probes stand above their user's candidates with AUC 0.000 [0.00, 0.74] (2 probes of 2 users)\n"
+        # i1 and i4 are scored below i8 to i11; 0, 0 and the two more, 0 and 1: 1/4 + 1.96 * sqrt(1/4) / sqrt(4)
+        + str(built.counts.prompt_order)
     )
 
 
@@ -81,6 +84,7 @@ ANSWERS = st.lists(
 ).filter(lambda answers: any(score is not None for answer in answers if answer for score in answer[:4]))
 
 
+@pytest.mark.filterwarnings("ignore::sllmr_plugin.errors.OrderEchoWarning")  # some of the scores are in order
 @settings(max_examples=60, deadline=None)
 @given(ANSWERS, st.randoms(use_true_random=False), st.sampled_from(["leave_out", "half"]))
 def test_mean_spread_and_counts_against_a_plain_loop(values, random, missing):
@@ -111,6 +115,90 @@ def test_mean_spread_and_counts_against_a_plain_loop(values, random, missing):
     assert (counts.unasked, counts.duplicates) == (2 * len(answers), len(answers))
     assert counts.probe_auc == pytest.approx(auc_by_hand(expected), abs=1e-12)
     assert (counts.candidates, counts.probes) == tuple((expected["kind"] == k).sum() for k in ("candidate", "probe"))
+
+
+def order_by_hand(answers):
+    """Weighted mean over answers of Pearson's correlation of average ranks."""
+
+    def ranks(values):
+        return [
+            sum(other < value for other in values) + sum(other == value for other in values) / 2 for value in values
+        ]
+
+    total = weight = 0
+    for request, answer in answers:
+        rows = [(place, answer.scores[item]) for place, item in enumerate(request.item_ids) if item in answer.scores]
+        places, scores = zip(*rows, strict=True)
+        if len(set(scores)) > 1:
+            total += (len(rows) - 1) * statistics.correlation(ranks(places), ranks(scores))
+            weight += len(rows) - 1
+    return total / weight
+
+
+def test_the_correlation_with_the_prompts_order_is_that_of_single_answers():
+    plan = plan_requests(PAIRS, DATA, repeats=3)
+    rng = np.random.default_rng(5)
+    answers = []
+    for request in plan:
+        kept = list(request.item_ids)[: rng.integers(2, len(request.item_ids) + 1)]
+        answers.append((request, ScoredAnswer({item: float(rng.integers(0, 4) / 4) for item in kept})))
+    answers[0] = answers[0][0], ScoredAnswer(dict.fromkeys(answers[0][0].item_ids, 0.5))  # has no order
+    order = build_score_table(plan, answers).counts.prompt_order
+    assert order.correlation == pytest.approx(order_by_hand(answers), abs=1e-12)
+    assert order.answers <= 8
+    assert not order.is_echo
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize(("direction", "word"), [(-1, "first"), (1, "last")])
+def test_an_echo_of_the_prompts_order_is_warned_of_whatever_its_direction(repeats, direction, word):
+    plan = plan_requests(PAIRS, DATA, repeats=repeats)
+
+    def echo(request, item):
+        return 0.5 + direction * request.item_ids.index(item) / 20
+
+    with pytest.warns(OrderEchoWarning, match=rf"stands {word} is scored highest.*--repeats"):
+        counts = build_score_table(plan, [scored_by(request, echo) for request in plan]).counts
+    assert counts.prompt_order.correlation == pytest.approx(direction)
+    assert counts.prompt_order.answers == 3 * repeats
+    assert f"place in the prompt {direction:.2f} ({3 * repeats} answers)" in str(counts)
+
+
+def test_scores_that_order_nothing_have_no_correlation_and_no_warning():
+    plan = plan_requests(PAIRS, DATA)
+    counts = build_score_table(plan, [scored_by(request, lambda request, item: 0.5) for request in plan]).counts
+    assert counts.prompt_order is None
+    assert "no answer gives two candidates different scores" in str(counts)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "echo"),
+    [([2], False), ([4], False), ([5], True), ([2, 2, 2], False), ([2, 2, 2, 2], True), ([20], True)],
+)
+def test_what_shuffling_alone_may_bring_about_is_no_echo(sizes, echo):
+    answer = np.repeat(np.arange(len(sizes)), sizes)
+    place = np.concatenate([np.arange(size) for size in sizes])
+    order = PromptOrder.of(answer, place, 1 - place / 100)
+    assert order.correlation == pytest.approx(-1)
+    assert order.is_echo == echo  # two standard deviations: 2 / sqrt(sum of sizes - 1)
+
+
+@pytest.mark.parametrize(("correlation", "echo"), [(0.8, True), (0.79, False), (-0.8, True), (-0.79, False)])
+def test_the_warning_begins_at_four_fifths(correlation, echo):
+    assert PromptOrder(correlation, 100, 0.02).is_echo == echo
+
+
+@pytest.mark.parametrize(
+    ("aucs", "low", "high"),
+    [
+        # By hand, with 0 and 1 added: mean 1/2, variance 1/4 + 1/4 over 2, standard error 0.5 / sqrt(3)
+        ([0.5], 0.0, 1.0),
+        ([1.0] * 10, 11 / 12 - 1.96 * (12 * (1 / 12) * (11 / 12) / 11) ** 0.5 / 12**0.5, 1.0),
+        ([0.0] * 4 + [1.0] * 4, 0.5 - 1.96 * (10 / 4 / 9) ** 0.5 / 10**0.5, 0.5 + 1.96 * (10 / 4 / 9) ** 0.5 / 10**0.5),
+    ],
+)
+def test_few_users_who_are_all_alike_do_not_look_certain(aucs, low, high):
+    assert auc_interval(np.array(aucs)) == pytest.approx((low, high), abs=1e-12)
 
 
 def test_missing_candidates_are_left_out_or_half_and_marked():

@@ -32,7 +32,7 @@ from ..scoring.run_summary import RunLimits
 from ..scoring.spending import Spending
 from ..scoring.table import MISSING, ScoredPairs, build_score_table, write_score_table
 from .arguments import INTERACTIONS_HELP, add_engine, open_engine
-from .score_arguments import add_asking, add_limits, questions_of
+from .score_arguments import add_asking, add_limits, questions_of, stored_extra_body
 
 _EPILOG = """\
 Every answer is committed to a ledger (OUT with .ledger.sqlite for .parquet, unless --ledger names another) before it
@@ -135,9 +135,10 @@ def _score_with_server(
         "answer": questions.template.answer,
         "ranking_temperature": questions.ranking_temperature if questions.template.answer == "ranking" else None,
         "attempts": questions.attempts,
+        **stored_extra_body(questions),
     }
-    origin = {"model": arguments.model, "prompt_hash": questions.template.prompt_hash, "spending": spending}
-    _write(arguments, scored, settings=settings, **origin)
+    origin = {"model": arguments.model, "prompt_hash": questions.template.prompt_hash}
+    _write(arguments, scored, settings=settings, spending=spending, **origin)
     print(f"Ledger: {ledger.path}")
     return code
 
@@ -244,7 +245,14 @@ def _score_with_object(
     return 0
 
 
-def _write(arguments: argparse.Namespace, scored: ScoredPairs, *, settings: dict | None = None, **origin: Any) -> None:
+def _write(
+    arguments: argparse.Namespace,
+    scored: ScoredPairs,
+    *,
+    settings: dict | None = None,
+    spending: Spending | None = None,
+    **origin: Any,
+) -> None:
     settings = {
         "history_length": arguments.history_length,
         "repeats": arguments.repeats,
@@ -252,6 +260,6 @@ def _write(arguments: argparse.Namespace, scored: ScoredPairs, *, settings: dict
         "missing": arguments.missing,
         **(settings or {}),
     }
-    write_score_table(scored, arguments.out, scorer=arguments.scorer, settings=settings, **origin)
-    print(scored.counts)
+    write_score_table(scored, arguments.out, scorer=arguments.scorer, settings=settings, spending=spending, **origin)
+    print("\n".join([str(scored.counts), *(spending.notes() if spending else [])]))
     print(f"Score table: {arguments.out}")

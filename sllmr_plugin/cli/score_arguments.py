@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from pathlib import Path
+from typing import Any
 
+from ..scoring.conversation import Conversation
 from ..scoring.prompts import PromptTemplate
 from ..scoring.questions import Questions
 from ..scoring.run_summary import RunLimits
 from ..scoring.schema import ANSWER_KINDS
+from ..scoring.secrets import hide_secrets
 from .arguments import positive, rate
 
 
@@ -75,6 +79,13 @@ def add_model(group: argparse._ArgumentGroup, *, max_tokens: str) -> None:
         metavar="N",
         help="how often to ask if the answer cannot be used; the error is fed back (default: 3)",
     )
+    group.add_argument(
+        "--extra-body",
+        type=json_object,
+        metavar="JSON",
+        help='what else each request holds, for servers that take it: \'{"reasoning_effort": "low"}\', '
+        '\'{"chat_template_kwargs": {"enable_thinking": false}}\'; another one asks anew',
+    )
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +142,13 @@ def questions_of(arguments: argparse.Namespace) -> Questions:
         attempts=arguments.attempts,
         top_logprobs=arguments.logprobs,
         ranking_temperature=arguments.ranking_temperature,
+        extra_body=arguments.extra_body,
     )
+
+
+def stored_extra_body(questions: Conversation[Any]) -> dict[str, Any]:
+    """Return what a table's settings say of ``--extra-body``: nothing where there is none."""
+    return {"extra_body": hide_secrets(questions.extra_body)} if questions.extra_body else {}
 
 
 def natural(text: str) -> int:
@@ -153,3 +170,21 @@ def number_or_none(text: str) -> float | None:
 def count_or_none(text: str) -> int | str | None:
     """Read a count, "none" or "auto"."""
     return {"none": None, "auto": "auto"}[text] if text in ("none", "auto") else positive(text)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Read a JSON object; the error does not show the text, which may hold a secret."""
+    example = """write it in single quotes: '{"reasoning_effort": "low"}'"""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"no JSON: {error.msg} at character {error.pos + 1}; {example}") from None
+    except (ValueError, RecursionError):
+        raise argparse.ArgumentTypeError(f"no JSON that can be sent; {example}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"JSON, but no object; {example}")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)

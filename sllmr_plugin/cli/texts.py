@@ -17,7 +17,7 @@ from ..scoring.texts.table import WrittenTexts, build_text_table, write_text_tab
 from ..scoring.texts.writer import NO_MODEL, write_titles
 from .arguments import INTERACTIONS_HELP, names, positive
 from .score import answered
-from .score_arguments import add_limits, add_model
+from .score_arguments import add_limits, add_model, stored_extra_body
 
 _EPILOG = """\
 What is shown of a user are titles of training interactions, never of held-out ones. Answers go into a ledger as those
@@ -132,6 +132,7 @@ def _run(arguments: argparse.Namespace) -> int:
         "temperature": questions.temperature,
         "attempts": questions.attempts,
         "max_words": arguments.max_words,
+        **stored_extra_body(questions),
     }
     prompt_hash = {kind: template.prompt_hash for kind, template in questions.templates.items()}
     _write(arguments, written, settings, model=arguments.model, prompt_hash=prompt_hash, spending=spending)
@@ -154,13 +155,20 @@ def _questions(arguments: argparse.Namespace) -> TextQuestions:
         temperature=arguments.temperature,
         max_tokens=arguments.max_tokens,
         attempts=arguments.attempts,
+        extra_body=arguments.extra_body,
     )
 
 
-def _write(arguments: argparse.Namespace, written: WrittenTexts, settings: dict[str, Any], **origin: Any) -> None:
+def _write(
+    arguments: argparse.Namespace,
+    written: WrittenTexts,
+    settings: dict[str, Any],
+    spending: Spending | None = None,
+    **origin: Any,
+) -> None:
     settings = {"history_length": arguments.history_length, "attributes": arguments.attributes, **settings}
     if "reasoning" in arguments.kind:
         settings["exemplars"] = arguments.exemplars
-    write_text_table(written, arguments.out, writer=arguments.writer, settings=settings, **origin)
-    print(written.counts)
+    write_text_table(written, arguments.out, writer=arguments.writer, settings=settings, spending=spending, **origin)
+    print("\n".join([str(written.counts), *(spending.notes() if spending else [])]))
     print(f"Text table: {arguments.out}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..config import SelectiveConfig
 from ..errors import SLLMRError
 from ..plots.reliability import plot_reliability
 from ..probe_pairs import JudgedPairs
+from ..score_origin import PromptOrder, recorded_order
 from ..wrapping import is_wrapped, unwrap, wrap
 from .statistics import FEWEST_USERS
 
@@ -40,11 +41,14 @@ class Reliability:
         The kind of uncertainty.
     resamples : int
         Bootstrap resamples of users behind the intervals.
+    prompt_order : PromptOrder or None, default=None
+        How far the scores follow the order in which the prompts showed the candidates, where the table says.
     """
 
     table: pd.DataFrame
     uncertainty: str
     resamples: int
+    prompt_order: PromptOrder | None = None
 
     def region(self, **labels: str) -> pd.Series:
         """Return the row of a region, for instance ``region(users="cold", items="tail")``."""
@@ -60,7 +64,8 @@ class Reliability:
             {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
             for row in self.table.to_dict("records")
         ]
-        return {"uncertainty": self.uncertainty, "resamples": self.resamples, "regions": rows}
+        order = None if self.prompt_order is None else asdict(self.prompt_order)
+        return {"uncertainty": self.uncertainty, "resamples": self.resamples, "prompt_order": order, "regions": rows}
 
     def to_json(self, path: str | Path) -> None:
         """Write `content` as JSON."""
@@ -83,7 +88,8 @@ class Reliability:
                 f"{row['users']:6}{row['items']:6}{row['uncertainty']:13}{row['llm_gap']:10}{row['n_pairs']:8d}  "
                 f"{cells[0]:20}{cells[1]:20}{row['n_disagree']:9d}  {cells[2]}"
             )
-        return "\n".join([*lines, "", *self.verdict()])
+        order = [] if self.prompt_order is None else [str(self.prompt_order)]
+        return "\n".join([*lines, "", *self.verdict(), *order])
 
     def verdict(self) -> list[str]:
         """Say in a sentence each of cold and warm users, tail and head items, whether the LLM is worth following."""
@@ -154,6 +160,11 @@ def reliability(
     WrapError
         If the model cannot be wrapped.
 
+    Warns
+    -----
+    OrderEchoWarning
+        If the scores follow the order in which the prompts showed the candidates.
+
     Examples
     --------
     >>> print(reliability(model, "llm_scores.parquet", x=x, y=y, user="user_id", item="item_id"))  # doctest: +SKIP
@@ -185,7 +196,10 @@ def _of_wrapped(model: Any, x: Any, y: Any, config: SelectiveConfig | None, resa
             "the score table has no usable probe: a held-out item (kind=probe) of a user that has a training row "
             "and candidates. Have the LLM score one validation item among the candidates of some users."
         )
-    return Reliability(_tabulate(judged, resamples, seed), uncertainty, resamples)
+    order = recorded_order(model.sllmr.table.origin)
+    if order is not None:
+        order.warn()
+    return Reliability(_tabulate(judged, resamples, seed), uncertainty, resamples, order)
 
 
 def _tabulate(judged: JudgedPairs, resamples: int, seed: int) -> pd.DataFrame:

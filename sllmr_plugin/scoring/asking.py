@@ -99,7 +99,7 @@ class ServerAsker:
 
     def read(self, question: Question, completion: Completion) -> LedgerAnswer:
         """Read an answer, and reckon what it cost."""
-        used = completion.prompt_tokens, completion.completion_tokens
+        used = completion.prompt_tokens, completion.completion_tokens, completion.cached_tokens
         return self._questions.read(question, completion, self._price.cost(*used) if self._price else None)
 
     async def close(self) -> None:

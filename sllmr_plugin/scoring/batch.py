@@ -333,7 +333,7 @@ class _Batches:
                 self._refused.append((question, mark, error))
             return
         used = completion.prompt_tokens, completion.completion_tokens
-        cost = self._price.cost(*used) if self._price else None
+        cost = self._price.cost(*used, completion.cached_tokens) if self._price else None
         answer = self._questions.read(question, completion, cost)
         await asyncio.wrap_future(self._ledger.record(answer, mark))
         self._client.answered = True

@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from ..errors import AnswerError, ConfigError, ServerError
+from ..errors import AnswerError, ConfigError, PromptCutWarning, ServerError
 from .ledger_file import LedgerAnswer, Refusal, ledger_key
 from .openai_client import Completion
+from .prices import is_cut
 from .prompts import ask_again
 from .schema import AnswerForm
+from .secrets import hide_secrets
 from .spending import Spending
 from .template_text import Message
+
+#: Parameters of a request that `extra_body` must not hold, and what sets them.
+_SET_ELSEWHERE = {
+    "model": "--model (model=) sets it",
+    "messages": "--template (template=) sets them",
+    "stream": "answers are read whole",
+    "stream_options": "answers are read whole",
+    "n": "--repeats asks again, each time in another order",
+    "temperature": "--temperature (temperature=) sets it",
+    "max_tokens": "--max-tokens (max_tokens=) sets it",
+    "max_completion_tokens": "--max-tokens (max_tokens=) sets it",
+    "logprobs": "--logprobs (top_logprobs=) sets it",
+    "top_logprobs": "--logprobs (top_logprobs=) sets it",
+    "response_format": "--answer (the template's answer=) decides it",
+}
+
+_CUT = (
+    "the server counted less than half the tokens that a prompt must have, so it has dropped a part of it and the "
+    "answer is about the rest. Start it with a longer context (llama.cpp: -c, Ollama: num_ctx), or ask less at a time: "
+    "--history-length, and --per-user of sllmr candidates."
+)
 
 
 class Request(Protocol):
@@ -92,6 +116,8 @@ class Conversation(ABC, Generic[R]):
         None leaves it to the server.
     attempts : int
         How often a request is asked in all if its answers cannot be used.
+    extra_body : mapping or None
+        What else the body of a request holds, for the server to read.
     """
 
     #: Part of every ledger key: raised when an answer is asked for, or read, in another way than before.
@@ -100,8 +126,10 @@ class Conversation(ABC, Generic[R]):
     model: str
     temperature: float | None
     attempts: int
+    extra_body: Mapping[str, Any] | None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "extra_body", _checked_extra_body(self.extra_body))
         if self.temperature is not None:  # 0 and 0.0 are one question, with one ledger key
             object.__setattr__(self, "temperature", float(self.temperature))
         if self.attempts < 1:
@@ -135,6 +163,8 @@ class Conversation(ABC, Generic[R]):
     def first(self, request: R) -> Question[R]:
         """Return the first question about a request."""
         messages, parameters = self.messages(request), self.parameters(request)
+        if self.extra_body:
+            parameters |= {"extra_body": self.extra_body}
         key = ledger_key(messages, self.model, parameters, self.version)
         return Question(request, messages, parameters, key, key, 0)
 
@@ -147,7 +177,9 @@ class Conversation(ABC, Generic[R]):
         return Question(question.request, messages, question.parameters, key, question.first_key, question.attempt + 1)
 
     def read(self, question: Question[R], completion: Completion, cost: float | None) -> LedgerAnswer:
-        """Turn what a model wrote into what the ledger keeps, usable or not."""
+        """Turn what a model wrote into what the ledger keeps, usable or not; warn if it saw a part of the prompt."""
+        if is_cut(question.messages, completion.prompt_tokens):
+            warnings.warn(_CUT, PromptCutWarning, stacklevel=2)
         content: dict[str, Any] = {}
         error = None
         try:
@@ -190,7 +222,7 @@ class Conversation(ABC, Generic[R]):
         """Return what the ledger notes of a question, which is never its text."""
         return {
             "messages_sha256": hashlib.sha256(json.dumps(question.messages).encode()).hexdigest(),
-            "parameters": question.parameters,
+            "parameters": hide_secrets(question.parameters),
             "schema_version": self.version,
             **self.described(question.request),
         }
@@ -226,7 +258,7 @@ class Conversation(ABC, Generic[R]):
                     return None, refusal
                 break
             if spending is not None:
-                spending.add(found)
+                spending.add(found, question.messages)
             answer = found
             question = None if answer.ok else self.next(question, answer)
         return question, answer
@@ -239,3 +271,22 @@ class Conversation(ABC, Generic[R]):
             _, answer = self.replay(request, ledger, spending)
             if isinstance(answer, LedgerAnswer) and answer.ok:
                 yield request, answer
+
+
+def _checked_extra_body(extra_body: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a copy in plain JSON values, None if there is nothing in it; raise `ConfigError` if it cannot be sent."""
+    if not extra_body and (extra_body is None or isinstance(extra_body, Mapping)):
+        return None
+    example = 'such as {"chat_template_kwargs": {"enable_thinking": false}}'
+    if not isinstance(extra_body, Mapping) or not all(isinstance(name, str) for name in extra_body):
+        raise ConfigError(f"extra_body is no JSON object with names as keys. Give one {example}.")
+    for name in extra_body:
+        if name in _SET_ELSEWHERE:
+            raise ConfigError(f"extra_body must not hold {name}: {_SET_ELSEWHERE[name]}. Leave it out.")
+    try:
+        return json.loads(json.dumps(dict(extra_body), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        # The error's own words could quote a value, which may be a secret.
+        raise ConfigError(
+            f"extra_body holds what JSON cannot say ({type(error).__name__}). Give plain values {example}."
+        ) from None

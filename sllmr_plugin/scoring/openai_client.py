@@ -8,16 +8,17 @@ import json
 import os
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ServerError
 from .prices import estimate_tokens
-from .schema import AnswerForm, response_format
-from .secrets import key_remover, scrubber
+from .schema import AnswerForm, SchemaLimits, breaks_bounds, response_format
+from .secrets import key_remover, named_secrets, scrubber
 from .server_errors import OF_THE_FORM, ErrorReader
-from .server_form import LIMIT_NAMES, FormSearch, ServerForm
+from .server_form import FormSearch, ServerForm
 
+_LIBRARY_PARAMETERS = ("model", "messages", "temperature", "logprobs", "top_logprobs")
 _LARGEST_COUNT = 2**53
 # A request that a server does not understand comes back with one of these, in whatever words.
 _NOT_UNDERSTOOD = (400, 404, 415, 422, 500, 501)
@@ -34,7 +35,9 @@ class Completion:
     text : str
         The answer; what the model said instead of one, if it declined.
     prompt_tokens, completion_tokens : int
-        As the server counted, estimated where it does not count.
+        As the server counted, estimated where it does not count. Reasoning is part of the completion.
+    cached_tokens : int
+        Of the prompt tokens, those that the server had in its cache.
     cut_off : bool
         Whether the limit of tokens ended the answer.
     logprobs : list of dict or None
@@ -49,6 +52,7 @@ class Completion:
     cut_off: bool = False
     logprobs: list[Any] | None = None
     declined: bool = False
+    cached_tokens: int = 0
 
 
 class OpenAIClient:
@@ -94,7 +98,10 @@ class OpenAIClient:
 
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         address = base_url or os.environ.get("OPENAI_BASE_URL") or None
-        self.scrub = scrubber([key])
+        scrub_key = scrubber([key])
+        self._named_secrets: set[str] = set()
+        self._scrub_body = scrubber()
+        self.scrub: Callable[[str], str] = lambda text: self._scrub_body(scrub_key(text))
         self._without_key = key_remover(key)
         if not key.isprintable() or not key.isascii():
             raise ServerError(
@@ -142,7 +149,7 @@ class OpenAIClient:
         n_candidates : int
             How many candidates the answer's schema has; 0 for a text.
         parameters : mapping
-            ``temperature``, ``max_tokens`` and ``top_logprobs``, each of which may be missing.
+            ``temperature``, ``max_tokens``, ``top_logprobs`` and ``extra_body``, each of which may be missing.
 
         Raises
         ------
@@ -179,15 +186,14 @@ class OpenAIClient:
             else:
                 if not self.answered:
                     self.form, self.answered = form, True
-                return self._read(completion, messages)
+                return self._noticed(self._read(completion, messages))
 
     async def _send(self, body: dict[str, Any]) -> Any:
         """Send a body once; raise `ServerError` unless a chat completion comes back."""
         try:
-            # As extra_body: the library would walk through the schema, and old versions do not know the limit.
-            apart = ("response_format", *LIMIT_NAMES)
-            known = {name: value for name, value in body.items() if name not in apart}
-            extra = {name: body[name] for name in apart if name in body}
+            # As extra_body: the library would walk through the schema, and does not know what servers have added.
+            known = {name: value for name, value in body.items() if name in _LIBRARY_PARAMETERS}
+            extra = {name: value for name, value in body.items() if name not in _LIBRARY_PARAMETERS}
             asking = self.library.chat.completions.create(**known, extra_body=extra)
             completion = await asyncio.wait_for(asking, self._timeout)
         except asyncio.TimeoutError:
@@ -224,7 +230,7 @@ class OpenAIClient:
         form = form or self.form
         body: dict[str, Any] = {"model": self.model, "messages": form.messages(messages)}
         if form.answer_format == "json_schema":
-            body["response_format"] = _structured(n_candidates, self._answer)
+            body["response_format"] = _structured(n_candidates, self._answer, form.schema_limits)
         elif form.answer_format == "json_object":
             body["response_format"] = {"type": "json_object"}
         if parameters.get("temperature") is not None and form.temperature:
@@ -233,7 +239,17 @@ class OpenAIClient:
             body[form.limit_name] = parameters["max_tokens"]
         if parameters.get("top_logprobs"):
             body.update(logprobs=True, top_logprobs=parameters["top_logprobs"])
+        if extra := parameters.get("extra_body"):
+            self._hide(extra)
+            body.update(extra)
         return body
+
+    def _hide(self, extra: Mapping[str, Any]) -> None:
+        """Keep secrets that a request's body holds out of what is told of the server's words from now on."""
+        new = set(named_secrets(extra)) - self._named_secrets
+        if new:
+            self._named_secrets |= new
+            self._scrub_body = scrubber(self._named_secrets)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -268,7 +284,14 @@ class OpenAIClient:
             completion = self._openai.types.chat.ChatCompletion.model_validate(body)
         except ValueError:
             raise ServerError("the answer is no chat completion", "lost") from None
-        return self._read(completion, messages)
+        return self._noticed(self._read(completion, messages))
+
+    def _noticed(self, completion: Completion) -> Completion:
+        """Find out from an answer whether the server keeps a schema's bounds; from then on list the scores."""
+        bounded = self.form.answer_format == "json_schema" and self.form.schema_limits == "bounds"
+        if bounded and self._answer == "scores" and breaks_bounds(completion.text):
+            self.form = replace(self.form, schema_limits="steps")
+        return completion
 
     def _read(self, completion: Any, messages: Sequence[Mapping[str, Any]]) -> Completion:
         try:
@@ -280,14 +303,15 @@ class OpenAIClient:
         except (AttributeError, IndexError, TypeError) as error:
             raise ServerError(f"the answer is no chat completion ({self._short(error)})", "lost") from None
         text = self._without_key(text).encode("utf-8", "replace").decode("utf-8")  # SQLite takes no lone surrogate
-        usage = getattr(completion, "usage", None)
+        prompt_tokens, completion_tokens, cached_tokens = _usage(completion, messages, text)
         return Completion(
             text,
-            _count(getattr(usage, "prompt_tokens", None), lambda: estimate_tokens(messages)),
-            _count(getattr(usage, "completion_tokens", None), lambda: estimate_tokens([{"content": text}])),
+            prompt_tokens,
+            completion_tokens,
             cut_off=getattr(choice, "finish_reason", None) == "length",
             logprobs=_logprobs(choice),
             declined=bool(refusal and not written),
+            cached_tokens=cached_tokens,
         )
 
     def _short(self, error: BaseException) -> str:
@@ -335,8 +359,29 @@ def _json(text: str) -> Any:
 
 
 @functools.lru_cache(maxsize=128)
-def _structured(n_candidates: int, answer: AnswerForm) -> dict[str, Any]:
-    return response_format(n_candidates, answer)
+def _structured(n_candidates: int, answer: AnswerForm, limits: SchemaLimits) -> dict[str, Any]:
+    return response_format(n_candidates, answer, limits)
+
+
+def _usage(completion: Any, messages: Sequence[Mapping[str, Any]], text: str) -> tuple[int, int, int]:
+    """Return the tokens of prompt and completion, and those of the prompt that came from a cache."""
+    usage = getattr(completion, "usage", None)
+    prompt = _count(getattr(usage, "prompt_tokens", None), lambda: estimate_tokens(messages))
+    written = _count(getattr(usage, "completion_tokens", None), lambda: estimate_tokens([{"content": text}]))
+    reasoning = _part(usage, "completion_tokens_details", "reasoning_tokens")
+    total = _count(getattr(usage, "total_tokens", None), lambda: 0)
+    if reasoning and total == prompt + written + reasoning:  # some servers count reasoning beside the completion
+        written += reasoning
+    cached = _part(usage, "prompt_tokens_details", "cached_tokens")
+    if not cached:  # DeepSeek's name for it
+        cached = _count(getattr(usage, "prompt_cache_hit_tokens", None), lambda: 0)
+    return prompt, written, min(cached, prompt)
+
+
+def _part(usage: Any, details: str, name: str) -> int:
+    found = getattr(usage, details, None)
+    tokens = found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
+    return _count(tokens, lambda: 0)
 
 
 def _count(tokens: object, estimate: Callable[[], int]) -> int:

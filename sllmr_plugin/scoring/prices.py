@@ -13,9 +13,12 @@ import yaml
 
 from ..errors import PriceError
 
-_DATED = re.compile(r"(.+)-\d{4}-\d{2}-\d{2}")
+_DATE = re.compile(r"[-@](?:\d{4}-\d{2}-\d{2}|\d{8})$")
 _ASCII_PER_TOKEN = 3.5
 _TOKENS_PER_MESSAGE = 4  # the chat format's own
+_MOST_PER_TOKEN = 7
+_FIRST_WIDE = "\u2e80"  # from here on: Chinese, Japanese, Korean
+_MOST_WIDE_PER_TOKEN = 3
 
 
 @dataclass(frozen=True)
@@ -25,21 +28,28 @@ class Price:
     Attributes
     ----------
     prompt, completion : float
-        Of the tokens sent and of the tokens that the model writes.
+        Of the tokens sent and of the tokens that the model writes, reasoning included.
+    cached : float or None, default=None
+        Of the tokens sent that the provider had in its cache; None: as `prompt`.
     """
 
     prompt: float
     completion: float
+    cached: float | None = None
 
-    def cost(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """Return USD.
+    def cost(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0) -> float:
+        """Return USD; `cached_tokens` are those of the prompt tokens that came from a cache.
 
         Examples
         --------
         >>> Price(0.15, 0.60).cost(2_000_000, 500_000)
         0.6
+        >>> Price(0.15, 0.60, cached=0.05).cost(2_000_000, 500_000, cached_tokens=1_000_000)
+        0.5
         """
-        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+        cached_price = self.prompt if self.cached is None else self.cached
+        fresh_tokens = prompt_tokens - cached_tokens
+        return (self.prompt * fresh_tokens + cached_price * cached_tokens + self.completion * completion_tokens) / 1e6
 
 
 @dataclass(frozen=True)
@@ -54,11 +64,14 @@ class Prices:
         Share that the Batch API takes off.
     source : str
         The file, for messages.
+    providers : tuple of str
+        What may stand before a model's name, with a slash behind it.
     """
 
     models: Mapping[str, Price] = field(default_factory=dict)
     batch_discount: float = 0.5
     source: str = "the bundled prices"
+    providers: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: str | Path | None = None) -> Prices:
@@ -73,9 +86,16 @@ class Prices:
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
             models = {
-                str(name): Price(_amount(price["prompt"]), _amount(price["completion"]))
+                str(name): Price(
+                    _amount(price["prompt"]),
+                    _amount(price["completion"]),
+                    None if price.get("cached") is None else _amount(price["cached"]),
+                )
                 for name, price in content["models"].items()
             }
+            providers = content.get("providers", [])
+            if not isinstance(providers, list):
+                raise TypeError("providers is not a list")
             discount = _amount(content.get("batch_discount", 0.5), most=1)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise PriceError(f"{file}: cannot be read ({error}). Give a YAML file with --prices.") from None
@@ -84,17 +104,33 @@ class Prices:
                 f"{file}: not a file of prices ({type(error).__name__}: {error}). "
                 "Write 'models:' and under it lines such as 'gpt-4o-mini: {prompt: 0.15, completion: 0.60}'."
             ) from None
-        return cls(models, discount, "the bundled prices" if path is None else str(file))
+        source = "the bundled prices" if path is None else str(file)
+        return cls(models, discount, source, tuple(map(str, providers)))
 
     def of(self, model: str) -> Price | None:
-        """Return the price of a model, also by its name without a date; None if it is not in the file."""
-        dated = _DATED.fullmatch(model)
-        return self.models.get(model) or (self.models.get(dated[1]) if dated else None)
+        """Return the price of a model, None if it is not in the file.
+
+        A name that is not there is looked up without the date at its end, with hyphens for points
+        (``claude-sonnet-4.5``), and without providers before it, one after the other, so that a file's own
+        ``openai/gpt-4o`` comes before its ``gpt-4o``.
+        """
+        while True:
+            undated = _DATE.sub("", model)
+            for name in (model, undated, undated.replace(".", "-")):
+                if name in self.models:
+                    return self.models[name]
+            provider, slash, rest = model.partition("/")
+            if not slash or provider.lower() not in self.providers:
+                return None
+            model = rest
 
 
 def in_batches(price: Price | None, discount: float) -> Price | None:
     """Return a price with the discount of the Batch API taken off."""
-    return None if price is None else Price(price.prompt * (1 - discount), price.completion * (1 - discount))
+    if price is None:
+        return None
+    cached = None if price.cached is None else price.cached * (1 - discount)
+    return Price(price.prompt * (1 - discount), price.completion * (1 - discount), cached)
 
 
 def estimate_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
@@ -113,6 +149,23 @@ def estimate_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
     ascii_characters = sum(len(text.encode("ascii", "ignore")) for text in texts)
     others = sum(map(len, texts)) - ascii_characters
     return math.ceil(ascii_characters / _ASCII_PER_TOKEN) + others + _TOKENS_PER_MESSAGE * len(texts)
+
+
+def is_cut(messages: Sequence[Mapping[str, Any]], counted_tokens: int) -> bool:
+    """Tell whether a server's count of a prompt's tokens is too low for the whole prompt.
+
+    No tokenizer in use puts more than 7 characters into a token on average, or 3 of Chinese, Japanese or Korean. A
+    count below that, half of what `estimate_tokens` guesses of English, means that the server dropped a part of the
+    prompt, as servers do that have been started with a short context. A count of 0 is none.
+
+    Examples
+    --------
+    >>> is_cut([{"role": "user", "content": "word " * 1000}], 512), is_cut([{"role": "user", "content": "word "}], 1)
+    (True, False)
+    """
+    text = "".join(str(message["content"]) for message in messages)
+    wide = sum(character >= _FIRST_WIDE for character in text) if not text.isascii() else 0
+    return 0 < counted_tokens < (len(text) - wide) // _MOST_PER_TOKEN + wide // _MOST_WIDE_PER_TOKEN
 
 
 def _amount(value: Any, most: float = 1e9) -> float:

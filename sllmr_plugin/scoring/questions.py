@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,10 @@ class Questions(Conversation[ScoringRequest]):
     ranking_temperature : float, default=0.5
         As of `soft_scores`, for templates that ask for a ranking. It is applied when answers are read, so
         changing it asks nothing anew.
+    extra_body : mapping or None, default=None
+        What else the body of each request holds, for servers that take more than OpenAI's parameters:
+        ``{"chat_template_kwargs": {"enable_thinking": False}}``, ``{"reasoning_effort": "low"}``. Part of the ledger
+        key. Secrets in it are sent, and hidden in what is stored.
     """
 
     version = SCHEMA_VERSION
@@ -63,6 +67,7 @@ class Questions(Conversation[ScoringRequest]):
     attempts: int = 3
     top_logprobs: int | None = None
     ranking_temperature: float = DEFAULT_TEMPERATURE
+    extra_body: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.top_logprobs and self.template.answer == "ranking":

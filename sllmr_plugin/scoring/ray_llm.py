@@ -42,7 +42,8 @@ class BatchStages:
     >>> row = stages.preprocess(stages.row(request))
     >>> row["sampling_params"]["max_tokens"]
     240
-    >>> row |= {"generated_text": '{"scores": {"1": 0.9, "2": 0.1}}', "num_input_tokens": 90, "num_generated_tokens": 9}
+    >>> row |= {"generated_text": '{"scores": {"1": 0.9, "2": 0.1}}', "num_input_tokens": 300}
+    >>> row["num_generated_tokens"] = 9
     >>> stages.answer(stages.postprocess(row)).scores
     (0.9, 0.1)
     """
@@ -50,6 +51,8 @@ class BatchStages:
     def __init__(self, questions: Questions) -> None:
         if questions.top_logprobs:
             raise ConfigError("batches on Ray Data are read without log-probabilities; leave out top_logprobs.")
+        if questions.extra_body:
+            raise ConfigError("batches on Ray Data have no request body; leave out extra_body.")
         self.questions = questions
 
     def row(self, request: ScoringRequest, so_far: Iterable[LedgerAnswer] = ()) -> Row:
@@ -61,7 +64,8 @@ class BatchStages:
         """Return the columns that the engine reads: chat messages and sampling parameters."""
         question = self._question(row)
         n_candidates = len(question.request.item_ids)
-        schema = json.dumps(answer_schema(n_candidates, self.questions.template.answer))
+        # No answer comes back in time to learn from, so the form that every grammar can enforce.
+        schema = json.dumps(answer_schema(n_candidates, self.questions.template.answer, "steps"))
         parameters = {
             "max_tokens": question.parameters["max_tokens"],  # None is vLLM's "as long as the context allows"
             "structured_outputs": {"json": schema},

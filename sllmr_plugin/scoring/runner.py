@@ -63,6 +63,7 @@ class Runner:
         self._n_held = 0  # requests that wait for that
         self._last_refusal: ServerError | None = None
         self._limited_in_a_row = 0
+        self._noted_form: ServerForm | None = None
         self._token_ratio = 1.0  # the largest ratio of counted to estimated prompt tokens seen
 
     async def main(self) -> RunSummary:
@@ -227,7 +228,7 @@ class Runner:
             raise
         await asyncio.wrap_future(self._ledger.record(answer, mark))
         # Only what is committed counts.
-        first, self._answered_once = not self._answered_once, True
+        self._answered_once = True
         self._breaker.success()
         self._refusals.success()
         self._limited_in_a_row = 0
@@ -237,7 +238,7 @@ class Runner:
         self._summary.completion_tokens += answer.completion_tokens
         total = self._summary.prompt_tokens + self._summary.completion_tokens
         self._bar.set_postfix_str(f"{total} tokens, ${self._budget.spent_here:.4f}", refresh=False)
-        if first:
+        if self._asker.form != self._noted_form:
             await self._note_form()
         if self._held:
             await self._keep_refusals()
@@ -246,6 +247,7 @@ class Runner:
     async def _note_form(self) -> None:
         """Have the next run begin with the form of request that the server took."""
         form, model = self._asker.form, self._questions.model
+        self._noted_form = form
         self._summary.adapted = form.told()
         if form != (self._ledger.form_of(self._asker.address, model) or ServerForm()):
             await asyncio.wrap_future(self._ledger.remember_form(self._asker.address, model, form))

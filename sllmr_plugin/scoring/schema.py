@@ -8,6 +8,7 @@ from typing import Any, Literal
 AnswerKind = Literal["scores", "ranking"]
 ANSWER_KINDS: tuple[AnswerKind, ...] = ("scores", "ranking")
 AnswerForm = Literal["scores", "ranking", "text"]
+SchemaLimits = Literal["bounds", "steps", "none"]
 
 #: Part of every ledger key of scores and rankings. Raise it when an answer is asked for, or read, in another way than
 #: before.
@@ -23,12 +24,16 @@ TEXT_KEY = "text"
 #: What names a candidate: its number, bare or as in "#3", "(3)" or "item 3".
 LABEL = re.compile(r"\s*(?:(?:item|candidate|label|id)\s*)?[#(\[]?\s*([0-9]{1,9})\s*[)\]]?[.:]?\s*", re.IGNORECASE)
 
+#: The scores of a schema that lists them: two decimals, as the words of `answer_format` ask for.
+_STEPS = [step / 100 for step in range(101)]
+#: The number behind a label, or as much of it as there is.
+_SCORE = re.compile(r'"[0-9]{1,9}"\s*:\s*([-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)')
 
-def answer_schema(n_candidates: int, answer: AnswerForm = "scores") -> dict[str, Any]:
+
+def answer_schema(n_candidates: int, answer: AnswerForm = "scores", limits: SchemaLimits = "bounds") -> dict[str, Any]:
     """Return the JSON schema of an answer.
 
-    Only keywords that the strict mode of OpenAI-compatible servers takes are used, so ranges are left to the
-    parser. Every label is a required property of a scores answer: held to the schema, a model can neither leave out a
+    Every label is a required property of a scores answer: held to the schema, a model can neither leave out a
     candidate nor add one, and an entry costs half the tokens of an ``{"id": ..., "score": ...}`` object.
 
     Parameters
@@ -38,6 +43,11 @@ def answer_schema(n_candidates: int, answer: AnswerForm = "scores") -> dict[str,
     answer : {"scores", "ranking", "text"}, default="scores"
         ``scores`` asks for ``{"scores": {"1": 0.4, ...}}``, ``ranking`` for ``{"ranking": [3, 1, ...]}``, ``text`` for
         ``{"text": "..."}``.
+    limits : {"bounds", "steps", "none"}, default="bounds"
+        ``bounds`` says that a score is from 0 to 1 and that a ranking has as many labels as there are candidates.
+        ``steps`` lists the scores instead, 0.00 to 1.00, for servers whose grammars know no bounds of numbers
+        (llama.cpp's, and what is built on it). ``none`` leaves both to the parser, for servers that refuse the
+        keywords.
 
     Returns
     -------
@@ -47,23 +57,43 @@ def answer_schema(n_candidates: int, answer: AnswerForm = "scores") -> dict[str,
     if answer == "text":
         return _object({TEXT_KEY: {"type": "string"}})
     labels = range(1, n_candidates + 1)
-    inner: dict[str, Any]
-    if answer == "scores":
-        inner = _object({str(label): {"type": "number"} for label in labels})
-    else:
-        inner = {"type": "array", "items": {"type": "integer", "enum": list(labels)}}
-    return _object({answer: inner})
+    if answer == "ranking":
+        ranking: dict[str, Any] = {"type": "array", "items": {"type": "integer", "enum": list(labels)}}
+        if limits != "none":
+            ranking |= {"minItems": n_candidates, "maxItems": n_candidates}
+        return _object({answer: ranking})
+    score: dict[str, Any] = {"type": "number"}
+    if limits == "bounds":
+        score |= {"minimum": 0, "maximum": 1}
+    elif limits == "steps":
+        # Named once: a list at every label makes a grammar of thousands of words, which takes seconds to build.
+        listed = {"$defs": {"score": {"type": "number", "enum": _STEPS}}}
+        return _object({answer: _object({str(label): {"$ref": "#/$defs/score"} for label in labels})}) | listed
+    return _object({answer: _object({str(label): dict(score) for label in labels})})
 
 
-def response_format(n_candidates: int, answer: AnswerForm = "scores") -> dict[str, Any]:
+def breaks_bounds(text: str) -> bool:
+    """Tell whether an answer has a score outside 0 to 1, so that a schema's bounds were not kept.
+
+    The text is looked at as it stands, since a model without bounds may write digits until it is cut off.
+
+    Examples
+    --------
+    >>> breaks_bounds('{"scores": {"1": 0.5, "2": 85.0'), breaks_bounds('{"scores": {"1": 0.5, "2": 1.0}}')
+    (True, False)
+    """
+    return any(not 0 <= float(score) <= 1 for score in _SCORE.findall(text))
+
+
+def response_format(
+    n_candidates: int, answer: AnswerForm = "scores", limits: SchemaLimits = "bounds"
+) -> dict[str, Any]:
     """Return the ``response_format`` of a chat completion that asks for structured output.
 
     Parameters are those of `answer_schema`.
     """
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": f"item_{answer}", "strict": True, "schema": answer_schema(n_candidates, answer)},
-    }
+    schema = answer_schema(n_candidates, answer, limits)
+    return {"type": "json_schema", "json_schema": {"name": f"item_{answer}", "strict": True, "schema": schema}}
 
 
 def answer_format(n_candidates: int, answer: AnswerKind = "scores") -> str:

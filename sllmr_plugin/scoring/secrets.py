@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 _SHORTEST_SECRET = 6  # a placeholder such as "none" is no secret, and common words must not be cut out of answers
 _VARIABLES = ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_WEBHOOK_SECRET")
@@ -15,6 +16,8 @@ _PATTERNS = re.compile(
     r"|(?i:\b(?:bearer|basic)\s+[\w.~+/\-]{6,}=*)"
     r"|(?i:(?<=[?&])[\w\-]*(?:key|token|secret|sig)[\w\-]*=[^&\s'\"]+)"
 )
+
+_SECRET_NAME = re.compile(r"(?i)(?:key|token|secret|password|passwd|authorization|credential|cookie|signature)s?$")
 
 
 def scrubber(secrets: Iterable[str | None] = ()) -> Callable[[str], str]:
@@ -43,3 +46,43 @@ def scrubber(secrets: Iterable[str | None] = ()) -> Callable[[str], str]:
 def key_remover(key: str) -> Callable[[str], str]:
     """Return a function that takes one key out of a text, and touches nothing else: for a model's answers."""
     return (lambda text: text.replace(key, "***")) if len(key) >= _SHORTEST_SECRET else (lambda text: text)
+
+
+def hide_secrets(value: Any, scrub: Callable[[str], str] | None = None) -> Any:
+    """Return JSON values without what looks like a secret, for what is stored.
+
+    Texts are replaced where a key, token, password or the like is what the name before them says, and scrubbed
+    elsewhere.
+
+    Examples
+    --------
+    >>> hide_secrets({"top_k": 4, "headers": {"X-Api-Key": "hunter22"}, "user": "org-AbC123"})
+    {'top_k': 4, 'headers': {'X-Api-Key': '***'}, 'user': '***'}
+    """
+    scrub = scrub or scrubber()
+    if isinstance(value, dict):
+        return {
+            (name if scrub is _hidden else scrub(name)): hide_secrets(
+                inner, _hidden if _SECRET_NAME.search(name) else scrub
+            )
+            for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [hide_secrets(inner, scrub) for inner in value]
+    return scrub(value) if isinstance(value, str) else value
+
+
+def named_secrets(value: Any, named: bool = False) -> Iterator[str]:
+    """Yield the texts of JSON values that `hide_secrets` replaces because of the name before them."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from named_secrets(inner, named or _SECRET_NAME.search(name) is not None)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from named_secrets(inner, named)
+    elif named and isinstance(value, str):
+        yield value
+
+
+def _hidden(text: str) -> str:
+    return "***"

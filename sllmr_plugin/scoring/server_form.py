@@ -7,10 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from .schema import SchemaLimits
+
 #: How an answer's form is asked for, best first.
 ANSWER_FORMATS = ("json_schema", "json_object", "text")
 #: What the limit of an answer's tokens may be called.
 LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
+#: How a JSON schema bounds scores and the length of a ranking; see `answer_schema`.
+SCHEMA_LIMITS: tuple[SchemaLimits, ...] = ("bounds", "steps", "none")
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,20 @@ class ServerForm:
         Whether a temperature may be given.
     system : bool, default=True
         Whether there may be a system message; otherwise its text goes in front of the first user message.
+    schema_limits : {"bounds", "steps", "none"}, default="bounds"
+        How the JSON schema bounds an answer: ``steps`` where an answer has shown that bounds of numbers are not kept,
+        ``none`` where a schema with bounds is refused.
     """
 
     answer_format: str = "json_schema"
     limit_name: str = "max_tokens"
     temperature: bool = True
     system: bool = True
+    schema_limits: SchemaLimits = "bounds"
 
     def __post_init__(self) -> None:
-        if self.answer_format not in ANSWER_FORMATS or self.limit_name not in LIMIT_NAMES:
+        known = self.answer_format in ANSWER_FORMATS and self.limit_name in LIMIT_NAMES
+        if not known or self.schema_limits not in SCHEMA_LIMITS:
             raise ValueError(f"no form of request: {self}")
 
     def to_json(self) -> str:
@@ -73,8 +82,8 @@ class ServerForm:
 
     def without(self, cause: str) -> ServerForm | None:
         """Return the next form to try after a refusal with a known cause, None where there is none."""
-        if cause == "format" and self.answer_format != ANSWER_FORMATS[-1]:
-            return replace(self, answer_format=ANSWER_FORMATS[ANSWER_FORMATS.index(self.answer_format) + 1])
+        if cause == "format":
+            return next(self._lower_formats(), None)
         if cause == "limit":
             return replace(self, limit_name=LIMIT_NAMES[1 - LIMIT_NAMES.index(self.limit_name)])
         if cause == "temperature" and self.temperature:
@@ -85,15 +94,20 @@ class ServerForm:
 
     def others(self) -> Iterator[ServerForm]:
         """Yield the forms to try after refusals that do not say what is wrong: one change each, then all of them."""
-        lower = ANSWER_FORMATS[ANSWER_FORMATS.index(self.answer_format) + 1 :]
-        for answer_format in lower:
-            yield replace(self, answer_format=answer_format)
+        yield from self._lower_formats()
         other_limit = LIMIT_NAMES[1 - LIMIT_NAMES.index(self.limit_name)]
         yield replace(self, limit_name=other_limit)
         yield replace(self, temperature=False)
         yield replace(self, system=False)
         for limit_name in (self.limit_name, other_limit):
             yield ServerForm(ANSWER_FORMATS[-1], limit_name, temperature=False, system=False)
+
+    def _lower_formats(self) -> Iterator[ServerForm]:
+        """Yield the forms that ask for less of the answer's form: first a schema without bounds, then none."""
+        if self.answer_format == "json_schema" and self.schema_limits != "none":
+            yield replace(self, schema_limits="none")
+        for answer_format in ANSWER_FORMATS[ANSWER_FORMATS.index(self.answer_format) + 1 :]:
+            yield replace(self, answer_format=answer_format, schema_limits=SCHEMA_LIMITS[0])
 
 
 class FormSearch:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import ConfigError, ScoreTableError
+from ..score_origin import PromptOrder
 from .parquet import write_parquet
 from .request import ScoredAnswer, ScoringRequest
 from .requests import ScoringRequests
@@ -39,6 +40,12 @@ class ScoringCounts:
     probe_auc : float or None
         Chance that a user's probe is scored above one of the same user's candidates, ties counting half, averaged over
         users: 1 finds what the user took next every time, 0.5 is guessing. None without probes.
+    probe_users : int
+        Users that it is averaged over.
+    probe_auc_low, probe_auc_high : float or None
+        Ends of its 95% interval over users, see `auc_interval`.
+    prompt_order : PromptOrder or None
+        How far the scores follow the order of the prompts; None where no answer has two different scores.
     """
 
     requests: int
@@ -51,6 +58,10 @@ class ScoringCounts:
     unasked: int
     duplicates: int
     probe_auc: float | None
+    probe_users: int
+    probe_auc_low: float | None
+    probe_auc_high: float | None
+    prompt_order: PromptOrder | None
 
     def __str__(self) -> str:
         lines = [
@@ -58,7 +69,15 @@ class ScoringCounts:
             f"{self.candidates} candidates and {self.probes} probes scored of {self.pairs} pairs asked about",
         ]
         if self.probe_auc is not None:
-            lines.append(f"probes stand above their user's candidates with AUC {self.probe_auc:.3f}")
+            lines.append(
+                f"probes stand above their user's candidates with AUC {self.probe_auc:.3f} "
+                f"[{self.probe_auc_low:.2f}, {self.probe_auc_high:.2f}] "
+                f"({self.probes} probes of {self.probe_users} users)"
+            )
+        if self.prompt_order is not None:
+            lines.append(str(self.prompt_order))
+        else:
+            lines.append("  no answer gives two candidates different scores, so there is no order to learn from")
         notes = {
             "pairs that no answer scores": self.missing,
             "pairs of users without any answer": self.unanswered,
@@ -114,6 +133,11 @@ def build_score_table(
         If an answer scores a pair that was not asked about, gives a score outside [0, 1], or nothing was scored.
     ConfigError
         If `missing` is neither of the two.
+
+    Warns
+    -----
+    OrderEchoWarning
+        If the scores follow the order in which the prompts showed the candidates.
     """
     if missing not in MISSING:
         raise ConfigError(f"missing is {missing!r}; write one of {', '.join(MISSING)}.")
@@ -150,9 +174,12 @@ def build_score_table(
         probes=n_probes,
         missing=int(absent.sum()),
         unanswered=int((~was_answered).sum()),
-        probe_auc=_probe_auc(frame[frame["n_answers"] > 0]),
+        **_probe_auc(frame[frame["n_answers"] > 0]),
+        prompt_order=_prompt_order(requests, score, position),
         **tally,
     )
+    if counts.prompt_order is not None:
+        counts.prompt_order.warn()
     return ScoredPairs(frame, counts)
 
 
@@ -199,13 +226,45 @@ def write_score_table(
     write_parquet(scored.frame, path, origin)
 
 
-def _probe_auc(frame: pd.DataFrame) -> float | None:
+def auc_interval(auc_of_user: np.ndarray) -> tuple[float, float]:
+    """Return a 95% interval of the mean AUC over users, within 0 to 1.
+
+    Its ends are 1.96 standard errors from the mean of the users with two more among them, one of AUC 0 and one of
+    AUC 1 (after Agresti and Coull 1998): without those, few users who are all alike would look certain. Over 1 to
+    100 users it holds the true mean in 94 of 100 cases or more, where the plain interval does in 18 of 100.
+
+    Examples
+    --------
+    >>> auc_interval(np.array([1.0] * 10))
+    (0.75..., 1.0)
+    """
+    users = np.append(auc_of_user, [0.0, 1.0])
+    mean, half = users.mean(), 1.96 * users.std(ddof=1) / np.sqrt(len(users))
+    return float(max(mean - half, 0.0)), float(min(mean + half, 1.0))
+
+
+def _probe_auc(frame: pd.DataFrame) -> dict[str, Any]:
+    """Return the fields of `ScoringCounts` on the probes."""
     probe = (frame["kind"] == "probe").to_numpy()
     pairs = frame[~probe].merge(frame[probe], on="user_id", suffixes=("", "_probe"))
     if pairs.empty:
-        return None
+        return {"probe_auc": None, "probe_users": 0, "probe_auc_low": None, "probe_auc_high": None}
     gap = pairs["score_probe"] - pairs["score"]
-    return float((0.5 + np.sign(gap) / 2).groupby(pairs["user_id"]).mean().mean())
+    of_user = (0.5 + np.sign(gap) / 2).groupby(pairs["user_id"]).mean().to_numpy()
+    low, high = auc_interval(of_user)
+    return {
+        "probe_auc": float(of_user.mean()),
+        "probe_users": len(of_user),
+        "probe_auc_low": low,
+        "probe_auc_high": high,
+    }
+
+
+def _prompt_order(requests: ScoringRequests, score: np.ndarray, position: np.ndarray) -> PromptOrder | None:
+    """Measure each answer by its own order: a mean over repeats would hide what the repeats are there to average."""
+    user = np.repeat(np.arange(requests.n_users), np.diff(requests.offsets))
+    answer = user[:, None] * requests.repeats + np.arange(requests.repeats)
+    return PromptOrder.of(answer.ravel(), np.where(position < 0, np.nan, position).ravel(), score.ravel())
 
 
 def _collect(

@@ -38,6 +38,10 @@ class TextQuestions(Conversation[TextRequest]):
         think before they answer need more.
     attempts : int, default=3
         How often a text is asked for in all if the answers cannot be used.
+    extra_body : mapping or None, default=None
+        What else the body of each request holds, for servers that take more than OpenAI's parameters:
+        ``{"chat_template_kwargs": {"enable_thinking": False}}``, ``{"reasoning_effort": "low"}``. Part of the ledger
+        key. Secrets in it are sent, and hidden in what is stored.
     """
 
     version = TEXT_VERSION
@@ -47,6 +51,7 @@ class TextQuestions(Conversation[TextRequest]):
     temperature: float | None = 0.0
     max_tokens: int | str | None = "auto"
     attempts: int = 3
+    extra_body: Mapping[str, Any] | None = None
 
     @property
     def form(self) -> AnswerForm:
