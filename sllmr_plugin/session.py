@@ -23,7 +23,7 @@ from .regularizer.selective import SelectiveRegularizer, StepResult
 from .sampler import Block, TableSampler
 from .usable import Usable
 
-_FLAT = 1e-6  # between scores of two items; a fresh output that depends on its input differs by 1e-4
+_FLAT = 1e-4  # between scores of two items: a fresh output that depends on its input differs by more
 
 BatchIds = tuple[Tensor, Tensor] | None
 
@@ -342,7 +342,7 @@ class TrainingSession:
         gates = (self._gate_sums / self._gate_counts).tolist()
         if self.config.pairwise:
             warn_of_gate(self.gate, gates[0])
-            self._warn_if_flat()
+        self._warn_if_flat()
         return self._logs(
             loss=float(self._loss_sum) / self._planned,
             coverage=float(self._visited.float().mean()),
@@ -350,14 +350,21 @@ class TrainingSession:
         )
 
     def _warn_if_flat(self) -> None:
-        """Warn if the model gives both items of every pair the same score by the end of an epoch."""
-        if self._last_pairs is None or len(self._last_pairs[1]) == 0:
+        """Warn if the model gives all items that the last step compares the same score.
+
+        That is asked at the end of an epoch: a fresh DIN does, and learns nonetheless.
+        """
+        if self._last_pairs is None:
             return
         (logit, pairs), self._last_pairs = self._last_pairs, None
-        if float((logit[pairs.preferred] - logit[pairs.other]).abs().max()) <= _FLAT:
+        if self.config.pairwise:
+            difference = logit[pairs.preferred] - logit[pairs.other]
+        else:
+            difference = logit[1:] - logit[:-1]
+        if len(difference) and float(difference.abs().max()) <= _FLAT:
             warnings.warn(
-                "at the end of this epoch the model scores both items of every pair alike, so its output does not "
-                "depend on the item, or hardly. DIEN, DIN, PNN, EDCN and SAM can stay there for long when they start "
+                "at the end of this epoch the model scores all items alike, so its output does not depend on its "
+                "input, or hardly. DIEN, DIN, PNN, EDCN and SAM can stay there for long when they start "
                 "from their smallest weights. Build the model with larger ones (init_std=0.01; FuxiCTR: "
                 "embedding_initializer), and check that the item's features reach its output.",
                 InactiveWarning,

@@ -378,7 +378,7 @@ def test_a_gate_has_collapsed_below_a_mean_of_two_percent(alpha, collapsed):
     assert [warning.category for warning in told] == [GateCollapsedWarning] * collapsed
 
 
-@pytest.mark.parametrize(("scale", "flat"), [(0.0, True), (1e-9, True), (1e-3, False)])
+@pytest.mark.parametrize(("scale", "flat"), [(0.0, True), (1e-7, True), (1e-2, False)])
 def test_a_model_that_scores_all_items_alike_warns_at_the_end_of_the_epoch(scale, flat):
     session = session_of()
     for step_scale in (1.0, scale):  # the last step counts
@@ -387,7 +387,7 @@ def test_a_model_that_scores_all_items_alike_warns_at_the_end_of_the_epoch(scale
         session.add(plan, logit[plan.source], logit.sigmoid()[plan.source], None, len(BATCH))
         session.take_loss()
     if flat:
-        with pytest.warns(InactiveWarning, match=r"both items of every pair alike.*init_std"):
+        with pytest.warns(InactiveWarning, match=r"scores all items alike.*init_std"):
             session.end_epoch()
     else:
         session.end_epoch()  # warnings are errors here

@@ -129,11 +129,6 @@ class SLLMRMixin(WrappedMixin):
         SLLMRError
             If the model has not been compiled.
         """
-        plain: Any = unaugmented_class(plain_class(self))
-        if plain.fit.__module__.startswith("deepctr_torch."):  # of a fit of the user's own nothing is known
-            given = _fit_arguments(super().fit, args, kwargs)
-            require_compiled(self)
-            require_arrays(self, complete(self, given["x"]), given["y"])
         ranks = Ranks.here(self.device)
         if ranks.world == 1:
             return self._fit(*args, **kwargs)
@@ -147,6 +142,11 @@ class SLLMRMixin(WrappedMixin):
 
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train in this process, which may be one of several."""
+        plain: Any = unaugmented_class(plain_class(self))
+        if plain.fit.__module__.startswith("deepctr_torch."):  # of a fit of the user's own nothing is known
+            given = _fit_arguments(super().fit, args, kwargs)
+            require_compiled(self)
+            require_arrays(self, complete(self, given["x"]), given["y"])
         handle = self.sllmr
         if not handle.enabled or not handle.config.active:
             handle.training, handle.epochs = {}, []

@@ -79,11 +79,6 @@ class WrappedMixin(ScoresMixin):
         ------
         UnsupportedModelError
             If there are more outputs than tasks, or probabilities outside [0, 1].
-
-        Warns
-        -----
-        InactiveWarning
-            If the output is the same whatever the input.
         """
         width, expected = self._outputs(output).shape[1], getattr(self, "num_tasks", 1)
         if width != expected:
@@ -101,14 +96,6 @@ class WrappedMixin(ScoresMixin):
                     "(logits with a loss that takes logits?). Let its forward end in a sigmoid and train with "
                     "binary_crossentropy, or build a DeepCTR-Torch model with task='regression'."
                 ]
-            )
-        if len(probability) > 1 and greatest - least <= torch.finfo(probability.dtype).eps * max(abs(greatest), 1e-30):
-            warnings.warn(
-                f"all {len(probability)} outputs of the first step are {greatest:.6g}: at its initial scale the model "
-                "does not depend on its input, and learns next to nothing from clicks or pairs until that changes. If "
-                "the loss does not fall in the next epochs, build it with larger embeddings (init_std=0.01).",
-                InactiveWarning,
-                stacklevel=2,
             )
 
     def _watched(self, output: Any) -> Any:
