@@ -172,6 +172,17 @@ def final_answer(text: str) -> str:
             return answer
 
 
+def ends_in_json(text: str) -> bool:
+    """Tell whether nothing but JSON, whole or not, and the end of a code fence stands at the end of an answer.
+
+    Where the limit of tokens ended the text, words behind the JSON show that the model was not at its end, and
+    servers that put the opening tag of a thought into the prompt give no other sign that it was thinking.
+    """
+    answer = final_answer(text)
+    spans = json_spans(answer, cut=True)
+    return bool(spans) and not answer[spans[-1][1] :].strip("` \n\t.")
+
+
 def _outside(
     pattern: re.Pattern[str], text: str, spans: list[tuple[int, int]], start: int, end: int
 ) -> Iterator[re.Match[str]]:

@@ -89,14 +89,17 @@ def find_json(text: str) -> Iterator[Object | Array]:
             yield value
 
 
-def json_spans(text: str) -> list[tuple[int, int]]:
-    """Return where in a text the values of `find_json` stand that have an end, and one without that it begins with."""
+def json_spans(text: str, *, cut: bool = False) -> list[tuple[int, int]]:
+    """Return where in a text the values of `find_json` stand.
+
+    With `cut` that are all of them, else those that have an end, and one without that stands at the beginning.
+    """
     spans = []
     position = 0
     while (bracket := _BRACKET.search(text, position)) is not None:
         found = _read(text, bracket.start())
         position = bracket.start() + 1
-        if found is not None and (found[2] or not text[: bracket.start()].strip()):
+        if found is not None and (cut or found[2] or not text[: bracket.start()].strip()):
             position = found[1]
             spans.append((bracket.start(), position))
     return spans

@@ -6,12 +6,14 @@ import asyncio
 import functools
 import json
 import os
+import re
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ServerError
+from .answer_text import read_message
 from .prices import estimate_tokens
 from .schema import AnswerForm, SchemaLimits, breaks_bounds, response_format
 from .secrets import key_remover, named_secrets, scrubber
@@ -24,6 +26,11 @@ _LARGEST_COUNT = 2**53
 _NOT_UNDERSTOOD = (400, 404, 415, 422, 500, 501)
 _SEARCHES = 3  # for so many questions that are refused in every form; further ones are refused for what they ask
 _BROKEN_SECONDS = 1.0  # before a request that a server failed at is sent again in the same form
+# Why an answer ended before its end, in the words of the servers: at the limit of tokens, and for other reasons.
+_CUT_OFF = ("length", "max_tokens", "model_length", "max_output_tokens")
+_BROKEN_OFF = re.compile(
+    "filter|safety|sensitive|block|prohibit|violat|moderat|recitation|spii|refus|error|abort|cancel|insufficient|trunc"
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,11 @@ class Completion:
         ``choices[0].logprobs.content``, where the server gives it.
     declined : bool
         Whether the server marks the text as a refusal.
+    broken_off : str or None
+        Why the server ended the answer before its end, other than for the limit: ``"content_filter"`` or another of its
+        words.
+    beside : str or None
+        Where what the model wrote lies if the text is empty, such as ``"reasoning_content"``.
     """
 
     text: str
@@ -53,6 +65,8 @@ class Completion:
     logprobs: list[Any] | None = None
     declined: bool = False
     cached_tokens: int = 0
+    broken_off: str | None = None
+    beside: str | None = None
 
 
 class OpenAIClient:
@@ -280,10 +294,10 @@ class OpenAIClient:
         problem = self._errors.in_an_answer(body, answered=self.answered)
         if problem is not None:
             raise problem
-        try:
-            completion = self._openai.types.chat.ChatCompletion.model_validate(body)
-        except ValueError:
-            raise ServerError("the answer is no chat completion", "lost") from None
+        if not isinstance(body, Mapping):
+            raise ServerError("the answer is no chat completion", "lost")
+        # As the library reads a response: pieces of content, and words that it does not know, are no errors.
+        completion = self._openai.types.chat.ChatCompletion.construct(**body)
         return self._noticed(self._read(completion, messages))
 
     def _noticed(self, completion: Completion) -> Completion:
@@ -296,21 +310,22 @@ class OpenAIClient:
     def _read(self, completion: Any, messages: Sequence[Mapping[str, Any]]) -> Completion:
         try:
             choice = completion.choices[0]
-            written, refusal = choice.message.content, getattr(choice.message, "refusal", None)
-            text = written or refusal or ""
-            if not isinstance(text, str):
-                raise TypeError(f"content is a {type(text).__name__}")
+            message = read_message(choice.message)
         except (AttributeError, IndexError, TypeError) as error:
             raise ServerError(f"the answer is no chat completion ({self._short(error)})", "lost") from None
+        reason = str(getattr(choice, "finish_reason", None) or "stop").lower()
+        text = message.content if message.content.strip() else message.refusal
         text = self._without_key(text).encode("utf-8", "replace").decode("utf-8")  # SQLite takes no lone surrogate
         prompt_tokens, completion_tokens, cached_tokens = _usage(completion, messages, text)
         return Completion(
             text,
             prompt_tokens,
             completion_tokens,
-            cut_off=getattr(choice, "finish_reason", None) == "length",
+            cut_off=reason in _CUT_OFF,
             logprobs=_logprobs(choice),
-            declined=bool(refusal and not written),
+            declined=bool(message.refusal and not message.content.strip()),
+            broken_off=reason if reason not in _CUT_OFF and _BROKEN_OFF.search(reason) else None,
+            beside=message.beside,
             cached_tokens=cached_tokens,
         )
 

@@ -39,6 +39,9 @@ _RELATION = re.compile(r"[<>=~≈≥≤|]")
 _NUMBERED = re.compile(r"^[ \t]*(?:\*\*)?(?:rank[ \t]*)?\#?([0-9]{1,4})[.)][ \t]*(.*)$", re.IGNORECASE | re.MULTILINE)
 _BRACKETED_LABEL = re.compile(rf"(?:\*\*)?\[{_WORD}\#?([0-9]{{1,9}})\]", re.IGNORECASE)
 _NAMED_LABEL = re.compile(r"(?:\*\*)?(?:item|candidate|label|id)\s*\#?([0-9]{1,9})(?!\w|[.,][0-9])", re.IGNORECASE)
+# Numbers beside the labels of a ranking that have to agree with its order.
+_RISING = ("position", "place", "order", "ranking")
+_FALLING = (SCORE_KEY, "relevance", "rating", "probability", "likelihood")
 _DIGITS = re.compile(r"[0-9]+")
 
 
@@ -201,10 +204,12 @@ def _by_rank(elements: Sequence[Value]) -> list[Value]:
         if len(set(numbers)) < len(numbers):
             raise AnswerError("two candidates share a rank. Give each of them a rank of its own.")
         return [label for _, label in sorted(zip(numbers, labels, strict=True), key=lambda pair: pair[0])]
-    scores = [named(element, SCORE_KEY) for element in elements if isinstance(element, Object)]
-    numbers = [score.value for score in scores if isinstance(score, Number)]
-    if any(worse > better for better, worse in itertools.pairwise(numbers)):
-        raise AnswerError("the order is not that of the scores beside it. Give the order alone, the best match first.")
+    for names, falls in ((_RISING, False), (_FALLING, True)):
+        for name in names:
+            found = [named(element, name) for element in elements if isinstance(element, Object)]
+            numbers = [-value.value if falls else value.value for value in found if isinstance(value, Number)]
+            if any(later < earlier for earlier, later in itertools.pairwise(numbers)):
+                raise AnswerError(f'the order is not that of "{name}". Give the order alone, the best match first.')
     return list(labels)
 
 
