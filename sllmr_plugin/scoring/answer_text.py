@@ -13,9 +13,9 @@ from ..errors import AnswerError
 from .loose_json import json_spans
 
 _THOUGHT_NAMES = (
-    r"(?:think|thinking|thoughts?|thought_process|reason|reasoning|reflect|reflection|analysis|scratch_?pad"
+    "(?:think|thinking|thoughts?|thought_process|reason|reasoning|reflect|reflection|analysis|scratch_?pad"
+    "|inner_monologue|inner_thoughts|monologue|chain_of_thought|cot|deliberation|rationale)"
 )
-_THOUGHT_NAMES += r"|inner_monologue|inner_thoughts|monologue|chain_of_thought|cot|deliberation|rationale)"
 # The tags that models put around their thoughts, and those of their chat templates. `close` is there if it closes one.
 _TAG = re.compile(
     rf"""(?:<|&lt;)\s*(?P<close>/)?\s*[a-z]{{0,12}}[:_]?(?P<name>{_THOUGHT_NAMES})(?:\s[^<>]*?)?\s*/?(?:>|&gt;)
@@ -57,8 +57,10 @@ _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _DECODER = json.JSONDecoder(strict=False)
 
 #: Parts of a message beside its content that may hold what the model wrote.
-_BESIDE = ("reasoning_content", "reasoning", "reasoning_text", "reasoning_details", "thinking", "thinking_blocks")
-_BESIDE += ("tool_calls", "function_call", "audio")
+_BESIDE = (
+    *("reasoning_content", "reasoning", "reasoning_text", "reasoning_details", "thinking", "thinking_blocks"),
+    *("tool_calls", "function_call", "audio"),
+)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from .request import ScoredAnswer, ScoringRequest
 from .schema import ID_KEYS, LABEL, SCORE_KEY
 
 _NUMBER = re.compile(r"\s*([-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*")
-_INTEGER = re.compile(r"\s*[-+]?[0-9]{1,9}\s*")
+_INTEGER = re.compile(LABEL.pattern.replace("([0-9]", "([-+]?[0-9]"), re.IGNORECASE)  # also of no candidate
 _SHOWN_CHARACTERS = 40
 
 Entry = tuple[Value, Value]  # what an answer gives as a label, and as its score
@@ -129,9 +129,9 @@ def position_of(label: Value, n_candidates: int) -> int | None:
 def check_labels(labels: Sequence[Value], n_candidates: int) -> None:
     """Refuse labels that are not the candidates' own, so that no score goes to a neighbour.
 
-    A model that counts from 0 names 0 and leaves out M, and each of its other labels is another candidate's. So labels
-    are refused if one next to the candidates' is named and the label at the other end is not, if they all lie in a
-    range of M that is not 1 to M, or if some candidate is not named and most of the labels are no candidate's.
+    Of a model that counts from 0 every label but the first is another candidate's. So labels are refused if 0 is among
+    them, if M + 1 is and 1 is not, if they all lie in a range of M that is not 1 to M, or if some candidate is not
+    named and most of the labels are no candidate's.
 
     Parameters
     ----------
@@ -151,10 +151,9 @@ def check_labels(labels: Sequence[Value], n_candidates: int) -> None:
     if not strange or not n_asked:
         return
     low, high = min(named), max(named)
-    counts_from_zero = 0 in named and n_candidates not in named
     counts_from_two = n_candidates + 1 in named and 1 not in named
     mostly_strange = n_asked < min(len(strange), n_candidates)
-    if counts_from_zero or counts_from_two or high - low < n_candidates or mostly_strange:
+    if 0 in named or counts_from_two or high - low < n_candidates or mostly_strange:
         raise AnswerError(
             f"the labels {low} to {high} are not those of the candidates. Answer again with the labels from 1 to "
             f"{n_candidates} as they stand before the titles, each exactly once."
@@ -164,11 +163,8 @@ def check_labels(labels: Sequence[Value], n_candidates: int) -> None:
 def _integer(label: Value) -> int | None:
     if isinstance(label, Number):
         return int(label.value) if label.value.is_integer() else None
-    if isinstance(label, String) and (match := LABEL.fullmatch(label.value)):
-        return int(match[1])
-    if isinstance(label, String) and _INTEGER.fullmatch(label.value):
-        return int(label.value)
-    return None
+    match = _INTEGER.fullmatch(label.value) if isinstance(label, String) else None
+    return None if match is None else int(match[1])
 
 
 def fullest(
