@@ -252,6 +252,8 @@ def _piece(piece: Any) -> tuple[str, str]:
     """Return the type and the text of a piece of a message's content."""
     if isinstance(piece, str):
         return "", piece
+    if not isinstance(piece, Mapping) and not hasattr(piece, "type"):
+        raise TypeError(f"content holds a {type(piece).__name__}")
     get = piece.get if isinstance(piece, Mapping) else lambda name: getattr(piece, name, None)
     kind, text = get("type") or "", get("text") or get("refusal") or ""
     if isinstance(text, Mapping):
