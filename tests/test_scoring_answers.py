@@ -180,6 +180,15 @@ def test_a_thought_with_nothing_behind_it_is_no_answer():
             parse_scores(text, REQUEST)
 
 
+def test_what_stands_behind_the_end_of_the_answer_s_tag_does_not_count():
+    assert parse_scores(f"{FINAL}</answer> or {DRAFT}", REQUEST) == ScoredAnswer({"a": 0.5, "b": 0.25}, ("c",))
+
+
+def test_objects_of_one_answer_stand_where_the_last_of_them_does():
+    text = '{"id": 1, "score": 0.5} (not {"1": 0.9, "2": 0.9}) {"id": 2, "score": 0.25}'
+    assert parse_scores(text, REQUEST) == ScoredAnswer({"a": 0.5, "b": 0.25}, ("c",))
+
+
 def test_tags_in_the_strings_of_an_answer_are_no_thoughts():
     text = '{"scores": {"1": 0.5, "2": 0.25, "3": 1}, "why": "no </think> {\\"1\\": 0.9} <|im_end|> <think>"}'
     assert parse_scores(text, REQUEST) == ScoredAnswer(FULL)
@@ -231,6 +240,7 @@ def test_shifted_labels_are_refused_unless_all_of_them_are_some_candidate_s(form
         [2, 3, 4, 5, 6],
         [2, 6],
         [5, 6],
+        [2, 3, 4, 6, 20],
         [-1, 0, 1, 2, 3],
         [1, 10, 20],  # ids of its own
         [2, 4, 6, 8, 10],

@@ -18,7 +18,7 @@ _THOUGHT_NAMES = (
 )
 # The tags that models put around their thoughts, and those of their chat templates. `close` is there if it closes one.
 _TAG = re.compile(
-    rf"""(?:<|&lt;)\s*(?P<close>/)?\s*[a-z]{{0,12}}[:_]?(?P<name>{_THOUGHT_NAMES})(?:\s[^<>]*?)?\s*/?(?:>|&gt;)
+    rf"""(?:<|&lt;)\s{{0,2}}(?P<close>/)?\s{{0,2}}[a-z]{{0,12}}[:_]?(?P<name>{_THOUGHT_NAMES})(?:\s[^<>]{{0,200}}?)?/?(?:>|&gt;)
       | \[(?P<close2>/)?think(?:ing)?\]                                                  # Magistral
       | ◁(?P<close3>/)?think▷                                                            # Kimi
       | <\|(?:(?:begin|start)(?:_of)?|(?P<close4>end(?:_of)?))_(?:thoughts?|thinking|think|reasoning)\|>
@@ -33,7 +33,7 @@ _TAG = re.compile(
 )
 # What some models put around the answer itself.
 _WRAPPER = re.compile(
-    r"""<\s*(?P<close>/)?\s*(?P<name>(?:final_?)?(?:answer|response|output)|final|result|solution|text)\s*>
+    r"""<\s{0,2}(?P<close>/)?\s{0,2}(?P<name>(?:final_?)?(?:answer|response|output)|final|result|solution|text)\s{0,2}>
       | <\|(?:(?:begin|start)(?:_of)?|(?P<close2>end(?:_of)?))_(?:solution|response|answer|box)\|>
     """,
     re.IGNORECASE | re.VERBOSE,
@@ -52,7 +52,7 @@ _TURN_ENDS = re.compile(
     r"|start_header_id|user|system|observation|endofprompt|END_OF_TURN_TOKEN)\|>"
     r"|</s>|<eos>|<end_of_turn>|<start_of_turn>|<｜end▁of▁sentence｜>|<｜User｜>"
 )
-_FENCE = re.compile(r"\A\s*```[\w-]*\s*(.*?)\s*```\s*\Z", re.DOTALL)
+_FENCE = re.compile(r"\s*```[\w-]*")
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _DECODER = json.JSONDecoder(strict=False)
 
@@ -164,8 +164,8 @@ def final_answer(text: str) -> str:
     while True:
         start, end = answer_span(text)
         answer = text[start:end]  # with the blanks at its end: they tell a number that is whole from one that is cut
-        if (fenced := _FENCE.match(answer)) is not None and "```" not in fenced[1]:
-            answer = fenced[1]
+        if (fence := _FENCE.match(answer)) is not None and answer.count("```") == 2 and answer.rstrip().endswith("```"):
+            answer = answer[fence.end() :].rstrip()[:-3].strip()
         if _STRING.fullmatch(answer.strip()) is None:
             return answer
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +28,11 @@ _TOKENS_PER_CANDIDATE = 20
 _TOKENS_AROUND = 200
 _EXPECTED_PER_CANDIDATE = 8  # '"12": 0.35, '
 _EXPECTED_AROUND = 10
+
+
+@functools.lru_cache(maxsize=128)
+def _labels(n_candidates: int) -> frozenset[str]:
+    return frozenset(map(str, range(1, n_candidates + 1)))
 
 
 @dataclass(frozen=True)
@@ -110,8 +117,22 @@ class Questions(Conversation[ScoringRequest]):
 
     def reread(self, answer: LedgerAnswer, request: ScoringRequest) -> dict[str, Any]:
         """Return what `understood` makes of the text today; scores from log-probabilities are kept."""
+        if self._keeps_to_the_form(answer.response, request):  # which is read alike by all versions
+            return {}
         read = self._parse(answer.response, request, logprobs=False)
         return {} if self.top_logprobs else self._content(read, request)
+
+    def _keeps_to_the_form(self, text: str, request: ScoringRequest) -> bool:
+        """Tell whether an answer is what was asked for and nothing else: most are, and a table has very many."""
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return False
+        inner = found.get(self.template.answer) if isinstance(found, dict) and len(found) == 1 else None
+        if self.template.answer == "ranking":
+            labels = range(1, request.n_candidates + 1)
+            return isinstance(inner, list) and len(inner) > 0 and sorted(inner, key=str) == sorted(labels, key=str)
+        return isinstance(inner, dict) and len(inner) > 0 and inner.keys() <= _labels(request.n_candidates)
 
     @staticmethod
     def _content(answer: ScoredAnswer, request: ScoringRequest) -> dict[str, Any]:

@@ -34,7 +34,7 @@ DEFAULT_TEMPERATURE = 0.5
 _WORD = r"(?:(?:item|candidate|label|id)\s*)?"
 _LABEL = rf"(?:\[{_WORD}\#?[0-9]{{1,9}}\]|{_WORD}\#?(?<![\w.])[0-9]{{1,9}}(?!\w|\.[0-9]))"
 _CHAIN = re.compile(rf"{_LABEL}(?:\s*[-=]?>+\s*{_LABEL})+", re.IGNORECASE)
-_BRACKETED = re.compile(r"\[\#?[0-9]{1,9}\](?:\s*(?:[,;]|\n\s*[-*•]?)\s*\[\#?[0-9]{1,9}\])+")
+_BRACKETED = re.compile(r"\[\#?[0-9]{1,9}\](?:(?:[,;]\s{0,4}|\s{0,4}\n\s{0,4}(?:[-*•]\s{0,4})?)\[\#?[0-9]{1,9}\])+")
 _RELATION = re.compile(r"[<>=~≈≥≤|]")
 _NUMBERED = re.compile(r"^[ \t]*(?:\*\*)?(?:rank[ \t]*)?\#?([0-9]{1,4})[.)][ \t]*(.*)$", re.IGNORECASE | re.MULTILINE)
 _BRACKETED_LABEL = re.compile(rf"(?:\*\*)?\[{_WORD}\#?([0-9]{{1,9}})\]", re.IGNORECASE)
