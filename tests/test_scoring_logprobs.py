@@ -203,6 +203,11 @@ def test_the_tokens_of_thoughts_that_the_server_keeps_apart_do_not_count():
         assert expected_scores(tokens, REQUEST, '{"1": 0.50}').scores == pytest.approx({"a": 0.6})
 
 
+def test_of_the_same_words_twice_the_last_are_the_answer():
+    draft = answer(token("0.50", 0.5, **{"0.10": 0.5}))
+    assert expected_scores([*draft, *answer(NUMBER)], REQUEST, '{"1": 0.50}').scores == pytest.approx({"a": 0.6})
+
+
 def test_tokens_that_do_not_spell_the_answer_are_not_used():
     with pytest.raises(LogprobsError, match="another text"):
         expected_scores(answer(NUMBER), REQUEST, '{"1": 0.51}')

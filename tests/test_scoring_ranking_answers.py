@@ -100,7 +100,13 @@ def test_ranks_close_up_over_what_is_dropped_and_the_rest_is_missing():
     ["", "{}", "[]", "[7, 8]", '{"1": 2, "2": 1}', '["Go", "Doom"]', "3, 1, 4, 2", "[2]", "The best is [3], then [1]"]
     + ['{"id": 2}', '{"id": 2, "rank": 1}', "3 < 1 < 4 < 2", "3 > 1 = 4 > 2", "1. Kite\n2. Go\n3. Tag\n4. Doom"]
     # which of the numbers are ranks, which labels?
-    + ["1. 3\n2. 1\n3. 4\n4. 2", "1: 3\n2: 1", "3. [1]\n1. [2]\n4. [3]", '{"draft": [1, 2, 3], "final": [3, 1, 2]}'],
+    + [
+        "1. 3\n2. 1\n3. 4\n4. 2",
+        "1: 3\n2: 1",
+        "3. [1]\n1. [2]\n4. [3]",
+        "1. [3]\n7. [2]\n2. [1]",
+        '{"draft": [1, 2, 3], "final": [3, 1, 2]}',
+    ],
 )
 def test_answers_that_rank_nothing(text):
     with pytest.raises(AnswerError, match="none of the 4 candidates is ranked. Answer with"):

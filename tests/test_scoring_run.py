@@ -699,7 +699,7 @@ def test_what_an_older_version_took_for_an_answer_is_read_again(setting):
 
 
 def test_scores_from_log_probabilities_are_kept_as_they_were(setting):
-    here, asked, questions = setting(), requests(2), Questions("tiny", top_logprobs=2)
+    here, asked, questions = setting(["prose", None]), requests(2), Questions("tiny", top_logprobs=2)
     here.run(asked, questions)
     before = here.scores(asked, questions)
     assert before != truth(asked)

@@ -73,6 +73,7 @@ def test_a_text_in_json_comes_back_letter_by_letter(text, ascii_only):
             "<|channel|>analysis<|message|>Say what?<|end|><|start|>assistant<|channel|>final<|message|>Likes chess.",
             "Likes chess.",
         ),
+        ("Likes the [Doom title] and <Chess items>.", "Likes the [Doom title] and <Chess items>."),
         ("Fans say: here is my response: buy it.", "Fans say: here is my response: buy it."),
         ("analysisThey like chess.assistantfinalLikes chess.", "Likes chess."),
         ("<think>x</think><answer>Likes chess.</answer>", "Likes chess."),
