@@ -62,6 +62,12 @@ _BESIDE = (
     *("tool_calls", "function_call", "audio"),
 )
 
+# Why an answer ended before its end, in the words of the servers: at the limit of tokens, and for other reasons.
+_CUT_OFF = ("length", "max_tokens", "model_length", "max_output_tokens")
+_BROKEN_OFF = re.compile(
+    "filter|safety|sensitive|block|prohibit|violat|moderat|recitation|spii|refus|error|abort|cancel|insufficient|trunc"
+)
+
 
 @dataclass(frozen=True)
 class MessageText:
@@ -112,6 +118,22 @@ def read_message(message: Any) -> MessageText:
         return MessageText(content, refusal, None)
     filled = (name for name in _BESIDE if getattr(message, name, None))
     return MessageText(content, refusal, next(filled, beside))
+
+
+def how_it_ended(reason: object) -> tuple[bool, str | None]:
+    """Tell from a server's reason whether the limit of tokens ended an answer, and if not, what broke it off."""
+    word = str(reason or "").lower()
+    if word in _CUT_OFF:
+        return True, None
+    return False, word if _BROKEN_OFF.search(word) else None
+
+
+def token_logprobs(choice: Any) -> list[Any] | None:
+    """Return ``logprobs.content`` of a completion's choice as plain values, None where the server gives none."""
+    try:
+        return [token.model_dump() for token in choice.logprobs.content]
+    except (AttributeError, TypeError):  # none, or of another form
+        return None
 
 
 def answer_span(text: str) -> tuple[int, int]:

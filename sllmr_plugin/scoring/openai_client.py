@@ -6,14 +6,13 @@ import asyncio
 import functools
 import json
 import os
-import re
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ServerError
-from .answer_text import read_message
+from .answer_text import how_it_ended, read_message, token_logprobs
 from .prices import estimate_tokens
 from .schema import AnswerForm, SchemaLimits, breaks_bounds, response_format
 from .secrets import key_remover, named_secrets, scrubber
@@ -26,11 +25,6 @@ _LARGEST_COUNT = 2**53
 _NOT_UNDERSTOOD = (400, 404, 415, 422, 500, 501)
 _SEARCHES = 3  # for so many questions that are refused in every form; further ones are refused for what they ask
 _BROKEN_SECONDS = 1.0  # before a request that a server failed at is sent again in the same form
-# Why an answer ended before its end, in the words of the servers: at the limit of tokens, and for other reasons.
-_CUT_OFF = ("length", "max_tokens", "model_length", "max_output_tokens")
-_BROKEN_OFF = re.compile(
-    "filter|safety|sensitive|block|prohibit|violat|moderat|recitation|spii|refus|error|abort|cancel|insufficient|trunc"
-)
 
 
 @dataclass(frozen=True)
@@ -313,7 +307,7 @@ class OpenAIClient:
             message = read_message(choice.message)
         except (AttributeError, IndexError, TypeError) as error:
             raise ServerError(f"the answer is no chat completion ({self._short(error)})", "lost") from None
-        reason = str(getattr(choice, "finish_reason", None) or "stop").lower()
+        cut_off, broken_off = how_it_ended(getattr(choice, "finish_reason", None))
         text = message.content if message.content.strip() else message.refusal
         text = self._without_key(text).encode("utf-8", "replace").decode("utf-8")  # SQLite takes no lone surrogate
         prompt_tokens, completion_tokens, cached_tokens = _usage(completion, messages, text)
@@ -321,10 +315,10 @@ class OpenAIClient:
             text,
             prompt_tokens,
             completion_tokens,
-            cut_off=reason in _CUT_OFF,
-            logprobs=_logprobs(choice),
+            cut_off=cut_off,
+            logprobs=token_logprobs(choice),
             declined=bool(message.refusal and not message.content.strip()),
-            broken_off=reason if reason not in _CUT_OFF and _BROKEN_OFF.search(reason) else None,
+            broken_off=broken_off,
             beside=message.beside,
             cached_tokens=cached_tokens,
         )
@@ -402,10 +396,3 @@ def _part(usage: Any, details: str, name: str) -> int:
 def _count(tokens: object, estimate: Callable[[], int]) -> int:
     """Return a server's count of tokens, or an estimate where there is none that can be true."""
     return tokens if isinstance(tokens, int) and 0 <= tokens < _LARGEST_COUNT else estimate()
-
-
-def _logprobs(choice: Any) -> list[Any] | None:
-    try:
-        return [token.model_dump() for token in choice.logprobs.content]
-    except (AttributeError, TypeError):  # none, or of another form
-        return None
