@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ServerError
+from .answer_text import how_it_ended, read_message, token_logprobs
 from .prices import estimate_tokens
 from .schema import AnswerForm, SchemaLimits, breaks_bounds, response_format
 from .secrets import key_remover, named_secrets, scrubber
@@ -44,6 +45,11 @@ class Completion:
         ``choices[0].logprobs.content``, where the server gives it.
     declined : bool
         Whether the server marks the text as a refusal.
+    broken_off : str or None
+        Why the server ended the answer before its end, other than for the limit: ``"content_filter"`` or another of its
+        words.
+    beside : str or None
+        Where what the model wrote lies if the text is empty, such as ``"reasoning_content"``.
     """
 
     text: str
@@ -53,6 +59,8 @@ class Completion:
     logprobs: list[Any] | None = None
     declined: bool = False
     cached_tokens: int = 0
+    broken_off: str | None = None
+    beside: str | None = None
 
 
 class OpenAIClient:
@@ -280,10 +288,10 @@ class OpenAIClient:
         problem = self._errors.in_an_answer(body, answered=self.answered)
         if problem is not None:
             raise problem
-        try:
-            completion = self._openai.types.chat.ChatCompletion.model_validate(body)
-        except ValueError:
-            raise ServerError("the answer is no chat completion", "lost") from None
+        if not isinstance(body, Mapping):
+            raise ServerError("the answer is no chat completion", "lost")
+        # As the library reads a response: pieces of content, and words that it does not know, are no errors.
+        completion = self._openai.types.chat.ChatCompletion.construct(**body)
         return self._noticed(self._read(completion, messages))
 
     def _noticed(self, completion: Completion) -> Completion:
@@ -296,21 +304,22 @@ class OpenAIClient:
     def _read(self, completion: Any, messages: Sequence[Mapping[str, Any]]) -> Completion:
         try:
             choice = completion.choices[0]
-            written, refusal = choice.message.content, getattr(choice.message, "refusal", None)
-            text = written or refusal or ""
-            if not isinstance(text, str):
-                raise TypeError(f"content is a {type(text).__name__}")
+            message = read_message(choice.message)
         except (AttributeError, IndexError, TypeError) as error:
             raise ServerError(f"the answer is no chat completion ({self._short(error)})", "lost") from None
+        cut_off, broken_off = how_it_ended(getattr(choice, "finish_reason", None))
+        text = message.content if message.content.strip() else message.refusal
         text = self._without_key(text).encode("utf-8", "replace").decode("utf-8")  # SQLite takes no lone surrogate
         prompt_tokens, completion_tokens, cached_tokens = _usage(completion, messages, text)
         return Completion(
             text,
             prompt_tokens,
             completion_tokens,
-            cut_off=getattr(choice, "finish_reason", None) == "length",
-            logprobs=_logprobs(choice),
-            declined=bool(refusal and not written),
+            cut_off=cut_off,
+            logprobs=token_logprobs(choice),
+            declined=bool(message.refusal and not message.content.strip()),
+            broken_off=broken_off,
+            beside=message.beside,
             cached_tokens=cached_tokens,
         )
 
@@ -387,10 +396,3 @@ def _part(usage: Any, details: str, name: str) -> int:
 def _count(tokens: object, estimate: Callable[[], int]) -> int:
     """Return a server's count of tokens, or an estimate where there is none that can be true."""
     return tokens if isinstance(tokens, int) and 0 <= tokens < _LARGEST_COUNT else estimate()
-
-
-def _logprobs(choice: Any) -> list[Any] | None:
-    try:
-        return [token.model_dump() for token in choice.logprobs.content]
-    except (AttributeError, TypeError):  # none, or of another form
-        return None
