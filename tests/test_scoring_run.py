@@ -1,6 +1,7 @@
 """The runner against a real server on loopback that misbehaves in every way we could think of."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -495,6 +496,63 @@ def test_the_cap_is_not_exceeded_and_a_higher_one_goes_on(setting):
     assert (again.asked, again.total_cost) == (0, pytest.approx(summary.cost))
     assert here.run(asked, price=price, max_cost=100.0).asked == 200 - summary.asked
     assert len(here.server.seen) == 200
+
+
+@pytest.mark.parametrize("lengths", [(900, 1800, 3000, 5000, 8000), (8000, 900)])
+def test_the_cap_holds_for_answers_without_a_limit_that_get_longer_than_guessed(setting, lengths):
+    here, asked = setting(lambda number, body: f"thinks:{lengths[number % len(lengths)]}", latency=0.03), requests(80)
+    questions = Questions("tiny", max_tokens=None)
+    price, cap = Price(0, 1000), 100.0  # a dollar for a thousand tokens
+    summary = here.run(asked, questions, price=price, max_cost=cap, concurrency=32)
+    assert summary.stopped == "max_cost"
+    assert cap - 2 * max(lengths) / 1000 < summary.total_cost <= cap
+    assert here.run(asked, questions, price=price, max_cost=cap, concurrency=32).asked == 0
+
+
+def test_a_request_that_is_lost_is_charged_to_the_cap(setting):
+    here, asked = setting(lambda number, body: "cut" if number else None), requests(30)
+    price = Price(0, 1000)  # the answers may have 280 tokens: 0.28 dollars each
+    summary = here.run(asked, price=price, max_cost=2.0, concurrency=1, retries=0, breaker=CircuitBreaker(100))
+    assert summary.stopped == "max_cost"
+    answer = summary.completion_tokens / 1000
+    lost = here.server.n_seen - 1
+    assert lost == int((2.0 - answer) / 0.28)
+    assert summary.cost == summary.total_cost == pytest.approx(answer + lost * 0.28)
+    with Ledger(here.path) as ledger:
+        assert ledger.spent() == pytest.approx(summary.total_cost)
+
+
+def test_hundreds_at_a_time_share_small_pools_of_connections(setting):
+    here, asked = setting(latency=0.3), requests(70)
+    here.run(asked, concurrency=70, timeout=60)
+    assert here.scores(asked) == truth(asked)
+    client = OpenAIClient("tiny", base_url=here.server.base_url)
+    with contextlib.ExitStack() as stack:
+        lent = [id(stack.enter_context(client._connections.lend())) for _ in range(70)]
+    assert sorted(lent.count(library) for library in set(lent)) == [6, 32, 32]
+    with client._connections.lend() as library:
+        assert id(library) in lent
+    asyncio.run(client.close())
+
+
+def test_ctrl_c_where_a_loop_is_running_waits_for_what_is_in_flight(setting):
+    here, asked = setting(latency=0.3), requests(100)
+
+    async def notebook():
+        return here.run(asked)
+
+    def press():
+        while here.server.n_seen < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    loop = asyncio.new_event_loop()  # as in a notebook: nobody has asked it to look after Ctrl-C
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(notebook())
+    loop.close()
+    assert here.server.n_seen < 20
+    assert len(here.scores(asked)) == here.server.n_seen
 
 
 def test_a_cap_without_a_price_is_refused(setting):

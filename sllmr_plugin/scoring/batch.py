@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import io
 import json
+import math
+import re
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from ..errors import PriceError, ScoringStoppedError, ServerError
+from .budget import longest_answer
 from .conversation import Conversation, Question, R
 from .ledger import Ledger
 from .ledger_file import Refusal
@@ -22,6 +26,7 @@ from .limits import backoff
 from .openai_client import OpenAIClient
 from .partitions import PartitionFiles, merge_partitions, partition_folder
 from .prices import Price, estimate_tokens
+from .run import in_a_loop
 from .run_summary import RunLimits, RunSummary
 from .runner import UNUSABLE_IN_A_ROW
 from .server_errors import OF_ONE_REQUEST, OF_THE_FORM
@@ -29,7 +34,11 @@ from .server_form import FormSearch, ServerForm
 
 _MOST_REQUESTS = 50_000  # of one batch, at OpenAI
 _MOST_BYTES = 150_000_000
-_GUESSED_COMPLETION = 1000
+# Under a cap, as long as nobody knows how long, and so how dear, answers without a limit get.
+_FIRST_UNLIMITED = 5
+# What a server says to a batch that would take the account above the tokens that may wait in batches.
+_QUEUE_FULL = re.compile(r"enqueued|token_limit_exceeded", re.IGNORECASE)
+_QUEUE_LIMIT = re.compile(r"limit\D{0,20}(\d[\d,]*)", re.IGNORECASE)
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _SEARCHED = 500  # batches of the account among which to look for one of ours
 
@@ -87,9 +96,11 @@ def run_batches(
             "prices and give that with --prices."
         )
     merge_partitions(ledger, PartitionFiles(partition_folder(ledger.path)))
-    return asyncio.run(
-        _Batches(requests, questions, client, ledger, limits, price, poll_seconds, most_requests, verbose).main()
-    )
+    batches = _Batches(requests, questions, client, ledger, limits, price, poll_seconds, most_requests, verbose)
+    try:
+        return in_a_loop(batches.main, batches.interrupt)
+    except (asyncio.CancelledError, concurrent.futures.CancelledError):
+        raise KeyboardInterrupt from None
 
 
 class _Batches:
@@ -111,8 +122,10 @@ class _Batches:
         self._summary = RunSummary()
         self._library = client.library
         self._refused: list[tuple[Question, int, ServerError]] = []  # of the batch that is being read
+        self._most_tokens = math.inf  # of one batch; learnt from what the server refuses
 
     async def main(self) -> RunSummary:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         start = self._ledger.spent()
         fruitless = 0
         self._client.form = self._ledger.form_of(self._client.address, self._questions.model) or ServerForm()
@@ -122,7 +135,10 @@ class _Batches:
             while True:
                 pending = self._pending()
                 for token, batch_id in self._ledger.open_batches():
-                    fruitless = 0 if await self._finish(token, batch_id, pending) else fruitless + 1
+                    most = self._most_tokens
+                    fruitful = await self._finish(token, batch_id, pending)
+                    if self._most_tokens == most:
+                        fruitless = 0 if fruitful else fruitless + 1
                 pending = self._pending()
                 chunk = self._affordable(pending)
                 if not chunk:
@@ -145,6 +161,11 @@ class _Batches:
                 f"Have them asked again with `sllmr ledger forget-refused {self._ledger.path}` once that is changed"
             )
         return summary
+
+    def interrupt(self) -> None:
+        """Stop waiting; safe in any thread. The batch goes on at the server."""
+        if self._task is not None:
+            self._loop.call_soon_threadsafe(self._task.cancel)
 
     def _pending(self) -> dict[str, Question]:
         """Return the questions that have no answer, by key; count the requests on the way."""
@@ -170,10 +191,15 @@ class _Batches:
         """Return questions for one batch, each with its highest cost and its line of the file."""
         left = None if self._limits.max_cost is None else self._limits.max_cost - self._ledger.spent()
         chunk: list[tuple[Question, float, bytes]] = []
-        size = 0
+        known = self._ledger.completions(self._questions.model)
+        size = total_tokens = 0
         for question in pending.values():
-            longest = question.parameters["max_tokens"] or _GUESSED_COMPLETION
-            cost = self._price.cost(estimate_tokens(question.messages), longest) if self._price else 0.0
+            limit, tokens = question.parameters["max_tokens"], estimate_tokens(question.messages)
+            cost = self._price.cost(tokens, limit or longest_answer(known.longest)) if self._price else 0.0
+            unknown = limit is None and not known.number and left is not None
+            total_tokens += tokens
+            if chunk and (total_tokens > self._most_tokens or (unknown and len(chunk) == _FIRST_UNLIMITED)):
+                break
             if left is not None and cost > left:
                 self._summary.stopped = "max_cost" if not chunk else None
                 break
@@ -212,6 +238,10 @@ class _Batches:
         try:
             batch = await self._call(make_unless_there)
         except ScoringStoppedError as error:
+            if _QUEUE_FULL.search(str(error)):
+                await asyncio.wrap_future(self._ledger.close_batch(token))
+                self._make_smaller([question for question, _, _ in chunk], str(error))
+                return
             if isinstance(error.__cause__, ServerError) and error.__cause__.kind in ("refused", "hopeless"):
                 await asyncio.wrap_future(self._ledger.close_batch(token))
             raise
@@ -241,6 +271,10 @@ class _Batches:
             await asyncio.wrap_future(self._ledger.close_batch(token))
             told = getattr(batch.errors, "data", None) or []
             problems = "; ".join(str(getattr(one, "message", one)) for one in told) or "it does not say why"
+            codes = " ".join(str(getattr(one, "code", "")) for one in told)
+            if _QUEUE_FULL.search(f"{codes} {problems}"):
+                self._make_smaller([pending[key] for key in marks if key in pending], problems)
+                return False
             cause = self._client.refusal(400, problems).cause
             other = self._search.next(self._client.form, cause, guess=False) if cause in OF_THE_FORM else None
             if other is None:
@@ -303,6 +337,22 @@ class _Batches:
         self._client.form = other
         return len(done), None
 
+    def _make_smaller(self, questions: Sequence[Question], said: str) -> None:
+        """Have the next batches hold at most half of what was too much, and no more than the server says it takes."""
+        said = self._client.scrub(said)
+        if len(questions) < 2:
+            raise self._stopped(
+                f"the server takes no batch of even one request now: {said}. Wait until other batches of the account "
+                "have ended"
+            )
+        self._most_tokens = sum(estimate_tokens(question.messages) for question in questions) / 2
+        named = _QUEUE_LIMIT.search(said)
+        if named and (limit := float(named[1].replace(",", ""))) > 0:
+            self._most_tokens = min(self._most_tokens, limit)
+        self._bar.write(
+            f"the server takes no batch of {len(questions)} requests; the next is smaller ({said})", sys.stderr
+        )
+
     async def _ended(self, batch_id: str) -> Any:
         while True:
             batch = await self._call(lambda: self._library.batches.retrieve(batch_id))
@@ -363,7 +413,8 @@ class _Batches:
             except Exception as error:
                 problem = self._client.failure(error)
             failures += 1
-            if problem.kind in ("refused", "hopeless") or failures > self._limits.retries:
+            refused = problem.kind in ("refused", "hopeless") or _QUEUE_FULL.search(str(problem))
+            if refused or failures > self._limits.retries:
                 raise self._stopped(f"{problem}") from problem
             await asyncio.sleep(backoff(failures, problem.retry_after))
 

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+_GUESSED_COMPLETION = 1000  # tokens of an answer without a limit, as long as there has been none
+_LENGTHENED = 2
+
+
+def longest_answer(longest_so_far: float) -> float:
+    """Return the tokens to set aside for an answer without a limit: twice those of the longest so far."""
+    return _LENGTHENED * longest_so_far or _GUESSED_COMPLETION
+
 
 class Budget:
     """What has been spent, and what may be.
@@ -21,12 +29,17 @@ class Budget:
         USD.
     in_flight : int
         Requests that money is set aside for.
+    unlimited : float
+        USD set aside for an answer without a limit of its length. Set it anew when longer ones turn up: it counts for
+        those in flight, too.
     """
 
     def __init__(self, spent: float, most: float | None) -> None:
         self.spent = self._start = spent
         self.in_flight = 0
         self._most = most
+        self.unlimited = 0.0
+        self._n_unlimited = 0
         self._reserved = 0.0
         self._changed = asyncio.Condition()
 
@@ -35,8 +48,17 @@ class Budget:
         """USD spent since this budget was made."""
         return self.spent - self._start
 
-    async def reserve(self, cost: float, stop: asyncio.Event) -> bool:
+    async def reserve(self, cost: float, stop: asyncio.Event, *, unlimited: bool = False) -> bool:
         """Set money aside for a request, waiting for those in flight if they leave too little.
+
+        Parameters
+        ----------
+        cost : float
+            The most that it may cost, in USD; without the answer, if that is unlimited.
+        stop : asyncio.Event
+            Ends the waiting.
+        unlimited : bool, default=False
+            Whether the answer may have any length.
 
         Returns
         -------
@@ -44,17 +66,23 @@ class Budget:
             False if there is too little even with nothing in flight, or `stop` was set meanwhile.
         """
         async with self._changed:
-            while self._most is not None and self.spent + self._reserved + cost > self._most:
+            while self._most is not None and self._committed(self._n_unlimited + unlimited) + cost > self._most:
                 if self.in_flight == 0 or stop.is_set():
                     return False
                 await self._changed.wait()
             self._reserved += cost
+            self._n_unlimited += unlimited
             self.in_flight += 1
         return True
 
-    async def release(self, cost: float) -> None:
+    async def release(self, cost: float, *, unlimited: bool = False) -> None:
         """Give back what `reserve` has set aside; what the request did cost is added to `spent` before."""
         async with self._changed:
             self.in_flight -= 1
+            self._n_unlimited -= unlimited
             self._reserved = self._reserved - cost if self.in_flight else 0.0  # no rounding piles up
             self._changed.notify_all()
+
+    def _committed(self, n_unlimited: int) -> float:
+        """Return the USD that are spent or set aside with so many unlimited answers in flight."""
+        return self.spent + self._reserved + n_unlimited * self.unlimited
