@@ -528,10 +528,10 @@ def test_hundreds_at_a_time_share_small_pools_of_connections(setting):
     assert here.scores(asked) == truth(asked)
     client = OpenAIClient("tiny", base_url=here.server.base_url)
     with contextlib.ExitStack() as stack:
-        lent = [id(stack.enter_context(client._connections.lend())) for _ in range(70)]
-    assert sorted(lent.count(library) for library in set(lent)) == [6, 32, 32]
-    with client._connections.lend() as library:
-        assert id(library) in lent
+        lent = [id(stack.enter_context(client._connections._lent())) for _ in range(38)]
+    assert sorted(lent.count(pool) for pool in set(lent)) == [6, 16, 16]
+    with client._connections._lent() as pool:
+        assert id(pool) in lent
     asyncio.run(client.close())
 
 
