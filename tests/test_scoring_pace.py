@@ -14,6 +14,7 @@ from sllmr_plugin.scoring.prices import Price
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run_summary import RunLimits
 from sllmr_plugin.scoring.runner import Runner
+from sllmr_plugin.scoring.server_form import ServerForm
 
 from .test_scoring_run import requests
 
@@ -46,6 +47,12 @@ class NoLedger:
     def get(self, key):
         return None
 
+    def refusal(self, key):
+        return None
+
+    def form_of(self, address, model):
+        return None
+
     def completions(self, model):
         return Completions(0, 0, 0.0)
 
@@ -64,10 +71,12 @@ class NoLedger:
 class QuotaServer:
     """A client whose server has a bucket of tokens that fills up evenly, or a window of a minute."""
 
+    address, answered = "somewhere", True
+
     def __init__(self, per_minute, burst=None, *, retry_after=False, tells=False, lengths=(10,)):
         self.per_minute, self.burst = per_minute, burst
         self.retry_after, self.tells, self.lengths = retry_after, tells, lengths
-        self.quota = None
+        self.quota, self.form = None, ServerForm()
         self.level, self.filled_at, self.window = burst, 0.0, None
         self.attempts = self.in_flight = 0
         self.seen_in_flight = []

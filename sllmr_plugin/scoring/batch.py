@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import functools
 import io
-import json
-import math
-import re
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import PriceError, ScoringStoppedError, ServerError
-from .budget import longest_answer
+from ..errors import ScoringStoppedError, ServerError
+from .batch_file import FIRST_UNLIMITED, MOST_REQUESTS, BatchSize, read_lines, says_queue_is_full, written_line
+from .budget import AnswerLengths
 from .conversation import Conversation, Question, R
 from .ledger import Ledger
 from .ledger_file import Refusal
@@ -26,19 +23,12 @@ from .limits import backoff
 from .openai_client import OpenAIClient
 from .partitions import PartitionFiles, merge_partitions, partition_folder
 from .prices import Price, estimate_tokens
-from .run import in_a_loop
+from .run import check_price, in_a_loop
 from .run_summary import RunLimits, RunSummary
 from .runner import UNUSABLE_IN_A_ROW
 from .server_errors import OF_ONE_REQUEST, OF_THE_FORM
 from .server_form import FormSearch, ServerForm
 
-_MOST_REQUESTS = 50_000  # of one batch, at OpenAI
-_MOST_BYTES = 150_000_000
-# Under a cap, as long as nobody knows how long, and so how dear, answers without a limit get.
-_FIRST_UNLIMITED = 5
-# What a server says to a batch that would take the account above the tokens that may wait in batches.
-_QUEUE_FULL = re.compile(r"enqueued|token_limit_exceeded", re.IGNORECASE)
-_QUEUE_LIMIT = re.compile(r"limit\D{0,20}(\d[\d,]*)", re.IGNORECASE)
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _SEARCHED = 500  # batches of the account among which to look for one of ours
 
@@ -52,7 +42,7 @@ def run_batches(
     limits: RunLimits | None = None,
     price: Price | None = None,
     poll_seconds: float = 30.0,
-    most_requests: int = _MOST_REQUESTS,
+    most_requests: int = MOST_REQUESTS,
     verbose: bool = True,
 ) -> RunSummary:
     """Ask all requests through a server's Batch API.
@@ -90,11 +80,7 @@ def run_batches(
         command finds it.
     """
     limits = limits or RunLimits()
-    if limits.max_cost is not None and price is None:
-        raise PriceError(
-            f"the price of {questions.model} is not known, so no cost can be capped. Add it to a copy of the file of "
-            "prices and give that with --prices."
-        )
+    check_price(questions, limits, price)
     merge_partitions(ledger, PartitionFiles(partition_folder(ledger.path)))
     batches = _Batches(requests, questions, client, ledger, limits, price, poll_seconds, most_requests, verbose)
     try:
@@ -118,11 +104,11 @@ class _Batches:
     ) -> None:
         self._requests, self._questions, self._client, self._ledger = requests, questions, client, ledger
         self._limits, self._price = limits, price
-        self._poll_seconds, self._most_requests, self._verbose = poll_seconds, most_requests, verbose
+        self._poll_seconds, self._verbose = poll_seconds, verbose
         self._summary = RunSummary()
         self._library = client.library
         self._refused: list[tuple[Question, int, ServerError]] = []  # of the batch that is being read
-        self._most_tokens = math.inf  # of one batch; learnt from what the server refuses
+        self._size = BatchSize(most_requests)
 
     async def main(self) -> RunSummary:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
@@ -135,9 +121,9 @@ class _Batches:
             while True:
                 pending = self._pending()
                 for token, batch_id in self._ledger.open_batches():
-                    most = self._most_tokens
+                    most = self._size.tokens
                     fruitful = await self._finish(token, batch_id, pending)
-                    if self._most_tokens == most:
+                    if self._size.tokens == most:
                         fruitless = 0 if fruitful else fruitless + 1
                 pending = self._pending()
                 chunk = self._affordable(pending)
@@ -191,27 +177,23 @@ class _Batches:
         """Return questions for one batch, each with its highest cost and its line of the file."""
         left = None if self._limits.max_cost is None else self._limits.max_cost - self._ledger.spent()
         chunk: list[tuple[Question, float, bytes]] = []
-        known = self._ledger.completions(self._questions.model)
+        written = self._ledger.completions(self._questions.model)
+        longest = AnswerLengths(written).longest
         size = total_tokens = 0
         for question in pending.values():
             limit, tokens = question.parameters["max_tokens"], estimate_tokens(question.messages)
-            cost = self._price.cost(tokens, limit or longest_answer(known.longest)) if self._price else 0.0
-            unknown = limit is None and not known.number and left is not None
+            cost = self._price.cost(tokens, limit or longest) if self._price else 0.0
+            unknown = limit is None and not written.number and left is not None
             total_tokens += tokens
-            if chunk and (total_tokens > self._most_tokens or (unknown and len(chunk) == _FIRST_UNLIMITED)):
+            if unknown and len(chunk) == FIRST_UNLIMITED:
                 break
             if left is not None and cost > left:
                 self._summary.stopped = "max_cost" if not chunk else None
                 break
-            line = {
-                "custom_id": question.key,
-                "method": "POST",
-                "url": "/v1/chat/completions",
-                "body": self._client.body(question.messages, question.request.n_candidates, question.parameters),
-            }
-            text = json.dumps(line).encode() + b"\n"
+            body = self._client.body(question.messages, question.request.n_candidates, question.parameters)
+            text = written_line(question.key, body)
             size += len(text)
-            if len(chunk) == self._most_requests or size > _MOST_BYTES:
+            if not self._size.allows(len(chunk) + 1, size, total_tokens):
                 break
             left = None if left is None else left - cost
             chunk.append((question, cost, text))
@@ -238,7 +220,7 @@ class _Batches:
         try:
             batch = await self._call(make_unless_there)
         except ScoringStoppedError as error:
-            if _QUEUE_FULL.search(str(error)):
+            if says_queue_is_full(str(error)):
                 await asyncio.wrap_future(self._ledger.close_batch(token))
                 self._make_smaller([question for question, _, _ in chunk], str(error))
                 return
@@ -272,7 +254,7 @@ class _Batches:
             told = getattr(batch.errors, "data", None) or []
             problems = "; ".join(str(getattr(one, "message", one)) for one in told) or "it does not say why"
             codes = " ".join(str(getattr(one, "code", "")) for one in told)
-            if _QUEUE_FULL.search(f"{codes} {problems}"):
+            if says_queue_is_full(f"{codes} {problems}"):
                 self._make_smaller([pending[key] for key in marks if key in pending], problems)
                 return False
             cause = self._client.refusal(400, problems).cause
@@ -284,7 +266,7 @@ class _Batches:
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id:
                 response = await self._call(functools.partial(self._library.files.content, file_id))
-                for entry in _lines(response.content):
+                for entry in read_lines(response.content):
                     await self._merge(entry, marks, pending)
         received = self._summary.asked - before
         settled, why = await self._settle_refused(received > 0)
@@ -338,17 +320,14 @@ class _Batches:
         return len(done), None
 
     def _make_smaller(self, questions: Sequence[Question], said: str) -> None:
-        """Have the next batches hold at most half of what was too much, and no more than the server says it takes."""
+        """Have the next batches be smaller than one that the server found too large for its queue."""
         said = self._client.scrub(said)
         if len(questions) < 2:
             raise self._stopped(
                 f"the server takes no batch of even one request now: {said}. Wait until other batches of the account "
                 "have ended"
             )
-        self._most_tokens = sum(estimate_tokens(question.messages) for question in questions) / 2
-        named = _QUEUE_LIMIT.search(said)
-        if named and (limit := float(named[1].replace(",", ""))) > 0:
-            self._most_tokens = min(self._most_tokens, limit)
+        self._size.lower(sum(estimate_tokens(question.messages) for question in questions), said)
         self._bar.write(
             f"the server takes no batch of {len(questions)} requests; the next is smaller ({said})", sys.stderr
         )
@@ -413,7 +392,7 @@ class _Batches:
             except Exception as error:
                 problem = self._client.failure(error)
             failures += 1
-            refused = problem.kind in ("refused", "hopeless") or _QUEUE_FULL.search(str(problem))
+            refused = problem.kind in ("refused", "hopeless") or says_queue_is_full(str(problem))
             if refused or failures > self._limits.retries:
                 raise self._stopped(f"{problem}") from problem
             await asyncio.sleep(backoff(failures, problem.retry_after))
@@ -423,12 +402,3 @@ class _Batches:
             f"stopped: {why}; then run the same command again ({self._summary.asked} answers of this run are in "
             f"{self._ledger.path})."
         )
-
-
-def _lines(content: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file; a line that is none is passed over and asked again."""
-    for line in content.decode("utf-8", "replace").splitlines():
-        with contextlib.suppress(ValueError):
-            entry = json.loads(line)
-            if isinstance(entry, dict):
-                yield entry

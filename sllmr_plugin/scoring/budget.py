@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import asyncio
 
+from .ledger_file import Completions
+
 _GUESSED_COMPLETION = 1000  # tokens of an answer without a limit, as long as there has been none
 _LENGTHENED = 2
 
 
-def longest_answer(longest_so_far: float) -> float:
-    """Return the tokens to set aside for an answer without a limit: twice those of the longest so far."""
-    return _LENGTHENED * longest_so_far or _GUESSED_COMPLETION
+class AnswerLengths:
+    """How long answers without a limit of their length get, as far as is known.
+
+    Parameters
+    ----------
+    so_far : Completions
+        What the ledger has of them.
+    """
+
+    def __init__(self, so_far: Completions) -> None:
+        self._longest, self._foreseen = so_far.longest, so_far.number
+
+    @property
+    def longest(self) -> float:
+        """Tokens to set aside for an answer: twice those of the longest so far."""
+        return _LENGTHENED * self._longest or _GUESSED_COMPLETION
+
+    @property
+    def room(self) -> int:
+        """How many may be in flight under a cap: one more with every answer that is not longer than foreseen."""
+        return 1 + self._foreseen
+
+    def note(self, tokens: int) -> None:
+        """Go by the tokens of an answer from now on."""
+        unforeseen = not self._longest or tokens > self.longest
+        self._foreseen = 0 if unforeseen else self._foreseen + 1
+        self._longest = max(self._longest, tokens)
 
 
 class Budget:

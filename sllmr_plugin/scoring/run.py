@@ -82,15 +82,20 @@ def run(
 
 def check_can_run(questions: Conversation[Any], ledger: Ledger, limits: RunLimits, price: Price | None) -> None:
     """Raise what `run` raises before anything is asked."""
-    if limits.max_cost is not None and price is None:
-        raise PriceError(
-            f"the price of {questions.model} is not known, so no cost can be capped. Add it to a copy of the file of "
-            "prices and give that with --prices (0 for a server of your own)."
-        )
+    check_price(questions, limits, price)
     if ledger.open_batches():
         raise ScoringStoppedError(
             f"{ledger.path} waits for a batch, so asking now would pay twice for its requests. Run with --batch "
             "(run_batches) until it is in, or use another --ledger."
+        )
+
+
+def check_price(questions: Conversation[Any], limits: RunLimits, price: Price | None) -> None:
+    """Raise `PriceError` if costs are to be capped and are not known."""
+    if limits.max_cost is not None and price is None:
+        raise PriceError(
+            f"the price of {questions.model} is not known, so no cost can be capped. Add it to a copy of the file of "
+            "prices and give that with --prices (0 for a server of your own)."
         )
 
 

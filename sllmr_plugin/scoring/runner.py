@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from ..errors import ScoringStoppedError, ServerError
 from .asking import Asker
-from .budget import Budget, longest_answer
+from .budget import AnswerLengths, Budget
 from .conversation import Conversation, Question, Request
 from .ledger import Ledger
 from .ledger_file import LedgerAnswer, Refusal
 from .limits import CircuitBreaker, Pace, Quota, backoff
 from .prices import Price, estimate_tokens
 from .run_summary import RunLimits, RunSummary
-from .server_errors import OF_ONE_REQUEST
+from .server_errors import OF_ONE_REQUEST, with_remedy
 from .server_form import ServerForm
 
 _LONGEST_RETRY_AFTER = 600.0
@@ -65,10 +65,7 @@ class Runner:
         self._token_ratio = 1.0  # the largest ratio of counted to estimated prompt tokens seen
         self._in_flight = 0
         self._quota: Quota | None = None
-        # Of answers without a limit: the tokens of the longest, and how many have come since the last one that was
-        # longer than what had been set aside for it.
-        known = ledger.completions(questions.model)
-        self._longest, self._foreseen = known.longest, known.number
+        self._lengths = AnswerLengths(ledger.completions(questions.model))
 
     async def main(self) -> RunSummary:
         """Ask everything; the summary says whether and why the run stopped early."""
@@ -82,7 +79,7 @@ class Runner:
         known = self._ledger.form_of(self._asker.address, self._questions.model)
         if known is not None:
             self._asker.form = known
-        self._budget.unlimited = self._cost(0, longest_answer(self._longest))
+        self._budget.unlimited = self._cost(0, self._lengths.longest)
         self._bar = tqdm(
             total=self._total, unit=" requests", disable=not self._verbose, file=sys.stderr, dynamic_ncols=True
         )
@@ -187,7 +184,7 @@ class Runner:
         limit = question.parameters["max_tokens"]
         failures = 0
         while not self._stop.is_set():
-            expected = self._token_ratio * tokens, limit or longest_answer(self._longest)
+            expected = self._token_ratio * tokens, limit or self._lengths.longest
             await self._turn(sum(expected), limited=limit is not None)
             start = self._clock()
             try:
@@ -231,10 +228,8 @@ class Runner:
         """Go by the tokens of an answer, also for those in flight."""
         self._token_ratio = max(self._token_ratio, answer.prompt_tokens / estimate_tokens(question.messages))
         if question.parameters["max_tokens"] is None:
-            unforeseen = not self._longest or answer.completion_tokens > longest_answer(self._longest)
-            self._foreseen = 0 if unforeseen else self._foreseen + 1
-            self._longest = max(self._longest, answer.completion_tokens)
-            self._budget.unlimited = self._cost(0, longest_answer(self._longest))
+            self._lengths.note(answer.completion_tokens)
+            self._budget.unlimited = self._cost(0, self._lengths.longest)
 
     async def _turn(self, tokens: float, *, limited: bool) -> None:
         """Wait until one more request may be in flight, and count it; they start in the order in which they came."""
@@ -253,7 +248,7 @@ class Runner:
         """Return how many requests may be in flight."""
         if limited or self._limits.max_cost is None:
             return self._pace.room
-        return min(self._pace.room, 1 + self._foreseen)  # nobody knows yet how long, and so how dear, an answer gets
+        return min(self._pace.room, self._lengths.room)  # nobody knows yet how long, and so how dear, an answer gets
 
     def _hear(self) -> None:
         """Go by what the server says of its quota, if it has said more."""
@@ -349,12 +344,12 @@ class Runner:
         return not self._stop.is_set()
 
     def _nothing_works(self, problem: ServerError) -> None:
-        self._stop_because(f"nothing works any more; the last problem: {_with_remedy(problem)}")
+        self._stop_because(f"nothing works any more; the last problem: {with_remedy(problem)}")
 
     def _all_refused(self) -> str:
         problem, n_kept = self._last_refusal, self._summary.refused - self._n_held
         why = "the server refuses every request; the last problem: "
-        why += f"{(self._summary.last_refusal or '').rstrip('.')}." if problem is None else _with_remedy(problem)
+        why += f"{(self._summary.last_refusal or '').rstrip('.')}." if problem is None else with_remedy(problem)
         if n_kept:
             why += f" {n_kept} of them are not asked again before `sllmr ledger forget-refused {self._ledger.path}`."
         return why
@@ -403,9 +398,3 @@ class Runner:
         finally:
             for number in caught:
                 self._loop.remove_signal_handler(number)
-
-
-def _with_remedy(problem: ServerError) -> str:
-    if problem.advice:
-        return str(problem)
-    return f"{problem.reason.rstrip('.')}. Check --base-url and the server, then run the same command again."
