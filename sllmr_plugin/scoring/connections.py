@@ -80,7 +80,8 @@ class Connections:
             raise self._openai.APITimeoutError(request=error.request) from error
         except self._http.HTTPError as error:
             raise self._openai.APIConnectionError(request=error.request) from error
-        self.quota = read_quota(response.headers, time.monotonic() - sent) or self.quota
+        told = {name: value for name, value in response.headers.items() if "ratelimit" in name}
+        self.quota = read_quota(told, time.monotonic() - sent) or self.quota
         if not response.is_success:
             raise self._openai.APIStatusError(f"status {response.status_code}", response=response, body=None)
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
