@@ -10,7 +10,7 @@ from sllmr_plugin.scoring.asking import ServerAsker
 from sllmr_plugin.scoring.ledger_file import Completions
 from sllmr_plugin.scoring.limits import CircuitBreaker, Left, Quota
 from sllmr_plugin.scoring.openai_client import Completion
-from sllmr_plugin.scoring.prices import Price
+from sllmr_plugin.scoring.prices import Price, estimate_tokens
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run_summary import RunLimits
 from sllmr_plugin.scoring.runner import Runner
@@ -93,7 +93,7 @@ class QuotaServer:
             self.quota = Quota(age, requests=Left(left, reset, self.burst or self.per_minute))
         if not granted:
             raise ServerError("slow down", "limited", wait if self.retry_after else None)
-        return Completion(ANSWER, 10, self.lengths[number % len(self.lengths)])
+        return Completion(ANSWER, estimate_tokens(messages), self.lengths[number % len(self.lengths)])
 
     async def close(self):
         pass

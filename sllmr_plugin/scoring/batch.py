@@ -328,9 +328,7 @@ class _Batches:
                 "have ended"
             )
         self._size.lower(sum(estimate_tokens(question.messages) for question in questions), said)
-        self._bar.write(
-            f"the server takes no batch of {len(questions)} requests; the next is smaller ({said})", sys.stderr
-        )
+        self._bar.write(f"the server takes no batch of {len(questions)} requests; the next is smaller", sys.stderr)
 
     async def _ended(self, batch_id: str) -> Any:
         while True:

@@ -20,7 +20,6 @@ from .secrets import key_remover, named_secrets, scrubber
 from .server_errors import OF_THE_FORM, ErrorReader
 from .server_form import FormSearch, ServerForm
 
-_LIBRARY_PARAMETERS = ("model", "messages", "temperature", "logprobs", "top_logprobs")
 _LARGEST_COUNT = 2**53
 # A request that a server does not understand comes back with one of these, in whatever words.
 _NOT_UNDERSTOOD = (400, 404, 415, 422, 500, 501)
