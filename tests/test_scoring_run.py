@@ -22,6 +22,7 @@ from sllmr_plugin.errors import (
     ScoringStoppedError,
     SLLMRWarning,
 )
+from sllmr_plugin.scoring.dry_run import estimate
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.limits import CircuitBreaker, Pace
 from sllmr_plugin.scoring.logprobs import expected_scores
@@ -507,6 +508,27 @@ def test_the_cap_holds_for_answers_without_a_limit_that_get_longer_than_guessed(
     assert summary.stopped == "max_cost"
     assert cap - 2 * max(lengths) / 1000 < summary.total_cost <= cap
     assert here.run(asked, questions, price=price, max_cost=cap, concurrency=32).asked == 0
+
+
+def test_the_dry_run_says_how_long_it_takes_answers_to_be(setting):
+    lengths = [2000, 4000, 9000]
+    here, asked = setting(lambda number, body: f"thinks:{lengths[number]}"), requests(8)
+    questions, price = Questions("tiny", max_tokens=None), Price(0, 1000)
+
+    def dry_run(questions):
+        with Ledger(here.path) as ledger:
+            return estimate(asked, questions, ledger, price)
+
+    assert "a model that thinks before it answers writes many times as much" in str(dry_run(questions))
+    assert dry_run(questions).completion_tokens == 8 * (10 + 8 * 4)  # what the form needs
+    here.run(asked[:3], questions, concurrency=1)
+    assert "5000 tokens, the mean of the 3 without a limit" in str(dry_run(questions))
+    assert "the longest has 9000" in str(dry_run(questions))
+    assert dry_run(questions).completion_tokens == 5 * 5000
+    assert dry_run(questions).cost == pytest.approx(25.0)
+    limited = dry_run(Questions("tiny"))
+    assert "no limit" not in str(limited)
+    assert limited.completion_tokens == 8 * (10 + 8 * 4)
 
 
 def test_a_request_that_is_lost_is_charged_to_the_cap(setting):
