@@ -557,6 +557,17 @@ def test_hundreds_at_a_time_share_small_pools_of_connections(setting):
     asyncio.run(client.close())
 
 
+@pytest.mark.parametrize("kind", ["429:0.05", "500", "hang:30", "cut", "half a body", "bad json", "deep", "echo key"])
+def test_misbehaviour_is_survived_without_aiohttp_too(setting, monkeypatch, kind):
+    def missing(**keywords):
+        raise RuntimeError("To use the aiohttp client you must have installed the package with the `aiohttp` extra")
+
+    monkeypatch.setattr("openai.DefaultAioHttpClient", missing)
+    here, asked = setting([None, kind]), requests(3)
+    here.run(asked, concurrency=1, timeout=2)
+    assert here.scores(asked) == truth(asked)
+
+
 def test_ctrl_c_where_a_loop_is_running_waits_for_what_is_in_flight(setting):
     here, asked = setting(latency=0.3), requests(100)
 

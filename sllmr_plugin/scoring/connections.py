@@ -106,4 +106,7 @@ class Connections:
             self._free.append(pool)
 
     def _pool(self) -> Any:
-        return self._openai.DefaultAsyncHttpxClient(timeout=self._timeout, verify=self._tls)
+        try:  # takes half the processor time of the other
+            return self._openai.DefaultAioHttpClient(timeout=self._timeout, verify=self._tls)
+        except (AttributeError, RuntimeError):  # an earlier version of openai, or one without its part for aiohttp
+            return self._openai.DefaultAsyncHttpxClient(timeout=self._timeout, verify=self._tls)
