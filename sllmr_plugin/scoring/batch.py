@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import functools
 import io
 import sys
@@ -85,7 +84,7 @@ def run_batches(
     batches = _Batches(requests, questions, client, ledger, limits, price, poll_seconds, most_requests, verbose)
     try:
         return in_a_loop(batches.main, batches.interrupt)
-    except (asyncio.CancelledError, concurrent.futures.CancelledError):
+    except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
 
@@ -178,11 +177,10 @@ class _Batches:
         left = None if self._limits.max_cost is None else self._limits.max_cost - self._ledger.spent()
         chunk: list[tuple[Question, float, bytes]] = []
         written = self._ledger.completions(self._questions.model)
-        longest = AnswerLengths(written).longest
         size = total_tokens = 0
         for question in pending.values():
             limit, tokens = question.parameters["max_tokens"], estimate_tokens(question.messages)
-            cost = self._price.cost(tokens, limit or longest) if self._price else 0.0
+            cost = self._price.cost(tokens, limit or AnswerLengths(written).longest) if self._price else 0.0
             unknown = limit is None and not written.number and left is not None
             total_tokens += tokens
             if unknown and len(chunk) == FIRST_UNLIMITED:
