@@ -1,6 +1,7 @@
 """The runner against a real server on loopback that misbehaves in every way we could think of."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from sllmr_plugin.errors import (
     ServerError,
     SLLMRWarning,
 )
+from sllmr_plugin.scoring.dry_run import estimate
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.limits import CircuitBreaker, Pace
 from sllmr_plugin.scoring.logprobs import expected_scores
@@ -499,6 +501,95 @@ def test_the_cap_is_not_exceeded_and_a_higher_one_goes_on(setting):
     assert (again.asked, again.total_cost) == (0, pytest.approx(summary.cost))
     assert here.run(asked, price=price, max_cost=100.0).asked == 200 - summary.asked
     assert len(here.server.seen) == 200
+
+
+@pytest.mark.parametrize("lengths", [(900, 1800, 3000, 5000, 8000), (8000, 900)])
+def test_the_cap_holds_for_answers_without_a_limit_that_get_longer_than_guessed(setting, lengths):
+    here, asked = setting(lambda number, body: f"thinks:{lengths[number % len(lengths)]}", latency=0.03), requests(80)
+    questions = Questions("tiny", max_tokens=None)
+    price, cap = Price(0, 1000), 100.0  # a dollar for a thousand tokens
+    summary = here.run(asked, questions, price=price, max_cost=cap, concurrency=32)
+    assert summary.stopped == "max_cost"
+    assert cap - 2 * max(lengths) / 1000 < summary.total_cost <= cap
+    assert here.run(asked, questions, price=price, max_cost=cap, concurrency=32).asked == 0
+
+
+def test_the_dry_run_says_how_long_it_takes_answers_to_be(setting):
+    lengths = [2000, 4000, 9000]
+    here, asked = setting(lambda number, body: f"thinks:{lengths[number]}"), requests(8)
+    questions, price = Questions("tiny", max_tokens=None), Price(0, 1000)
+
+    def dry_run(questions):
+        with Ledger(here.path) as ledger:
+            return estimate(asked, questions, ledger, price)
+
+    assert "a model that thinks before it answers writes many times as much" in str(dry_run(questions))
+    assert dry_run(questions).completion_tokens == 8 * (10 + 8 * 4)  # what the form needs
+    here.run(asked[:3], questions, concurrency=1)
+    assert "5000 tokens, the mean of the 3 without a limit" in str(dry_run(questions))
+    assert "the longest has 9000" in str(dry_run(questions))
+    assert dry_run(questions).completion_tokens == 5 * 5000
+    assert dry_run(questions).cost == pytest.approx(25.0)
+    limited = dry_run(Questions("tiny"))
+    assert "no limit" not in str(limited)
+    assert limited.completion_tokens == 8 * (10 + 8 * 4)
+
+
+def test_a_request_that_is_lost_is_charged_to_the_cap(setting):
+    here, asked = setting(lambda number, body: "cut" if number else None), requests(30)
+    price = Price(0, 1000)  # the answers may have 280 tokens: 0.28 dollars each
+    summary = here.run(asked, price=price, max_cost=2.0, concurrency=1, retries=0, breaker=CircuitBreaker(100))
+    assert summary.stopped == "max_cost"
+    answer = summary.completion_tokens / 1000
+    lost = here.server.n_seen - 1
+    assert lost == int((2.0 - answer) / 0.28)
+    assert summary.cost == summary.total_cost == pytest.approx(answer + lost * 0.28)
+    with Ledger(here.path) as ledger:
+        assert ledger.spent() == pytest.approx(summary.total_cost)
+
+
+def test_hundreds_at_a_time_share_small_pools_of_connections(setting):
+    here, asked = setting(latency=0.3), requests(70)
+    here.run(asked, concurrency=70, timeout=60)
+    assert here.scores(asked) == truth(asked)
+    client = OpenAIClient("tiny", base_url=here.server.base_url)
+    with contextlib.ExitStack() as stack:
+        lent = [id(stack.enter_context(client._connections._lent())) for _ in range(38)]
+    assert sorted(lent.count(pool) for pool in set(lent)) == [6, 16, 16]
+    with client._connections._lent() as pool:
+        assert id(pool) in lent
+    asyncio.run(client.close())
+
+
+@pytest.mark.parametrize("kind", ["429:0.05", "500", "hang:30", "cut", "half a body", "bad json", "deep", "echo key"])
+def test_misbehaviour_is_survived_without_aiohttp_too(setting, monkeypatch, kind):
+    def missing(**keywords):
+        raise RuntimeError("To use the aiohttp client you must have installed the package with the `aiohttp` extra")
+
+    monkeypatch.setattr("openai.DefaultAioHttpClient", missing)
+    here, asked = setting([None, kind]), requests(3)
+    here.run(asked, concurrency=1, timeout=2)
+    assert here.scores(asked) == truth(asked)
+
+
+def test_ctrl_c_where_a_loop_is_running_waits_for_what_is_in_flight(setting):
+    here, asked = setting(latency=0.3), requests(100)
+
+    async def notebook():
+        return here.run(asked)
+
+    def press():
+        while here.server.n_seen < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    loop = asyncio.new_event_loop()  # as in a notebook: nobody has asked it to look after Ctrl-C
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(notebook())
+    loop.close()
+    assert here.server.n_seen < 20
+    assert len(here.scores(asked)) == here.server.n_seen
 
 
 def test_a_cap_without_a_price_is_refused(setting):

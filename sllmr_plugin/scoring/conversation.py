@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from ..errors import AnswerError, ConfigError, PromptCutWarning, ServerError
-from .ledger_file import LedgerAnswer, Refusal, ledger_key
+from .ledger_file import Completions, LedgerAnswer, Refusal, ledger_key
 from .openai_client import Completion
 from .prices import is_cut
 from .prompts import ask_again
@@ -75,6 +75,10 @@ class Answers(Protocol):
 
     def refusal(self, key: str) -> Refusal | None:
         """Return how a question was refused for good, or None."""
+        ...
+
+    def completions(self, model: str) -> Completions:
+        """Return how long a model's answers without a limit are."""
         ...
 
 

@@ -13,13 +13,14 @@ from typing import Any
 
 from ..errors import ServerError
 from .answer_text import how_it_ended, read_message, token_logprobs
+from .connections import Connections
+from .limits import Quota
 from .prices import estimate_tokens
 from .schema import AnswerForm, SchemaLimits, breaks_bounds, response_format
 from .secrets import key_remover, named_secrets, scrubber
 from .server_errors import OF_THE_FORM, ErrorReader
 from .server_form import FormSearch, ServerForm
 
-_LIBRARY_PARAMETERS = ("model", "messages", "temperature", "logprobs", "top_logprobs")
 _LARGEST_COUNT = 2**53
 # A request that a server does not understand comes back with one of these, in whatever words.
 _NOT_UNDERSTOOD = (400, 404, 415, 422, 500, 501)
@@ -132,17 +133,13 @@ class OpenAIClient:
         self._searches = _SEARCHES
         base, query = _address(address, "--base-url" if base_url else "OPENAI_BASE_URL", self.scrub)
         try:
-            self.library = openai.AsyncOpenAI(
-                api_key=key or "none",
-                base_url=base,
-                default_query=query,  # at the end of every address, behind the path that is asked for
-                timeout=openai.Timeout(timeout, connect=10.0),
-                max_retries=0,
-            )
+            # The query stands at the end of every address, behind the path that is asked for.
+            self._connections = Connections(openai, base, key or "none", timeout, default_query=query)
         except Exception as error:  # the library refuses addresses that make no sense with errors of several kinds
             raise ServerError(
                 f"{self.scrub(str(error))}. Check --base-url: an address such as http://localhost:8000/v1.", "hopeless"
             ) from None
+        self.library = self._connections.library
         self._where = self.scrub(str(self.library.base_url))
 
     async def complete(
@@ -199,11 +196,9 @@ class OpenAIClient:
     async def _send(self, body: dict[str, Any]) -> Any:
         """Send a body once; raise `ServerError` unless a chat completion comes back."""
         try:
-            # As extra_body: the library would walk through the schema, and does not know what servers have added.
-            known = {name: value for name, value in body.items() if name in _LIBRARY_PARAMETERS}
-            extra = {name: value for name, value in body.items() if name not in _LIBRARY_PARAMETERS}
-            asking = self.library.chat.completions.create(**known, extra_body=extra)
-            completion = await asyncio.wait_for(asking, self._timeout)
+            found = await asyncio.wait_for(self._connections.post("/chat/completions", body), self._timeout)
+            # Takes whatever the server has sent, as the library does.
+            completion = self._openai.types.chat.ChatCompletion.construct(**found) if isinstance(found, dict) else found
         except asyncio.TimeoutError:
             raise ServerError(f"no answer within {self._timeout:g} s", "lost") from None
         except self._openai.OpenAIError as error:
@@ -261,7 +256,12 @@ class OpenAIClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self.library.close()
+        await self._connections.close()
+
+    @property
+    def quota(self) -> Quota | None:
+        """What the server has told last of what may be asked."""
+        return self._connections.quota
 
     def failure(self, error: Exception) -> ServerError:
         """Return an error of the openai library in our terms, without secrets."""
