@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 # The seams that `wrap` uses were read in 2.3.10, and the next release may move them. 2.3.10 reads CSV files with an
 # argument of polars that version 2 has removed, and puts no bound on polars itself.
 FUXICTR = ["fuxictr>=2.3.10,<2.4", "polars<2"]
-TEST = ["pytest>=8", "hypothesis>=6.90", "aiohttp>=3.9"]
+TEST = ["pytest>=8", "hypothesis>=6.90"]
 RAY = ["ray[data]>=2.53"]
 DEV = [*TEST, *FUXICTR, *RAY, "ruff>=0.6", "mypy>=1.11", "types-PyYAML>=6"]
 
@@ -57,6 +57,7 @@ setup(
         "tqdm>=4.60",
         # asking a language model for scores
         "openai>=1.40",
+        "aiohttp>=3.9",
         "filelock>=3.12",
         # plots and pages of results
         "matplotlib>=3.8",

@@ -112,8 +112,13 @@ def check_gate(config: SelectiveConfig, table: ScoreTable, regression: bool) -> 
             f"{field} needs a probability, and the model is a regression. The pair losses need no more than an order: "
             "use mode='gated' or mode='global' with score_space='logit'."
         )
-    gate = build_gate(config.mode, config.gate, has_probes=len(table.probes) > 0)
-    if gate.uses_uncertainty and config.uncertainty in FROM_PROBABILITY:
+    if build_gate(config.mode, config.gate, has_probes=len(table.probes) > 0).uses_uncertainty:
+        require_sampled_uncertainty(config)
+
+
+def require_sampled_uncertainty(config: SelectiveConfig) -> None:
+    """Raise `SLLMRError` if the uncertainty of a regression would be read off a probability."""
+    if config.uncertainty in FROM_PROBABILITY:
         raise SLLMRError(
             f"uncertainty={config.uncertainty!r} is read off a probability, and the model is a regression. Use "
             "uncertainty='mc_dropout' (of a model with dropout) or 'ensemble', or a gate that needs none: "

@@ -120,7 +120,7 @@ def keys_and_codes(index: Any, what: str) -> tuple[pd.Index, np.ndarray]:
         raise ScoreTableError(f"the index of {what} maps to {codes.dtype}. Map every raw id to an integer code.")
     keys = _plain_keys(keys, what)
     if not keys.is_unique:
-        twice = keys[keys.duplicated()][0]
+        twice = keys[keys.duplicated()].tolist()[0]
         raise ScoreTableError(f"the index of {what} holds {twice!r} twice. Keep one code for every raw id.")
     return keys, codes.astype(np.int64)
 

@@ -125,7 +125,8 @@ class ArrayRows:
     dtype : type, default=numpy.float32
         Of the model's input rows.
     all_positive : bool, default=False
-        Whether every row counts as positive, as ratings do: each is an interaction.
+        Whether every row counts as positive, as ratings do: each is an interaction. Labels that are all 0 or 1 are
+        clicks all the same, whatever the output that is trained on them.
     """
 
     def __init__(
@@ -144,7 +145,10 @@ class ArrayRows:
         self.dtype = np.dtype(dtype)
         self.n_rows = n
         marks = np.asarray(labels)[:n].reshape(n, -1)
-        self.positive = (marks[:, min(task, marks.shape[1] - 1)] > 0.5) | all_positive
+        marks = marks[:, min(task, marks.shape[1] - 1)]
+        self.positive = marks > 0.5
+        if all_positive and not np.isin(marks, (0, 1)).all():
+            self.positive = np.ones(n, dtype=bool)
         self._first_column = np.cumsum([0, *(array.shape[1] for array in self.arrays)])
 
     def column(self, name: str) -> np.ndarray:
@@ -211,6 +215,9 @@ class ArrayRows:
             return found
         users, items = (self.column(name)[:n].astype(np.int64) for name in (user, item))
         pairs = users * (items.max() + 1) + items
+        distinct = self._distinct(n)
+        if len(distinct) - len(np.unique(pairs[distinct])) < _LEAST_EVIDENCE:
+            distinct = np.arange(n)  # too few pairs come back in another row, so copies have to do
         for name, (first, end) in self.layout.items():
             if name in (user, *listed):
                 continue
@@ -220,9 +227,18 @@ class ArrayRows:
                 continue
             if _decides(items, value):
                 found.item_side.append(name)
-            elif _decides(pairs, value):
+            elif _decides(pairs[distinct], value[distinct]):
                 found.of_pairs.append(name)
         return found
+
+    def _distinct(self, n: int) -> np.ndarray:
+        """Return one of each set of equal rows among the first n: in copies of a row everything repeats."""
+        hashed = np.zeros(n, dtype=np.uint64)
+        for number, array in enumerate(self.arrays):
+            of_array = pd.util.hash_array(array[:n].ravel()).reshape(n, -1)
+            odd = 2 * np.random.default_rng(number).integers(1 << 62, size=of_array.shape[1]).astype(np.uint64) + 1
+            hashed += (of_array * odd).sum(axis=1, dtype=np.uint64)
+        return np.unique(hashed, return_index=True)[1]
 
 
 def _decides(keys: np.ndarray, values: np.ndarray) -> bool:

@@ -19,6 +19,7 @@ from .usable import Usable
 from .user_scores import UserScores
 
 _LOCATED = 1 << 20
+_MOST_SCORED = 0.8  # of the trained codes, so that one missing at an end is no accident
 
 
 def usable_scores(
@@ -90,8 +91,12 @@ def usable_scores(
     has_columns[builder_parts[1]] = True
 
     drawable = DrawableScores.of(table.candidates, has_template, has_columns, two_scores=config.pairwise)
+    n_tied = 0
+    if config.pairwise and len(drawable) < len(table.candidates):
+        any_score = DrawableScores.of(table.candidates, has_template, has_columns, two_scores=False)
+        n_tied = len(any_score.users) - len(drawable.users)
     no_columns = int((in_candidates & ~has_columns).sum())
-    account = _account(table, drawable, int((~has_template[table.candidates.users]).sum()), no_columns)
+    account = _account(table, drawable, int((~has_template[table.candidates.users]).sum()), no_columns, n_tied)
     probes = _keep(table.probes, has_template, has_columns)
     regions = _regions(features, config, users, items, training.positive, in_table, history_length, popularity)
 
@@ -113,6 +118,11 @@ def usable_scores(
 
 def _codes(training: TrainingRows, feature: str, size: int) -> np.ndarray:
     values = training.column(feature)
+    if values.dtype.kind not in "iufb":
+        raise DataError(
+            f"the training rows hold {feature} such as {values[:1].tolist()[0]!r}, which is no code. Encode the ids as "
+            "integers before fit, and give the encoder to wrap as the index."
+        )
     broken = ~(np.isfinite(values) & (values == np.floor(values))) if values.dtype.kind == "f" else np.zeros(0)
     if broken.any():
         row = int(np.flatnonzero(broken)[0])
@@ -145,10 +155,9 @@ def _warn_of_shifted_codes(side: str, n_codes: int, scored: np.ndarray, trained:
     if len(scored) < 3 or len(trained) < 3:
         return
     first, last = int(trained[0]), int(trained[-1])
-    lone = np.setdiff1d(scored, trained)
-    without_gaps = last - first + 1 == len(trained)
-    above = without_gaps and lone.tolist() == [last + 1] and first not in scored
-    below = without_gaps and lone.tolist() == [first - 1] and last not in scored
+    most_scored = np.isin(trained, scored).mean() >= _MOST_SCORED
+    above = scored[-1] == last + 1 and scored[0] > first and (scored[0] == first + 1 or most_scored)
+    below = scored[0] == first - 1 and scored[-1] < last and (scored[-1] == last - 1 or most_scored)
     # Catalogues have gaps: there only code 0, which is padding where codes start at 1, and the last code tell.
     if 2 * len(scored) >= len(trained) and last == n_codes - 1 and last not in scored:
         below = below or (first > 0 and scored[0] == 0)
@@ -178,7 +187,9 @@ def _trained_on(drawable: DrawableScores, users: np.ndarray, items: np.ndarray) 
     return torch.cat(found).unique()
 
 
-def _account(scores: ScoreTable, drawable: DrawableScores, no_template: int, no_columns: int) -> dict[str, Any]:
+def _account(
+    scores: ScoreTable, drawable: DrawableScores, no_template: int, no_columns: int, n_tied: int
+) -> dict[str, Any]:
     table = scores.candidates
     account = {
         "pairs usable": f"{len(drawable)} of {len(table)}",
@@ -194,15 +205,17 @@ def _account(scores: ScoreTable, drawable: DrawableScores, no_template: int, no_
             )
         raise CoverageError(
             f"none of the {len(table)} scored pairs can be used: {no_template} of {len(table.users)} users have no "
-            f"training row, {no_columns} items have no known item-side columns, and the others have no two different "
-            "scores. Check that user_index and item_index give the codes in the training rows, and pass item_table= "
-            "for items that never occur in training."
+            f"training row, {no_columns} items have no known item-side columns, and {n_tied} users have no two "
+            "different scores. Check that user_index and item_index give the codes in the training rows, and pass "
+            "item_table= for items that never occur in training; where the scores tell nothing apart, score more "
+            "candidates a user or in finer steps, or use mode='pointwise_mse', which needs no order."
         )
     coverage = scores.coverage
     read = max(coverage.n_read - coverage.n_probes, len(table))  # tables made in other ways have read nothing
     if len(drawable) < WARN_BELOW * read:
         dropped = [f"{count}: {reason}" for reason, count in coverage.dropped.items()]
         lost = [f"{no_template} users have no training row", f"{no_columns} items have no known item-side columns"]
+        lost += [f"{n_tied} users have no two different scores"] if n_tied else []
         warnings.warn(
             f"only {len(drawable)} of the {read} scored pairs read can be used ({'; '.join([*dropped, *lost])}). Check "
             "the ids and the indexes, or pass item_table=.",

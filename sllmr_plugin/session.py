@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import SelectiveConfig
-from .errors import HookNeverFiredError, NoPairsError
+from .errors import HookNeverFiredError, InactiveWarning, NoPairsError
 from .gate_fitting import DisagreementMemory, GateFitter, HeldOutPairs
 from .gate_warnings import warn_of_gate
 from .probe_pairs import ScoreRows
@@ -21,6 +22,8 @@ from .regularizer.pairs import OrderedPairs, select_pairs
 from .regularizer.selective import SelectiveRegularizer, StepResult
 from .sampler import Block, TableSampler
 from .usable import Usable
+
+_FLAT = 1e-4  # between scores of two items: a fresh output that depends on its input differs by more
 
 BatchIds = tuple[Tensor, Tensor] | None
 
@@ -125,6 +128,7 @@ class TrainingSession:
     def _reset_account(self) -> None:
         self._planned = self._taken = self._terms = 0
         self._loss_sum = torch.zeros(())
+        self._last_pairs: tuple[Tensor, OrderedPairs] | None = None
         self._gate_sums = self._gate_counts = torch.zeros(len(REGIONS))
         self._visited = torch.zeros(len(self.usable.candidates.users), dtype=torch.bool)
 
@@ -254,6 +258,7 @@ class TrainingSession:
         """Compute the step's loss from the entries' scores, (n_entries,) each, and hold it until it is taken."""
         result = self.regularizer(logit, probability, uncertainty, plan.entries, plan.pairs)
         self._pending = (result, n_batch, plan.share)
+        self._last_pairs = (logit.detach(), plan.pairs)
         self._terms += result.n_terms
         # Sums stay where the model is: reading them out every step would make a GPU wait.
         device = logit.device
@@ -337,11 +342,34 @@ class TrainingSession:
         gates = (self._gate_sums / self._gate_counts).tolist()
         if self.config.pairwise:
             warn_of_gate(self.gate, gates[0])
+        self._warn_if_flat()
         return self._logs(
             loss=float(self._loss_sum) / self._planned,
             coverage=float(self._visited.float().mean()),
             gates=gates,
         )
+
+    def _warn_if_flat(self) -> None:
+        """Warn if the model gives all items that the last step compares the same score.
+
+        That is asked at the end of an epoch: a fresh DIN does, and learns nonetheless.
+        """
+        if self._last_pairs is None:
+            return
+        (logit, pairs), self._last_pairs = self._last_pairs, None
+        if self.config.pairwise:
+            difference = logit[pairs.preferred] - logit[pairs.other]
+        else:
+            difference = logit[1:] - logit[:-1]
+        if len(difference) and float(difference.abs().max()) <= _FLAT:
+            warnings.warn(
+                "at the end of this epoch the model scores all items alike, so its output does not depend on its "
+                "input, or hardly. DIEN, DIN, PNN, EDCN and SAM can stay there for long when they start "
+                "from their smallest weights. Build the model with larger ones (init_std=0.01; FuxiCTR: "
+                "embedding_initializer), and check that the item's features reach its output.",
+                InactiveWarning,
+                stacklevel=3,
+            )
 
     def _add_up(self) -> None:
         """Make the account that of all processes."""

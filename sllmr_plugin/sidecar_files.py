@@ -114,8 +114,10 @@ class Table:
 
 def as_pandas(table: Any) -> Any:
     """Return a frame of another library that can become one of pandas (polars, pyarrow) as that; others as they are."""
-    convert = getattr(table, "to_pandas", None)
-    return convert() if callable(convert) else table
+    if isinstance(table, pd.DataFrame) or not hasattr(table, "to_pandas"):
+        return table
+    arrow = table.to_arrow() if hasattr(table, "to_arrow") else table
+    return arrow.to_pandas(integer_object_nulls=True)  # whole numbers beside missing ones do not become floats
 
 
 def read_table(

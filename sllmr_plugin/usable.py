@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -41,4 +41,4 @@ class Usable:
     cold: Tensor
     tail: Tensor
     positive: Tensor
-    account: dict[str, Any]
+    account: dict[str, Any] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from .augmenting import is_augmented, unaugment
@@ -102,6 +103,9 @@ def wrap(
             ]
         )
     config = config if config is not None else SelectiveConfig()
+    if item_features is not None and not isinstance(item_features, str):
+        item_features = [name.item() if isinstance(name, np.generic) else name for name in item_features]
+    task = task.item() if isinstance(task, np.generic) else task
     faults = _Faults()
     faults.problems += _type_problems(item_features, task, config)
     faults.raise_any()

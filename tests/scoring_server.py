@@ -99,6 +99,29 @@ def content(messages, kind):
     }.get(kind, good)
 
 
+class Bucket:
+    """A quota of requests a minute: a bucket of tokens that fills up evenly and holds `burst`."""
+
+    def __init__(self, per_minute, burst, *, headers=False, retry_after=False):
+        self.rate, self.burst, self.level, self.time = per_minute / 60, burst, burst, time.monotonic()
+        self.headers, self.retry_after = headers, retry_after
+
+    def take(self):
+        """Return whether a request is granted, and what a response tells of the quota."""
+        now = time.monotonic()
+        self.level, self.time = min(self.burst, self.level + (now - self.time) * self.rate), now
+        granted = self.level >= 1
+        self.level -= granted
+        told = {}
+        if self.headers:
+            told = {"limit": self.burst, "remaining": int(self.level)}
+            told["reset"] = f"{(self.burst - self.level) / self.rate:.3f}s"
+            told = {f"x-ratelimit-{name}-requests": str(value) for name, value in told.items()}
+        if self.retry_after and not granted:
+            told["Retry-After"] = str(math.ceil((1 - self.level) / self.rate))
+        return granted, told
+
+
 class ScoringServer:
     """`plan` names how each of the first requests is treated, None for well; or is a function of (number, body).
 
@@ -112,6 +135,7 @@ class ScoringServer:
         self.answered = collections.Counter()  # text of the messages -> completions sent in full
         self.in_flight = self.most_in_flight = self.n_seen = 0
         self.remember = True
+        self.quota = None
         self.files, self.batches = {}, {}
         self.batch_plan = {}  # what goes wrong with batches: see _make_batch
         self._port, self._ready = port, threading.Event()
@@ -135,6 +159,7 @@ class ScoringServer:
         application.add_routes(
             [
                 web.post("/v1/chat/completions", self._complete),
+                web.get("/v1/attempts", self._attempts),
                 web.post("/v1/files", self._upload),
                 web.get("/v1/files/{id}/content", self._download),
                 web.post("/v1/batches", self._make_batch),
@@ -158,6 +183,11 @@ class ScoringServer:
         number, self.n_seen = self.n_seen, self.n_seen + 1
         if self.remember:
             self.seen.append(Seen(body, dict(request.headers), request.path_qs))
+        headers = {}
+        if self.quota is not None:
+            granted, headers = self.quota.take()
+            if not granted:
+                return _error(429, "slow down", headers=headers)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -168,7 +198,11 @@ class ScoringServer:
             self.in_flight -= 1
         if self.remember and response.status == 200:
             self.answered[json.dumps(body["messages"])] += 1
+        response.headers.update(headers)
         return response
+
+    async def _attempts(self, request):
+        return web.Response(text=str(self.n_seen))
 
     async def _respond(self, request, body, kind):
         wanted = (body.get("response_format") or {}).get("type")
@@ -199,7 +233,8 @@ class ScoringServer:
         if kind == "cut":
             request.transport.close()
             return web.Response()
-        payload = completion(body, kind, usage=self.usage, number=self.n_seen)
+        named = f"{kind}:{detail}" if kind == "thinks" else kind
+        payload = completion(body, named, usage=self.usage, number=self.n_seen)
         if kind == "half a body":
             text = json.dumps(payload)
             response = web.StreamResponse(
@@ -236,8 +271,11 @@ class ScoringServer:
 
     async def _make_batch(self, request):
         """batch_plan: polls (until done), fails (custom_id -> bool), expires (how many answers come), cut,
-        rejected (file -> why, None if it is taken)."""
+        rejected (file -> why, None if it is taken), queue (the most requests that a batch may have), words (about a
+        larger one), refuses_at_once (a larger one)."""
         body = await request.json()
+        if self.batch_plan.get("refuses_at_once") and self._too_many(body["input_file_id"]):
+            return _error(429, "Enqueued token limit reached for tiny. Please try again later.")
         identifier = f"batch_{len(self.batches)}"
         self.batches[identifier] = {
             "id": identifier,
@@ -267,9 +305,15 @@ class ScoringServer:
             rejected = self.batch_plan.get("rejected", lambda file: None)(self.files[batch["input_file_id"]])
             if rejected:
                 batch |= {"status": "failed", "errors": {"data": [{"code": "x", "message": rejected}]}}
+            elif self._too_many(batch["input_file_id"]):
+                problem = {"code": "token_limit_exceeded", "message": self.batch_plan.get("words", "Too much waits.")}
+                batch |= {"status": "failed", "errors": {"data": [problem]}}
             elif batch["polls"] >= self.batch_plan.get("polls", 2):
                 self._finish_batch(batch)
         return web.json_response(self._public(batch["id"]))
+
+    def _too_many(self, file):
+        return len(self.files[file].splitlines()) > self.batch_plan.get("queue", math.inf)
 
     def _finish_batch(self, batch):
         fails = self.batch_plan.get("fails", lambda custom_id: False)
@@ -323,7 +367,8 @@ def completion(body, kind, *, usage, number):
     if body.get("logprobs") and kind != "no logprobs":
         payload["choices"][0]["logprobs"] = {"content": logprobs(text)}
     if usage:
-        counts = {"prompt_tokens": prompt_tokens, "completion_tokens": len(text) // 3}
+        written = int(kind[len("thinks:") :]) if (kind or "").startswith("thinks:") else len(text) // 3
+        counts = {"prompt_tokens": prompt_tokens, "completion_tokens": written}
         payload["usage"] = counts | {"total_tokens": sum(counts.values())}
     return payload
 
@@ -359,8 +404,15 @@ def main():
     parser = argparse.ArgumentParser(description="Serve simulated chat completions on loopback.")
     parser.add_argument("--latency", type=float, default=0.5, metavar="SECONDS")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--quota", type=float, metavar="N", help="requests a minute")
+    parser.add_argument("--burst", type=int, metavar="N", help="that may come at once")
+    parser.add_argument("--headers", action="store_true", help="tell what is left of the quota")
+    parser.add_argument("--retry-after", action="store_true")
     arguments = parser.parse_args()
     server = ScoringServer(latency=arguments.latency, port=arguments.port)
+    if arguments.quota:
+        told = {"headers": arguments.headers, "retry_after": arguments.retry_after}
+        server.quota = Bucket(arguments.quota, arguments.burst, **told)
     server.remember = False  # memory is measured beside it
 
     async def serve():

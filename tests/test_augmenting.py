@@ -178,7 +178,7 @@ def reloaded(model, tmp_path):
     return torch.load(tmp_path / "model.pt", weights_only=False)
 
 
-@pytest.mark.filterwarnings("ignore:all .* outputs of the first step:sllmr_plugin.errors.InactiveWarning")
+@pytest.mark.filterwarnings("ignore:at the end of this epoch the model scores:sllmr_plugin.errors.InactiveWarning")
 @pytest.mark.parametrize("wrapped", [False, True], ids=["augmented", "wrapped_too"])
 @pytest.mark.parametrize("how", ["deepcopy", "torch.save"])
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import os
+import signal
+import threading
+import time
 
 import pytest
 
@@ -10,7 +14,7 @@ from sllmr_plugin.scoring import batch as batch_module
 from sllmr_plugin.scoring.batch import run_batches
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.openai_client import OpenAIClient
-from sllmr_plugin.scoring.prices import Price
+from sllmr_plugin.scoring.prices import Price, estimate_tokens
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run import run
 from sllmr_plugin.scoring.run_summary import RunLimits
@@ -137,6 +141,86 @@ def test_a_batch_whose_making_was_cut_off_is_found_and_not_made_twice(ask, score
     asked = requests(4)
     with ScoringServer() as server:
         server.batch_plan = {"cut": True}
+        ask(server, asked)
+        assert len(server.batches) == 1
+    assert scores(asked) == truth(asked)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_batches_beyond_what_may_wait_at_the_server_are_made_smaller(ask, scores, at_once):
+    asked = requests(23)
+    with ScoringServer() as server:
+        server.batch_plan = {"queue": 6, "refuses_at_once": at_once}
+        assert ask(server, asked, retries=0).asked == 23
+        assert max(server.answered.values()) == 1
+        sizes = [content.count(b"custom_id") for content in server.files.values() if b'"url"' in content]
+    assert scores(asked) == truth(asked)
+    assert sizes[:2] == [23, 11]  # too much, and half of it, too
+    assert max(sizes[2:]) == 5  # half of that
+
+
+def test_the_limit_that_a_server_names_is_that_of_the_next_batch(ask):
+    asked = requests(20)
+    tokens = [estimate_tokens(QUESTIONS.messages(request)) for request in asked]
+    with ScoringServer() as server:
+        words = f"Enqueued token limit reached for tiny in org-x1y2z3. Limit: {3 * max(tokens):,} enqueued tokens."
+        server.batch_plan = {"queue": 4, "words": words}
+        ask(server, asked)
+        lines = [content.count(b"custom_id") for content in server.files.values() if b'"url"' in content]
+    assert lines[0] == 20
+    assert set(lines[1:-1]) == {3}
+
+
+def test_a_server_that_takes_not_even_one_request_ends_the_run(ask):
+    with ScoringServer() as server:
+        server.batch_plan = {"queue": 0}
+        with pytest.raises(ScoringStoppedError, match="other batches of the account"):
+            ask(server, requests(5))
+        assert len(server.batches) == 3  # of 5, 2 and 1 requests
+
+
+def test_a_cap_without_a_limit_of_length_begins_with_few(ask):
+    asked, price = requests(60), Price(0, 1000)
+    with ScoringServer(lambda number, body: f"thinks:{3000 + 10 * number}") as server:
+        summary = ask(server, asked, questions=Questions("tiny", max_tokens=None), price=price, max_cost=100.0)
+        sizes = [content.count(b"custom_id") for content in server.files.values() if b'"url"' in content]
+    assert sizes[0] == 5
+    # 5 answers of at most 3040 tokens cost 15.1; 13 more with 6.08 set aside for each fit into the other 84.9, and
+    # what they leave over is for the next.
+    assert sizes[1] == 13
+    assert 90 < summary.total_cost <= 100
+
+
+def test_it_runs_where_a_loop_is_running(ask, scores):
+    asked = requests(3)
+
+    async def notebook(server):
+        return ask(server, asked)
+
+    with ScoringServer() as server:
+        assert asyncio.run(notebook(server)).asked == 3
+    assert scores(asked) == truth(asked)
+
+
+def test_ctrl_c_where_a_loop_is_running_ends_the_waiting_and_loses_nothing(ask, scores):
+    asked = requests(3)
+
+    async def notebook(server):
+        return ask(server, asked)
+
+    def press(server):
+        while not server.batches or server.batches["batch_0"]["polls"] < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with ScoringServer() as server:
+        server.batch_plan = {"polls": 10**6}
+        threading.Thread(target=press, args=(server,)).start()
+        loop = asyncio.new_event_loop()  # as in a notebook: nobody has asked it to look after Ctrl-C
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(notebook(server))
+        loop.close()
+        server.batch_plan = {}
         ask(server, asked)
         assert len(server.batches) == 1
     assert scores(asked) == truth(asked)

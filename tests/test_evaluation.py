@@ -272,6 +272,7 @@ def test_modes_of_a_seed_differ_by_the_regularizer_alone(data, scores):
     assert active.gate["all"] == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:at the end of this epoch the model scores:sllmr_plugin.errors.InactiveWarning")
 def test_a_run_silences_the_library_and_reports_sizes(data, scores, capsys):
     run = one_run(data, scores, mode="gated", backbone="din")
     assert capsys.readouterr().out == ""

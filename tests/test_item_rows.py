@@ -133,6 +133,44 @@ def test_features_that_the_item_alone_decides_are_named():
     assert rows.unlisted("user", "item", ["item"], max_rows=5) == Unlisted()  # too few rows to say anything
 
 
+def with_context(n_rows=400, n_users=20, n_items=9):
+    """Lay out rows of which most (user, item) pairs come back, at other hours."""
+    rng = np.random.default_rng(0)
+    user, item = rng.integers(0, n_users, n_rows), rng.integers(0, n_items, n_rows)
+    return {
+        "user": user,
+        "item": item,
+        "category": item % 3,
+        "price": item / 7,
+        "hour": rng.integers(0, 24, n_rows),
+        "evening": (rng.random(n_rows) < 0.05).astype(int),  # nearly always the same
+        "tastes": np.stack([item * user % 7, (item + user) % 5], axis=1),  # of the pair, in several columns
+    }
+
+
+def decided(x):
+    layout, first = {}, 0
+    for name, values in x.items():
+        layout[name] = (first, first + values[0].size)
+        first = layout[name][1]
+    return ArrayRows(list(x.values()), np.ones(len(x["user"])), layout).unlisted("user", "item", ["item"])
+
+
+def test_copied_rows_do_not_make_context_a_feature_of_the_pair():
+    assert decided(with_context()) == Unlisted(["category", "price"], ["tastes"])
+    copied = {name: np.concatenate([values, values]) for name, values in with_context().items()}
+    assert decided(copied) == Unlisted(["category", "price"], ["tastes"])
+
+
+@pytest.mark.parametrize("n_dirty", [1, 12])
+def test_dirty_rows_do_not_hide_what_decides_a_feature(n_dirty):
+    x = with_context()
+    dirty = np.linspace(5, 395, n_dirty).astype(int)
+    for name in ("category", "price", "tastes"):
+        x[name][dirty] = 99
+    assert decided(x) == Unlisted(["category", "price"], ["tastes"])
+
+
 def test_rows_without_repetition_tell_nothing():
     layout = {"user": (0, 1), "item": (1, 2), "hour": (2, 3)}
     once = ArrayRows([np.arange(6), np.arange(6), np.array([3, 1, 4, 1, 5, 9])], np.ones(6), layout)

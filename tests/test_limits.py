@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sllmr_plugin.scoring.budget import Budget
-from sllmr_plugin.scoring.limits import CircuitBreaker, Pace, backoff, read_retry_after
+from sllmr_plugin.scoring.limits import CircuitBreaker, Left, Pace, Quota, backoff, read_quota, read_retry_after
 
 
 class Clock:
@@ -58,6 +58,107 @@ def test_without_limits_nothing_waits_and_a_hold_is_for_everyone():
     assert pace.book(1) == 7
     clock.now += 7
     assert pace.held() == pace.book(1) == 0
+
+
+def test_a_refusal_lowers_the_pace_to_what_was_borne_and_answers_raise_it():
+    clock = Clock()
+    pace = Pace(clock=clock)
+    for _ in range(40):
+        assert pace.book(1) == 0
+        pace.answered()
+    clock.now += 10
+    assert pace.limited(sent_ago=1)
+    assert not pace.limited(sent_ago=5)  # in flight with it
+    assert pace.room == 1
+    # 40 answers in 10 s are 4/s, 0.95 of them 3.8/s
+    assert [pace.book(1), pace.book(1)] == [0, pytest.approx(1 / 3.8)]
+    clock.now += 1
+    for _ in range(5):
+        pace.answered()
+    assert pace.room == 6
+    rate = 3.8 * 1.05
+    assert [pace.book(1), pace.book(1)] == [0, pytest.approx(1 / rate)]
+    clock.now += 1.5
+    assert pace.limited(sent_ago=0.1)  # 5 answers in 2.5 s are 2/s
+    assert [pace.book(1), pace.book(1)] == [0, pytest.approx(1 / 1.9)]
+    clock.now += 100
+    assert pace.limited(sent_ago=0.1)  # no answer since: that says nothing of the rate
+    assert [pace.book(1), pace.book(1)] == [0, pytest.approx(1 / 1.9)]
+
+
+def test_a_quota_that_is_told_is_used_up_evenly_at_its_end_and_not_exceeded():
+    clock = Clock()
+    pace = Pace(clock=clock)
+    clock.now += 1
+    pace.told(Quota(0.0, requests=Left(23, 60, 100)))
+    waits = [pace.book(1) for _ in range(13)]
+    assert waits == [0] * 13  # until 10 of 100 are left
+    assert pace.book(1) == 0
+    assert pace.book(1) == pytest.approx(60 / 9)  # the other 9 within the 60 s
+    clock.now += 61
+    assert [pace.book(1) for _ in range(80)] == [0] * 80  # a new minute
+
+
+def test_what_was_sent_since_the_request_is_taken_off_a_quota():
+    clock = Clock()
+    pace = Pace(clock=clock)
+    for _ in range(5):
+        clock.now += 1
+        pace.book(1)
+    # The response to the second of them: the three after it are not in its count, so nothing is left for 30 s.
+    pace.told(Quota(3.0, requests=Left(3, 33, 10)))
+    assert pace.book(1) == pytest.approx(30)
+
+
+def test_a_quota_of_tokens_holds_too_and_a_request_larger_than_it_passes():
+    clock = Clock()
+    pace = Pace(clock=clock)
+    clock.now += 1
+    pace.told(Quota(0.0, tokens=Left(1000, 20, 1000)))
+    assert pace.book(600) == 0
+    assert pace.book(600) == 20
+    clock.now += 41
+    assert pace.book(5000) == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        (
+            {
+                "x-ratelimit-limit-requests": "60",
+                "x-ratelimit-remaining-requests": "59",
+                "x-ratelimit-reset-requests": "1s",
+            },
+            Quota(0, Left(59, 1, 60)),
+        ),
+        (
+            {"x-ratelimit-remaining-tokens": "149984", "x-ratelimit-reset-tokens": "6m0s"},
+            Quota(0, None, Left(149984, 360)),
+        ),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "17ms"}, Quota(0, Left(0, 0.017))),
+        (
+            {"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "1d2h3m4.5s"},
+            Quota(0, Left(3, 93784.5)),
+        ),
+        ({"x-ratelimit-remaining": "7", "x-ratelimit-reset": "1767225630"}, Quota(0, Left(7, 30))),
+        ({"x-ratelimit-remaining": "7", "x-ratelimit-reset": "1767225630000"}, Quota(0, Left(7, 30))),
+        ({"ratelimit-remaining": "7", "ratelimit-reset": "12"}, Quota(0, Left(7, 12))),
+        (
+            {
+                "anthropic-ratelimit-requests-remaining": "5",
+                "anthropic-ratelimit-requests-reset": "2026-01-01T00:01:00Z",
+            },
+            Quota(0, Left(5, 60)),
+        ),
+        ({"x-ratelimit-remaining-requests": "5"}, None),
+        ({"x-ratelimit-remaining-requests": "many", "x-ratelimit-reset-requests": "1s"}, None),
+        ({"x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_what_servers_say_of_their_quota_is_read(headers, expected):
+    assert read_quota(headers, 0, now=lambda: 1767225600.0) == expected  # 2026-01-01T00:00:00Z
 
 
 def test_a_wrong_estimate_is_made_up_for():

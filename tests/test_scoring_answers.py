@@ -47,7 +47,7 @@ def test_forms_that_are_understood(text):
     ("text", "expected"),
     [
         # unasked: labels that no candidate has, and names
-        ('{"scores": {"1": 0.5, "4": 9, "0": 1, "-1": 1, "1.5": 1, "Doom": 1}}', (["a"], ["b", "c"], 5, 0)),
+        ('{"scores": {"1": 0.5, "4": 9, "-1": 1, "1.5": 1, "Doom": 1, "2": 0.25}}', (["a", "b"], ["c"], 4, 0)),
         ("{1: 0.5, 2.5: 1, 1e9: 1}", (["a"], ["b", "c"], 2, 0)),
         # duplicates: the first stands, whatever the second holds
         ('{"scores": {"1": 0.5, "1": 0.9, "1": 7, "2": 0.25}}', (["a", "b"], ["c"], 0, 2)),
@@ -55,8 +55,14 @@ def test_forms_that_are_understood(text):
         # cut off: a number that may go on is no score
         ('{"scores": {"1": 0.5, "2": 0.2', (["a"], ["b", "c"], 0, 0)),
         ('[{"id": 1, "score": 0.5}, {"id": 2, "score": 0.25}, {"id": 3, "sco', (["a", "b"], ["c"], 0, 0)),
-        # the fuller answer counts, also when a remark follows it
-        ('{"1": 0.5, "2": 0.25} or rather {"1": 0.9}', (["a", "b"], ["c"], 0, 0)),
+        # the fuller answer counts, also when a remark that agrees with it follows it
+        ('{"1": 0.5, "2": 0.25}, so {"1": 0.50}, as [2] shows', (["a", "b"], ["c"], 0, 0)),
+        # an object a candidate: a draft of them is no part of the answer
+        (
+            '{"id": 1, "score": 0.9} {"id": 2, "score": 0.9}\nNo:\n{"id": 1, "score": 0.5} {"id": 2, "score": 0.25}',
+            (["a", "b"], ["c"], 0, 0),
+        ),
+        ('{"id": 1, "score": 0.9} {"id": 2, "score": 0.9} {"1": 0.5, "2": 0.25}', (["a", "b"], ["c"], 0, 0)),
     ],
 )
 def test_what_is_dropped_missing_and_counted(text, expected):
@@ -83,6 +89,14 @@ def test_what_is_dropped_missing_and_counted(text, expected):
         ('{"1": "1e999"}', "label '1' is inf, outside"),
         ('{"1": "nan"}', "label '1' is 'nan', which is no number"),
         ('{"1": "85%"}', "'85%', which is no number"),
+        ('{"1": 85%, "2": 10%}', "none of the 3 candidates"),
+        ('{"1": "0.8/1"}', "'0.8/1', which is no number"),
+        ('{"1": 0.8/1, "2": 0.5/1}', "none of the 3 candidates"),
+        ('{"1": "0,8"}', "'0,8', which is no number"),
+        ('{"1": 0,8, "2": 0,7, "3": 0,1}', "none of the 3 candidates"),
+        ("1: 0.5\n2: 0.25", "none of the 3 candidates"),
+        ('{"1": 0.5, "2": 0.25} or rather {"1": 0.9}', "two answers that differ"),
+        ('{"scores": {"1": 0.5}, "final_scores": {"1": 0.9}}', "2 scores that may be"),
         ('{"1": "٠.٥"}', "which is no number"),
         ('{"1": true}', "True, which is no number"),
         ('{"1": [0.5]}', "a list, which is no number"),
@@ -96,6 +110,149 @@ def test_answers_that_cannot_be_used(text, problem):
     assert str(caught.value).isascii()
     assert len(str(caught.value)) < 250  # short enough to be fed back
     assert str(caught.value).split(". ")[-1].startswith(("Give", "Answer"))
+
+
+DRAFT = '{"scores": {"1": 0.9, "2": 0.9, "3": 0.9}}'
+FINAL = '{"scores": {"2": 0.25, "1": 0.5}}'  # of fewer candidates than the draft
+THOUGHTS = [
+    "<think>Maybe {}.</think>\n",
+    "Maybe {}.\n</think>\n\n",  # the opening tag is in the prompt
+    "<think>Maybe {}.</think>{} no <think>again</think>",
+    "<THINKING>Maybe {}.</thinking>",
+    "<thought>Maybe {}.</thought>",
+    '<reasoning effort="low">Maybe {}.</reasoning>',
+    "<seed:think>Maybe {}.</seed:think>",
+    "<think>Maybe <reflection>no</reflection> {}.</think>",
+    "[THINK]Maybe {}.[/THINK]",
+    "◁think▷Maybe {}.◁/think▷",
+    "<|begin_of_thought|>Maybe {}.<|end_of_thought|><|begin_of_solution|>",
+    "<|START_THINKING|>Maybe {}.<|END_THINKING|><|START_RESPONSE|>",
+    "<unused94>thought Maybe {}.<unused95>",
+    "&lt;think&gt;Maybe {}.&lt;/think&gt;",
+    "Here is my thought process: maybe {}. Here is my response:",
+    "<think>Maybe {}.</think><answer>",
+    "<|channel|>analysis<|message|>Maybe {}.<|end|><|start|>assistant<|channel|>final<|message|>",
+    "<|channel|>analysis<|message|>Maybe {}.<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>",
+    "analysis<|message|>Maybe {}.<|end|><|start|>assistant<|channel|>commentary<|message|>the final {}<|end|>"
+    "<|start|>assistant<|channel|>final<|message|>",
+    "analysisWe say {}.assistantfinal",
+]
+BEHIND = ["", "\n", "<|im_end|>", "</s>", "<|return|>", "<|im_end|>\n<|im_start|>user\nAnd now {}", "</answer> {}"]
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("thought", THOUGHTS)
+def test_only_what_follows_the_thoughts_counts(thought, behind):
+    if "</answer>" in behind and not thought.endswith("<answer>"):
+        thought += "<answer>"
+    text = thought.replace("{}", DRAFT) + FINAL + behind.replace("{}", DRAFT)
+    assert parse_scores(text, REQUEST) == ScoredAnswer({"a": 0.5, "b": 0.25}, ("c",))
+    order = thought.replace("{}", '{"ranking": [1, 2, 3]}') + '{"ranking": [3, 1]}' + behind.replace("{}", "[2, 1, 3]")
+    ranked = parse_ranking(order, REQUEST)
+    assert (ranked.scores["c"] > ranked.scores["a"], ranked.missing) == (True, ("b",))
+
+
+@pytest.mark.parametrize("parse", [parse_scores, parse_ranking])
+@pytest.mark.parametrize("draft", [DRAFT, '{"ranking": [3, 1, 2]}', "[3] > [1] > [2]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>Maybe {} but wait,",
+        "{} <think>but is it?",
+        "<think>Maybe.</think> {} <think>Or",
+        "<think>Maybe <reflection>{}</reflection> or {}",
+        "[THINK]{}",
+        "◁think▷{}",
+        "<|channel|>analysis<|message|>{}",
+        "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>commentary<|message|>{}",
+        "analysisWe say {}",
+        "Here is my thought process: {}",
+    ],
+)
+def test_a_thought_without_end_is_no_answer(text, draft, parse):
+    with pytest.raises(AnswerError, match=r"thought that has no end\. Write"):
+        parse(text.replace("{}", draft), REQUEST)
+
+
+def test_a_thought_with_nothing_behind_it_is_no_answer():
+    for text in (f"{DRAFT}</think>", f"<think>{DRAFT}</think>\nDone."):
+        with pytest.raises(AnswerError, match="none of the 3"):
+            parse_scores(text, REQUEST)
+
+
+def test_what_stands_behind_the_end_of_the_answer_s_tag_does_not_count():
+    assert parse_scores(f"{FINAL}</answer> or {DRAFT}", REQUEST) == ScoredAnswer({"a": 0.5, "b": 0.25}, ("c",))
+
+
+def test_objects_of_one_answer_stand_where_the_last_of_them_does():
+    text = '{"id": 1, "score": 0.5} (not {"1": 0.9, "2": 0.9}) {"id": 2, "score": 0.25}'
+    assert parse_scores(text, REQUEST) == ScoredAnswer({"a": 0.5, "b": 0.25}, ("c",))
+
+
+def test_tags_in_the_strings_of_an_answer_are_no_thoughts():
+    text = '{"scores": {"1": 0.5, "2": 0.25, "3": 1}, "why": "no </think> {\\"1\\": 0.9} <|im_end|> <think>"}'
+    assert parse_scores(text, REQUEST) == ScoredAnswer(FULL)
+    assert parse_scores(f"Sure: {text}", REQUEST) == ScoredAnswer(FULL)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("around", ["{}", "```json\n{}\n```", "<think>{{}}</think> {}"])
+def test_json_within_a_json_string_is_undone(times, around):
+    text = '{"scores": {"1": 0.5, "2": 0.25, "3": 1}}'
+    for _ in range(times):
+        text = json.dumps(text)
+    assert parse_scores(around.format(text), REQUEST) == ScoredAnswer(FULL)
+
+
+@pytest.mark.parametrize("shift", [-100, -3, -2, -1, 1, 2, 3, 100])
+@pytest.mark.parametrize("named", [(1, 2, 3, 4, 5), (1, 2, 5), (5, 1), (1, 2, 3, 4), (2, 3, 4, 5)])
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda labels: json.dumps({"scores": {str(label): 0.5 for label in labels}}),
+        lambda labels: json.dumps({f"item {label}": 0.5 for label in labels}),
+        lambda labels: json.dumps([{"id": label, "score": 0.5} for label in labels]),
+        lambda labels: "\n".join(json.dumps({"label": label, "score": 0.5}) for label in labels),
+        lambda labels: json.dumps({"ranking": labels}),
+        lambda labels: json.dumps({"ranking": [{"item": label, "rank": rank} for rank, label in enumerate(labels)]}),
+        lambda labels: " > ".join(f"[{label}]" for label in labels),
+    ],
+)
+def test_shifted_labels_are_refused_unless_all_of_them_are_some_candidate_s(form, named, shift):
+    """Of five candidates; what is left of a partial answer can be labels that exist, and then nothing shows."""
+    labels = [label + shift for label in named]
+    for parse in (parse_scores, parse_ranking):
+        try:
+            answer = parse(form(labels), request_of(5))
+        except AnswerError:
+            continue
+        assert set(labels) <= {1, 2, 3, 4, 5}
+        assert set(answer.scores) == {f"item{label - 1}" for label in labels}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [0, 1, 2, 3, 4],
+        [0, 1, 4],
+        [0, 1, 2, 3, 4, 5],  # one more than was asked: which of them the first is cannot be told
+        [0, 1, 2, 3, 4, 999],
+        [2, 3, 4, 5, 6],
+        [2, 6],
+        [5, 6],
+        [2, 3, 4, 6, 20],
+        [-1, 0, 1, 2, 3],
+        [1, 10, 20],  # ids of its own
+        [2, 4, 6, 8, 10],
+    ],
+)
+def test_labels_of_another_count_are_refused_and_their_range_is_said(labels):
+    problem = f"labels {min(labels)} to {max(labels)} are not .* from 1 to 5"
+    with pytest.raises(AnswerError, match=problem):
+        parse_scores(json.dumps({"scores": {str(label): 0.5 for label in labels}}), request_of(5))
+    if min(labels) >= 0:
+        with pytest.raises(AnswerError, match=problem):
+            parse_ranking(json.dumps({"ranking": labels}), request_of(5))
 
 
 def test_minus_zero_is_zero():

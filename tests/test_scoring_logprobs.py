@@ -176,3 +176,38 @@ def test_fuzz_the_items_of_the_plain_answer_with_scores_in_range(pieces):
         written.n_unasked,
         written.n_duplicates,
     )
+
+
+DRAFT = [
+    token("<think>"),
+    token("é "),
+    token('{"1": '),
+    token("0.90", 0.5, **{"0.10": 0.5}),
+    token("}"),
+    token("</think>"),
+]
+NUMBER = token("0.50", 0.5, **{"0.70": 0.5})
+
+
+def test_numbers_in_thoughts_are_no_scores():
+    # 0.50 with 1/2, 0.70 with 1/2
+    assert expected_scores([*DRAFT, *answer(NUMBER)], REQUEST).scores == pytest.approx({"a": 0.6})
+    with pytest.raises(AnswerError, match="no end"):
+        expected_scores([*DRAFT[:-1]], REQUEST)
+
+
+def test_the_tokens_of_thoughts_that_the_server_keeps_apart_do_not_count():
+    tail = [token("<|im_end|>")]
+    for thoughts in (DRAFT, DRAFT[1:-1]):  # with and without the tags
+        tokens = [*thoughts, *answer(NUMBER), *tail]
+        assert expected_scores(tokens, REQUEST, '{"1": 0.50}').scores == pytest.approx({"a": 0.6})
+
+
+def test_of_the_same_words_twice_the_last_are_the_answer():
+    draft = answer(token("0.50", 0.5, **{"0.10": 0.5}))
+    assert expected_scores([*draft, *answer(NUMBER)], REQUEST, '{"1": 0.50}').scores == pytest.approx({"a": 0.6})
+
+
+def test_tokens_that_do_not_spell_the_answer_are_not_used():
+    with pytest.raises(LogprobsError, match="another text"):
+        expected_scores(answer(NUMBER), REQUEST, '{"1": 0.51}')

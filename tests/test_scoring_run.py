@@ -1,6 +1,7 @@
 """The runner against a real server on loopback that misbehaves in every way we could think of."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sqlite3
 import threading
 import time
 import warnings
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -19,12 +21,14 @@ from sllmr_plugin.errors import (
     PriceError,
     PromptCutWarning,
     ScoringStoppedError,
+    ServerError,
     SLLMRWarning,
 )
+from sllmr_plugin.scoring.dry_run import estimate
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.limits import CircuitBreaker, Pace
 from sllmr_plugin.scoring.logprobs import expected_scores
-from sllmr_plugin.scoring.openai_client import OpenAIClient
+from sllmr_plugin.scoring.openai_client import Completion, OpenAIClient
 from sllmr_plugin.scoring.prices import Price
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.request import ScoringRequest
@@ -32,6 +36,8 @@ from sllmr_plugin.scoring.run import run
 from sllmr_plugin.scoring.run_summary import RunLimits
 from sllmr_plugin.scoring.schema import response_format
 from sllmr_plugin.scoring.spending import Spending
+from sllmr_plugin.scoring.texts.questions import TextQuestions
+from sllmr_plugin.scoring.texts.request import TextRequest
 
 from .scoring_server import ScoringServer, content, logprobs, score_of
 
@@ -497,6 +503,95 @@ def test_the_cap_is_not_exceeded_and_a_higher_one_goes_on(setting):
     assert len(here.server.seen) == 200
 
 
+@pytest.mark.parametrize("lengths", [(900, 1800, 3000, 5000, 8000), (8000, 900)])
+def test_the_cap_holds_for_answers_without_a_limit_that_get_longer_than_guessed(setting, lengths):
+    here, asked = setting(lambda number, body: f"thinks:{lengths[number % len(lengths)]}", latency=0.03), requests(80)
+    questions = Questions("tiny", max_tokens=None)
+    price, cap = Price(0, 1000), 100.0  # a dollar for a thousand tokens
+    summary = here.run(asked, questions, price=price, max_cost=cap, concurrency=32)
+    assert summary.stopped == "max_cost"
+    assert cap - 2 * max(lengths) / 1000 < summary.total_cost <= cap
+    assert here.run(asked, questions, price=price, max_cost=cap, concurrency=32).asked == 0
+
+
+def test_the_dry_run_says_how_long_it_takes_answers_to_be(setting):
+    lengths = [2000, 4000, 9000]
+    here, asked = setting(lambda number, body: f"thinks:{lengths[number]}"), requests(8)
+    questions, price = Questions("tiny", max_tokens=None), Price(0, 1000)
+
+    def dry_run(questions):
+        with Ledger(here.path) as ledger:
+            return estimate(asked, questions, ledger, price)
+
+    assert "a model that thinks before it answers writes many times as much" in str(dry_run(questions))
+    assert dry_run(questions).completion_tokens == 8 * (10 + 8 * 4)  # what the form needs
+    here.run(asked[:3], questions, concurrency=1)
+    assert "5000 tokens, the mean of the 3 without a limit" in str(dry_run(questions))
+    assert "the longest has 9000" in str(dry_run(questions))
+    assert dry_run(questions).completion_tokens == 5 * 5000
+    assert dry_run(questions).cost == pytest.approx(25.0)
+    limited = dry_run(Questions("tiny"))
+    assert "no limit" not in str(limited)
+    assert limited.completion_tokens == 8 * (10 + 8 * 4)
+
+
+def test_a_request_that_is_lost_is_charged_to_the_cap(setting):
+    here, asked = setting(lambda number, body: "cut" if number else None), requests(30)
+    price = Price(0, 1000)  # the answers may have 280 tokens: 0.28 dollars each
+    summary = here.run(asked, price=price, max_cost=2.0, concurrency=1, retries=0, breaker=CircuitBreaker(100))
+    assert summary.stopped == "max_cost"
+    answer = summary.completion_tokens / 1000
+    lost = here.server.n_seen - 1
+    assert lost == int((2.0 - answer) / 0.28)
+    assert summary.cost == summary.total_cost == pytest.approx(answer + lost * 0.28)
+    with Ledger(here.path) as ledger:
+        assert ledger.spent() == pytest.approx(summary.total_cost)
+
+
+def test_hundreds_at_a_time_share_small_pools_of_connections(setting):
+    here, asked = setting(latency=0.3), requests(70)
+    here.run(asked, concurrency=70, timeout=60)
+    assert here.scores(asked) == truth(asked)
+    client = OpenAIClient("tiny", base_url=here.server.base_url)
+    with contextlib.ExitStack() as stack:
+        lent = [id(stack.enter_context(client._connections._lent())) for _ in range(38)]
+    assert sorted(lent.count(pool) for pool in set(lent)) == [6, 16, 16]
+    with client._connections._lent() as pool:
+        assert id(pool) in lent
+    asyncio.run(client.close())
+
+
+@pytest.mark.parametrize("kind", ["429:0.05", "500", "hang:30", "cut", "half a body", "bad json", "deep", "echo key"])
+def test_misbehaviour_is_survived_without_aiohttp_too(setting, monkeypatch, kind):
+    def missing(**keywords):
+        raise RuntimeError("To use the aiohttp client you must have installed the package with the `aiohttp` extra")
+
+    monkeypatch.setattr("openai.DefaultAioHttpClient", missing)
+    here, asked = setting([None, kind]), requests(3)
+    here.run(asked, concurrency=1, timeout=2)
+    assert here.scores(asked) == truth(asked)
+
+
+def test_ctrl_c_where_a_loop_is_running_waits_for_what_is_in_flight(setting):
+    here, asked = setting(latency=0.3), requests(100)
+
+    async def notebook():
+        return here.run(asked)
+
+    def press():
+        while here.server.n_seen < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    loop = asyncio.new_event_loop()  # as in a notebook: nobody has asked it to look after Ctrl-C
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(notebook())
+    loop.close()
+    assert here.server.n_seen < 20
+    assert len(here.scores(asked)) == here.server.n_seen
+
+
 def test_a_cap_without_a_price_is_refused(setting):
     with pytest.raises(PriceError, match="--prices"):
         setting().run(requests(1), max_cost=1.0)
@@ -584,3 +679,120 @@ def test_requests_are_taken_as_they_are_needed(setting):
 
     here.run(endless())
     assert len(taken) == 60
+
+
+def read(content, finish="stop", **message):
+    """Return a completion as the client reads it, as of a server that sends this message."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": content, **message}, "finish_reason": finish}
+    client = OpenAIClient("tiny", base_url="http://127.0.0.1:9/v1")
+    return client.read_body({"id": "c", "object": "chat.completion", "model": "tiny", "choices": [choice]}, [])
+
+
+GOOD = '{"scores": {"1": 0.5, "2": 0.25, "3": 1, "4": 0}}'
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [{"type": "text", "text": GOOD}],
+        [{"type": "text", "text": GOOD[:20]}, {"type": "text", "text": GOOD[20:]}],
+        [GOOD[:20], {"text": {"value": GOOD[20:]}}],
+        [
+            {"type": "thinking", "thinking": [{"type": "text", "text": '{"1": 0.9}'}]},
+            {"type": "reasoning", "text": '{"scores": {"1": 1, "2": 1, "3": 1, "4": 1}}'},
+            {"type": "output_text", "text": GOOD},
+        ],
+    ],
+)
+def test_pieces_of_content_are_joined_and_thoughts_among_them_left_out(pieces):
+    assert read(pieces).text == GOOD
+    assert QUESTIONS.read(QUESTIONS.first(requests(1)[0]), read(pieces), None).scores == (0.5, 0.25, 1, 0)
+
+
+@pytest.mark.parametrize("content", [7, {"text": GOOD}, [7], [{"type": "text", "text": 7}]])
+def test_content_of_another_form_is_no_completion(content):
+    with pytest.raises(ServerError, match="no chat completion"):
+        read(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "place"),
+    [
+        (None, {"reasoning_content": f"Maybe {GOOD}"}, "reasoning_content"),
+        ("\n", {"reasoning": GOOD}, "reasoning"),
+        (
+            "",
+            {"tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": GOOD}}]},
+            "tool_calls",
+        ),
+        ([{"type": "thinking", "thinking": GOOD}], {}, "a piece of type thinking"),
+    ],
+)
+def test_of_an_empty_answer_it_is_said_where_the_words_lie(content, message, place):
+    answer = QUESTIONS.read(QUESTIONS.first(requests(1)[0]), read(content, **message), None)
+    assert answer.scores is None
+    assert answer.error == (
+        f"the answer is empty, what was written lies in {place}. Write the answer itself as the message's content, "
+        "behind short thoughts."
+    )
+    cut = QUESTIONS.read(QUESTIONS.first(requests(1)[0]), read(content, "length", **message), None)
+    assert cut.error.startswith("the answer was cut off after")
+    assert QUESTIONS.read(QUESTIONS.first(requests(1)[0]), read(GOOD, **message), None).scores == (0.5, 0.25, 1, 0)
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "SAFETY", "error", "insufficient_system_resource"])
+def test_an_answer_that_the_server_breaks_off_gives_no_text_and_its_complete_scores(reason):
+    texts = TextQuestions("tiny")
+    question = texts.first(TextRequest("item", "i", ("Chess",)))
+    assert texts.read(question, read("A board game.", "stop"), None).ok
+    assert (
+        f'ended the answer ("{reason.lower()}")' in texts.read(question, read("A board game and", reason), None).error
+    )
+    scored = QUESTIONS.read(QUESTIONS.first(requests(1)[0]), read(GOOD[:35], reason), None)
+    assert scored.scores == (0.5, 0.25, None, None)
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "content_filter"])
+@pytest.mark.parametrize(
+    ("text", "n_read"),
+    [
+        (GOOD, 4),
+        (f"Sure:\n```json\n{GOOD}\n``", 4),
+        (GOOD[:35], 2),
+        (f"</think>{GOOD}", 4),
+        (f"I would say {GOOD}, but wait: the third", None),  # thoughts, whose opening tag is in the prompt
+        ("[3] > [1] > [4] > [2", None),
+    ],
+)
+def test_an_answer_that_is_cut_off_behind_its_json_may_be_a_draft(text, n_read, reason):
+    answer = QUESTIONS.read(QUESTIONS.first(requests(1)[0]), read(text, reason), None)
+    assert (None if answer.scores is None else 4 - answer.scores.count(None)) == n_read
+    assert (n_read is None) == (answer.error is not None)
+
+
+def test_what_an_older_version_took_for_an_answer_is_read_again(setting):
+    """A ledger in which the draft was taken, and one in which every score went to the item before."""
+    here, asked = setting(), requests(3)
+    draft = '{"scores": {"1": 0.9, "2": 0.9, "3": 0.9, "4": 0.9}}'
+    stored = [f"<think>{draft}</think>{GOOD}", '{"scores": {"0": 0.1, "1": 0.2, "2": 0.3, "3": 0.4}}']
+    with Ledger(here.path) as ledger:
+        for request, text in zip(asked, stored, strict=False):
+            question = QUESTIONS.first(request)
+            old = replace(QUESTIONS.read(question, Completion(GOOD, 300, 9), 0.5), response=text, scores=(0.9,) * 4)
+            ledger.record(old).result()
+    summary = here.run(asked)
+    assert (summary.asked, summary.reused) == (2, 1)
+    assert "labels 0 to 3 are not" in here.server.seen[0].text + here.server.seen[1].text
+    expected = truth(asked)
+    expected["u0"] = dict(zip(asked[0].item_ids, (0.5, 0.25, 1, 0), strict=True))
+    assert here.scores(asked) == expected
+    assert here.run(asked).asked == 0
+
+
+def test_scores_from_log_probabilities_are_kept_as_they_were(setting):
+    here, asked, questions = setting(["prose", None]), requests(2), Questions("tiny", top_logprobs=2)
+    here.run(asked, questions)
+    before = here.scores(asked, questions)
+    assert all(before[user] != scores for user, scores in truth(asked).items())
+    assert here.run(asked, questions).asked == 0
+    assert here.scores(asked, questions) == before

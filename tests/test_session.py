@@ -12,7 +12,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from sllmr_plugin.config import SelectiveConfig
-from sllmr_plugin.errors import CoverageWarning, GateCollapsedWarning, HookNeverFiredError, NoPairsError
+from sllmr_plugin.errors import (
+    CoverageWarning,
+    GateCollapsedWarning,
+    HookNeverFiredError,
+    InactiveWarning,
+    NoPairsError,
+)
 from sllmr_plugin.regularizer.gates import BilevelGate, DisagreementGate, build_gate
 from sllmr_plugin.regularizer.pair_signals import REGIONS
 from sllmr_plugin.session import TrainingSession
@@ -370,6 +376,21 @@ def test_a_gate_has_collapsed_below_a_mean_of_two_percent(alpha, collapsed):
         logs = end_of_epoch(session)
     assert logs["sllmr_gate"] == pytest.approx(alpha, rel=1e-4)
     assert [warning.category for warning in told] == [GateCollapsedWarning] * collapsed
+
+
+@pytest.mark.parametrize(("scale", "flat"), [(0.0, True), (1e-7, True), (1e-2, False)])
+def test_a_model_that_scores_all_items_alike_warns_at_the_end_of_the_epoch(scale, flat):
+    session = session_of()
+    for step_scale in (1.0, scale):  # the last step counts
+        plan = session.plan(BATCH)
+        logit = 0.25 + step_scale * score(torch.cat([BATCH, plan.rows])).double()
+        session.add(plan, logit[plan.source], logit.sigmoid()[plan.source], None, len(BATCH))
+        session.take_loss()
+    if flat:
+        with pytest.warns(InactiveWarning, match=r"scores all items alike.*init_std"):
+            session.end_epoch()
+    else:
+        session.end_epoch()  # warnings are errors here
 
 
 def test_a_fixed_gate_that_meets_neither_cold_nor_tail_warns():

@@ -1,6 +1,8 @@
 """What `wrap` refuses and how, where the gate's parameters live, and what the callback reports."""
 
+import copy
 import io
+import types
 import warnings
 
 import numpy as np
@@ -31,6 +33,7 @@ from sllmr_plugin import (
     unwrap,
     wrap,
 )
+from sllmr_plugin.backends.optimizer_groups import leave_group, sync_group
 
 from .matrix import backbones as zoo
 
@@ -433,7 +436,7 @@ def test_fewer_than_half_of_the_scored_pairs_usable_warns(unknown):
         assert told == []
     else:
         assert len(told) == 1
-        assert told[0].startswith("only 8 of 18 scored pairs can be used (5 users have no training row")
+        assert told[0].startswith("only 8 of the 18 scored pairs read can be used (5 users have no training row")
 
 
 def test_no_pair_in_an_epoch_is_an_error():
@@ -577,6 +580,304 @@ def test_unwrap_inside_fit_is_refused():
 def test_a_callback_left_behind_after_unwrap_does_nothing():
     model = unwrap(ready())
     assert "sllmr_pairs" not in zoo.fit(DEEPFM, model, epochs=1, callbacks=[SLLMRCallback()]).history
+
+
+# ---------------------------------------------------------------------- what users' own scripts do
+
+
+def own(forward, **members):
+    """Return a user's class whose forward is made of DeepFM's."""
+    return type("Own", (DeepFM,), {"forward": lambda self, X: forward(DeepFM.forward(self, X)), **members})
+
+
+BAD_OUTPUTS = {
+    "logits": (lambda p: torch.logit(p), r"outside \[0, 1\] \(logits"),
+    "percentages": (lambda p: 100 * p, r"outputs lie between .* outside \[0, 1\]"),
+    "softmax": (lambda p: torch.cat([1 - p, p], dim=1), "2 outputs a row for 1 task"),
+    "a tuple": (lambda p: (p, p), "returns a tuple. Return a tensor"),
+    "a number": (lambda p: p.mean(), "returns one number"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OUTPUTS)
+def test_outputs_that_are_no_probabilities_are_refused_at_the_first_step(name):
+    forward, fragment = BAD_OUTPUTS[name]
+    model, x, y = small(own(forward))
+
+    def loss(output, target, reduction):
+        return sum(part.mean() for part in (output if isinstance(output, tuple) else [output]))
+
+    model.compile("adam", loss)
+    with pytest.raises(UnsupportedModelError, match=fragment):
+        model.fit(x, y, batch_size=48, epochs=1, verbose=0)
+    assert model.sllmr.session is None
+
+
+def test_probabilities_are_taken_as_they_come():
+    for forward in (lambda p: p, lambda p: p.squeeze(1), lambda p: p * (1 + 1e-6)):
+        model, x, y = small(own(forward))
+        model.compile("adam", lambda output, target, reduction: output.sum())
+        model.fit(x, y, batch_size=48, epochs=1, verbose=0)
+        assert model.sllmr.epochs[0]["sllmr_pairs"] > 0
+
+
+def own_loop(model, x, y, ask):
+    """Train one step by hand, with or without asking for the regularization loss."""
+    rows = torch.from_numpy(np.stack(list(x.values()), axis=1)).float()
+    model.train()
+    loss = torch.nn.functional.binary_cross_entropy(model(rows).squeeze(1), torch.from_numpy(y).float())
+    (loss + model.get_regularization_loss() if ask else loss).backward()
+
+
+@pytest.mark.parametrize("ask", [True, False])
+def test_a_loop_of_ones_own_is_told_once_that_it_trains_the_plain_model(ask):
+    model, x, y = small(DeepFM)
+    with pytest.warns(InactiveWarning, match="outside model.fit") as caught:
+        own_loop(model, x, y, ask)
+    assert len(caught) == 1
+    own_loop(model, x, y, ask)  # warnings are errors: it is told once
+    model.fit(x, y, batch_size=48, epochs=1, verbose=0)
+    small(DeepFM)[0].fit(x, y, batch_size=48, epochs=1, verbose=0)  # fit is no such loop
+    with disabled(fresh := small(DeepFM)[0]):
+        own_loop(fresh, x, y, ask)
+    own_loop(small(DeepFM, ON.replace(weight=0.0))[0], x, y, ask)
+    own_loop(unwrap(fresh), x, y, ask)
+
+
+def test_looking_at_outputs_is_no_training():
+    model, x, y = small(DeepFM)
+    rows = torch.from_numpy(np.stack(list(x.values()), axis=1)).float()
+    model.train()
+    assert model(rows).requires_grad
+    with torch.no_grad():
+        model(rows)
+        model.get_regularization_loss()
+    model.eval()
+    model(rows).sum().backward()
+
+
+class _MoreArguments(DeepFM):
+    def forward(self, X, shift=0.0, *, squeeze=False):
+        p = torch.sigmoid(torch.logit(super().forward(X)) + shift)
+        return p.squeeze(1) if squeeze else p
+
+
+class _GivesThem(_MoreArguments):
+    given = 0.5
+
+    def __call__(self, X):
+        return super().__call__(X, self.given)
+
+
+def test_a_training_step_with_tensors_beside_its_input_is_refused():
+    model, x, y = small(_GivesThem)
+    model.fit(x, y, batch_size=48, epochs=1, verbose=0)  # a plain number is the candidates' as well
+    model.given = torch.ones(48, 1)
+    with pytest.raises(SLLMRError, match=r"1 more tensor\(s\) than its input"):
+        model.fit(x, y, batch_size=48, epochs=1, verbose=0)
+    with disabled(model):
+        model.fit(x, y, batch_size=48, epochs=1, verbose=0)
+
+
+SCHEDULERS = {
+    "LambdaLR": lambda optim: torch.optim.lr_scheduler.LambdaLR(optim, lambda step: 0.5**step),
+    "CosineAnnealingLR": lambda optim: torch.optim.lr_scheduler.CosineAnnealingLR(optim, 5),
+    "OneCycleLR": lambda optim: torch.optim.lr_scheduler.OneCycleLR(optim, 0.1, total_steps=20),
+    "ReduceLROnPlateau": lambda optim: torch.optim.lr_scheduler.ReduceLROnPlateau(optim, patience=0),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("when", ["before wrap", "after wrap"])
+def test_schedulers_go_on_while_the_gate_comes_and_goes(name, when):
+    model = zoo.build(DEEPFM)
+    zoo.compile_model(DEEPFM, model)
+    expected = [id(parameter) for parameter in model.optim.param_groups[0]["params"]]
+    keys = set(model.optim.param_groups[0])
+    scheduler = SCHEDULERS[name](model.optim) if when == "before wrap" else None
+    model = zoo.wrapped(DEEPFM, model, SelectiveConfig(mode="joint", weight=0.5))
+    scheduler = scheduler or SCHEDULERS[name](model.optim)
+    before = [parameter.clone() for parameter in model.sllmr.gate.parameters()]
+
+    def epoch():
+        zoo.fit(DEEPFM, model, epochs=1)
+        scheduler.step(*([1.0] if name == "ReduceLROnPlateau" else []))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GateCollapsedWarning)
+        epoch()
+        assert any((then != now).any() for then, now in zip(before, model.sllmr.gate.parameters(), strict=True))
+        model.sllmr.configure(mode="global")  # its gate has nothing to train
+        epoch()
+        assert {id(parameter) for parameter in model.optim.state} == set(expected)
+        model.sllmr.configure(mode="joint")
+        epoch()
+        twin = unwrap(copy.deepcopy(model))
+        unwrap(model)
+        if when == "before wrap":
+            epoch()
+    assert [len(group["params"]) for group in twin.optim.param_groups] == [len(expected)]
+    assert [[id(parameter) for parameter in group["params"]] for group in model.optim.param_groups] == [expected]
+    assert not [key for key in set(model.optim.param_groups[0]) - keys if key.startswith("sllmr")]
+    assert {id(parameter) for parameter in model.optim.state} == set(expected)
+
+
+def test_gate_and_adaptor_join_and_part_in_any_order():
+    """Both joined one group; each leaves with its own parameters, wherever these have moved."""
+    model = types.SimpleNamespace(optimizer_name="optim")
+    own, gate, adaptor = ([torch.nn.Parameter(torch.zeros(())) for _ in range(n)] for n in (2, 1, 3))
+    for first, second in ((("gate", gate), ("adaptor", adaptor)), (("adaptor", adaptor), ("gate", gate))):
+        model.optim = torch.optim.Adam([{"params": own[:1], "weight_decay": 0.1}, {"params": own[1:]}])
+        torch.optim.lr_scheduler.LambdaLR(model.optim, lambda step: 1.0)
+        sync_group(model, "gate", gate)
+        sync_group(model, "adaptor", adaptor)
+        # the group without weight decay is the one that they join
+        assert [len(group["params"]) for group in model.optim.param_groups] == [1, 5]
+        leave_group(model, first[0])
+        assert {id(p) for p in model.optim.param_groups[1]["params"]} == {id(p) for p in [own[1], *second[1]]}
+        leave_group(model, second[0])
+        assert [group["params"] for group in model.optim.param_groups] == [own[:1], own[1:]]
+
+
+def test_fit_without_a_loss_is_refused():
+    model = zoo.wrapped(DEEPFM, zoo.build(DEEPFM), ON)
+    model.compile("adam")
+    with pytest.raises(SLLMRError, match="no loss yet"):
+        zoo.fit(DEEPFM, model)
+
+
+def _polars(columns):
+    return pytest.importorskip("polars").DataFrame(columns)
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, _polars])
+def test_training_rows_in_a_data_frame_are_refused_with_the_way_out(frame):
+    model, x, y = small(DeepFM)
+    rows = frame(x)
+    with pytest.raises(DataError, match=r"DataFrame.*\{name: x\[name\]\.to_numpy\(\)") as caught:
+        model.fit(rows, y, epochs=1, verbose=0)
+    assert type(rows).__module__.partition(".")[0] in str(caught.value)
+    model.fit({name: rows[name].to_numpy() for name in model.feature_index}, y, epochs=1, verbose=0)  # as it says
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.0])
+def test_labels_that_are_no_array_and_missing_features_are_refused(weight):
+    model, x, y = small(DeepFM, ON.replace(weight=weight))
+    for labels in (pd.Series(y), y.tolist(), torch.from_numpy(y)):
+        with pytest.raises(DataError, match=r"Pass numpy\.asarray\(y\)"):
+            model.fit(x, labels, epochs=1, verbose=0)
+    with pytest.raises(DataError, match="lacks the feature.s. item_id"):
+        model.fit({"user_id": x["user_id"]}, y, epochs=1, verbose=0)
+
+
+def test_ids_that_are_text_are_refused():
+    model, x, y = small(DeepFM)
+    with pytest.raises(DataError, match="hold item_id such as 'i[0-9]+', which is no code"):
+        model.fit({**x, "item_id": np.array([f"i{item}" for item in x["item_id"]])}, y, epochs=1, verbose=0)
+
+
+def test_tables_of_polars_are_as_good():
+    scores = _polars(zoo.score_frame().to_dict("list"))
+    items = pd.DataFrame({"item_id": np.arange(1, zoo.N_ITEMS + 1)})
+    items["category"], items["price"] = 1 + items["item_id"] % zoo.N_CATEGORIES, items["item_id"] / zoo.N_ITEMS
+    tables = []
+    for given_scores, given_items in ((zoo.score_frame(), items), (scores, _polars(items.to_dict("list")))):
+        names = {"user": "user_id", "item": "item_id", "item_features": ["item_id", "category", "price"]}
+        model = wrap(zoo.build(DEEPFM), given_scores, **names, item_table=given_items)
+        table = model.sllmr.table.candidates
+        tables.append([table.users, table.items, table.scores, *map(torch.from_numpy, model.sllmr.item_values)])
+    assert all(torch.equal(one, other) for one, other in zip(*tables, strict=True))
+
+
+def test_ids_of_polars_beside_missing_ones_stay_whole():
+    big = 2**53 + 1
+    frame = _polars({"user_id": [1, None, big], "item_id": ["a", "b", "b"], "score": [0.1, 0.2, 0.3]})
+    table = ScoreTable.read(frame, user_index={1: 0, big - 1: 5, big: 2}, item_index={"a": 1, "b": 2})
+    assert table.candidates.users.tolist() == [0, 2]
+    assert table.coverage.dropped == {"user_id or item_id is missing": 1}
+
+
+def test_scores_of_users_that_tell_nothing_apart_are_counted():
+    frame = zoo.score_frame()
+    model = ready(scores=frame.assign(score=np.where(frame["user_id"] > 10, 0.5, frame["score"])))
+    with pytest.warns(CoverageWarning, match="20 users have no two different scores"):
+        zoo.fit(DEEPFM, model, epochs=1)
+    tied = ready(scores=frame.assign(score=frame["user_id"] / 100))
+    with pytest.raises(CoverageError, match=r"30 users have no two different scores.*mode='pointwise_mse'"):
+        zoo.fit(DEEPFM, tied)
+    tied.sllmr.configure(mode="pointwise_mse")  # as it says
+    assert zoo.fit(DEEPFM, tied, epochs=1).history["sllmr_pairs"][0] > 0
+
+
+def test_names_and_numbers_of_numpy_are_taken_and_messages_show_plain_ones():
+    names = np.array(["item_id", "category", "price"])
+    for given in (names, pd.Index(names), tuple(names)):
+        model = wrap(zoo.build(DEEPFM), zoo.score_frame(), user="user_id", item="item_id", item_features=given)
+        assert [type(name) for name in model.sllmr.features.item_features] == [str] * 3
+    model = wrap(zoo.build(MMOE), zoo.score_frame(), user="user_id", item="item_id", task=np.int64(1))
+    assert type(model.sllmr.task) is int
+    messages = []
+    for change in (
+        {"task": np.int64(7)},
+        {"item_features": np.array(["categry"])},
+        {"user_index": pd.Series([1, 2], index=np.array([3, 3]))},
+        {"scores": zoo.score_frame().assign(item_id=np.float64(1.5))},
+        {"scores": zoo.score_frame().assign(score=np.float64(7.5))},
+    ):
+        arguments = {"scores": zoo.score_frame(), "task": 1, "user": "user_id", "item": "item_id", **change}
+        with pytest.raises(SLLMRError) as caught:
+            wrap(zoo.build(MMOE), **arguments)
+        messages.append(str(caught.value))
+    assert "task=7 " in messages[0]
+    assert not any("np." in message for message in messages)
+
+
+def shifted(user_shift=0, item_shift=0, trained=0, keep=None, vocabulary=40):
+    """Train on codes from `trained` on with scores of codes that are shifted; return the warnings' texts."""
+    x, y = zoo.samples()
+    columns = [SparseFeat("user_id", vocabulary, 4), SparseFeat("item_id", vocabulary, 4)]
+    inputs = {name: x[name] - 1 + trained for name in ("user_id", "item_id")}
+    every = [(user, item) for user in range(zoo.N_USERS) for item in range(zoo.N_ITEMS)]
+    frame = pd.DataFrame(every, columns=["user_id", "item_id"]) + trained
+    frame["score"] = (frame["item_id"] - trained + 1) / 25
+    frame = frame if keep is None else frame[keep(frame)]
+    frame = frame.assign(user_id=frame["user_id"] + user_shift, item_id=frame["item_id"] + item_shift)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = wrap(DeepFM(columns, columns), frame, user="user_id", item="item_id", config=ON)
+        model.compile("adam", "binary_crossentropy")
+        model.fit(inputs, y.copy(), batch_size=48, epochs=1, verbose=0)
+    return [str(warning.message) for warning in caught if issubclass(warning.category, CoverageWarning)]
+
+
+@pytest.mark.parametrize(
+    ("shift", "trained", "keep"),
+    [
+        (1, 0, None),
+        (-1, 1, None),
+        (1, 0, lambda frame: ~frame["item_id"].isin([0, 7])),  # not all items are scored
+        (-1, 1, lambda frame: ~frame["item_id"].isin([9, 24])),
+        (1, 0, lambda frame: frame["item_id"] % 23 < 2),  # few are, but those at both ends
+    ],
+)
+def test_a_shift_is_noticed_though_not_all_codes_are_scored(shift, trained, keep):
+    texts = shifted(item_shift=shift, trained=trained, keep=keep)
+    assert len(texts) == 1
+    assert "item codes look one off" in texts[0]
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        None,
+        lambda frame: frame["user_id"] % 3 == 0,  # part of the users
+        lambda frame: (frame["item_id"] > 3) & (frame["item_id"] < 22),
+        lambda frame: frame["user_id"] > 0,  # one at an end is not scored
+        lambda frame: frame["user_id"] < 29,
+    ],
+)
+def test_tables_that_are_not_shifted_are_left_alone(keep):
+    assert shifted(keep=keep) == shifted(keep=keep, trained=1) == []
 
 
 # ---------------------------------------------------------------------- living with callbacks, files and devices

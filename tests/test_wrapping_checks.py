@@ -11,7 +11,7 @@ import pytest
 import torch
 from deepctr_torch.callbacks import History
 from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
-from deepctr_torch.models import AutoInt, DeepFM
+from deepctr_torch.models import DIEN, AutoInt, DeepFM
 
 from sllmr_plugin import CoverageWarning, SelectiveConfig, unwrap, wrap
 from sllmr_plugin.errors import (
@@ -149,13 +149,19 @@ def test_two_columns_of_a_softmax_are_refused(rows, scores):
         trained(deepfm(cls=TwoClasses), scores, *rows, loss=lambda p, t, reduction: -p[:, 1].log().sum())
 
 
-def test_a_model_that_does_not_depend_on_its_input_is_told_of(rows, scores):
-    model = deepfm()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-    with pytest.warns(InactiveWarning, match=r"outputs of the first step are 0\.5: at its initial scale"):
-        trained(model, scores, *rows)
+@pytest.mark.parametrize("mode", ["global", "pointwise_mse"])
+def test_a_model_that_does_not_depend_on_its_input_is_told_of(rows, scores, mode):
+    """At its smallest weights a DIEN gives one output for everything, and an epoch does not change that."""
+    x, y = rows
+    columns = [
+        *COLUMNS,
+        VarLenSparseFeat(SparseFeat("hist_item_id", N_ITEMS, 4, embedding_name="item_id"), 3, length_name="length"),
+    ]
+    x = {**x, "hist_item_id": np.tile(x["item_id"][::-1, None], 3), "length": np.full(N_ROWS, 3)}
+    config = SelectiveConfig(mode=mode, weight=0.1)
+    with pytest.warns(InactiveWarning, match=r"scores all items alike.*init_std=0\.01"):
+        trained(DIEN(columns, ["item_id"]), scores, x, y, config=config)
+    trained(DIEN(columns, ["item_id"], init_std=0.1), scores, x, y, config=config)  # as it says
 
 
 # ---------------------------------------------------------------------- regression

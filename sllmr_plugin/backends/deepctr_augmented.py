@@ -113,9 +113,9 @@ class AugmentMixin(_Base):
     optimizer_name = "optim"
     augmentation: Augmentation
 
-    def forward(self, X: Tensor) -> Tensor:
+    def forward(self, X: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the plain model's output of `X` with the adaptor's columns filled in."""
-        return super().forward(self.augmentation.fill(X))
+        return super().forward(self.augmentation.fill(X), *args, **kwargs)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the plain model does; inputs given as a dictionary may lack the adaptor's columns.

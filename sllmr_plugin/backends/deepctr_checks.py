@@ -6,9 +6,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from ..config import SelectiveConfig
+from ..errors import DataError, SLLMRError
 from ..item_rows import Features
 from .checks import dropout_problems, head_of, name_problems, task_problems
 
@@ -160,6 +162,33 @@ def _task_problems(model: nn.Module, task: int | None) -> list[str]:
 
 def _kind(model: nn.Module, task: int | None) -> str:
     return getattr(prediction_head(model, task or 0), "task", "binary")
+
+
+def require_compiled(model: Any) -> None:
+    """Raise `SLLMRError` if a model has no optimizer or no loss yet."""
+    if getattr(model, "optim", None) is None or getattr(model, "loss_func", None) is None:
+        raise SLLMRError(
+            "the model has no optimizer or no loss yet. Call model.compile('adam', 'binary_crossentropy') before fit, "
+            "with 'mse' for task='regression'."
+        )
+
+
+def require_arrays(model: Any, x: Any, y: Any) -> None:
+    """Raise `DataError` if training rows are of a form that DeepCTR-Torch fails at: data frames, missing features."""
+    if hasattr(x, "columns"):
+        raise DataError(
+            f"x is a {type(x).__module__.partition('.')[0]} {type(x).__name__}, and DeepCTR-Torch takes a dict of "
+            "arrays. Pass {name: x[name].to_numpy() for name in model.feature_index}."
+        )
+    if isinstance(x, Mapping):
+        missing = [name for name in model.feature_index if name not in x]
+        if missing:
+            raise DataError(f"x lacks the feature(s) {', '.join(missing)} of the model. Add an array for each.")
+    if not isinstance(y, np.ndarray):
+        raise DataError(
+            f"y is a {type(y).__module__.partition('.')[0]} {type(y).__name__}, and DeepCTR-Torch takes an array. Pass "
+            "numpy.asarray(y)."
+        )
 
 
 def prediction_head(model: nn.Module, task: int) -> nn.Module | None:

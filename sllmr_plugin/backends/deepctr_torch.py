@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import HookNeverFiredError, InactiveWarning, SLLMRError
+from ..errors import HookNeverFiredError, InactiveWarning, UnsupportedModelError
 from ..item_rows import ArrayRows
 from ..probe_pairs import JudgedPairs, ProbePairs
 from ..ranks import Ranks
@@ -24,7 +25,7 @@ from ..usable import Usable
 from .base import Backend
 from .batch_loader import whole_batches
 from .deepctr_augmented import AugmentMixin, augmented_class, complete, unaugmented_class
-from .deepctr_checks import find_problems, prediction_head, shares_forward
+from .deepctr_checks import find_problems, prediction_head, require_arrays, require_compiled, shares_forward
 from .gate_optimizer import sync_optimizer
 from .lean_l2 import LeanL2
 from .process_checks import check_processes
@@ -34,7 +35,6 @@ from .scores import plain_class
 from .shared_forward import statistics_of_first, training_mode
 from .wrapped import WrappedMixin, warn_if_only_warm_up, wrapped_class
 
-OWN_LOOP = "sllmr_plugin.regularizer.selective.SelectiveRegularizer takes logits, LLM scores and pairs"
 _FIT_ORDER = (  # of DeepCTR-Torch's own `fit`
     "x",
     "y",
@@ -123,6 +123,10 @@ class SLLMRMixin(WrappedMixin):
             After an epoch in which the regularizer did nothing.
         ProcessesError
             Where torch.distributed has several processes that cannot train this together.
+        DataError
+            If `x` or `y` is of a form that DeepCTR-Torch cannot train on, or ids are no codes.
+        SLLMRError
+            If the model has not been compiled.
         """
         ranks = Ranks.here(self.device)
         if ranks.world == 1:
@@ -137,13 +141,16 @@ class SLLMRMixin(WrappedMixin):
 
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train in this process, which may be one of several."""
+        plain: Any = unaugmented_class(plain_class(self))
+        if plain.fit.__module__.startswith("deepctr_torch."):  # of a fit of the user's own nothing is known
+            given = _fit_arguments(super().fit, args, kwargs)
+            require_compiled(self)
+            require_arrays(self, complete(self, given["x"]), given["y"])
         handle = self.sllmr
         if not handle.enabled or not handle.config.active:
             handle.training, handle.epochs = {}, []
             return self._plain_fit(*args, **kwargs)
         arguments = _fit_arguments(super().fit, args, kwargs)
-        if getattr(self, "optim", None) is None:
-            raise SLLMRError("the model has no optimizer yet. Call model.compile(optimizer, loss) before model.fit.")
         if arguments.get("epochs", 1) <= arguments.get("initial_epoch", 0):
             warnings.warn(
                 f"fit(epochs={arguments.get('epochs', 1)}, initial_epoch={arguments.get('initial_epoch', 0)}) trains "
@@ -205,7 +212,8 @@ class SLLMRMixin(WrappedMixin):
         x, y : as `fit` takes them
             The training rows.
         """
-        self._require_checkpoints()
+        self._require_uncertainty()
+        require_arrays(self, complete(self, x), np.asarray(y))
         return ProbePairs.of(self._prepare({"x": x, "y": y})).judge(self._score_rows)
 
     def _prepare(self, arguments: dict[str, Any]) -> Usable:
@@ -228,6 +236,14 @@ class SLLMRMixin(WrappedMixin):
         return rows
 
     def _outputs(self, output: Tensor) -> Tensor:
+        if not isinstance(output, Tensor) or output.dim() == 0:
+            what = "one number" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise UnsupportedModelError(
+                [
+                    f"{plain_class(self).__name__}.forward returns {what}. Return a tensor with a row for each row of "
+                    "its input."
+                ]
+            )
         return output.reshape(output.shape[0], -1)
 
     def _head(self) -> nn.Module | None:
@@ -266,24 +282,11 @@ class SLLMRMixin(WrappedMixin):
             loss = loss / self.sllmr.processes.ranks.world
         session = self.sllmr.session
         if session is None:
-            self._warn_of_own_loop()
+            if torch.is_grad_enabled():
+                self._warn_of_own_loop()
             return loss
         extra = session.take_loss()
         return loss if extra is None else loss + extra
-
-    def _warn_of_own_loop(self) -> None:
-        """Say once that a training loop other than `fit` gets no regularizer."""
-        handle = self.sllmr
-        if handle.told_of_own_loop or not (handle.enabled and handle.config.active and torch.is_grad_enabled()):
-            return
-        handle.told_of_own_loop = True
-        warnings.warn(
-            "get_regularization_loss was called outside model.fit, so it returned the plain model's loss and the LLM's "
-            "scores add nothing. Train with model.fit, or put the pair loss into your own loop: "
-            f"{OWN_LOOP}.",
-            InactiveWarning,
-            stacklevel=3,
-        )
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
         """Pickle and copy an augmented model, too, by the class that the library knows, imported quietly."""

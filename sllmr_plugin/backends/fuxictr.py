@@ -119,7 +119,7 @@ class FuxiCTRMixin(WrappedMixin):
         x : data generator
             Of the training rows, as `fit` takes it; it holds the labels, so there is no `y`.
         """
-        self._require_checkpoints()
+        self._require_uncertainty()
         return ProbePairs.of(self._prepare({"data_generator": x})).judge(self._score_rows)
 
     def _prepare(self, arguments: dict[str, Any]) -> Usable:

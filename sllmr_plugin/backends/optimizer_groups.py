@@ -1,4 +1,9 @@
-"""Parameters that are none of the model's, as marked parts of its optimizer."""
+"""Parameters that are none of the model's, in its optimizer: in a marked group of their own where that can be.
+
+A learning rate scheduler keeps a value for every group that the optimizer had when the scheduler was made, and fails
+when there are more or fewer. So where there is a scheduler no group is added, but the parameters join one, with its
+learning rate; and until `leave_group`, a group that a scheduler has counted is emptied and not taken away.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,13 @@ from typing import Any
 
 from torch import nn
 
+_JOINED = "sllmr_joined"
+"""Key of a group of the user's: mark -> positions of the parameters that have joined it, as plain numbers, which
+copies and `state_dict` keep."""
+
 
 def sync_group(model: Any, mark: str, parameters: Iterable[nn.Parameter]) -> None:
-    """Give parameters to the model's optimizer as a group of their own, in place of what the group held.
-
-    Where a learning rate scheduler was made before, they stand at the end of the first group instead: a scheduler
-    keeps a rate, and `LambdaLR` a function, for each group that it found.
+    """Give parameters to the model's optimizer, in place of those that it was given under the same mark.
 
     Called whenever there may be a new optimizer or new parameters; does nothing where all is as it should be, or
     there is no optimizer yet.
@@ -22,47 +28,76 @@ def sync_group(model: Any, mark: str, parameters: Iterable[nn.Parameter]) -> Non
     model : wrapped or augmented model
         Its class says in `optimizer_name` where the library keeps the optimizer.
     mark : str
-        Key that tells the group from the others.
+        Key that tells the parameters from others.
     parameters : iterable of Parameter
-        None at all takes the group away.
+        None at all takes them away.
     """
     optim = getattr(model, model.optimizer_name, None)
     if optim is None:
         return
     wanted = list(parameters)
-    tail = f"{mark}_tail"
-    present = [p for group in optim.param_groups if group.get(mark) for p in group["params"]]
-    present += [p for group in optim.param_groups if group.get(tail) for p in group["params"][-group[tail] :]]
+    present = [parameter for group in optim.param_groups for parameter in _marked(group, mark)]
     if [id(parameter) for parameter in wanted] == [id(parameter) for parameter in present]:
         return
-    own = next((group for group in optim.param_groups if mark in group), None)
-    if own is not None:  # kept, be it empty: a scheduler may know it
-        for parameter in present:
-            optim.state.pop(parameter, None)
-        own["params"] = wanted
+    counted = [group for group in optim.param_groups if _is_counted(group)]
+    own = [group for group in counted if group.get(mark)]
+    if own:
+        _forget(optim, present)
+        own[0]["params"] = wanted
         return
     leave_group(model, mark)
-    first = optim.param_groups[0]
-    if wanted and "initial_lr" in first:
-        first["params"].extend(wanted)
-        first[tail] = len(wanted)
-    elif wanted:
+    if not wanted:
+        return
+    if counted:
+        _join(min(counted, key=lambda group: group.get("weight_decay", 0.0)), mark, wanted)
+    else:
         undecayed = {"weight_decay": 0.0} if "weight_decay" in optim.defaults else {}
         optim.add_param_group({"params": wanted, mark: True, **undecayed})
 
 
 def leave_group(model: Any, mark: str) -> None:
-    """Take such parameters, and what was learnt of them, out of the model's optimizer."""
+    """Take the parameters under a mark, and what was learnt of them, out of the model's optimizer."""
     optim = getattr(model, model.optimizer_name, None)
     if optim is None:
         return
-    left = []
     for group in list(optim.param_groups):
+        _forget(optim, _marked(group, mark))
         if group.get(mark):
             optim.param_groups.remove(group)
-            left += group["params"]
-        if n_tail := group.pop(f"{mark}_tail", 0):
-            left += group["params"][-n_tail:]
-            del group["params"][-n_tail:]
-    for parameter in left:
+        else:
+            _part(group, mark)
+
+
+def _forget(optim: Any, parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
         optim.state.pop(parameter, None)
+
+
+def _is_counted(group: dict[str, Any]) -> bool:
+    """Whether a scheduler keeps a value for a group: torch's leave this key when they are made."""
+    return "initial_lr" in group
+
+
+def _marked(group: dict[str, Any], mark: str) -> list[nn.Parameter]:
+    if group.get(mark):
+        return list(group["params"])
+    return [group["params"][position] for position in group.get(_JOINED, {}).get(mark, [])]
+
+
+def _join(group: dict[str, Any], mark: str, parameters: list[nn.Parameter]) -> None:
+    first = len(group["params"])
+    group["params"] = [*group["params"], *parameters]
+    group.setdefault(_JOINED, {})[mark] = list(range(first, first + len(parameters)))
+
+
+def _part(group: dict[str, Any], mark: str) -> None:
+    joined = group.get(_JOINED, {})
+    gone = set(joined.pop(mark, []))
+    if not gone:
+        return
+    kept = [position for position in range(len(group["params"])) if position not in gone]
+    group["params"] = [group["params"][position] for position in kept]
+    for other, positions in joined.items():
+        joined[other] = [kept.index(position) for position in positions]
+    if not joined:
+        del group[_JOINED]

@@ -111,7 +111,7 @@ class Processes:
         The model's forward pass with the regularizer in it.
     """
 
-    def __init__(self, model: Any, ranks: Ranks, forward: Callable[[Any], Any]) -> None:
+    def __init__(self, model: Any, ranks: Ranks, forward: Callable[..., Any]) -> None:
         self.model = model
         self.ranks = ranks
         self._rows_needed = ranks.world * (2 if batch_norms(model) else 1)  # statistics of a single row are none
@@ -126,7 +126,7 @@ class Processes:
         if ranks.rank > 0:  # equal seeds would give the rows of all processes the same masks
             torch.manual_seed((int(torch.empty((), dtype=torch.int64).random_()) + ranks.rank) % 2**63)
 
-    def forward(self, inputs: Tensor) -> Any:
+    def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run a training step's forward pass such that its backward pass adds up the gradients.
 
         Raises
@@ -140,7 +140,7 @@ class Processes:
                 f"{type(self.model).__name__}.fit makes batches of its own, so the processes would all train on the "
                 "same rows. Use the fit of DeepCTR-Torch, or train in one process."
             )
-        output = self._ddp(inputs)
+        output = self._ddp(inputs, *args, **kwargs)
         if self.model.aux_loss.requires_grad:
             raise ProcessesError(
                 "the model has set aux_loss (DIEN does with use_negsampling=True), which may be a mean over rows and "

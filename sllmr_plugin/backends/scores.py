@@ -137,7 +137,7 @@ class ScoresMixin(_Base):
             probabilities.append(probability)
             if kind not in FROM_PROBABILITY:
                 uncertainties.append(self._sampled_uncertainty(block))
-            elif self.sllmr.features.regression:  # no gate asks for it then, see `check_gate`
+            elif self.sllmr.features.regression:  # a gate that asks for none, see `check_gate`
                 uncertainties.append(torch.zeros_like(probability))
             else:
                 uncertainties.append(FROM_PROBABILITY[kind](probability))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import InactiveWarning, SLLMRError, UnsupportedModelError
-from ..handle import Handle
+from ..handle import Handle, require_sampled_uncertainty
 from ..ranks import Ranks
 from ..session import TrainingSession
 from ..usable import Usable
 from .gate_optimizer import sync_optimizer
 from .scores import ScoresMixin, plain_class
 from .shared_forward import batch_norms
+
+OWN_LOOP = "sllmr_plugin.regularizer.selective.SelectiveRegularizer takes logits, LLM scores and pairs"
+_ROUNDING = 1e-4  # a weighted sum of probabilities may be a little above 1
 
 
 class WrappedMixin(ScoresMixin):
@@ -48,11 +51,18 @@ class WrappedMixin(ScoresMixin):
         session = self.sllmr.session if self.sllmr.enabled else None
         # Not `self.training`: DeepCTR-Torch's fit leaves the model in eval mode after the first validation.
         if session is None or not torch.is_grad_enabled():
-            return super().forward(inputs, *args, **kwargs)
+            return self._watched(super().forward(inputs, *args, **kwargs))
         batch = self._rows(inputs)
         plan = session.plan(batch)
         if plan is None:
             return super().forward(inputs, *args, **kwargs)
+        by_row = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim()]
+        if by_row:
+            raise SLLMRError(
+                f"a training step calls {plain_class(self).__name__}.forward with {len(by_row)} more tensor(s) than "
+                "its input, which the rows of candidates do not have. Make them features of the model, or let "
+                "forward do without them."
+            )
         output, logit, probability = self._forward_with(inputs, batch, plan.rows, *args, **kwargs)
         if not session.outputs_checked:
             self._check_outputs(output, probability.detach())
@@ -69,11 +79,6 @@ class WrappedMixin(ScoresMixin):
         ------
         UnsupportedModelError
             If there are more outputs than tasks, or probabilities outside [0, 1].
-
-        Warns
-        -----
-        InactiveWarning
-            If the output is the same whatever the input.
         """
         width, expected = self._outputs(output).shape[1], getattr(self, "num_tasks", 1)
         if width != expected:
@@ -84,7 +89,7 @@ class WrappedMixin(ScoresMixin):
                 ]
             )
         least, greatest = (float(end) for end in probability.aminmax())
-        if not self.sllmr.features.regression and (least < 0 or greatest > 1):
+        if not self.sllmr.features.regression and (least < -_ROUNDING or greatest > 1 + _ROUNDING):
             raise UnsupportedModelError(
                 [
                     f"the model's outputs lie between {least:.3g} and {greatest:.3g} in the first step, outside [0, 1] "
@@ -92,14 +97,27 @@ class WrappedMixin(ScoresMixin):
                     "binary_crossentropy, or build a DeepCTR-Torch model with task='regression'."
                 ]
             )
-        if len(probability) > 1 and greatest - least <= torch.finfo(probability.dtype).eps * max(abs(greatest), 1e-30):
-            warnings.warn(
-                f"all {len(probability)} outputs of the first step are {greatest:.6g}: at its initial scale the model "
-                "does not depend on its input, and learns next to nothing from clicks or pairs until that changes. If "
-                "the loss does not fall in the next epochs, build it with larger embeddings (init_std=0.01).",
-                InactiveWarning,
-                stacklevel=2,
-            )
+
+    def _watched(self, output: Any) -> Any:
+        """Return an output of a pass outside of `fit`; its backward pass is a training loop other than `fit`."""
+        if self.training and torch.is_grad_enabled() and not self.sllmr.told_of_own_loop:
+            for tensor in output.values() if isinstance(output, Mapping) else [output]:
+                if isinstance(tensor, Tensor) and tensor.requires_grad:
+                    tensor.register_hook(lambda _: self._warn_of_own_loop())
+        return output
+
+    def _warn_of_own_loop(self) -> None:
+        """Say once that a training loop other than `fit` gets no regularizer."""
+        handle = self.sllmr
+        if handle.told_of_own_loop or handle.session is not None or not (handle.enabled and handle.config.active):
+            return
+        handle.told_of_own_loop = True
+        warnings.warn(
+            "a training step was made outside model.fit, so it is the plain model's and the LLM's scores add nothing. "
+            f"Train with model.fit, or put the pair loss into your own loop: {OWN_LOOP}.",
+            InactiveWarning,
+            stacklevel=3,
+        )
 
     def _batch_norms(self) -> list[_BatchNorm]:
         """Return the modules that keep batch statistics, looked up once a training."""
@@ -118,7 +136,7 @@ class WrappedMixin(ScoresMixin):
     def _open_session(self, arguments: dict[str, Any]) -> TrainingSession:
         handle = self.sllmr
         if handle.gate.uses_uncertainty:
-            self._require_checkpoints()
+            self._require_uncertainty()
         seed = handle.config.seed if handle.config.seed is not None else torch.initial_seed()
         # Another call of fit goes on with other draws: training epoch by epoch must not repeat the first.
         handle.n_fits += 1
@@ -136,7 +154,10 @@ class WrappedMixin(ScoresMixin):
             ranks=ranks,
         )
 
-    def _require_checkpoints(self) -> None:
+    def _require_uncertainty(self) -> None:
+        """Raise `SLLMRError` if the uncertainty that the settings name cannot be had."""
+        if self.sllmr.features.regression:
+            require_sampled_uncertainty(self.sllmr.config)
         if self.sllmr.config.uncertainty == "ensemble" and not self.sllmr.checkpoints:
             raise SLLMRError(
                 "uncertainty='ensemble' has no checkpoints to compare. Call model.sllmr.set_ensemble([...]) first."

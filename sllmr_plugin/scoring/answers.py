@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import AnswerError
+from .answer_text import final_answer
 from .loose_json import Array, Number, Object, String, Value, find_json
 from .request import ScoredAnswer, ScoringRequest
 from .schema import ID_KEYS, LABEL, SCORE_KEY
 
 _NUMBER = re.compile(r"\s*([-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*")
+_INTEGER = re.compile(LABEL.pattern.replace("([0-9]", "([-+]?[0-9]"), re.IGNORECASE)  # also of no candidate
 _SHOWN_CHARACTERS = 40
 
 Entry = tuple[Value, Value]  # what an answer gives as a label, and as its score
@@ -39,9 +41,10 @@ def parse_scores(text: str, request: ScoringRequest) -> ScoredAnswer:
 
     Understood are ``{"scores": {"1": 0.4, ...}}``, the same without the outer object, and a list of
     ``{"id": 1, "score": 0.4}`` objects or ``[1, 0.4]`` pairs, also one object a line; with prose or code fences around
-    them, with numbers as strings, and whatever else `find_json` forgives. Of several such values in a text the
-    one that names the most candidates counts, the last of them if there are more: models that think aloud end with
-    their answer. An answer that was cut off gives its complete entries, the other candidates are missing.
+    them, with numbers as strings, and whatever else `find_json` forgives. Of thoughts nothing is read (`answer_span`).
+    Of several such values in a text the one that names the most candidates counts, the last of them if there are more:
+    models that think aloud end with their answer. An answer that was cut off gives its complete entries, the
+    other candidates are missing.
 
     Labels other than those of the request's candidates are dropped and counted. A label that comes up again is
     counted, its first score stands. A score of null is a missing score.
@@ -61,8 +64,9 @@ def parse_scores(text: str, request: ScoringRequest) -> ScoredAnswer:
     Raises
     ------
     AnswerError
-        If a candidate's score is no finite number in [0, 1], or no candidate is scored at all. The
-        message says so in words that a model can act on.
+        If a candidate's score is no finite number in [0, 1], no candidate is scored at all, the labels are shifted
+        (`check_labels`), scores that follow the answer contradict it, or a thought has no end. The message says so in
+        words that a model can act on.
 
     Examples
     --------
@@ -70,7 +74,7 @@ def parse_scores(text: str, request: ScoringRequest) -> ScoredAnswer:
     >>> parse_scores('Here you are: ```{"scores": {"1": 0.9, "3": "0.25", "7": 1, "2": 0.', request)
     ScoredAnswer(scores={'i1': 0.9, 'i3': 0.25}, missing=('i2',), n_unasked=1, n_duplicates=0)
     """
-    read = read_scores(text, len(request.item_ids))
+    read = read_scores(final_answer(text), len(request.item_ids))
     by_position = {position: number.value for position, number in read.numbers.items()}
     return answer_of(by_position, request, read.n_unasked, read.n_duplicates)
 
@@ -90,8 +94,9 @@ def answer_of(
 
 
 def read_scores(text: str, n_candidates: int) -> ReadScores:
-    """Read the scores of an answer by position in the prompt; `parse_scores` says how."""
+    """Read the scores of an answer without thoughts by position in the prompt; `parse_scores` says how."""
     entries = _score_entries(text, n_candidates)
+    check_labels([label for label, _ in entries], n_candidates)
     numbers: dict[int, Number] = {}
     n_unasked = n_duplicates = 0
     for label, score in entries:
@@ -121,13 +126,100 @@ def position_of(label: Value, n_candidates: int) -> int | None:
     return int(number) - 1 if number.is_integer() and 1 <= number <= n_candidates else None
 
 
-def fullest(answers: list[list[Entry]], n_candidates: int) -> list[Entry]:
-    """Return the answer that names the most candidates, the last of them if there are more; [] of none."""
+def check_labels(labels: Sequence[Value], n_candidates: int) -> None:
+    """Refuse labels that are not the candidates' own, so that no score goes to a neighbour.
+
+    Of a model that counts from 0 every label but the first is another candidate's. So labels are refused if 0 is among
+    them, if M + 1 is and 1 is not, if they all lie in a range of M that is not 1 to M, or if some candidate is not
+    named and most of the labels are no candidate's.
+
+    Parameters
+    ----------
+    labels : sequence of Value
+        All that an answer names.
+    n_candidates : int
+        M.
+
+    Raises
+    ------
+    AnswerError
+        If they are such labels.
+    """
+    named = {number for label in labels if (number := _integer(label)) is not None}
+    strange = [number for number in named if not 1 <= number <= n_candidates]
+    n_asked = len(named) - len(strange)
+    if not strange or not n_asked:
+        return
+    low, high = min(named), max(named)
+    counts_from_two = n_candidates + 1 in named and 1 not in named
+    mostly_strange = n_asked < min(len(strange), n_candidates)
+    if 0 in named or counts_from_two or high - low < n_candidates or mostly_strange:
+        raise AnswerError(
+            f"the labels {low} to {high} are not those of the candidates. Answer again with the labels from 1 to "
+            f"{n_candidates} as they stand before the titles, each exactly once."
+        )
+
+
+def _integer(label: Value) -> int | None:
+    if isinstance(label, Number):
+        return int(label.value) if label.value.is_integer() else None
+    match = _INTEGER.fullmatch(label.value) if isinstance(label, String) else None
+    return None if match is None else int(match[1])
+
+
+def fullest(
+    answers: list[list[Entry]], n_candidates: int, contradicts: Callable[[list[Entry], list[Entry]], bool]
+) -> list[Entry]:
+    """Return the answer that names the most candidates, the last of them if there are more; [] of none.
+
+    Parameters
+    ----------
+    answers : list of list of Entry
+        In the order in which they stand in the text.
+    n_candidates : int
+        M.
+    contradicts : callable
+        Tells whether a later answer says something else than the fullest one, as a correction does.
+
+    Raises
+    ------
+    AnswerError
+        If one that follows contradicts it.
+    """
 
     def n_named(entries: list[Entry]) -> int:
         return len({position_of(label, n_candidates) for label, _ in entries} - {None})
 
-    return max(reversed(answers), key=n_named, default=[])
+    best = max(reversed(range(len(answers))), key=lambda number: n_named(answers[number]), default=None)
+    if best is None:
+        return []
+    for later in answers[best + 1 :]:
+        if contradicts(answers[best], later):
+            raise AnswerError("it holds two answers that differ. Give one answer with all candidates, and no draft.")
+    return answers[best]
+
+
+def statements(text: str, n_candidates: int) -> list[list[Object | Array]]:
+    """Return the JSON values of a text in the order in which they end, those that make up one answer together.
+
+    That are objects that speak of one candidate each; where one names a candidate again, as after a draft, the next
+    answer begins. Any other value is an answer of its own.
+    """
+    found: list[tuple[int, list[Object | Array]]] = []
+    together, named = -1, set[int | None]()
+    for number, value in enumerate(find_json(text)):
+        label = entry_label(value)
+        position = None if label is None else position_of(label, n_candidates)
+        if label is None:
+            found.append((number, [value]))
+        elif together < 0 or position in named:
+            together, named = len(found), {position} - {None}
+            found.append((number, [value]))
+        else:  # remarks may stand between the objects
+            found[together][1].append(value)
+            found[together] = number, found[together][1]
+            named |= {position} - {None}
+    return [values for _, values in sorted(found, key=lambda statement: statement[0])]
 
 
 def entry_label(value: Value) -> Number | String | None:
@@ -163,15 +255,27 @@ def _score_number(label: Value, score: Value) -> Number:
 
 
 def _score_entries(text: str, n_candidates: int) -> list[Entry]:
-    answers: list[list[Entry]] = []
-    one_by_one: list[Entry] = []  # objects with one entry each belong together
-    for value in find_json(text):
-        entries = list(_entries(value, n_candidates))
-        if entry_label(value) is not None:
-            one_by_one += entries
-        else:
-            answers.append(entries)
-    return fullest([*answers, one_by_one], n_candidates)
+    answers = [
+        [entry for value in values for entry in _entries(value, n_candidates)]
+        for values in statements(text, n_candidates)
+    ]
+
+    def contradicts(answer: list[Entry], later: list[Entry]) -> bool:
+        said = {position_of(label, n_candidates): _said(score) for label, score in reversed(answer)}
+        return any(
+            _said(score) not in (None, said.get(position))
+            for label, score in later
+            if (position := position_of(label, n_candidates)) is not None and position in said
+        )
+
+    return fullest(answers, n_candidates, contradicts)
+
+
+def _said(score: Value) -> object:
+    """Return a score's number, or what else stands there."""
+    if isinstance(score, String):
+        return float(match[1]) if (match := _NUMBER.fullmatch(score.value)) else score.value
+    return score.value if isinstance(score, Number) else score
 
 
 def _entries(value: Value, n_candidates: int) -> Iterator[Entry]:
@@ -197,9 +301,21 @@ def named(value: Object, name: str) -> Value:
     return next((found for key, found in value.pairs if isinstance(key, String) and key.value == name), None)
 
 
+def only_one(value: Object, name: str) -> Object | Array | None:
+    """Return the list or object under a key that has a name in it, None if there is none; refuse several of them."""
+    found = [
+        inner
+        for key, inner in value.pairs
+        if isinstance(key, String) and name in key.value.lower() and isinstance(inner, Object | Array)
+    ]
+    if len(found) > 1:
+        raise AnswerError(f"it has {len(found)} {name}s that may be the answer. Give one answer, and no draft.")
+    return found[0] if found else None
+
+
 def _unwrapped(value: Object, n_candidates: int) -> Value:
     """Return what stands under ``scores``, or the only list or object of an object without labels."""
-    if isinstance(scores := named(value, "scores"), Object | Array):
+    if (scores := only_one(value, "score")) is not None:
         return scores
     if any(position_of(key, n_candidates) is not None for key, _ in value.pairs):
         return None

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from .conversation import Conversation, Question
 from .ledger_file import LedgerAnswer
+from .limits import Quota
 from .openai_client import Completion
 from .prices import Price
 from .server_form import ServerForm
@@ -28,6 +29,11 @@ class Client(Protocol):
     form: ServerForm
     answered: bool
 
+    @property
+    def quota(self) -> Quota | None:
+        """What the server has told last of what may be asked."""
+        ...
+
     async def complete(self, messages: list, n_candidates: int, parameters: dict) -> Completion:
         """Ask once; raise `ServerError` if no answer comes."""
         ...
@@ -48,6 +54,11 @@ class Asker(Protocol):
 
     address: str
     form: ServerForm
+
+    @property
+    def quota(self) -> Quota | None:
+        """What the server has told last of what may be asked."""
+        ...
 
     async def ask(self, question: Question) -> LedgerAnswer:
         """Ask once, and read the answer; raise `ServerError` if none comes."""
@@ -92,6 +103,11 @@ class ServerAsker:
     async def ask(self, question: Question) -> LedgerAnswer:
         """Ask once, and read the answer; raise `ServerError` if none comes."""
         return self.read(question, await self.complete(question))
+
+    @property
+    def quota(self) -> Quota | None:
+        """The client's."""
+        return self._client.quota
 
     async def complete(self, question: Question) -> Completion:
         """Ask once; raise `ServerError` if no answer comes."""

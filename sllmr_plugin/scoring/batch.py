@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import io
-import json
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import PriceError, ScoringStoppedError, ServerError
+from ..errors import ScoringStoppedError, ServerError
+from .batch_file import FIRST_UNLIMITED, MOST_REQUESTS, BatchSize, read_lines, says_queue_is_full, written_line
+from .budget import AnswerLengths
 from .conversation import Conversation, Question, R
 from .ledger import Ledger
 from .ledger_file import Refusal
@@ -22,14 +22,12 @@ from .limits import backoff
 from .openai_client import OpenAIClient
 from .partitions import PartitionFiles, merge_partitions, partition_folder
 from .prices import Price, estimate_tokens
+from .run import check_price, in_a_loop
 from .run_summary import RunLimits, RunSummary
 from .runner import UNUSABLE_IN_A_ROW
 from .server_errors import OF_ONE_REQUEST, OF_THE_FORM
 from .server_form import FormSearch, ServerForm
 
-_MOST_REQUESTS = 50_000  # of one batch, at OpenAI
-_MOST_BYTES = 150_000_000
-_GUESSED_COMPLETION = 1000
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _SEARCHED = 500  # batches of the account among which to look for one of ours
 
@@ -43,7 +41,7 @@ def run_batches(
     limits: RunLimits | None = None,
     price: Price | None = None,
     poll_seconds: float = 30.0,
-    most_requests: int = _MOST_REQUESTS,
+    most_requests: int = MOST_REQUESTS,
     verbose: bool = True,
 ) -> RunSummary:
     """Ask all requests through a server's Batch API.
@@ -81,15 +79,13 @@ def run_batches(
         command finds it.
     """
     limits = limits or RunLimits()
-    if limits.max_cost is not None and price is None:
-        raise PriceError(
-            f"the price of {questions.model} is not known, so no cost can be capped. Add it to a copy of the file of "
-            "prices and give that with --prices."
-        )
+    check_price(questions, limits, price)
     merge_partitions(ledger, PartitionFiles(partition_folder(ledger.path)))
-    return asyncio.run(
-        _Batches(requests, questions, client, ledger, limits, price, poll_seconds, most_requests, verbose).main()
-    )
+    batches = _Batches(requests, questions, client, ledger, limits, price, poll_seconds, most_requests, verbose)
+    try:
+        return in_a_loop(batches.main, batches.interrupt)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 class _Batches:
@@ -107,12 +103,14 @@ class _Batches:
     ) -> None:
         self._requests, self._questions, self._client, self._ledger = requests, questions, client, ledger
         self._limits, self._price = limits, price
-        self._poll_seconds, self._most_requests, self._verbose = poll_seconds, most_requests, verbose
+        self._poll_seconds, self._verbose = poll_seconds, verbose
         self._summary = RunSummary()
         self._library = client.library
         self._refused: list[tuple[Question, int, ServerError]] = []  # of the batch that is being read
+        self._size = BatchSize(most_requests)
 
     async def main(self) -> RunSummary:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         start = self._ledger.spent()
         fruitless = 0
         self._client.form = self._ledger.form_of(self._client.address, self._questions.model) or ServerForm()
@@ -122,7 +120,10 @@ class _Batches:
             while True:
                 pending = self._pending()
                 for token, batch_id in self._ledger.open_batches():
-                    fruitless = 0 if await self._finish(token, batch_id, pending) else fruitless + 1
+                    most = self._size.tokens
+                    fruitful = await self._finish(token, batch_id, pending)
+                    if self._size.tokens == most:
+                        fruitless = 0 if fruitful else fruitless + 1
                 pending = self._pending()
                 chunk = self._affordable(pending)
                 if not chunk:
@@ -145,6 +146,11 @@ class _Batches:
                 f"Have them asked again with `sllmr ledger forget-refused {self._ledger.path}` once that is changed"
             )
         return summary
+
+    def interrupt(self) -> None:
+        """Stop waiting; safe in any thread. The batch goes on at the server."""
+        if self._task is not None:
+            self._loop.call_soon_threadsafe(self._task.cancel)
 
     def _pending(self) -> dict[str, Question]:
         """Return the questions that have no answer, by key; count the requests on the way."""
@@ -170,22 +176,22 @@ class _Batches:
         """Return questions for one batch, each with its highest cost and its line of the file."""
         left = None if self._limits.max_cost is None else self._limits.max_cost - self._ledger.spent()
         chunk: list[tuple[Question, float, bytes]] = []
-        size = 0
+        written = self._ledger.completions(self._questions.model)
+        size = total_tokens = 0
         for question in pending.values():
-            longest = question.parameters["max_tokens"] or _GUESSED_COMPLETION
-            cost = self._price.cost(estimate_tokens(question.messages), longest) if self._price else 0.0
+            limit, tokens = question.parameters["max_tokens"], estimate_tokens(question.messages)
+            cost = self._price.cost(tokens, limit or AnswerLengths(written).longest) if self._price else 0.0
+            unknown = limit is None and not written.number and left is not None
+            total_tokens += tokens
+            if unknown and len(chunk) == FIRST_UNLIMITED:
+                break
             if left is not None and cost > left:
                 self._summary.stopped = "max_cost" if not chunk else None
                 break
-            line = {
-                "custom_id": question.key,
-                "method": "POST",
-                "url": "/v1/chat/completions",
-                "body": self._client.body(question.messages, question.request.n_candidates, question.parameters),
-            }
-            text = json.dumps(line).encode() + b"\n"
+            body = self._client.body(question.messages, question.request.n_candidates, question.parameters)
+            text = written_line(question.key, body)
             size += len(text)
-            if len(chunk) == self._most_requests or size > _MOST_BYTES:
+            if not self._size.allows(len(chunk) + 1, size, total_tokens):
                 break
             left = None if left is None else left - cost
             chunk.append((question, cost, text))
@@ -212,6 +218,10 @@ class _Batches:
         try:
             batch = await self._call(make_unless_there)
         except ScoringStoppedError as error:
+            if says_queue_is_full(str(error)):
+                await asyncio.wrap_future(self._ledger.close_batch(token))
+                self._make_smaller([question for question, _, _ in chunk], str(error))
+                return
             if isinstance(error.__cause__, ServerError) and error.__cause__.kind in ("refused", "hopeless"):
                 await asyncio.wrap_future(self._ledger.close_batch(token))
             raise
@@ -241,6 +251,10 @@ class _Batches:
             await asyncio.wrap_future(self._ledger.close_batch(token))
             told = getattr(batch.errors, "data", None) or []
             problems = "; ".join(str(getattr(one, "message", one)) for one in told) or "it does not say why"
+            codes = " ".join(str(getattr(one, "code", "")) for one in told)
+            if says_queue_is_full(f"{codes} {problems}"):
+                self._make_smaller([pending[key] for key in marks if key in pending], problems)
+                return False
             cause = self._client.refusal(400, problems).cause
             other = self._search.next(self._client.form, cause, guess=False) if cause in OF_THE_FORM else None
             if other is None:
@@ -250,7 +264,7 @@ class _Batches:
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id:
                 response = await self._call(functools.partial(self._library.files.content, file_id))
-                for entry in _lines(response.content):
+                for entry in read_lines(response.content):
                     await self._merge(entry, marks, pending)
         received = self._summary.asked - before
         settled, why = await self._settle_refused(received > 0)
@@ -302,6 +316,17 @@ class _Batches:
             return len(done), f"the server refuses the requests of a batch; the last problem: {others[0]}"
         self._client.form = other
         return len(done), None
+
+    def _make_smaller(self, questions: Sequence[Question], said: str) -> None:
+        """Have the next batches be smaller than one that the server found too large for its queue."""
+        said = self._client.scrub(said)
+        if len(questions) < 2:
+            raise self._stopped(
+                f"the server takes no batch of even one request now: {said}. Wait until other batches of the account "
+                "have ended"
+            )
+        self._size.lower(sum(estimate_tokens(question.messages) for question in questions), said)
+        self._bar.write(f"the server takes no batch of {len(questions)} requests; the next is smaller", sys.stderr)
 
     async def _ended(self, batch_id: str) -> Any:
         while True:
@@ -363,7 +388,8 @@ class _Batches:
             except Exception as error:
                 problem = self._client.failure(error)
             failures += 1
-            if problem.kind in ("refused", "hopeless") or failures > self._limits.retries:
+            refused = problem.kind in ("refused", "hopeless") or says_queue_is_full(str(problem))
+            if refused or failures > self._limits.retries:
                 raise self._stopped(f"{problem}") from problem
             await asyncio.sleep(backoff(failures, problem.retry_after))
 
@@ -372,12 +398,3 @@ class _Batches:
             f"stopped: {why}; then run the same command again ({self._summary.asked} answers of this run are in "
             f"{self._ledger.path})."
         )
-
-
-def _lines(content: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file; a line that is none is passed over and asked again."""
-    for line in content.decode("utf-8", "replace").splitlines():
-        with contextlib.suppress(ValueError):
-            entry = json.loads(line)
-            if isinstance(entry, dict):
-                yield entry

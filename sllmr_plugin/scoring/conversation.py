@@ -7,11 +7,11 @@ import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from ..errors import AnswerError, ConfigError, PromptCutWarning, ServerError
-from .ledger_file import LedgerAnswer, Refusal, ledger_key
+from .ledger_file import Completions, LedgerAnswer, Refusal, ledger_key
 from .openai_client import Completion
 from .prices import is_cut
 from .prompts import ask_again
@@ -40,6 +40,8 @@ _CUT = (
     "answer is about the rest. Start it with a longer context (llama.cpp: -c, Ollama: num_ctx), or ask less at a time: "
     "--history-length, and --per-user of sllmr candidates."
 )
+
+_IN_THE_CONTENT = "Write the answer itself as the message's content, behind short thoughts."
 
 
 class Request(Protocol):
@@ -73,6 +75,10 @@ class Answers(Protocol):
 
     def refusal(self, key: str) -> Refusal | None:
         """Return how a question was refused for good, or None."""
+        ...
+
+    def completions(self, model: str) -> Completions:
+        """Return how long a model's answers without a limit are."""
         ...
 
 
@@ -160,6 +166,19 @@ class Conversation(ABC, Generic[R]):
     def understood(self, completion: Completion, request: R) -> dict[str, Any]:
         """Return the fields of `LedgerAnswer` that an answer's content fills; raise `AnswerError` if it has none."""
 
+    @abstractmethod
+    def reread(self, answer: LedgerAnswer, request: R) -> dict[str, Any]:
+        """Return what `understood` makes of a stored answer today, as far as it changes; raise `AnswerError` too."""
+
+    def today(self, answer: LedgerAnswer, request: R) -> LedgerAnswer:
+        """Return a stored answer as it is read today: what an older version took for an answer may be none."""
+        if not answer.ok:
+            return answer
+        try:
+            return replace(answer, **self.reread(answer, request))
+        except AnswerError as problem:
+            return replace(answer, scores=None, error=str(problem))
+
     def first(self, request: R) -> Question[R]:
         """Return the first question about a request."""
         messages, parameters = self.messages(request), self.parameters(request)
@@ -186,6 +205,10 @@ class Conversation(ABC, Generic[R]):
             content = self.understood(completion, question.request)
         except AnswerError as problem:
             error = f"{problem}"
+            if completion.beside:
+                error = f"the answer is empty, what was written lies in {completion.beside}. {_IN_THE_CONTENT}"
+            elif completion.broken_off:
+                error = f'the server ended the answer ("{completion.broken_off}"). {error}'
             if completion.cut_off:
                 error = f"the answer was cut off after {completion.completion_tokens} tokens: be brief. {error}"
         return LedgerAnswer(
@@ -259,7 +282,7 @@ class Conversation(ABC, Generic[R]):
                 break
             if spending is not None:
                 spending.add(found, question.messages)
-            answer = found
+            answer = self.today(found, request)
             question = None if answer.ok else self.next(question, answer)
         return question, answer
 

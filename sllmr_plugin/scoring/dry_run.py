@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .conversation import Answers, Conversation, R
-from .ledger_file import Refusal
+from .ledger_file import Completions, Refusal
 from .prices import Price, estimate_tokens
 
 
@@ -26,6 +26,8 @@ class Estimate:
         USD for these tokens; None if the price is not known.
     first : list of list of dict
         The messages of the first requests.
+    assumed : str
+        What the length of an answer is taken to be.
     """
 
     requests: int
@@ -35,6 +37,7 @@ class Estimate:
     completion_tokens: int
     cost: float | None
     first: list[list[dict[str, str]]]
+    assumed: str
 
     def __str__(self) -> str:
         lines = []
@@ -48,8 +51,8 @@ class Estimate:
         lines.append(
             f"{self.requests} requests, {self.known} of them answered in the ledger{refused}; to be asked: "
             f"{self.requests - self.known - self.refused}\nabout {self.prompt_tokens} prompt tokens and "
-            f"{self.completion_tokens} completion tokens: {money}\n(tokens are guessed from characters; answers that "
-            "have to be asked for again come on top. Nothing was sent.)"
+            f"{self.completion_tokens} completion tokens: {money}\n(tokens are guessed from characters; "
+            f"{self.assumed}; answers that have to be asked for again come on top. Nothing was sent.)"
         )
         return "\n".join(lines)
 
@@ -79,6 +82,8 @@ def estimate(
     """
     n_requests = known = refused = prompt_tokens = completion_tokens = 0
     first: list[list[dict[str, str]]] = []
+    written = None if ledger is None else ledger.completions(questions.model)
+    unlimited = False
     for request in requests:
         n_requests += 1
         question, last = (questions.first(request), None) if ledger is None else questions.replay(request, ledger)
@@ -90,6 +95,26 @@ def estimate(
             known += 1
         else:
             prompt_tokens += estimate_tokens(question.messages)
-            completion_tokens += questions.expected_completion(request)
+            expected = questions.expected_completion(request)
+            if question.parameters["max_tokens"] is None:
+                unlimited = True
+                expected = round(written.mean) if written is not None and written.number else expected
+            completion_tokens += expected
     cost = price.cost(prompt_tokens, completion_tokens) if price else None
-    return Estimate(n_requests, known, refused, prompt_tokens, completion_tokens, cost, first)
+    assumed = _assumed(unlimited, written)
+    return Estimate(n_requests, known, refused, prompt_tokens, completion_tokens, cost, first, assumed)
+
+
+def _assumed(unlimited: bool, written: Completions | None) -> str:
+    if not unlimited:
+        return "an answer is taken to be as long as one that keeps to the form"
+    if written is None or not written.number:
+        return (
+            "an answer is taken to be as long as one that keeps to the form and nothing else. There is no limit "
+            "(--max-tokens none), and a model that thinks before it answers writes many times as much: ask about few "
+            "first, then this counts from what they had"
+        )
+    return (
+        f"an answer is taken to have {written.mean:.0f} tokens, the mean of the {written.number} without a limit in "
+        f"the ledger, of which the longest has {written.longest}"
+    )

@@ -15,10 +15,12 @@ from filelock import FileLock, Timeout
 from ..errors import LedgerError
 from .ledger_file import (
     COLUMNS,
+    Completions,
     LedgerAnswer,
     Refusal,
     connect,
     find_answer,
+    find_completions,
     find_refusal,
     ledger_failure,
     now,
@@ -115,6 +117,10 @@ class Ledger:
             "(SELECT coalesce(sum(estimated_cost), 0) FROM unanswered)"
         )
         return float(self._reader.execute(query).fetchone()[0])
+
+    def completions(self, model: str) -> Completions:
+        """Return how long a model's answers without a limit are."""
+        return find_completions(self._reader, model)
 
     def mark_sent(self, key: str, user_id: str, estimated_cost: float = 0.0) -> tuple[int, Future[None]]:
         """Note that a request is about to be sent; send it when the note is committed.

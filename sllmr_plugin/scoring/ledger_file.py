@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import LedgerError
 
@@ -222,6 +222,10 @@ class LedgerReader:
         """Return how a question was refused for good, or None."""
         return find_refusal(self.connection, self.path, key)
 
+    def completions(self, model: str) -> Completions:
+        """Return how long a model's answers without a limit are."""
+        return find_completions(self.connection, model)
+
     def close(self) -> None:
         """Let go of the file."""
         self.connection.close()
@@ -258,6 +262,32 @@ def add_later_tables(connection: sqlite3.Connection, what: str = "TABLE") -> Non
     for name, columns in _LATER_TABLES.items():
         if name not in there:
             connection.execute(f"CREATE {what} IF NOT EXISTS {name} {columns}")
+
+
+class Completions(NamedTuple):
+    """A model's answers without a limit of their length.
+
+    Attributes
+    ----------
+    longest : int
+        Tokens.
+    number : int
+    mean : float
+        Tokens.
+    """
+
+    longest: int
+    number: int
+    mean: float
+
+
+def find_completions(connection: sqlite3.Connection, model: str) -> Completions:
+    """Return how long a model's answers without a limit are."""
+    query = (
+        "SELECT coalesce(max(completion_tokens), 0), count(*), coalesce(avg(completion_tokens), 0) FROM answers "
+        "WHERE model = ? AND request LIKE '%\"max_tokens\": null%'"
+    )
+    return Completions(*connection.execute(query, (model,)).fetchone())
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import LogprobsError
+from .answer_text import answer_span
 from .answers import answer_of, read_scores
 from .loose_json import Number
 from .request import ScoredAnswer, ScoringRequest
@@ -19,7 +20,9 @@ _PLAIN = re.compile(r"[0-9]*\.?[0-9]+")
 _BEGINNING = re.compile(r"[0-9]*\.?[0-9]*")
 
 
-def expected_scores(tokens: Sequence[Mapping[str, Any]] | None, request: ScoringRequest) -> ScoredAnswer:
+def expected_scores(
+    tokens: Sequence[Mapping[str, Any]] | None, request: ScoringRequest, answer: str | None = None
+) -> ScoredAnswer:
     r"""Return the mean of the scores that the model might have written, in place of the one that it wrote.
 
     A model that writes 0.8 may have been about to write 0.7. The alternatives of each token of a number say how
@@ -41,6 +44,9 @@ def expected_scores(tokens: Sequence[Mapping[str, Any]] | None, request: Scoring
         ``bytes``.
     request : ScoringRequest
         What the model was asked.
+    answer : str, optional
+        The text of the answer. Servers that keep thoughts apart from it may give the tokens of both; only those
+        of the answer count.
 
     Returns
     -------
@@ -52,16 +58,18 @@ def expected_scores(tokens: Sequence[Mapping[str, Any]] | None, request: Scoring
     AnswerError
         As `parse_scores`.
     LogprobsError
-        If the tokens are not of that form, or no score has an alternative, so that there is nothing to average.
+        If the tokens are not of that form, do not spell the answer, or no score has an alternative, so that there is
+        nothing to average.
     """
     if not tokens:
         raise LogprobsError(
             "the server returned no log-probabilities. Ask it for logprobs and top_logprobs, or score without them."
         )
-    answer = [_Token.read(token) for token in tokens]
-    text = "".join(token.text for token in answer)
-    starts = list(itertools.accumulate((len(token.text) for token in answer), initial=0))
-    read = read_scores(text, len(request.item_ids))
+    read_tokens = [_Token.read(token) for token in tokens]
+    text = "".join(token.text for token in read_tokens)
+    starts = list(itertools.accumulate((len(token.text) for token in read_tokens), initial=0))
+    start, end = _span(text, answer)
+    read = read_scores(" " * start + text[start:end], len(request.item_ids))  # the numbers' places are those in `text`
     plain = {
         position: number
         for position, number in read.numbers.items()
@@ -72,8 +80,8 @@ def expected_scores(tokens: Sequence[Mapping[str, Any]] | None, request: Scoring
     any_alternative = False
     for position, number in plain.items():
         parts = slice(bisect_right(starts, number.start) - 1, bisect_left(starts, number.end))
-        any_alternative |= any(other != token.text for token in answer[parts] for other, _ in token.alternatives)
-        steps = _steps(text, number, decimals, answer[parts], starts[parts])
+        any_alternative |= any(other != token.text for token in read_tokens[parts] for other, _ in token.alternatives)
+        steps = _steps(text, number, decimals, read_tokens[parts], starts[parts])
         expected[position] = _mean(number.value, steps)
     if not any_alternative:
         raise LogprobsError(
@@ -81,6 +89,22 @@ def expected_scores(tokens: Sequence[Mapping[str, Any]] | None, request: Scoring
             "without log-probabilities."
         )
     return answer_of(expected, request, read.n_unasked, read.n_duplicates)
+
+
+def _span(text: str, answer: str | None) -> tuple[int, int]:
+    """Return where the answer stands among the tokens' bytes."""
+    decoded = text.encode("latin-1").decode("utf-8", "surrogateescape")
+    if answer is None:
+        answer = decoded
+    at = decoded.rfind(answer)
+    if at < 0:
+        raise LogprobsError(
+            "the log-probabilities are those of another text than the answer. Use a server that returns those of "
+            "the answer's tokens, or score without log-probabilities."
+        )
+    start, end = answer_span(answer)
+    n_before, n_behind = (len(decoded[: at + n].encode("utf-8", "surrogateescape")) for n in (start, end))
+    return n_before, n_behind
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,24 @@ def find_json(text: str) -> Iterator[Object | Array]:
         found = _read(text, bracket.start())
         position = bracket.start() + 1
         if found is not None:
-            value, position = found
+            value, position, _ = found
             yield value
+
+
+def json_spans(text: str, *, cut: bool = False) -> list[tuple[int, int]]:
+    """Return where in a text the values of `find_json` stand.
+
+    With `cut` that are all of them, else those that have an end, and one without that stands at the beginning.
+    """
+    spans = []
+    position = 0
+    while (bracket := _BRACKET.search(text, position)) is not None:
+        found = _read(text, bracket.start())
+        position = bracket.start() + 1
+        if found is not None and (cut or found[2] or not text[: bracket.start()].strip()):
+            position = found[1]
+            spans.append((bracket.start(), position))
+    return spans
 
 
 class _Open:
@@ -118,8 +134,8 @@ class _Open:
         return Object(tuple(zip(self.values[::2], self.values[1::2], strict=False)))  # type: ignore[arg-type]
 
 
-def _read(text: str, start: int) -> tuple[Object | Array, int] | None:
-    """Read the value whose bracket stands at `start`; None if it is not JSON."""
+def _read(text: str, start: int) -> tuple[Object | Array, int, bool] | None:
+    """Read the value whose bracket stands at `start`: it, its end, and whether it has one. None if it is not JSON."""
     stack: list[_Open] = []
     position = start
     while True:
@@ -131,7 +147,7 @@ def _read(text: str, start: int) -> tuple[Object | Array, int] | None:
         if kind == "cut" or (kind == "number" and at_end):
             if _MAYBE_COMMA_DECIMAL.search(text):
                 stack[-1].forget_number()
-            return _all_closed(stack), len(text)
+            return _all_closed(stack), len(text), False
         if kind == "open":
             if len(stack) == _DEEPEST or (stack and not stack[-1].takes_value()):
                 return None
@@ -146,7 +162,7 @@ def _read(text: str, start: int) -> tuple[Object | Array, int] | None:
             if "{[".index(top.bracket) != "}]".index(token["close"]) or (top.bracket == "{" and len(top.values) % 2):
                 return None
             if not stack:
-                return top.closed(), position
+                return top.closed(), position, True
             stack[-1].add(top.closed())
         else:
             value = _scalar(token)

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ServerError
+from .answer_text import how_it_ended, read_message, token_logprobs
+from .connections import Connections
+from .limits import Quota
 from .prices import estimate_tokens
 from .schema import AnswerForm, SchemaLimits, breaks_bounds, response_format
 from .secrets import key_remover, named_secrets, scrubber
 from .server_errors import OF_THE_FORM, ErrorReader
 from .server_form import FormSearch, ServerForm
 
-_LIBRARY_PARAMETERS = ("model", "messages", "temperature", "logprobs", "top_logprobs")
 _LARGEST_COUNT = 2**53
 # A request that a server does not understand comes back with one of these, in whatever words.
 _NOT_UNDERSTOOD = (400, 404, 415, 422, 500, 501)
@@ -44,6 +46,11 @@ class Completion:
         ``choices[0].logprobs.content``, where the server gives it.
     declined : bool
         Whether the server marks the text as a refusal.
+    broken_off : str or None
+        Why the server ended the answer before its end, other than for the limit: ``"content_filter"`` or another of its
+        words.
+    beside : str or None
+        Where what the model wrote lies if the text is empty, such as ``"reasoning_content"``.
     """
 
     text: str
@@ -53,6 +60,8 @@ class Completion:
     logprobs: list[Any] | None = None
     declined: bool = False
     cached_tokens: int = 0
+    broken_off: str | None = None
+    beside: str | None = None
 
 
 class OpenAIClient:
@@ -124,17 +133,13 @@ class OpenAIClient:
         self._searches = _SEARCHES
         base, query = _address(address, "--base-url" if base_url else "OPENAI_BASE_URL", self.scrub)
         try:
-            self.library = openai.AsyncOpenAI(
-                api_key=key or "none",
-                base_url=base,
-                default_query=query,  # at the end of every address, behind the path that is asked for
-                timeout=openai.Timeout(timeout, connect=10.0),
-                max_retries=0,
-            )
+            # The query stands at the end of every address, behind the path that is asked for.
+            self._connections = Connections(openai, base, key or "none", timeout, default_query=query)
         except Exception as error:  # the library refuses addresses that make no sense with errors of several kinds
             raise ServerError(
                 f"{self.scrub(str(error))}. Check --base-url: an address such as http://localhost:8000/v1.", "hopeless"
             ) from None
+        self.library = self._connections.library
         self._where = self.scrub(str(self.library.base_url))
 
     async def complete(
@@ -191,11 +196,9 @@ class OpenAIClient:
     async def _send(self, body: dict[str, Any]) -> Any:
         """Send a body once; raise `ServerError` unless a chat completion comes back."""
         try:
-            # As extra_body: the library would walk through the schema, and does not know what servers have added.
-            known = {name: value for name, value in body.items() if name in _LIBRARY_PARAMETERS}
-            extra = {name: value for name, value in body.items() if name not in _LIBRARY_PARAMETERS}
-            asking = self.library.chat.completions.create(**known, extra_body=extra)
-            completion = await asyncio.wait_for(asking, self._timeout)
+            found = await asyncio.wait_for(self._connections.post("/chat/completions", body), self._timeout)
+            # Takes whatever the server has sent, as the library does.
+            completion = self._openai.types.chat.ChatCompletion.construct(**found) if isinstance(found, dict) else found
         except asyncio.TimeoutError:
             raise ServerError(f"no answer within {self._timeout:g} s", "lost") from None
         except self._openai.OpenAIError as error:
@@ -253,7 +256,12 @@ class OpenAIClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self.library.close()
+        await self._connections.close()
+
+    @property
+    def quota(self) -> Quota | None:
+        """What the server has told last of what may be asked."""
+        return self._connections.quota
 
     def failure(self, error: Exception) -> ServerError:
         """Return an error of the openai library in our terms, without secrets."""
@@ -280,10 +288,10 @@ class OpenAIClient:
         problem = self._errors.in_an_answer(body, answered=self.answered)
         if problem is not None:
             raise problem
-        try:
-            completion = self._openai.types.chat.ChatCompletion.model_validate(body)
-        except ValueError:
-            raise ServerError("the answer is no chat completion", "lost") from None
+        if not isinstance(body, Mapping):
+            raise ServerError("the answer is no chat completion", "lost")
+        # As the library reads a response: pieces of content, and words that it does not know, are no errors.
+        completion = self._openai.types.chat.ChatCompletion.construct(**body)
         return self._noticed(self._read(completion, messages))
 
     def _noticed(self, completion: Completion) -> Completion:
@@ -296,21 +304,22 @@ class OpenAIClient:
     def _read(self, completion: Any, messages: Sequence[Mapping[str, Any]]) -> Completion:
         try:
             choice = completion.choices[0]
-            written, refusal = choice.message.content, getattr(choice.message, "refusal", None)
-            text = written or refusal or ""
-            if not isinstance(text, str):
-                raise TypeError(f"content is a {type(text).__name__}")
+            message = read_message(choice.message)
         except (AttributeError, IndexError, TypeError) as error:
             raise ServerError(f"the answer is no chat completion ({self._short(error)})", "lost") from None
+        cut_off, broken_off = how_it_ended(getattr(choice, "finish_reason", None))
+        text = message.content if message.content.strip() else message.refusal
         text = self._without_key(text).encode("utf-8", "replace").decode("utf-8")  # SQLite takes no lone surrogate
         prompt_tokens, completion_tokens, cached_tokens = _usage(completion, messages, text)
         return Completion(
             text,
             prompt_tokens,
             completion_tokens,
-            cut_off=getattr(choice, "finish_reason", None) == "length",
-            logprobs=_logprobs(choice),
-            declined=bool(refusal and not written),
+            cut_off=cut_off,
+            logprobs=token_logprobs(choice),
+            declined=bool(message.refusal and not message.content.strip()),
+            broken_off=broken_off,
+            beside=message.beside,
             cached_tokens=cached_tokens,
         )
 
@@ -387,10 +396,3 @@ def _part(usage: Any, details: str, name: str) -> int:
 def _count(tokens: object, estimate: Callable[[], int]) -> int:
     """Return a server's count of tokens, or an estimate where there is none that can be true."""
     return tokens if isinstance(tokens, int) and 0 <= tokens < _LARGEST_COUNT else estimate()
-
-
-def _logprobs(choice: Any) -> list[Any] | None:
-    try:
-        return [token.model_dump() for token in choice.logprobs.content]
-    except (AttributeError, TypeError):  # none, or of another form
-        return None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import ConfigError, LogprobsError, LogprobsWarning
+from ..errors import AnswerError, ConfigError, LogprobsError, LogprobsWarning
+from .answer_text import ends_in_json
 from .answers import parse_scores
 from .conversation import Answers, Conversation
 from .ledger_file import LedgerAnswer
@@ -25,6 +28,11 @@ _TOKENS_PER_CANDIDATE = 20
 _TOKENS_AROUND = 200
 _EXPECTED_PER_CANDIDATE = 8  # '"12": 0.35, '
 _EXPECTED_AROUND = 10
+
+
+@functools.lru_cache(maxsize=128)
+def _labels(n_candidates: int) -> frozenset[str]:
+    return frozenset(map(str, range(1, n_candidates + 1)))
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,32 @@ class Questions(Conversation[ScoringRequest]):
     def understood(self, completion: Completion, request: ScoringRequest) -> dict[str, Any]:
         """Return the scores by position in the prompt, and what was dropped."""
         answer = self._parse(completion.text, request, completion.logprobs)
+        if (completion.cut_off or completion.broken_off) and not ends_in_json(completion.text):
+            # A model whose thoughts have no tag before their end: this may be a draft among them.
+            raise AnswerError("words follow the answer, which may be a draft. Give the answer alone.")
+        return self._content(answer, request)
+
+    def reread(self, answer: LedgerAnswer, request: ScoringRequest) -> dict[str, Any]:
+        """Return what `understood` makes of the text today; scores from log-probabilities are kept."""
+        if self._keeps_to_the_form(answer.response, request):  # which is read alike by all versions
+            return {}
+        read = self._parse(answer.response, request, logprobs=False)
+        return {} if self.top_logprobs else self._content(read, request)
+
+    def _keeps_to_the_form(self, text: str, request: ScoringRequest) -> bool:
+        """Tell whether an answer is what was asked for and nothing else: most are, and a table has very many."""
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return False
+        inner = found.get(self.template.answer) if isinstance(found, dict) and len(found) == 1 else None
+        if self.template.answer == "ranking":
+            labels = range(1, request.n_candidates + 1)
+            return isinstance(inner, list) and len(inner) > 0 and sorted(inner, key=str) == sorted(labels, key=str)
+        return isinstance(inner, dict) and len(inner) > 0 and inner.keys() <= _labels(request.n_candidates)
+
+    @staticmethod
+    def _content(answer: ScoredAnswer, request: ScoringRequest) -> dict[str, Any]:
         return {
             "scores": tuple(answer.scores.get(item) for item in request.item_ids),
             "n_unasked": answer.n_unasked,
@@ -115,12 +149,13 @@ class Questions(Conversation[ScoringRequest]):
         for request, answer in self.usable(requests, ledger, spending):
             yield request, self._scored(answer, request)
 
-    def _parse(self, text: str, request: ScoringRequest, logprobs: list | None = None) -> ScoredAnswer:
+    def _parse(self, text: str, request: ScoringRequest, logprobs: list | bool | None = False) -> ScoredAnswer:
+        """Read an answer; `logprobs` is False where it is to be read as written."""
         if self.template.answer == "ranking":
             return parse_ranking(text, request, temperature=self.ranking_temperature)
-        if self.top_logprobs:
+        if self.top_logprobs and not isinstance(logprobs, bool):
             try:
-                return expected_scores(logprobs, request)
+                return expected_scores(logprobs, request, text)
             except LogprobsError as error:
                 warnings.warn(f"the scores are taken as written: {error}", LogprobsWarning, stacklevel=2)
         return parse_scores(text, request)

@@ -152,6 +152,7 @@ def _pending(requests: Iterable[ScoringRequest], stages: BatchStages, ledger: Le
         question: Question | None = stages.questions.first(request)
         so_far: list[LedgerAnswer] = []
         while question is not None and (answer := ledger.get(question.key)) is not None:
+            answer = stages.questions.today(answer, request)
             so_far.append(answer)
             question = None if answer.ok else stages.questions.next(question, answer)
         if question is not None and question.key not in waiting:

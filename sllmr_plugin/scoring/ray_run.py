@@ -13,7 +13,7 @@ from ..ray_engine import RayEngine
 from .conversation import Conversation, Question
 from .ledger import Ledger
 from .ledger_file import LedgerAnswer
-from .limits import CircuitBreaker
+from .limits import CircuitBreaker, Quota
 from .partitions import PartitionFiles, merge_partitions, partition_folder
 from .prices import Price
 from .ray_worker import Reply, ScoringWorker, ServerSettings
@@ -105,6 +105,7 @@ class RayAsker:
         self._exceptions, self._workers = ray.exceptions, list(workers)
         self.address, self.form = address, ServerForm()
         self._answered = False
+        self.quota: Quota | None = None
 
     async def ask(self, question: Question) -> LedgerAnswer:
         """Have a question asked once; raise `ServerError` if no answer comes."""
@@ -122,6 +123,7 @@ class RayAsker:
         except self._exceptions.RayError as error:
             what = " ".join(str(error).split())[-500:]
             raise EngineError(f"a worker failed: {what}. Look at the cluster and run the same again.") from None
+        self.quota = reply.quota or self.quota
         for warning in reply.warnings:
             warnings.warn(warning, stacklevel=2)
         if reply.problem is not None:

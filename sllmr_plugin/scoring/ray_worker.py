@@ -14,6 +14,7 @@ from .asking import ServerAsker
 from .conversation import Conversation, Question
 from .ledger import Ledger
 from .ledger_file import LedgerAnswer
+from .limits import Quota
 from .openai_client import OpenAIClient, server_address
 from .prices import Price
 from .schema import AnswerForm
@@ -60,12 +61,15 @@ class Reply:
         To be shown where the user looks.
     form : ServerForm or None
         The form of request that was answered.
+    quota : Quota or None
+        What the server has told last of what may be asked.
     """
 
     answer: LedgerAnswer | None = None
     problem: SLLMRError | None = None
     warnings: tuple[Warning, ...] = ()
     form: ServerForm | None = None
+    quota: Quota | None = None
 
 
 class ScoringWorker:
@@ -149,6 +153,6 @@ class ScoringWorker:
                 answer = asker.read(question, completion)
             await asyncio.wrap_future(ledger.record(answer))
         except SLLMRError as problem:
-            return Reply(problem=problem)
+            return Reply(problem=problem, quota=asker.quota)
         told = tuple(one.message for one in caught if isinstance(one.message, SLLMRWarning))
-        return Reply(answer, warnings=told, form=asker.form)
+        return Reply(answer, warnings=told, form=asker.form, quota=asker.quota)

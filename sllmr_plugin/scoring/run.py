@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import PriceError, ScoringStoppedError
 from .asking import Client, ServerAsker
@@ -16,6 +16,8 @@ from .partitions import PartitionFiles, merge_partitions, partition_folder
 from .prices import Price
 from .run_summary import RunLimits, RunSummary
 from .runner import Runner
+
+T = TypeVar("T")
 
 
 def run(
@@ -80,11 +82,7 @@ def run(
 
 def check_can_run(questions: Conversation[Any], ledger: Ledger, limits: RunLimits, price: Price | None) -> None:
     """Raise what `run` raises before anything is asked."""
-    if limits.max_cost is not None and price is None:
-        raise PriceError(
-            f"the price of {questions.model} is not known, so no cost can be capped. Add it to a copy of the file of "
-            "prices and give that with --prices (0 for a server of your own)."
-        )
+    check_price(questions, limits, price)
     if ledger.open_batches():
         raise ScoringStoppedError(
             f"{ledger.path} waits for a batch, so asking now would pay twice for its requests. Run with --batch "
@@ -92,15 +90,43 @@ def check_can_run(questions: Conversation[Any], ledger: Ledger, limits: RunLimit
         )
 
 
+def check_price(questions: Conversation[Any], limits: RunLimits, price: Price | None) -> None:
+    """Raise `PriceError` if costs are to be capped and are not known."""
+    if limits.max_cost is not None and price is None:
+        raise PriceError(
+            f"the price of {questions.model} is not known, so no cost can be capped. Add it to a copy of the file of "
+            "prices and give that with --prices (0 for a server of your own)."
+        )
+
+
 def settle(runner: Runner) -> RunSummary:
     """Let a runner ask everything; raise KeyboardInterrupt if it was stopped by one."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        summary = asyncio.run(runner.main())
-    else:  # a notebook: its loop is running already, ours gets a thread of its own
-        with ThreadPoolExecutor(1) as thread:
-            summary = thread.submit(lambda: asyncio.run(runner.main())).result()
+    summary = in_a_loop(runner.main, runner.interrupt)
     if summary.stopped == "interrupted":
         raise KeyboardInterrupt
     return summary
+
+
+def in_a_loop(main: Callable[[], Coroutine[Any, Any, T]], interrupt: Callable[[], None]) -> T:
+    """Run a coroutine to its end, also where a loop is running already.
+
+    Parameters
+    ----------
+    main : callable
+        Makes the coroutine.
+    interrupt : callable
+        Called at Ctrl-C where the coroutine runs in another thread and hears nothing of it.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(main())
+    with ThreadPoolExecutor(1) as thread:  # a notebook: its loop is running already, ours gets a thread of its own
+        result = thread.submit(lambda: asyncio.run(main()))
+        while True:
+            try:
+                return result.result()
+            except KeyboardInterrupt:
+                if result.done():
+                    raise
+                interrupt()

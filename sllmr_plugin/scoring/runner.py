@@ -7,24 +7,23 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 from tqdm import tqdm
 
 from ..errors import ScoringStoppedError, ServerError
 from .asking import Asker
-from .budget import Budget
+from .budget import AnswerLengths, Budget
 from .conversation import Conversation, Question, Request
 from .ledger import Ledger
 from .ledger_file import LedgerAnswer, Refusal
-from .limits import CircuitBreaker, Pace, backoff
+from .limits import CircuitBreaker, Pace, Quota, backoff
 from .prices import Price, estimate_tokens
 from .run_summary import RunLimits, RunSummary
-from .server_errors import OF_ONE_REQUEST
+from .server_errors import OF_ONE_REQUEST, with_remedy
 from .server_form import ServerForm
 
-_GUESSED_COMPLETION = 1000  # tokens reserved for an answer without a limit
 _LONGEST_RETRY_AFTER = 600.0
 #: So many paid answers that cannot be used, with none between that can, mean that the rest would be no better.
 UNUSABLE_IN_A_ROW = 10
@@ -50,7 +49,6 @@ class Runner:
         self._total = len(requests) if isinstance(requests, Sized) else None
         self._questions, self._asker, self._ledger = questions, asker, ledger
         self._limits, self._price, self._breaker, self._verbose = limits, price, breaker, verbose
-        self._pace = Pace(limits.requests_per_minute, limits.tokens_per_minute)
         self._summary = RunSummary()
         self._asking: dict[str, asyncio.Future[None]] = {}
         self._error: Exception | None = None
@@ -65,21 +63,29 @@ class Runner:
         self._limited_in_a_row = 0
         self._noted_form: ServerForm | None = None
         self._token_ratio = 1.0  # the largest ratio of counted to estimated prompt tokens seen
+        self._in_flight = 0
+        self._quota: Quota | None = None
+        self._lengths = AnswerLengths(ledger.completions(questions.model))
 
     async def main(self) -> RunSummary:
         """Ask everything; the summary says whether and why the run stopped early."""
         # Made here, inside the loop that they belong to.
-        self._stop, self._alone = asyncio.Event(), asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
+        self._pace = Pace(self._limits.requests_per_minute, self._limits.tokens_per_minute, clock=self._clock)
+        self._stop, self._alone, self._queue = asyncio.Event(), asyncio.Lock(), asyncio.Lock()
+        self._landed = asyncio.Event()
         self._budget = Budget(self._ledger.spent(), self._limits.max_cost)
         known = self._ledger.form_of(self._asker.address, self._questions.model)
         if known is not None:
             self._asker.form = known
+        self._budget.unlimited = self._cost(0, self._lengths.longest)
         self._bar = tqdm(
             total=self._total, unit=" requests", disable=not self._verbose, file=sys.stderr, dynamic_ncols=True
         )
-        workers = [asyncio.ensure_future(self._work()) for _ in range(self._limits.concurrency)]
+        self._workers = workers = [asyncio.ensure_future(self._work()) for _ in range(self._limits.concurrency)]
         try:
-            with self._stopping_on_signals(workers):
+            with self._stopping_on_signals():
                 await asyncio.gather(*workers)
         except asyncio.CancelledError:
             self._summary.stopped = "interrupted"
@@ -175,48 +181,86 @@ class Runner:
     async def _ask(self, question: Question) -> LedgerAnswer | Refusal | None:
         """Send a question until an answer or a refusal comes; None if neither does."""
         tokens = estimate_tokens(question.messages)
+        limit = question.parameters["max_tokens"]
         failures = 0
         while not self._stop.is_set():
-            expected = self._token_ratio * tokens, question.parameters["max_tokens"] or _GUESSED_COMPLETION
-            await self._turn(sum(expected))
-            cost = self._price.cost(*expected) if self._price else 0.0
-            if self._stop.is_set() or not await self._budget.reserve(cost, self._stop):
-                self._out_of_money()
-                return None
+            expected = self._token_ratio * tokens, limit or self._lengths.longest
+            await self._turn(sum(expected), limited=limit is not None)
+            start = self._clock()
             try:
-                answer = await self._send(question, cost)
+                return await self._try(question, expected, limit is None)
             except ServerError as error:
                 problem = error
-            else:
-                self._pace.correct(answer.prompt_tokens + answer.completion_tokens - sum(expected))
-                self._token_ratio = max(self._token_ratio, answer.prompt_tokens / tokens)
-                return answer
             finally:
-                await self._budget.release(cost)
+                self._in_flight -= 1
+                self._landed.set()
+                self._hear()
             if problem.kind == "refused":
                 return await self._refused(question, problem)
             failures += problem.kind != "limited"
             if not self._worth_trying_again(problem, failures):
                 return None
             if problem.kind == "limited":  # the limit is everybody's
-                if not self._pace.held():  # those in flight with it tell nothing new
-                    self._limited_in_a_row += 1
+                self._limited_in_a_row += self._pace.limited(self._clock() - start)
                 self._pace.hold(backoff(max(self._limited_in_a_row, 1), problem.retry_after))
             else:
                 await self._wait(backoff(failures, problem.retry_after))
         return None
 
-    async def _turn(self, tokens: float) -> None:
-        """Wait for a slot; a slot that falls into a hold is taken anew, lest all of them go when it ends."""
-        while not self._stop.is_set():
-            await self._wait(self._pace.book(tokens))
-            if not self._pace.held():
-                return
+    async def _try(self, question: Question, expected: tuple[float, float], unlimited: bool) -> LedgerAnswer | None:
+        """Set money aside for a question and send it once; None if there is no money or the run has stopped."""
+        prompt, completion = self._cost(expected[0], 0), self._cost(0, expected[1])
+        reserved = prompt if unlimited else prompt + completion
+        if self._stop.is_set() or not await self._budget.reserve(reserved, self._stop, unlimited=unlimited):
+            self._out_of_money()
+            return None
+        try:
+            answer = await self._send(question, prompt + completion)
+        finally:
+            await self._budget.release(reserved, unlimited=unlimited)
+        self._pace.correct(answer.prompt_tokens + answer.completion_tokens - sum(expected))
+        return answer
+
+    def _cost(self, prompt_tokens: float, completion_tokens: float) -> float:
+        return self._price.cost(prompt_tokens, completion_tokens) if self._price else 0.0
+
+    def _learn_lengths(self, question: Question, answer: LedgerAnswer) -> None:
+        """Go by the tokens of an answer, also for those in flight."""
+        self._token_ratio = max(self._token_ratio, answer.prompt_tokens / estimate_tokens(question.messages))
+        if question.parameters["max_tokens"] is None:
+            self._lengths.note(answer.completion_tokens)
+            self._budget.unlimited = self._cost(0, self._lengths.longest)
+
+    async def _turn(self, tokens: float, *, limited: bool) -> None:
+        """Wait until one more request may be in flight, and count it; they start in the order in which they came."""
+        async with self._queue:
+            while not self._stop.is_set():
+                if self._in_flight >= self._room(limited):
+                    self._landed.clear()
+                    await self._landed.wait()
+                    continue
+                await self._wait(self._pace.book(tokens))
+                if not self._pace.held() and self._in_flight < self._room(limited):
+                    break
+            self._in_flight += 1
+
+    def _room(self, limited: bool) -> float:
+        """Return how many requests may be in flight."""
+        if limited or self._limits.max_cost is None:
+            return self._pace.room
+        return min(self._pace.room, self._lengths.room)  # nobody knows yet how long, and so how dear, an answer gets
+
+    def _hear(self) -> None:
+        """Go by what the server says of its quota, if it has said more."""
+        if (quota := self._asker.quota) is not self._quota and quota is not None:
+            self._quota = quota
+            self._pace.told(quota)
 
     async def _send(self, question: Question, estimated_cost: float) -> LedgerAnswer:
         """Send a question once and commit what comes of it."""
         mark, marked = self._ledger.mark_sent(question.key, question.request.subject, estimated_cost)
         await asyncio.wrap_future(marked)
+        start = self._clock()
         try:
             answer = await self._asker.ask(question)
         except ServerError as error:
@@ -228,7 +272,11 @@ class Runner:
             raise
         await asyncio.wrap_future(self._ledger.record(answer, mark))
         # Only what is committed counts.
+        if not self._answered_once:
+            self._pace.spread(self._limits.concurrency, self._clock() - start)
         self._answered_once = True
+        self._pace.answered()
+        self._learn_lengths(question, answer)
         self._breaker.success()
         self._refusals.success()
         self._limited_in_a_row = 0
@@ -296,12 +344,12 @@ class Runner:
         return not self._stop.is_set()
 
     def _nothing_works(self, problem: ServerError) -> None:
-        self._stop_because(f"nothing works any more; the last problem: {_with_remedy(problem)}")
+        self._stop_because(f"nothing works any more; the last problem: {with_remedy(problem)}")
 
     def _all_refused(self) -> str:
         problem, n_kept = self._last_refusal, self._summary.refused - self._n_held
         why = "the server refuses every request; the last problem: "
-        why += f"{(self._summary.last_refusal or '').rstrip('.')}." if problem is None else _with_remedy(problem)
+        why += f"{(self._summary.last_refusal or '').rstrip('.')}." if problem is None else with_remedy(problem)
         if n_kept:
             why += f" {n_kept} of them are not asked again before `sllmr ledger forget-refused {self._ledger.path}`."
         return why
@@ -322,33 +370,31 @@ class Runner:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), seconds)
 
-    @contextlib.contextmanager
-    def _stopping_on_signals(self, workers: Sequence[asyncio.Future[None]]) -> Iterator[None]:
-        def stop() -> None:
-            if self._summary.stopped == "interrupted":
-                for worker in workers:
-                    worker.cancel()
-                return
-            self._summary.stopped = "interrupted"
-            self._stop.set()
-            self._bar.write(
-                f"stopping after {self._budget.in_flight} requests in flight; again Ctrl-C drops them", file=sys.stderr
-            )
+    def interrupt(self) -> None:
+        """Stop after the requests in flight, when called again at once; safe in any thread."""
+        self._loop.call_soon_threadsafe(self._interrupted)
 
-        loop, caught = asyncio.get_running_loop(), []
+    def _interrupted(self) -> None:
+        if self._summary.stopped == "interrupted":
+            for worker in self._workers:
+                worker.cancel()
+            return
+        self._summary.stopped = "interrupted"
+        self._stop.set()
+        self._bar.write(
+            f"stopping after {self._budget.in_flight} requests in flight; again Ctrl-C drops them", file=sys.stderr
+        )
+
+    @contextlib.contextmanager
+    def _stopping_on_signals(self) -> Iterator[None]:
+        caught = []
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 with contextlib.suppress(NotImplementedError):  # on Windows Ctrl-C ends the run at once
-                    loop.add_signal_handler(number, stop)
+                    self._loop.add_signal_handler(number, self._interrupted)
                     caught.append(number)
         try:
             yield
         finally:
             for number in caught:
-                loop.remove_signal_handler(number)
-
-
-def _with_remedy(problem: ServerError) -> str:
-    if problem.advice:
-        return str(problem)
-    return f"{problem.reason.rstrip('.')}. Check --base-url and the server, then run the same command again."
+                self._loop.remove_signal_handler(number)

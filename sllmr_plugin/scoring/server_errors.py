@@ -266,3 +266,10 @@ def _status_in(body: Mapping[str, Any]) -> int | None:
 def _without_tags(page: str) -> str:
     title = re.search(r"<title[^>]*>(.*?)</title>", page, re.IGNORECASE | re.DOTALL)
     return " ".join((title[1] if title else _TAGS.sub(" ", page)).split())
+
+
+def with_remedy(problem: ServerError) -> str:
+    """Return what a server said, with what to do about it."""
+    if problem.advice:
+        return str(problem)
+    return f"{problem.reason.rstrip('.')}. Check --base-url and the server, then run the same command again."

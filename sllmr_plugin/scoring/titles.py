@@ -11,8 +11,10 @@ from .schema import has_meaning
 UNTITLED = "(untitled)"
 
 # With these gone a title that a model repeats, escaped or not, can neither open a JSON value, nor end the string that
-# it stands in, nor spell a chat template's control token such as <|im_end|> or [INST].
-_INERT = str.maketrans({"{": "(", "}": ")", "[": "(", "]": ")", '"': "''", "\\": "/", "<": "‹", ">": "›"})
+# it stands in, nor spell a chat template's control token such as <|im_end|> or [INST], nor a tag of thoughts.
+_INERT = str.maketrans(
+    {"{": "(", "}": ")", "[": "(", "]": ")", '"': "''", "\\": "/", "<": "‹", ">": "›", "◁": "‹", "▷": "›"}
+)
 
 # Control, format (bidi, zero-width, tag), surrogate and private-use characters: nobody sees them, a model reads them.
 _INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co"})

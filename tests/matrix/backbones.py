@@ -213,6 +213,8 @@ def compile_model(
 ) -> None:
     """Compile with Adam."""
     loss = "binary_crossentropy" if backbone.task is None else ["binary_crossentropy"] * 2
+    if getattr(model.out, "task", None) == "regression":
+        loss, metrics = "mse", ("mse",)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     model.compile(optimizer, loss, metrics=list(metrics))
 

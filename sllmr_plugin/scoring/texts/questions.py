@@ -8,11 +8,12 @@ from typing import Any
 
 from ...errors import AnswerError
 from ..conversation import Answers, Conversation
+from ..ledger_file import LedgerAnswer
 from ..openai_client import Completion
 from ..schema import TEXT_VERSION, AnswerForm
 from ..spending import Spending
 from ..template_text import Message
-from .answers import parse_text
+from .answers import is_echo, parse_text
 from .prompts import TextTemplate
 from .request import KINDS, Kind, TextRequest
 
@@ -83,7 +84,14 @@ class TextQuestions(Conversation[TextRequest]):
             raise AnswerError("it is a refusal. Write what the titles tell, without judging them.")
         if completion.cut_off:  # also where its beginning could be read
             raise AnswerError("the text has no end.")
+        if completion.broken_off:
+            raise AnswerError("the text has no end. Write what the titles tell, in plain words.")
         self._parse(completion.text, request)
+        return {}
+
+    def reread(self, answer: LedgerAnswer, request: TextRequest) -> dict[str, Any]:
+        """Return nothing; raise if what is stored is no text."""
+        self._parse(answer.response, request)
         return {}
 
     def stored_texts(
@@ -94,4 +102,8 @@ class TextQuestions(Conversation[TextRequest]):
             yield request, self._parse(answer.response, request)
 
     def _parse(self, answer: str, request: TextRequest) -> str:
-        return parse_text(answer, self.templates[request.kind].max_characters)
+        template = self.templates[request.kind]
+        text = parse_text(answer, template.max_characters)
+        if is_echo(text, template.render(request)):
+            raise AnswerError("the text repeats the question. Write a text of your own.")
+        return text

@@ -1,0 +1,285 @@
+"""Where a model's answer lies: in the message of a completion, and in its text behind thoughts and control tokens."""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import AnswerError
+from .loose_json import json_spans
+
+_THOUGHT_NAMES = (
+    "(?:think|thinking|thoughts?|thought_process|reason|reasoning|reflect|reflection|analysis|scratch_?pad"
+    "|inner_monologue|inner_thoughts|monologue|chain_of_thought|cot|deliberation|rationale)"
+)
+# The tags that models put around their thoughts, and those of their chat templates. `close` is there if it closes one.
+_TAG = re.compile(
+    rf"""(?:<|&lt;)\s{{0,2}}(?P<close>/)?\s{{0,2}}[a-z]{{0,12}}[:_]?(?P<name>{_THOUGHT_NAMES})(?:\s[^<>]{{0,200}}?)?/?(?:>|&gt;)
+      | \[(?P<close2>/)?think(?:ing)?\]                                                  # Magistral
+      | ◁(?P<close3>/)?think▷                                                            # Kimi
+      | <\|(?:(?:begin|start)(?:_of)?|(?P<close4>end(?:_of)?))_(?:thoughts?|thinking|think|reasoning)\|>
+      | <\|(?P<close5>/)?(?:think|thinking|thought|thoughts|reasoning)\|>
+      | <\|?(?:think|thinking|thought|thoughts|reasoning)_(?:start|begin|(?P<close6>end))\|?>
+      | <\|inner_(?:prefix|(?P<close7>suffix))\|> | <(?:unused94|(?P<close8>unused95))>
+      | <ctrl(?:94|(?P<close9>95))> | <\|channel> | (?P<close10><channel\|>)
+      | (?P<said>\A\W*here(?:[’']s|\ is)\ my\ thought\ process\b:?)                      # Granite, in words
+      | (?P<close11>(?P<said2>here(?:[’']s|\ is)\ my\ response\b:?))
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# What some models put around the answer itself.
+_WRAPPER = re.compile(
+    r"""<\s{0,2}(?P<close>/)?\s{0,2}(?P<name>(?:final_?)?(?:answer|response|output)|final|result|solution|text)\s{0,2}>
+      | <\|(?:(?:begin|start)(?:_of)?|(?P<close2>end(?:_of)?))_(?:solution|response|answer|box)\|>
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_HARMONY = re.compile(r"<\|(start|channel|message|end|return|call)\|>")
+_FINAL_CHANNEL = re.compile(r"\s*(?:assistant)?\s*final\b")
+# The same channels where the server drops their control tokens: "analysisThe user ...assistantfinal{...".
+_BARE_CHANNEL = re.compile(r"\A\s*(?:assistant)?(?:analysis|commentary)(?=[A-Z{\[\"\n])")
+_BARE_FINAL = "assistantfinal"
+_TURN_BEGINS = re.compile(
+    r"\s*(?:(?:<\|(?:im_start|start|start_header_id)\|>|<start_of_turn>)\s*(?:assistant|model)\s*"
+    r"(?:<\|(?:end_header_id|message|im_sep)\|>)?|<\|(?:assistant|begin_of_text)\|>|<｜Assistant｜>|<s>|<bos>)\s*"
+)
+_TURN_ENDS = re.compile(
+    r"<\|(?:im_end|im_start|im_sep|end|eot_id|eom_id|eot|eos|endoftext|end_of_text|end_of_turn|return|call|start"
+    r"|start_header_id|user|system|observation|endofprompt|END_OF_TURN_TOKEN)\|>"
+    r"|</s>|<eos>|<end_of_turn>|<start_of_turn>|<｜end▁of▁sentence｜>|<｜User｜>"
+)
+_FENCE = re.compile(r"\s*```[\w-]*")
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_DECODER = json.JSONDecoder(strict=False)
+
+#: Parts of a message beside its content that may hold what the model wrote.
+_BESIDE = (
+    *("reasoning_content", "reasoning", "reasoning_text", "reasoning_details", "thinking", "thinking_blocks"),
+    *("tool_calls", "function_call", "audio"),
+)
+
+# Why an answer ended before its end, in the words of the servers: at the limit of tokens, and for other reasons.
+_CUT_OFF = ("length", "max_tokens", "model_length", "max_output_tokens")
+_BROKEN_OFF = re.compile(
+    "filter|safety|sensitive|block|prohibit|violat|moderat|recitation|spii|refus|error|abort|cancel|insufficient|trunc"
+)
+
+
+@dataclass(frozen=True)
+class MessageText:
+    """What the message of a completion says.
+
+    Attributes
+    ----------
+    content : str
+        Its content; pieces of text are joined, pieces of thoughts left out.
+    refusal : str
+        What the model says instead of an answer.
+    beside : str or None
+        Where the model's words lie if the content is empty: the name of that part of the message.
+    """
+
+    content: str
+    refusal: str
+    beside: str | None
+
+
+def read_message(message: Any) -> MessageText:
+    """Read the message of a chat completion.
+
+    Parameters
+    ----------
+    message : object
+        With ``content`` (a string, None, or a list of pieces such as ``{"type": "text", "text": "..."}``) and maybe
+        ``refusal`` and others.
+
+    Raises
+    ------
+    TypeError
+        If the content is none of these.
+    """
+    content, beside = message.content, None
+    refusal = getattr(message, "refusal", None) or ""
+    if isinstance(content, Sequence) and not isinstance(content, str | bytes):
+        pieces = [_piece(piece) for piece in content]
+        content = "".join(text for kind, text in pieces if kind in ("", "text", "output_text"))
+        refusal = refusal or "".join(text for kind, text in pieces if kind == "refusal")
+        beside = next(
+            (f"a piece of type {kind}" for kind, _ in pieces if kind not in ("", "text", "output_text")), None
+        )
+    if not isinstance(content, str | None) or not isinstance(refusal, str):
+        raise TypeError(f"content is a {type(content if isinstance(refusal, str) else refusal).__name__}")
+    content = content or ""
+    if content.strip() or refusal:
+        return MessageText(content, refusal, None)
+    filled = (name for name in _BESIDE if getattr(message, name, None))
+    return MessageText(content, refusal, next(filled, beside))
+
+
+def how_it_ended(reason: object) -> tuple[bool, str | None]:
+    """Tell from a server's reason whether the limit of tokens ended an answer, and if not, what broke it off."""
+    word = str(reason or "").lower()
+    if word in _CUT_OFF:
+        return True, None
+    return False, word if _BROKEN_OFF.search(word) else None
+
+
+def token_logprobs(choice: Any) -> list[Any] | None:
+    """Return ``logprobs.content`` of a completion's choice as plain values, None where the server gives none."""
+    try:
+        return [token.model_dump() for token in choice.logprobs.content]
+    except (AttributeError, TypeError):  # none, or of another form
+        return None
+
+
+def answer_span(text: str) -> tuple[int, int]:
+    r"""Find the answer in what a model wrote: what follows its thoughts.
+
+    Thoughts stand in tags such as ``<think>...</think>``, of which the opening one may be missing, since some servers
+    have it in the prompt, or in the channels of the harmony format, whose ``final`` one is the answer. What stands
+    before the last closing tag is never read, as it may hold drafts. Tags inside of a JSON value are a part of
+    its strings. A chat template's control tokens around the answer, and what a model
+    writes behind the end of its turn, do not belong to it.
+
+    Parameters
+    ----------
+    text : str
+        Anything.
+
+    Returns
+    -------
+    start, end : int
+        The answer is ``text[start:end]``.
+
+    Raises
+    ------
+    AnswerError
+        If a thought has no end, or there are channels and none is the final one.
+
+    Examples
+    --------
+    >>> text = 'Is it {"1": 0.9}? No.</think> {"1": 0.2}<|im_end|>'
+    >>> text[slice(*answer_span(text))]
+    ' {"1": 0.2}'
+    """
+    spans = json_spans(text)
+    start, end = _final_channel(text, spans) or (0, len(text))
+    start = _behind_thoughts(text, spans, start, end)
+    if (begins := _TURN_BEGINS.match(text, start, end)) is not None:
+        start = begins.end()
+    end = next((token.start() for token in _outside(_TURN_ENDS, text, spans, start, end)), end)
+    return _inside_wrapper(text, spans, start, end)
+
+
+def final_answer(text: str) -> str:
+    r"""Return the answer in what a model wrote (`answer_span`), without its code fence, a JSON string undone.
+
+    Examples
+    --------
+    >>> final_answer('<think>Short.</think>\n```json\n"{\\"1\\": 0.2}"\n```')
+    '{"1": 0.2}'
+    """
+    while True:
+        start, end = answer_span(text)
+        answer = text[start:end]  # with the blanks at its end: they tell a number that is whole from one that is cut
+        if (fence := _FENCE.match(answer)) is not None and answer.count("```") == 2 and answer.rstrip().endswith("```"):
+            answer = answer[fence.end() :].rstrip()[:-3].strip()
+        if _STRING.fullmatch(answer.strip()) is None:
+            return answer
+        try:
+            text = _DECODER.decode(answer.strip())  # shorter by its quotes, so this ends
+        except ValueError:  # an escape that JSON does not have
+            return answer
+
+
+def ends_in_json(text: str) -> bool:
+    """Tell whether nothing but JSON, whole or not, and the end of a code fence stands at the end of an answer.
+
+    Where the limit of tokens ended the text, words behind the JSON show that the model was not at its end, and
+    servers that put the opening tag of a thought into the prompt give no other sign that it was thinking.
+    """
+    answer = final_answer(text)
+    spans = json_spans(answer, cut=True)
+    return bool(spans) and not answer[spans[-1][1] :].strip("` \n\t.")
+
+
+def _outside(
+    pattern: re.Pattern[str], text: str, spans: list[tuple[int, int]], start: int, end: int
+) -> Iterator[re.Match[str]]:
+    """Yield the matches in ``text[start:end]`` that stand in none of some spans."""
+    ends = [span[1] for span in spans]
+    for match in pattern.finditer(text, start, end):
+        number = bisect_right(ends, match.start())
+        if number == len(spans) or match.start() < spans[number][0]:
+            yield match
+
+
+def _final_channel(text: str, spans: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """Return where the harmony format's final channel lies, None in a text without channels."""
+    tokens = list(_outside(_HARMONY, text, spans, 0, len(text)))
+    if not any(token[1] in ("channel", "message") for token in tokens):
+        if _BARE_CHANNEL.match(text) is None:
+            return None
+        at = text.rfind(_BARE_FINAL)
+        if at < 0:
+            raise _no_answer()
+        return at + len(_BARE_FINAL), len(text)
+    edges = [0, *(token.end() for token in tokens)]
+    ends = [*(token.start() for token in tokens), len(text)]
+    for number in range(len(tokens) - 1, -1, -1):
+        header = text[edges[number] : ends[number]]
+        if tokens[number][1] == "message" and _FINAL_CHANNEL.match(header) is not None:
+            return edges[number + 1], ends[number + 1]
+    raise _no_answer()
+
+
+def _behind_thoughts(text: str, spans: list[tuple[int, int]], start: int, end: int) -> int:
+    """Return where the last thought in ``text[start:end]`` ends; `start` where there is none."""
+    opened: dict[str, int] = {}  # kind of tag -> the end of the last one
+    closed: dict[str, int] = {}
+    for tag in _outside(_TAG, text, spans, start, end):
+        name = "said" if tag["said"] or tag["said2"] else (tag["name"] or "think").lower()
+        kind = "think" if name.startswith(("think", "thought")) else name
+        if not any(found is not None for group, found in tag.groupdict().items() if group.startswith("close")):
+            opened[kind] = tag.end()
+        elif kind != "said" or kind in opened:  # as a phrase of its own it closes nothing
+            closed[kind] = tag.end()
+    if any(at > closed.get(kind, -1) for kind, at in opened.items()):
+        raise _no_answer()
+    return max(closed.values(), default=start)
+
+
+def _inside_wrapper(text: str, spans: list[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+    """Return what of ``text[start:end]`` stands in the last ``<answer>``; all of it where there is none."""
+    inside = None
+    for tag in _outside(_WRAPPER, text, spans, start, end):
+        if not (tag["close"] or tag["close2"]):
+            inside = tag.end(), end
+        elif inside is None:  # opened in the prompt
+            inside = start, tag.start()
+        elif inside[1] == end:
+            inside = inside[0], tag.start()
+    return inside or (start, end)
+
+
+def _no_answer() -> AnswerError:
+    return AnswerError("the answer ends in a thought that has no end. Write the answer itself, behind a short thought.")
+
+
+def _piece(piece: Any) -> tuple[str, str]:
+    """Return the type and the text of a piece of a message's content."""
+    if isinstance(piece, str):
+        return "", piece
+    if not isinstance(piece, Mapping) and not hasattr(piece, "type"):
+        raise TypeError(f"content holds a {type(piece).__name__}")
+    get = piece.get if isinstance(piece, Mapping) else lambda name: getattr(piece, name, None)
+    kind, text = get("type") or "", get("text") or get("refusal") or ""
+    if isinstance(text, Mapping):
+        text = text.get("value")
+    if not isinstance(kind, str) or not isinstance(text, str):
+        raise TypeError("content has a piece that is no text")
+    return kind, text
