@@ -37,7 +37,7 @@ setup(
         "sllmr_plugin": ["py.typed"],
         "sllmr_plugin.datasets": ["demo_data/*"],
         "sllmr_plugin.scoring": ["prices.yaml"],
-        "sllmr_plugin.report": ["templates/*"],
+        "sllmr_plugin.evaluation.report": ["templates/*"],
     },
     zip_safe=False,
     python_requires=">=3.10",

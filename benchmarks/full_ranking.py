@@ -26,7 +26,7 @@ from sllmr_plugin.datasets.features import template_rows
 from sllmr_plugin.datasets.interactions import Interactions, load_interactions
 from sllmr_plugin.evaluation.model_scores import default_rows_per_block, evaluation_mode, template_matrix
 from sllmr_plugin.evaluation.ranking import full_ranking
-from sllmr_plugin.zoo import build_model, input_rows
+from sllmr_plugin.zoo.deepctr import build_model, input_rows
 
 BATCH_SIZES = (256, 1024, 8192)
 

@@ -26,7 +26,7 @@ from sllmr_plugin.datasets.interactions import Interactions, load_interactions
 from sllmr_plugin.evaluation.differences import differences_to_plain
 from sllmr_plugin.evaluation.leakage import check_leakage
 from sllmr_plugin.evaluation.ranking import full_ranking
-from sllmr_plugin.zoo_fuxictr import build_fuxictr, import_fuxictr, read_settings, write_dataset
+from sllmr_plugin.zoo.fuxictr import build_fuxictr, import_fuxictr, read_settings, write_dataset
 
 SETTINGS = Path(__file__).parent.parent / "model_zoo_configs" / "fuxictr"
 MODES = ("none", "global", "gated")

@@ -18,9 +18,9 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from sllmr_plugin.datasets.features import training_rows
-from sllmr_plugin.probe_pairs import JudgedPairs
+from sllmr_plugin.training.probes import JudgedPairs
 from sllmr_plugin.wrapping import wrap
-from sllmr_plugin.zoo import build_model, input_rows
+from sllmr_plugin.zoo.deepctr import build_model, input_rows
 
 EPOCHS = 2
 SETS = {

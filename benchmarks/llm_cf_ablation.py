@@ -21,11 +21,11 @@ import numpy as np
 from common import METRICS, spread
 
 from sllmr_plugin import LLMCFAdaptor, ScoreTable, SelectiveConfig, TextTable
-from sllmr_plugin.augmentation import EncodedTexts
 from sllmr_plugin.datasets.demo import demo_paths, load_demo
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.evaluation.run import train_and_rank
 from sllmr_plugin.evaluation.training import RunSettings
+from sllmr_plugin.knowledge import EncodedTexts
 
 
 def main() -> None:

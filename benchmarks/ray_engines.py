@@ -24,10 +24,10 @@ from scoring_throughput import ROOT, Requests
 
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.evaluation.ranking import full_ranking
-from sllmr_plugin.ray_engine import RayEngine
+from sllmr_plugin.parallel.ray import RayEngine
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.questions import Questions
-from sllmr_plugin.scoring.ray_run import run_on_ray
+from sllmr_plugin.scoring.ray import run_on_ray
 from sllmr_plugin.scoring.ray_worker import ServerSettings
 from sllmr_plugin.scoring.run import run
 from sllmr_plugin.scoring.run_summary import RunLimits

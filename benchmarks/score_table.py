@@ -30,8 +30,8 @@ import torch
 
 from sllmr_plugin import ScoreTable, SelectiveConfig
 from sllmr_plugin.handle import Handle
-from sllmr_plugin.item_rows import ArrayRows, Features
-from sllmr_plugin.session import TrainingSession
+from sllmr_plugin.training.rows import ArrayRows, Features
+from sllmr_plugin.training.session import TrainingSession
 
 PER_USER, N_ITEMS, FILE_ROWS = 20, 1_000_003, 5_000_000  # a prime number of items
 STEPS = 2000

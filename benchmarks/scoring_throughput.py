@@ -28,10 +28,10 @@ from pathlib import Path
 
 import openai
 
+from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.openai_client import OpenAIClient
 from sllmr_plugin.scoring.questions import Questions
-from sllmr_plugin.scoring.request import ScoringRequest
+from sllmr_plugin.scoring.requests import ScoringRequest
 from sllmr_plugin.scoring.run import run
 from sllmr_plugin.scoring.run_summary import RunLimits
 

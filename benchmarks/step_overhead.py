@@ -26,8 +26,8 @@ import pandas as pd
 import torch
 
 from sllmr_plugin import ScoreTable, SelectiveConfig, wrap
-from sllmr_plugin.backends.quiet import import_deepctr_torch
-from sllmr_plugin.zoo_fuxictr import FUXICTR_BACKBONES, build_fuxictr, import_fuxictr
+from sllmr_plugin.backends.deepctr.quiet import import_deepctr_torch
+from sllmr_plugin.zoo.fuxictr import FUXICTR_BACKBONES, build_fuxictr, import_fuxictr
 
 BACKBONES = ("deepfm", "xdeepfm", "autoint", "dcn", "dcnv2", "din")
 SETTINGS = {"(64, 128)": (64, 128, 22_000, 12_000), "(16, 1024)": (16, 1024, 4_500, 2_800)}

@@ -23,13 +23,12 @@ import pandas as pd
 from common import METRICS, spread
 
 from sllmr_plugin import ScoreTable, SelectiveConfig, TextTable
-from sllmr_plugin.augmentation import EncodedTexts
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import Interactions, load_interactions
-from sllmr_plugin.datasets.unseen import UnseenItems
-from sllmr_plugin.evaluation.run import train_and_rank
-from sllmr_plugin.evaluation.text_modes import build_adaptor
+from sllmr_plugin.datasets.negatives import UnseenItems
+from sllmr_plugin.evaluation.run import build_adaptor, train_and_rank
 from sllmr_plugin.evaluation.training import RunSettings
+from sllmr_plugin.knowledge import EncodedTexts
 
 MANY_ITEMS = 300  # drawn for each test interaction of the check
 INPUTS = {"plain": "none", "kar": "kar", "llm_cf": "llm_cf"}

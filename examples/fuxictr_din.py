@@ -16,7 +16,7 @@ from sllmr_plugin.datasets.demo import demo_paths
 from sllmr_plugin.datasets.features import held_out_rows, training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.evaluation.ranking import full_ranking, summarize
-from sllmr_plugin.zoo_fuxictr import build_fuxictr, read_settings, write_dataset
+from sllmr_plugin.zoo.fuxictr import build_fuxictr, read_settings, write_dataset
 
 demo = demo_paths()
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

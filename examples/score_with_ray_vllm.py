@@ -18,8 +18,7 @@ from pathlib import Path
 
 from sllmr_plugin.datasets.demo import demo_paths
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.scoring.candidate_settings import CandidateSettings
-from sllmr_plugin.scoring.candidates import draw_candidates
+from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.ray_llm import BatchStages, score_in_rounds

@@ -9,16 +9,23 @@ Two lines put it into an existing DeepCTR-Torch or FuxiCTR script::
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .moved import find_moved_modules
+
 __version__ = "0.1.0"
 
 # A name is imported when it is first asked for (PEP 562): torch, pandas and scikit-learn take seconds, which scoring,
 # its workers and `sllmr --help` have no use for.
 _MODULES = {
-    "augmentation": ("KARAdaptor", "LLMCFAdaptor"),
-    "augmentation.encoders": ("SentenceTransformerEncoder", "TextEncoder", "TfidfSvdEncoder"),
-    "augmentation.text_table": ("TextTable",),
-    "augmenting": ("augment", "dense_columns", "materialize", "unaugment"),
-    "backends.deepctr_torch": ("SLLMRCallback", "SLLMRMixin"),
+    "backends.augment": (
+        "augment",
+        "dense_columns",
+        "materialize",
+        "unaugment",
+    ),
+    "backends.deepctr.mixin": (
+        "SLLMRCallback",
+        "SLLMRMixin",
+    ),
     "config": ("SelectiveConfig",),
     "errors": (
         "AdaptorWarning",
@@ -35,33 +42,48 @@ _MODULES = {
         "NotAugmentedError",
         "NotWrappedError",
         "ProcessesError",
-        "ScoreTableError",
         "SLLMRError",
         "SLLMRWarning",
+        "ScoreTableError",
         "TextEncoderError",
         "TextTableError",
         "UnsupportedModelError",
         "WrapError",
     ),
-    "evaluation.reliability": ("Reliability", "reliability"),
-    "score_table": ("Coverage", "ScoreTable"),
-    "wrapping": ("disabled", "unwrap", "wrap"),
+    "evaluation.reliability": (
+        "Reliability",
+        "reliability",
+    ),
+    "knowledge": (
+        "KARAdaptor",
+        "LLMCFAdaptor",
+    ),
+    "knowledge.texts": ("TextTable",),
+    "knowledge.vectors": (
+        "SentenceTransformerEncoder",
+        "TextEncoder",
+        "TfidfSvdEncoder",
+    ),
+    "scores.table": (
+        "Coverage",
+        "ScoreTable",
+    ),
+    "wrapping": (
+        "disabled",
+        "unwrap",
+        "wrap",
+    ),
 }
+find_moved_modules(__name__)
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 if TYPE_CHECKING:  # the same names for type checkers and editors
-    from .augmentation import KARAdaptor as KARAdaptor
-    from .augmentation import LLMCFAdaptor as LLMCFAdaptor
-    from .augmentation.encoders import SentenceTransformerEncoder as SentenceTransformerEncoder
-    from .augmentation.encoders import TextEncoder as TextEncoder
-    from .augmentation.encoders import TfidfSvdEncoder as TfidfSvdEncoder
-    from .augmentation.text_table import TextTable as TextTable
-    from .augmenting import augment as augment
-    from .augmenting import dense_columns as dense_columns
-    from .augmenting import materialize as materialize
-    from .augmenting import unaugment as unaugment
-    from .backends.deepctr_torch import SLLMRCallback as SLLMRCallback
-    from .backends.deepctr_torch import SLLMRMixin as SLLMRMixin
+    from .backends.augment import augment as augment
+    from .backends.augment import dense_columns as dense_columns
+    from .backends.augment import materialize as materialize
+    from .backends.augment import unaugment as unaugment
+    from .backends.deepctr.mixin import SLLMRCallback as SLLMRCallback
+    from .backends.deepctr.mixin import SLLMRMixin as SLLMRMixin
     from .config import SelectiveConfig as SelectiveConfig
     from .errors import AdaptorWarning as AdaptorWarning
     from .errors import AlreadyWrappedError as AlreadyWrappedError
@@ -86,8 +108,14 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .errors import WrapError as WrapError
     from .evaluation.reliability import Reliability as Reliability
     from .evaluation.reliability import reliability as reliability
-    from .score_table import Coverage as Coverage
-    from .score_table import ScoreTable as ScoreTable
+    from .knowledge import KARAdaptor as KARAdaptor
+    from .knowledge import LLMCFAdaptor as LLMCFAdaptor
+    from .knowledge.texts import TextTable as TextTable
+    from .knowledge.vectors import SentenceTransformerEncoder as SentenceTransformerEncoder
+    from .knowledge.vectors import TextEncoder as TextEncoder
+    from .knowledge.vectors import TfidfSvdEncoder as TfidfSvdEncoder
+    from .scores.table import Coverage as Coverage
+    from .scores.table import ScoreTable as ScoreTable
     from .wrapping import disabled as disabled
     from .wrapping import unwrap as unwrap
     from .wrapping import wrap as wrap

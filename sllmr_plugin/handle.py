@@ -14,17 +14,16 @@ import torch
 from torch import Tensor
 
 from .config import SelectiveConfig
-from .ensemble import Checkpoint, read_checkpoints
 from .errors import SLLMRError
-from .gate_fitting import DisagreementMemory
-from .id_index import IdIndex, encode_ids
-from .item_rows import Features, TrainingRows
-from .preparation import usable_scores
 from .regularizer.gates import GATES, Gate, build_gate
 from .regularizer.uncertainty import FROM_PROBABILITY
-from .score_table import Coverage, ScoreTable
-from .session import TrainingSession
-from .usable import Usable
+from .scores.ids import IdIndex, encode_ids
+from .scores.table import Coverage, ScoreTable
+from .training.ensemble import Checkpoint, read_checkpoints
+from .training.probes import DisagreementMemory
+from .training.rows import Features, TrainingRows
+from .training.session import TrainingSession
+from .training.view import Usable, usable_scores
 
 _CONFIG_FILE = "sllmr_config.yaml"
 _GATE_FILE = "sllmr_gate.safetensors"

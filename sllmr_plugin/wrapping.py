@@ -12,17 +12,15 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from .augmenting import is_augmented, unaugment
+from .backends.augment import is_augmented, unaugment
 from .backends.base import backend_of
-from .backends.gate_optimizer import leave_optimizer, sync_optimizer
-from .backends.scores import plain_class
-from .backends.wrapped import WrappedMixin, wrapped_class
+from .backends.wrapped import WrappedMixin, leave_optimizer, plain_class, sync_optimizer, wrapped_class
 from .config import SelectiveConfig
 from .errors import AlreadyWrappedError, CoverageWarning, NotWrappedError, SLLMRError, UnsupportedModelError, WrapError
 from .handle import Handle, check_gate
-from .id_index import IdIndex
-from .item_rows import Features, encode_item_table
-from .score_table import ScoreTable
+from .scores.ids import IdIndex
+from .scores.table import ScoreTable
+from .training.rows import Features, encode_item_table
 
 Result = TypeVar("Result")
 Model = TypeVar("Model", bound=Any)  # a model of a CTR library; these have no types

@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sllmr_plugin.drawable import DrawableScores
-from sllmr_plugin.item_rows import RowBuilder
-from sllmr_plugin.score_table import ScoreTable
-from sllmr_plugin.usable import Usable
+from sllmr_plugin.scores.table import ScoreTable
+from sllmr_plugin.training.rows import RowBuilder
+from sllmr_plugin.training.view import DrawableScores, Usable
 
 # Columns of the input: user, item, context (the user's), category (the item's).
 USER, ITEM, CONTEXT, CATEGORY = range(4)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sllmr_plugin import CoverageError, CoverageWarning
-from sllmr_plugin.augmentation import KARAdaptor, LLMCFAdaptor
 from sllmr_plugin.datasets.features import training_rows
+from sllmr_plugin.knowledge import KARAdaptor, LLMCFAdaptor
 
 from .text_cases import N_ITEMS, N_USERS, NO_ITEM_TEXT, NO_USER_TEXT, encoded, interactions
 

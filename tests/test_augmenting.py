@@ -28,11 +28,11 @@ from sllmr_plugin import (
     unwrap,
     wrap,
 )
-from sllmr_plugin.augmentation import Adaptor
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.errors import BackboneError
 from sllmr_plugin.evaluation.model_scores import evaluation_mode, score_items, template_matrix
-from sllmr_plugin.zoo import build_model, feature_names, input_rows
+from sllmr_plugin.knowledge import Adaptor
+from sllmr_plugin.zoo.deepctr import build_model, feature_names, input_rows
 
 from .text_cases import N_ITEMS, N_USERS, encoded, interactions
 

@@ -12,8 +12,8 @@ import pytest
 from sllmr_plugin.errors import ScoringStoppedError
 from sllmr_plugin.scoring import batch as batch_module
 from sllmr_plugin.scoring.batch import run_batches
+from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.openai_client import OpenAIClient
 from sllmr_plugin.scoring.prices import Price, estimate_tokens
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run import run

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 from sllmr_plugin import SelectiveConfig, disabled, wrap
-from sllmr_plugin.backends.batch_loader import whole_batches
+from sllmr_plugin.backends.deepctr.fit_seams import whole_batches
 
 from .matrix import backbones as zoo
 

@@ -9,21 +9,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sllmr_plugin.augmentation import LLMCFAdaptor
-from sllmr_plugin.augmentation.text_table import KINDS as TABLE_KINDS
-from sllmr_plugin.augmentation.text_table import TextTable
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
+from sllmr_plugin.knowledge import LLMCFAdaptor
+from sllmr_plugin.knowledge.texts import KINDS as TABLE_KINDS
+from sllmr_plugin.knowledge.texts import TextTable
 from sllmr_plugin.scoring.batch import run_batches
+from sllmr_plugin.scoring.client import Completion
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.ledger_file import LedgerReader
-from sllmr_plugin.scoring.openai_client import Completion
-from sllmr_plugin.scoring.parquet import read_metadata
-from sllmr_plugin.scoring.texts.plan import plan_texts
+from sllmr_plugin.scoring.table import read_metadata
+from sllmr_plugin.scoring.texts.plan import DEFAULT_KINDS, KINDS, plan_texts
 from sllmr_plugin.scoring.texts.prompts import TextTemplate
 from sllmr_plugin.scoring.texts.questions import TextQuestions
-from sllmr_plugin.scoring.texts.request import DEFAULT_KINDS, KINDS
 
 from .scoring_server import ScoringServer, text_of
 

@@ -10,7 +10,7 @@ from sllmr_plugin.datasets.demo import load_demo
 from sllmr_plugin.evaluation import compare as compare_module
 from sllmr_plugin.evaluation.compare import compare
 from sllmr_plugin.evaluation.training import RunSettings
-from sllmr_plugin.experiments.compose import compose
+from sllmr_plugin.experiments.experiment import compose
 from sllmr_plugin.experiments.running import train_experiment
 
 TINY = [

@@ -8,7 +8,7 @@ import torch
 from sllmr_plugin.errors import ConfigError
 from sllmr_plugin.evaluation.corruption import CORRUPTIONS, corrupt
 from sllmr_plugin.evaluation.strata import Strata
-from sllmr_plugin.score_table import ScoreTable
+from sllmr_plugin.scores.table import ScoreTable
 
 STRATA = Strata(cold=np.array([False, True, False]), tail=np.array([False, False, True, True]), tail_popularity=1)
 

@@ -11,9 +11,9 @@ from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import DataError, EvaluationError
 from sllmr_plugin.evaluation.comparison import compare_runs
 from sllmr_plugin.evaluation.differences import Difference, auc_by_label, differences_to_plain
-from sllmr_plugin.evaluation.run_folder import RunFolder
+from sllmr_plugin.evaluation.runs import RunFolder
 from sllmr_plugin.evaluation.statistics import paired_differences
-from sllmr_plugin.evaluation.strata_labels import label_test, read_labels
+from sllmr_plugin.evaluation.strata import label_test, read_labels
 from tests.evaluation_cases import catalogue, interactions, ranking, result
 
 N = 60

@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sllmr_plugin import mapped_pages
-from sllmr_plugin.drawable import DrawableScores
-from sllmr_plugin.mapped_pages import MappedPages
-from sllmr_plugin.user_scores import UserScores
+from sllmr_plugin.scores import arrays as mapped_pages
+from sllmr_plugin.scores.arrays import MappedPages, UserScores
+from sllmr_plugin.training.view import DrawableScores
 
 N_USERS, N_ITEMS = 9, 12
 PAIRS = st.dictionaries(

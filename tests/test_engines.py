@@ -16,26 +16,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sllmr_plugin import engine as module
 from sllmr_plugin import wrap
 from sllmr_plugin.backends.broadcast import broadcast
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.demo import demo_paths, load_demo
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.engine import cut
 from sllmr_plugin.errors import EngineError, EvaluationError, LedgerError
 from sllmr_plugin.evaluation.ranking import full_ranking
+from sllmr_plugin.parallel import engine as module
+from sllmr_plugin.parallel.engine import cut
 from sllmr_plugin.scoring import candidates
-from sllmr_plugin.scoring.candidate_settings import CandidateSettings
-from sllmr_plugin.scoring.candidates import draw_candidates, read_categories
+from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates, read_categories
+from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.openai_client import OpenAIClient
-from sllmr_plugin.scoring.own_spread import spread_scorer
+from sllmr_plugin.scoring.own import spread_scorer
 from sllmr_plugin.scoring.partitions import PartitionFiles, merge_partitions, partition_folder
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run import run
-from sllmr_plugin.zoo import build_model, input_rows
+from sllmr_plugin.zoo.deepctr import build_model, input_rows
 
 from .evaluation_cases import TableModel, catalogue, interactions
 from .scoring_server import ScoringServer

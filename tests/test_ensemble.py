@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from sllmr_plugin import SelectiveConfig, SLLMRError
-from sllmr_plugin.ensemble import read_checkpoints
+from sllmr_plugin.training.ensemble import read_checkpoints
 
 from .matrix import backbones as zoo
 

@@ -18,11 +18,11 @@ from sllmr_plugin.evaluation import compare as compare_module
 from sllmr_plugin.evaluation.compare import compare
 from sllmr_plugin.evaluation.ranking import full_ranking, summarize
 from sllmr_plugin.evaluation.run import train_and_rank
-from sllmr_plugin.evaluation.run_folder import RunFolder
+from sllmr_plugin.evaluation.runs import RunFolder
 from sllmr_plugin.evaluation.strata import stratify
 from sllmr_plugin.evaluation.training import BestEpoch, RunSettings
-from sllmr_plugin.score_table import ScoreTable
-from sllmr_plugin.zoo import build_model
+from sllmr_plugin.scores.table import ScoreTable
+from sllmr_plugin.zoo.deepctr import build_model
 from tests.evaluation_cases import N_ITEMS, N_USERS, TableModel, catalogue, interactions, result
 
 

@@ -33,8 +33,8 @@ from sllmr_plugin import (
     unwrap,
     wrap,
 )
-from sllmr_plugin.backends.fuxictr_data import training_pieces
-from sllmr_plugin.zoo_fuxictr_models import DeepFM
+from sllmr_plugin.backends.fuxictr.data import training_pieces
+from sllmr_plugin.zoo.fuxictr_models import DeepFM
 
 from .matrix import backbones as shared
 from .matrix import fuxictr_backbones as zoo

@@ -12,9 +12,9 @@ import torch
 
 from sllmr_plugin.config import SelectiveConfig
 from sllmr_plugin.errors import GateCollapsedWarning
-from sllmr_plugin.gate_fitting import DisagreementMemory, GateFitter
 from sllmr_plugin.regularizer.gates import DisagreementGate
-from sllmr_plugin.session import TrainingSession
+from sllmr_plugin.training.probes import DisagreementMemory, GateFitter
+from sllmr_plugin.training.session import TrainingSession
 
 from .small_table import (
     CANDIDATES,

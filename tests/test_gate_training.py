@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sllmr_plugin import GateCollapsedWarning, SelectiveConfig, SLLMRError
-from sllmr_plugin.regularizer.pair_signals import ENTRY_SIGNALS, PAIR_SIGNALS, PairSignals
+from sllmr_plugin.regularizer.signals import ENTRY_SIGNALS, PAIR_SIGNALS, PairSignals
 
 from .matrix import backbones as zoo
 

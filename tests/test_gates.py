@@ -22,9 +22,9 @@ from sllmr_plugin.regularizer.gates import (
     OpenGate,
     build_gate,
 )
-from sllmr_plugin.regularizer.pair_signals import ENTRY_SIGNALS, PAIR_SIGNALS, REGIONS, Entries, PairSignals
 from sllmr_plugin.regularizer.pairs import OrderedPairs
 from sllmr_plugin.regularizer.selective import SelectiveRegularizer
+from sllmr_plugin.regularizer.signals import ENTRY_SIGNALS, PAIR_SIGNALS, REGIONS, Entries, PairSignals
 
 SIGNALS = st.tuples(st.booleans(), st.booleans(), st.floats(0, 1, width=32)).map(lambda z: tuple(map(float, z)))
 GAPS = st.integers(1, 8).map(lambda eighths: eighths / 8)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import LabelEncoder
 
 from sllmr_plugin.errors import ScoreTableError
-from sllmr_plugin.id_index import encode_ids, example_mismatch
+from sllmr_plugin.scores.ids import encode_ids, example_mismatch
 
 STRINGS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=4)
 INTEGERS = st.integers(-(2**62), 2**62)

@@ -13,7 +13,7 @@ import torch
 
 import sllmr_plugin
 from sllmr_plugin.datasets.demo import demo_paths
-from sllmr_plugin.zoo import build_model
+from sllmr_plugin.zoo.deepctr import build_model
 
 from .matrix import backbones as zoo
 from .scoring_server import ScoringServer

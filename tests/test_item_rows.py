@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sllmr_plugin.errors import ItemTableWarning, SLLMRError, WrapError
-from sllmr_plugin.item_rows import (
+from sllmr_plugin.training.rows import (
     ArrayRows,
     RowBuilder,
     Unlisted,

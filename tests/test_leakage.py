@@ -16,7 +16,7 @@ from sllmr_plugin.errors import LeakageError
 from sllmr_plugin.evaluation.leakage import check_leakage
 from sllmr_plugin.evaluation.run import train_and_rank
 from sllmr_plugin.evaluation.training import RunSettings
-from sllmr_plugin.score_table import ScoreTable
+from sllmr_plugin.scores.table import ScoreTable
 from tests.evaluation_cases import catalogue, interactions
 
 DATA = load_interactions(interactions(), catalogue())

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sllmr_plugin import SelectiveConfig, disabled, unwrap, wrap
-from sllmr_plugin.backends.lean_l2 import LeanL2
+from sllmr_plugin.backends.deepctr.fit_seams import LeanL2
 
 from .matrix import backbones as zoo
 

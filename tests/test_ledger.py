@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sllmr_plugin.errors import LedgerError
+from sllmr_plugin.scoring.client import Completion
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.ledger_file import LedgerAnswer, LedgerReader, Refusal, ledger_key
 from sllmr_plugin.scoring.ledger_report import failures, known_servers, refused
-from sllmr_plugin.scoring.openai_client import Completion
 from sllmr_plugin.scoring.prompts import PromptTemplate
 from sllmr_plugin.scoring.questions import Questions
-from sllmr_plugin.scoring.request import ScoringRequest
-from sllmr_plugin.scoring.server_form import ServerForm
+from sllmr_plugin.scoring.requests import ScoringRequest
+from sllmr_plugin.scoring.servers import ServerForm
 
 ANSWER = LedgerAnswer(
     key="k1",

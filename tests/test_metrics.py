@@ -10,10 +10,16 @@ from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import EvaluationError
-from sllmr_plugin.evaluation.labelled_rows import labelled_rows, predict_rows
-from sllmr_plugin.evaluation.metrics import click_metrics, expected_calibration_error, group_auc, ranking_metrics
+from sllmr_plugin.evaluation.metrics import (
+    click_metrics,
+    expected_calibration_error,
+    group_auc,
+    labelled_rows,
+    predict_rows,
+    ranking_metrics,
+)
 from sllmr_plugin.evaluation.ranking import full_ranking
-from sllmr_plugin.zoo import build_model
+from sllmr_plugin.zoo.deepctr import build_model
 from tests.evaluation_cases import N_ITEMS, N_USERS, TableModel, catalogue, interactions
 
 

@@ -6,7 +6,7 @@ import torch
 
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.evaluation.model_scores import default_rows_per_block, score_items, template_matrix
-from sllmr_plugin.zoo import BACKBONES, build_model
+from sllmr_plugin.zoo.deepctr import BACKBONES, build_model
 from tests.evaluation_cases import N_ITEMS, catalogue, interactions
 
 DATA = load_interactions(interactions(), catalogue())

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from sllmr_plugin.backends.other_weights import call_with
+from sllmr_plugin.backends.forward import call_with
 
 
 class Shares(nn.Module):

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sllmr_plugin.cli import main
-from sllmr_plugin.datasets import prepare, prepared_folder
+from sllmr_plugin.datasets import prepare
+from sllmr_plugin.datasets import prepared as prepared_folder
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.datasets.prepare_settings import PrepareSettings
-from sllmr_plugin.datasets.raw.values import clean_text
+from sllmr_plugin.datasets.preparing import PrepareSettings
+from sllmr_plugin.datasets.raw.lines import clean_text
 from sllmr_plugin.errors import ConfigError, DataError, MalformedLinesError, MalformedLinesWarning
 from sllmr_plugin.scoring.candidates import read_categories
 

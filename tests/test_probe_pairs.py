@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sllmr_plugin.probe_pairs import ProbePairs
+from sllmr_plugin.training.probes import ProbePairs
 
 from .small_table import (
     CANDIDATES,

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 from sllmr_plugin import KARAdaptor, WrapError, augment, wrap
-from sllmr_plugin.backends.batch_loader import whole_batches
+from sllmr_plugin.backends.deepctr.fit_seams import whole_batches
 from sllmr_plugin.backends.processes import OwnBatches
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.errors import ProcessesError
-from sllmr_plugin.ranks import Ranks
-from sllmr_plugin.zoo import build_model, input_rows
+from sllmr_plugin.parallel.ranks import Ranks
+from sllmr_plugin.zoo.deepctr import build_model, input_rows
 
 from . import process_cases as cases
 from .text_cases import encoded, interactions

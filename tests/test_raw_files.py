@@ -11,10 +11,8 @@ import pytest
 
 from sllmr_plugin.datasets.raw import lines as lines_module
 from sllmr_plugin.datasets.raw.amazon import AMAZON_2014, AMAZON_2023, parse_object
-from sllmr_plugin.datasets.raw.delimited import Delimited
-from sllmr_plugin.datasets.raw.lines import BadLine, RawFile
-from sllmr_plugin.datasets.raw.movielens import MovieLens
-from sllmr_plugin.datasets.raw.values import clean_text, is_page_source, raw_id, time
+from sllmr_plugin.datasets.raw.delimited import Delimited, MovieLens
+from sllmr_plugin.datasets.raw.lines import BadLine, RawFile, clean_text, is_page_source, raw_id, time
 from sllmr_plugin.errors import DataError, MalformedLinesError
 
 
@@ -352,7 +350,7 @@ def test_an_unclosed_quote_does_not_swallow_the_file(tmp_path):
     assert 5_000 < len(read) < 15_000
 
 
-@pytest.mark.parametrize("module", ["raw.values", "raw.amazon", "core", "splits", "preparing"])
+@pytest.mark.parametrize("module", ["raw.lines", "raw.amazon", "splits", "preparing"])
 def test_docstring_examples(module):
     result = doctest.testmod(importlib.import_module(f"sllmr_plugin.datasets.{module}"))
     assert result.failed == 0

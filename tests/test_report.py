@@ -16,16 +16,15 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import CoverageWarning, GateCollapsedWarning, RunFolderError
 from sllmr_plugin.evaluation.compare import compare
-from sllmr_plugin.evaluation.levels import auc_levels, gains_by_size
-from sllmr_plugin.evaluation.run import RunResult
-from sllmr_plugin.evaluation.run_folder import RunFolder
-from sllmr_plugin.evaluation.text_modes import ALL_MODES
+from sllmr_plugin.evaluation.comparison import auc_levels, gains_by_size
+from sllmr_plugin.evaluation.report import words, write_report
+from sllmr_plugin.evaluation.report.sections import origin
+from sllmr_plugin.evaluation.report.words import cautions, headline, interval
+from sllmr_plugin.evaluation.run import ALL_MODES, RunResult
+from sllmr_plugin.evaluation.runs import RunFolder
 from sllmr_plugin.evaluation.training import RunSettings
-from sllmr_plugin.report import words, write_report
-from sllmr_plugin.report.sections import origin
-from sllmr_plugin.report.words import cautions, headline, interval
-from sllmr_plugin.score_origin import read_origin
-from sllmr_plugin.score_table import ScoreTable
+from sllmr_plugin.scores.origin import read_origin
+from sllmr_plugin.scores.table import ScoreTable
 from tests.evaluation_cases import N_ITEMS, N_USERS, catalogue, interactions, ranking, result
 
 SMALL = RunSettings(epochs=2, embedding_dim=4, batch_size=16)

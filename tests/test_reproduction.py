@@ -24,9 +24,9 @@ from benchmarks.paper.request import Request
 from benchmarks.paper.results import collect
 from benchmarks.paper.state import look_up
 from sllmr_plugin.errors import ConfigError, RunFolderError
-from sllmr_plugin.evaluation.run_folder import RunFolder
+from sllmr_plugin.evaluation.runs import RunFolder
 from sllmr_plugin.experiments.running import FILE
-from sllmr_plugin.lifeline import lifeline
+from sllmr_plugin.parallel.lifeline import lifeline
 
 from .evaluation_cases import ranking, result
 
@@ -423,7 +423,7 @@ def test_a_kill_ends_the_trainings_too(tmp_path):
 
 @pytest.mark.parametrize("stdin", ["ended", "closed"])
 def test_a_training_of_ones_own_does_not_mind_the_end_of_its_input(stdin):
-    program = "import time; from sllmr_plugin.lifeline import end_with_lifeline as watch; "
+    program = "import time; from sllmr_plugin.parallel.lifeline import end_with_lifeline as watch; "
     program += "watch(); time.sleep(0.5); print('trained')"
     command = f'exec "$0" -c "$1" {"< /dev/null" if stdin == "ended" else "<&-"}'
     result = subprocess.run(["sh", "-c", command, sys.executable, program], capture_output=True, text=True, check=True)
@@ -431,7 +431,7 @@ def test_a_training_of_ones_own_does_not_mind_the_end_of_its_input(stdin):
 
 
 def test_what_is_started_for_it_ends_with_the_pipe_and_its_own_processes_do_not():
-    program = "import os, sys, time; from sllmr_plugin.lifeline import end_with_lifeline as watch; "
+    program = "import os, sys, time; from sllmr_plugin.parallel.lifeline import end_with_lifeline as watch; "
     program += "watch(); print([name for name in os.environ if name in sys.argv], flush=True); time.sleep(60)"
     with lifeline() as (stdin, variables):
         process = subprocess.Popen(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.paper.paper import STRATA, paper_figures, protocol_differences
-from sllmr_plugin.experiments.compose import compose
+from sllmr_plugin.experiments.experiment import compose
 
 PAPER = paper_figures()
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.datasets.unseen import UnseenItems
+from sllmr_plugin.datasets.negatives import UnseenItems
 from sllmr_plugin.errors import EvaluationError
 from sllmr_plugin.evaluation.ranking import full_ranking, summarize
 from tests.evaluation_cases import N_ITEMS, N_USERS, TableModel, catalogue, interactions

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sllmr_plugin.sampler import TableSampler
-from sllmr_plugin.score_table import UserScores
+from sllmr_plugin.scores.table import UserScores
+from sllmr_plugin.training.sampler import TableSampler
 
 
 def table(counts):

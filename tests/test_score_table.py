@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import LabelEncoder
 
 from sllmr_plugin.errors import CoverageError, ScoreTableError, SLLMRError
-from sllmr_plugin.score_table import ScoreTable, UserScores
+from sllmr_plugin.scores.table import ScoreTable, UserScores
 
 NO_ID = "user_id or item_id is missing"
 NO_SCORE = "score is missing"

@@ -11,7 +11,7 @@ from sllmr_plugin.errors import AnswerError
 from sllmr_plugin.scoring.answers import parse_scores
 from sllmr_plugin.scoring.prompts import PromptTemplate
 from sllmr_plugin.scoring.ranking_answers import parse_ranking
-from sllmr_plugin.scoring.request import ScoredAnswer, ScoringRequest
+from sllmr_plugin.scoring.requests import ScoredAnswer, ScoringRequest
 
 REQUEST = ScoringRequest("u", ("Chess",), ("a", "b", "c"), ("Go", "Doom", "Kite"))
 FULL = {"a": 0.5, "b": 0.25, "c": 1.0}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sllmr_plugin.errors import DataError
 from sllmr_plugin.scoring import lexical
 from sllmr_plugin.scoring.lexical import LexicalScorer
-from sllmr_plugin.scoring.request import ScoringRequest
+from sllmr_plugin.scoring.requests import ScoringRequest
 
 TITLES = ["red kite", "red rose", "kite string", "blue moon", "Blue Moon II"]
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from sllmr_plugin.errors import AnswerError, PromptError
 from sllmr_plugin.scoring.prompts import PromptTemplate, ask_again
-from sllmr_plugin.scoring.request import ScoringRequest
+from sllmr_plugin.scoring.requests import ScoringRequest, clean_title
 from sllmr_plugin.scoring.schema import answer_format, answer_schema, breaks_bounds, has_meaning, response_format
-from sllmr_plugin.scoring.titles import clean_title
 
 REQUEST = ScoringRequest(
     user_id="user-4711",

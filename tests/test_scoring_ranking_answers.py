@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sllmr_plugin.errors import AnswerError, ConfigError
 from sllmr_plugin.scoring.ranking_answers import parse_ranking, soft_scores
-from sllmr_plugin.scoring.request import ScoringRequest
+from sllmr_plugin.scoring.requests import ScoringRequest
 
 REQUEST = ScoringRequest("u", ("Chess",), ("a", "b", "c", "d"), ("Go", "Doom", "Kite", "Tag"))
 # sigma((4 + 1 - 2r) / (4 * 0.5)) for r = 1, 2, 3, 4

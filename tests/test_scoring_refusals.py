@@ -8,16 +8,15 @@ import sqlite3
 import pytest
 
 from sllmr_plugin.errors import ScoringStoppedError, ServerError
-from sllmr_plugin.scoring import server_errors
+from sllmr_plugin.scoring import servers as server_errors
+from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.ledger_file import LedgerReader
 from sllmr_plugin.scoring.ledger_report import refused
-from sllmr_plugin.scoring.openai_client import OpenAIClient
 from sllmr_plugin.scoring.prices import Price
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run import run
-from sllmr_plugin.scoring.server_errors import cause_of, words
-from sllmr_plugin.scoring.server_form import ServerForm
+from sllmr_plugin.scoring.servers import ServerForm, cause_of, words
 
 from .test_scoring_run import _environment, requests, setting, truth  # noqa: F401  (fixtures)
 
@@ -32,7 +31,7 @@ FORBIDDEN = (403, "no")
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch):
-    monkeypatch.setattr("sllmr_plugin.scoring.openai_client._BROKEN_SECONDS", 0.01)
+    monkeypatch.setattr("sllmr_plugin.scoring.client._BROKEN_SECONDS", 0.01)
 
 
 def of_users(*numbers):

@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sllmr_plugin.errors import AnswerError
-from sllmr_plugin.scoring.texts.answers import clean_text, is_echo, parse_text
+from sllmr_plugin.scoring.texts.plan import KINDS, Exemplar, TextRequest
 from sllmr_plugin.scoring.texts.prompts import TextTemplate
-from sllmr_plugin.scoring.texts.request import KINDS, Exemplar, TextRequest
+from sllmr_plugin.scoring.texts.questions import clean_text, is_echo, parse_text
 
 LIMIT = 200
 PIECES = st.sampled_from(

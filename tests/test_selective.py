@@ -20,9 +20,9 @@ from sllmr_plugin.regularizer.gates import (
     JointGate,
     OpenGate,
 )
-from sllmr_plugin.regularizer.pair_signals import PAIR_SIGNALS, REGIONS, Entries, PairSignals, pair_regions
 from sllmr_plugin.regularizer.pairs import OrderedPairs, select_pairs
 from sllmr_plugin.regularizer.selective import SelectiveRegularizer
+from sllmr_plugin.regularizer.signals import PAIR_SIGNALS, REGIONS, Entries, PairSignals, pair_regions
 
 ALL = 1000  # more pairs than any block below holds
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-8}

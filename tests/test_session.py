@@ -20,8 +20,8 @@ from sllmr_plugin.errors import (
     NoPairsError,
 )
 from sllmr_plugin.regularizer.gates import BilevelGate, DisagreementGate, build_gate
-from sllmr_plugin.regularizer.pair_signals import REGIONS
-from sllmr_plugin.session import TrainingSession
+from sllmr_plugin.regularizer.signals import REGIONS
+from sllmr_plugin.training.session import TrainingSession
 
 from .small_table import (
     CANDIDATES,

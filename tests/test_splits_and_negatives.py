@@ -8,9 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sllmr_plugin.datasets import negatives as negatives_module
-from sllmr_plugin.datasets.core import k_core
 from sllmr_plugin.datasets.negatives import draw_negatives, spare_items
-from sllmr_plugin.datasets.splits import by_time, leave_last_out
+from sllmr_plugin.datasets.splits import by_time, k_core, leave_last_out
 from sllmr_plugin.errors import DataError
 
 PAIRS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 9)), min_size=1, max_size=60, unique=True)

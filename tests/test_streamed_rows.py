@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sllmr_plugin.item_rows import ArrayRows, Unlisted
-from sllmr_plugin.streamed_rows import StreamedRows
+from sllmr_plugin.backends.fuxictr.data import StreamedRows
+from sllmr_plugin.training.rows import ArrayRows, Unlisted
 
 LAYOUT = {"user": (0, 1), "item": (1, 2), "tags": (2, 4), "price": (4, 5)}
 

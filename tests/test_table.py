@@ -8,7 +8,7 @@ import pytest
 
 from sllmr_plugin.evaluation.comparison import Comparison
 from sllmr_plugin.evaluation.differences import Difference, StratumAuc
-from sllmr_plugin.evaluation.table_formats import format_table
+from sllmr_plugin.evaluation.tables import format_table
 from tests.evaluation_cases import result
 
 GATE = {"all": 0.25, "cold": 0.5, "tail": 0.125, "neither": 0.0}

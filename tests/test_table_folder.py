@@ -20,7 +20,7 @@ import torch
 
 from sllmr_plugin import ScoreTable, SelectiveConfig, wrap
 from sllmr_plugin.errors import CoverageError, ScoreTableError
-from sllmr_plugin.table_build import build_table
+from sllmr_plugin.scores.build import build_table
 
 from .matrix import backbones as zoo
 

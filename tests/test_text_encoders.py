@@ -10,9 +10,9 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sllmr_plugin import SentenceTransformerEncoder, TextEncoder, TextEncoderError, TfidfSvdEncoder
-from sllmr_plugin.augmentation import EncodedTexts, TextTable
-from sllmr_plugin.augmentation.encoders import encode_checked
-from sllmr_plugin.evaluation.text_modes import describe_texts
+from sllmr_plugin.evaluation.run import describe_texts
+from sllmr_plugin.knowledge import EncodedTexts, TextTable
+from sllmr_plugin.knowledge.vectors import encode_checked
 
 from .text_cases import interactions, reasoning_frame, text_frame
 

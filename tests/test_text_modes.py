@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from sllmr_plugin import ConfigError, SelectiveConfig
-from sllmr_plugin.augmentation import KARAdaptor
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.errors import BackboneError, RunFolderError
 from sllmr_plugin.evaluation.compare import compare
-from sllmr_plugin.evaluation.run_folder import RunFolder
-from sllmr_plugin.evaluation.text_modes import build_adaptor
+from sllmr_plugin.evaluation.report.summary import summarise
+from sllmr_plugin.evaluation.report.words import compared
+from sllmr_plugin.evaluation.run import build_adaptor
+from sllmr_plugin.evaluation.runs import RunFolder
 from sllmr_plugin.evaluation.training import BestEpoch, RunSettings, train
-from sllmr_plugin.report.summary import summarise
-from sllmr_plugin.report.words import compared
-from sllmr_plugin.score_table import ScoreTable
+from sllmr_plugin.knowledge import KARAdaptor
+from sllmr_plugin.scores.table import ScoreTable
 
 from .text_cases import N_ITEMS, N_USERS, encoded, interactions, reasoning_frame, text_frame
 

@@ -14,12 +14,11 @@ from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import BackboneError, ConfigError, EvaluationError, RunFolderError, SLLMRError
 from sllmr_plugin.evaluation import training
 from sllmr_plugin.evaluation import tune as tune_module
-from sllmr_plugin.evaluation.search_space import OPEN, SearchSpace, describe, gate_name
+from sllmr_plugin.evaluation.tables import format_trials
 from sllmr_plugin.evaluation.training import RunSettings, Trained
-from sllmr_plugin.evaluation.trials import Trial, TrialRun
+from sllmr_plugin.evaluation.trials import OPEN, SearchSpace, Trial, TrialRun, describe, gate_name
 from sllmr_plugin.evaluation.tune import TuneResult, tune
-from sllmr_plugin.evaluation.tune_table import format_trials
-from sllmr_plugin.score_table import ScoreTable
+from sllmr_plugin.scores.table import ScoreTable
 from tests.evaluation_cases import N_ITEMS, N_USERS, catalogue, interactions
 
 SMALL = RunSettings(epochs=1, embedding_dim=4, batch_size=16)

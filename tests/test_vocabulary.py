@@ -12,8 +12,8 @@ pytest.importorskip("fuxictr")
 from fuxictr.preprocess import FeatureProcessor
 
 from sllmr_plugin import CoverageError, DataError, ScoreTable, wrap
-from sllmr_plugin.vocabulary import fuxictr_index
-from sllmr_plugin.zoo_fuxictr import build_fuxictr
+from sllmr_plugin.backends.fuxictr.data import fuxictr_index
+from sllmr_plugin.zoo.fuxictr import build_fuxictr
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from sllmr_plugin.backends.quiet import import_deepctr_torch
+from sllmr_plugin.backends.deepctr.quiet import import_deepctr_torch
 from sllmr_plugin.datasets.features import template_rows, training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import BackboneError
-from sllmr_plugin.zoo import BACKBONES, build_model, check_backbone, feature_names, input_rows
+from sllmr_plugin.zoo.deepctr import BACKBONES, build_model, check_backbone, feature_names, input_rows
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,12 @@ from sllmr_plugin.errors import (
     MissingDataError,
 )
 from sllmr_plugin.evaluation.training import RunSettings
-from sllmr_plugin.experiments import zoo_files
-from sllmr_plugin.experiments.compose import compose
-from sllmr_plugin.experiments.data_loading import load_source
-from sllmr_plugin.experiments.data_source import DataSource
-from sllmr_plugin.experiments.listing import list_zoo
-from sllmr_plugin.experiments.zoo_files import zoo_folder, zoo_names
-from sllmr_plugin.zoo import BACKBONES, build_model
+from sllmr_plugin.experiments import files as zoo_files
+from sllmr_plugin.experiments.data import DataSource, load_source
+from sllmr_plugin.experiments.experiment import compose
+from sllmr_plugin.experiments.files import zoo_folder, zoo_names
+from sllmr_plugin.experiments.running import list_zoo
+from sllmr_plugin.zoo.deepctr import BACKBONES, build_model
 
 MODELS = ["autoint", "dcn", "dcnv2", "deepfm", "din", "xdeepfm"]
 DATA = ["amazon_beauty", "amazon_sports", "amazon_toys", "demo", "movielens_1m", "video_games"]
@@ -254,7 +253,7 @@ def test_settings_tell_runs_with_other_arguments_apart():
 
 def test_the_files_are_found_in_the_package_first(tmp_path, monkeypatch):
     package = tmp_path / "site" / "sllmr_plugin"
-    monkeypatch.setattr(zoo_files, "__file__", str(package / "experiments" / "zoo_files.py"))
+    monkeypatch.setattr(zoo_files, "__file__", str(package / "experiments" / "files.py"))
     with pytest.raises(ConfigError, match="is neither in"):
         zoo_folder()
     for folder in (tmp_path / "site" / "model_zoo_configs", package / "model_zoo_configs"):

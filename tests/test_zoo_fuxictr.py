@@ -13,13 +13,13 @@ pytest.importorskip("fuxictr")
 from fuxictr.pytorch.dataloaders.npz_dataloader import NpzDataLoader
 
 from sllmr_plugin import wrap
+from sllmr_plugin.backends.fuxictr.data import fuxictr_index
 from sllmr_plugin.datasets.features import held_out_rows, template_rows, training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import BackboneError, MissingLibraryError
-from sllmr_plugin.evaluation.labelled_rows import predict_rows
+from sllmr_plugin.evaluation.metrics import predict_rows
 from sllmr_plugin.evaluation.ranking import full_ranking
-from sllmr_plugin.vocabulary import fuxictr_index
-from sllmr_plugin.zoo_fuxictr import FUXICTR_BACKBONES, build_fuxictr, import_fuxictr, read_settings, write_dataset
+from sllmr_plugin.zoo.fuxictr import FUXICTR_BACKBONES, build_fuxictr, import_fuxictr, read_settings, write_dataset
 
 CONFIGS = Path(__file__).parent.parent / "model_zoo_configs" / "fuxictr"
 

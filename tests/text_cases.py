@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from sllmr_plugin.augmentation import EncodedTexts, TextTable
 from sllmr_plugin.datasets.interactions import load_interactions
+from sllmr_plugin.knowledge import EncodedTexts, TextTable
 
 N_USERS, N_ITEMS = 12, 10
 NO_USER_TEXT, NO_ITEM_TEXT = (4, 9), (7,)  # codes, counted from 1

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from sllmr_plugin.cli import guarded
 from sllmr_plugin.cli.arguments import add_experiment_keys, check_data_dir, names, positive
 from sllmr_plugin.errors import MissingDataError, RunFolderError
-from sllmr_plugin.evaluation.text_modes import ALL_MODES
+from sllmr_plugin.evaluation.run import ALL_MODES
 from sllmr_plugin.progress import duration
 
 from .document import data_lines, protocol_lines, write_documents

@@ -10,10 +10,9 @@ from typing import Any
 
 from sllmr_plugin.errors import RunFolderError
 from sllmr_plugin.evaluation.folder_files import write_json, write_whole
-from sllmr_plugin.evaluation.table import BackboneTable
-from sllmr_plugin.evaluation.table_formats import FORMATS
-from sllmr_plugin.plots.figure import save
-from sllmr_plugin.report.words import texts_told
+from sllmr_plugin.evaluation.plots import save
+from sllmr_plugin.evaluation.report.words import texts_told
+from sllmr_plugin.evaluation.tables import FORMATS, BackboneTable
 
 from .figure import draw_figure_2
 from .paper import paper_figures, protocol_differences

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from sllmr_plugin.plots.intervals import interval_figure
+from sllmr_plugin.evaluation.plots import interval_figure
 
 from .paper import STRATA
 from .request import OURS, Request

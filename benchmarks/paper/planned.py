@@ -9,13 +9,12 @@ from pathlib import Path
 
 from sllmr_plugin.errors import MissingDataError, RunFolderError
 from sllmr_plugin.evaluation.folder_files import read_json, write_json
-from sllmr_plugin.evaluation.run_folder import RunFolder
-from sllmr_plugin.evaluation.text_modes import TEXT_MODES
-from sllmr_plugin.experiments.compose import compose
-from sllmr_plugin.experiments.data_source import fingerprint
-from sllmr_plugin.experiments.experiment import Experiment
+from sllmr_plugin.evaluation.run import TEXT_MODES
+from sllmr_plugin.evaluation.runs import RunFolder
+from sllmr_plugin.experiments.data import fingerprint
+from sllmr_plugin.experiments.experiment import Experiment, compose
+from sllmr_plugin.experiments.files import Setting
 from sllmr_plugin.experiments.running import FILE
-from sllmr_plugin.experiments.yaml_files import Setting
 
 from .request import Request
 

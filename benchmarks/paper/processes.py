@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sllmr_plugin.lifeline import lifeline
+from sllmr_plugin.parallel.lifeline import lifeline
 
 from .planned import PlannedRun
 from .progress import Progress

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sllmr_plugin.errors import ConfigError
 from sllmr_plugin.evaluation.differences import BASELINE
-from sllmr_plugin.evaluation.text_modes import ALL_MODES
-from sllmr_plugin.experiments.zoo_files import zoo_names
+from sllmr_plugin.evaluation.run import ALL_MODES
+from sllmr_plugin.experiments.files import zoo_names
 
 from .paper import paper_figures
 

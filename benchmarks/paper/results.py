@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sllmr_plugin.evaluation.comparison import Level, auc_levels
 from sllmr_plugin.evaluation.differences import Difference, differences_to_plain
-from sllmr_plugin.evaluation.levels import Level, auc_levels
 from sllmr_plugin.evaluation.run import RunResult
-from sllmr_plugin.evaluation.run_folder import RunFolder
+from sllmr_plugin.evaluation.runs import RunFolder
 
 from .planned import PlannedRun
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sllmr_plugin.evaluation.comparison import Level
 from sllmr_plugin.evaluation.differences import BASELINE
-from sllmr_plugin.evaluation.levels import Level
-from sllmr_plugin.evaluation.table import BackboneTable, Cell, Section, gain_cell
+from sllmr_plugin.evaluation.tables import BackboneTable, Cell, Section, gain_cell
 
 from .paper import STRATA, paper_figures
 from .request import OURS, Request

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EngineError
-from .quiet import QuietImport
-from .scores import ScoresMixin, plain_class
+from .deepctr.quiet import QuietImport
+from .wrapped import ScoresMixin, plain_class
 
 # Of a model: what trains it. An optimizer is twice the model's size, a history knows the callbacks and what they know.
 _TRAINING_ONLY = ("sllmr", "optim", "loss_func", "metrics", "history")

@@ -1,17 +1,15 @@
-"""Training of a wrapped DeepCTR-Torch model by several processes: who takes which rows, and what they add up.
-
-A step of all processes is the step that one would have made with the same rows. DeepCTR-Torch's loss is a sum over
-rows, so the gradients are summed, not averaged; what is no sum over rows, the L2 term, is divided among the processes.
-"""
+"""Several processes that train one wrapped model: what is refused, whose rows, gradients summed, logs of all."""
 
 from __future__ import annotations
 
 import inspect
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,9 +17,73 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
 from ..errors import ProcessesError
-from ..ranks import Ranks
-from .printing import library_prints
-from .shared_forward import batch_norms
+from ..handle import Handle
+from ..parallel.ranks import Ranks
+from ..regularizer.gates import DisagreementGate
+from .deepctr.fit_seams import library_prints
+from .forward import batch_norms
+
+
+def check_processes(model: Any, handle: Handle, ranks: Ranks, arguments: dict[str, Any], augmented: bool) -> None:
+    """Refuse what several processes would get wrong, before anything is trained.
+
+    Raises
+    ------
+    ProcessesError
+        Naming all of it; or saying what the processes have been given differently.
+    """
+    problems = []
+    config, gate = handle.config, handle.gate
+    if handle.enabled and config.active:
+        learns = gate.looks_ahead or any(parameter.requires_grad for parameter in gate.parameters())
+        if learns and not isinstance(gate, DisagreementGate):
+            problems.append(
+                f"a {type(gate).__name__}, which is trained step by step, does not work under several processes for "
+                "now. Use gate='disagreement' or gate='fixed', or train in one process."
+            )
+        if config.user_source != "table":
+            problems.append("user_source='batch' would see this process's rows only. Use user_source='table'.")
+        if config.in_batch_pairs:
+            problems.append("in_batch_pairs=True would miss pairs across processes. Use in_batch_pairs=False.")
+    if not handle.whole_batches:
+        problems.append("with whole_batches=False every process would get all rows. Leave it at True.")
+    if augmented:
+        problems.append("an augmented model's adaptor is not shared among processes for now. Train it in one process.")
+    if problems:
+        raise ProcessesError(f"this cannot be trained by {ranks.world} processes: " + " Also: ".join(problems))
+    told = _fingerprint(model, handle, arguments)
+    everyone = ranks.gather(torch.tensor(list(told.values()), dtype=torch.int64))
+    differ = [name for name, same in zip(told, (everyone == everyone[0]).all(dim=0).tolist(), strict=True) if not same]
+    if differ:
+        raise ProcessesError(
+            f"the processes were not given the same {', '.join(differ)}. Call fit alike in every one, with all rows: "
+            "which of them a process trains on is decided there."
+        )
+
+
+def _fingerprint(model: Any, handle: Handle, arguments: dict[str, Any]) -> dict[str, int]:
+    """Return what has to be the same in every process, as numbers by name."""
+    x = arguments["x"]
+    columns = [x[name] for name in model.feature_index if name in x] if isinstance(x, dict) else x
+    table, validation = handle.table.candidates, arguments.get("validation_data")
+    numbers = {name: arguments.get(name) for name in ("epochs", "initial_epoch", "validation_split", "shuffle")}
+    return {
+        "x": _checksum(*columns),
+        "y": _checksum(arguments["y"]),
+        "batch_size": arguments.get("batch_size") or 0,
+        "epochs, validation data or shuffle": zlib.crc32(repr([numbers, validation and len(validation[1])]).encode()),
+        "verbose": int((arguments.get("verbose") or 0) > 0),  # above 0 the logs have metrics
+        "settings (SelectiveConfig)": zlib.crc32(repr([handle.enabled, handle.config.to_dict()]).encode()),
+        "score table": zlib.crc32(repr([len(table.users), len(table.items)]).encode()),
+    }
+
+
+def _checksum(*arrays: Any) -> int:
+    value = 0
+    for array in arrays:
+        value = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, value)
+    return value
+
 
 # torch 2.13 warns of the old name, versions before have no other.
 _SYNC_BUFFERS = next(

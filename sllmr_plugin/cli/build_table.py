@@ -7,8 +7,8 @@ import argparse
 import pandas as pd
 
 from ..errors import ScoreTableError
-from ..score_table import ScoreTable
-from ..sidecar_files import common_form, read_table
+from ..scores.reading import common_form, read_table
+from ..scores.table import ScoreTable
 
 _DESCRIPTION = """\
 Turn parquet files of scores, more than fit in memory, into a folder of memory-mapped arrays. wrap() takes the folder

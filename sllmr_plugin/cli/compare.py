@@ -9,18 +9,17 @@ from typing import Any
 
 import torch
 
-from ..augmentation import SentenceTransformerEncoder
 from ..config import SelectiveConfig
 from ..datasets.interactions import load_interactions
 from ..errors import ConfigError
 from ..evaluation.compare import compare
 from ..evaluation.corruption import CORRUPTIONS, corrupt
-from ..evaluation.strata import stratify
-from ..evaluation.strata_labels import read_labels
-from ..evaluation.table_formats import format_table
-from ..evaluation.text_modes import ALL_MODES, check_texts
-from ..score_table import ScoreTable
-from ..zoo import BACKBONES
+from ..evaluation.run import ALL_MODES, check_texts
+from ..evaluation.strata import read_labels, stratify
+from ..evaluation.tables import format_table
+from ..knowledge import SentenceTransformerEncoder
+from ..scores.table import ScoreTable
+from ..zoo.deepctr import BACKBONES
 from .arguments import add_data, add_engine, add_training, names, open_engine, positive, read_overrides, run_settings
 
 _EPILOG = """\

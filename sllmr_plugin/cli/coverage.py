@@ -6,7 +6,7 @@ import argparse
 
 from ..datasets.interactions import load_interactions
 from ..evaluation.strata import stratify
-from ..score_table import ScoreTable
+from ..scores.table import ScoreTable
 from .arguments import add_data
 
 

@@ -11,10 +11,10 @@ from ..config import SelectiveConfig
 from ..datasets.demo import demo_paths
 from ..datasets.interactions import load_interactions
 from ..evaluation.compare import compare
-from ..evaluation.table_formats import format_table
+from ..evaluation.report import write_report
+from ..evaluation.tables import format_table
 from ..evaluation.training import RunSettings
-from ..report import write_report
-from ..score_table import ScoreTable
+from ..scores.table import ScoreTable
 from .arguments import positive
 
 _DEMO_WEIGHT = 0.5

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..datasets.prepare_settings import CHOICES, COLUMNS, PrepareSettings
-from ..datasets.preparing import prepare
+from ..datasets.preparing import CHOICES, COLUMNS, PrepareSettings, prepare
 from .arguments import names, share
 
 _EPILOG = """\

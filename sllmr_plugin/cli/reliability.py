@@ -15,8 +15,8 @@ from ..datasets.interactions import load_interactions
 from ..errors import SLLMRError
 from ..evaluation.leakage import check_leakage
 from ..evaluation.reliability import reliability
-from ..score_table import ScoreTable
-from ..zoo import BACKBONES, build_model, check_backbone, input_rows
+from ..scores.table import ScoreTable
+from ..zoo.deepctr import BACKBONES, build_model, check_backbone, input_rows
 from .arguments import add_data, positive
 
 _EPILOG = """\

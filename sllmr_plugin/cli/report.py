@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..report import write_report
+from ..evaluation.report import write_report
 
 _EPILOG = """\
 The page needs no network and no other file: send it, print it, read it on a phone. Its plots are in DIR/plots as

@@ -12,27 +12,31 @@ from typing import Any
 
 from ..datasets.interactions import Interactions, load_interactions
 from ..errors import ConfigError, IncompleteWarning
-from ..ray_engine import RayEngine
+from ..parallel.ray import RayEngine
 from ..scoring.batch import run_batches
 from ..scoring.conversation import Conversation, R
 from ..scoring.dry_run import estimate
 from ..scoring.ledger import Ledger
 from ..scoring.ledger_file import LedgerReader
 from ..scoring.lexical import LexicalScorer
-from ..scoring.own import load_scorer, score_with
-from ..scoring.own_spread import spread_scorer
-from ..scoring.parquet import check_parquet_path
+from ..scoring.own import load_scorer, score_with, spread_scorer
 from ..scoring.partitions import PartitionFiles, merge_partitions, partition_folder
-from ..scoring.prices import Prices, in_batches
-from ..scoring.ray_run import run_on_ray
+from ..scoring.prices import Prices, Spending, in_batches
+from ..scoring.ray import run_on_ray
 from ..scoring.ray_worker import ServerSettings
 from ..scoring.requests import ScoringRequests, plan_requests
 from ..scoring.run import run
 from ..scoring.run_summary import RunLimits
-from ..scoring.spending import Spending
-from ..scoring.table import MISSING, ScoredPairs, build_score_table, write_score_table
-from .arguments import INTERACTIONS_HELP, add_engine, open_engine
-from .score_arguments import add_asking, add_limits, questions_of, stored_extra_body
+from ..scoring.table import MISSING, ScoredPairs, build_score_table, check_parquet_path, write_score_table
+from .arguments import (
+    INTERACTIONS_HELP,
+    add_asking,
+    add_engine,
+    add_limits,
+    open_engine,
+    questions_of,
+    stored_extra_body,
+)
 
 _EPILOG = """\
 Every answer is committed to a ledger (OUT with .ledger.sqlite for .parquet, unless --ledger names another) before it

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from ..evaluation.comparison import compare_runs
-from ..evaluation.run_folder import RunFolder
-from ..evaluation.table_formats import FORMATS, format_table
+from ..evaluation.runs import RunFolder
+from ..evaluation.tables import FORMATS, format_table
 
 _EPILOG = """\
 A difference to mode none is bold (in text: marked with *) only where its 95% interval leaves out zero.

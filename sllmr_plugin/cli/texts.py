@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.interactions import load_interactions
-from ..scoring.parquet import check_parquet_path
-from ..scoring.spending import Spending
-from ..scoring.texts.plan import plan_texts, read_attributes
+from ..scoring.prices import Spending
+from ..scoring.table import check_parquet_path
+from ..scoring.texts.plan import DEFAULT_KINDS, KINDS, Kind, plan_texts, read_attributes
 from ..scoring.texts.prompts import TextTemplate
 from ..scoring.texts.questions import TextQuestions
-from ..scoring.texts.request import DEFAULT_KINDS, KINDS, Kind
-from ..scoring.texts.table import WrittenTexts, build_text_table, write_text_table
-from ..scoring.texts.writer import NO_MODEL, write_titles
-from .arguments import INTERACTIONS_HELP, names, positive
+from ..scoring.texts.table import NO_MODEL, WrittenTexts, build_text_table, write_text_table, write_titles
+from .arguments import INTERACTIONS_HELP, add_limits, add_model, names, positive, stored_extra_body
 from .score import answered
-from .score_arguments import add_limits, add_model, stored_extra_body
 
 _EPILOG = """\
 What is shown of a user are titles of training interactions, never of held-out ones. Answers go into a ledger as those

@@ -6,12 +6,10 @@ import argparse
 import shlex
 from pathlib import Path
 
-from ..experiments.compose import compose
-from ..experiments.listing import list_zoo
-from ..experiments.result_lines import result_lines
-from ..experiments.running import FILE, train_experiment
-from ..experiments.yaml_files import Setting
-from ..lifeline import end_with_lifeline
+from ..experiments.experiment import compose
+from ..experiments.files import Setting
+from ..experiments.running import FILE, list_zoo, result_lines, train_experiment
+from ..parallel.lifeline import end_with_lifeline
 from .arguments import add_experiment_keys, check_data_dir, positive
 
 _EPILOG = """\

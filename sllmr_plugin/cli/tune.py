@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 from ..datasets.interactions import load_interactions
+from ..evaluation.tables import format_trials
 from ..evaluation.training import RunSettings
 from ..evaluation.tune import TuneResult, tune
-from ..evaluation.tune_table import format_trials
-from ..zoo import BACKBONES
+from ..zoo.deepctr import BACKBONES
 from .arguments import add_data, add_training, positive, read_overrides, run_settings
 
 _EPILOG = """\

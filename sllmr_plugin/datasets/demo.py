@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from sllmr_plugin.datasets.interactions import Interactions, load_interactions
+from .interactions import Interactions, load_interactions
 
 
 class DemoPaths(NamedTuple):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from sllmr_plugin.datasets.interactions import Interactions
-from sllmr_plugin.datasets.unseen import UnseenItems
-from sllmr_plugin.errors import DataError
+from ..errors import DataError
+from .interactions import Interactions
+from .negatives import UnseenItems
 
 
 def training_rows(

@@ -9,10 +9,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from sllmr_plugin.datasets.splits import leave_last_out
-from sllmr_plugin.errors import DataError
-from sllmr_plugin.id_index import warn_of_odd_ids
-from sllmr_plugin.sidecar_files import Table, common_form, read_table
+from ..errors import DataError
+from ..scores.ids import warn_of_odd_ids
+from ..scores.reading import Table, common_form, read_table
+from .splits import leave_last_out
 
 SPLITS = ("train", "valid", "test")
 

@@ -1,4 +1,4 @@
-"""Compares training modes on the same data, seed by seed."""
+"""`compare`: all runs of a comparison on one data set, and an account of its inputs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,65 @@ import numpy as np
 import pandas as pd
 
 from .. import __version__
-from ..augmentation import Adaptor, EncodedTexts, TextEncoder, TextTable
 from ..config import SelectiveConfig
 from ..datasets.features import training_rows
 from ..datasets.interactions import Interactions
-from ..engine import Engine
 from ..errors import ConfigError, CoverageWarning, SLLMRError
+from ..knowledge import Adaptor, EncodedTexts, TextEncoder, TextTable
+from ..parallel.engine import Engine
 from ..progress import RunProgress
-from ..score_table import ScoreTable
-from ..zoo import check_backbone, check_dense, input_rows
+from ..scores.table import ScoreTable
+from ..zoo.deepctr import check_backbone, check_dense, input_rows
 from .comparison import Comparison, compare_runs
 from .differences import BASELINE
 from .folder_files import digest, score_digest
-from .inputs import describe_inputs
 from .reliability import reliability
-from .run import RunResult, train_and_rank
-from .run_folder import RunFolder
-from .strata_labels import label_test
-from .text_modes import ALL_MODES, TEXT_MODES, build_adaptor, check_texts, describe_texts
+from .run import ALL_MODES, TEXT_MODES, RunResult, build_adaptor, check_texts, describe_texts, train_and_rank
+from .runs import RunFolder
+from .strata import label_test, stratify
 from .training import RunSettings
+
+
+def describe_inputs(data: Interactions, scores: ScoreTable, texts: TextTable | None = None) -> dict[str, Any]:
+    """Count interactions, scores and texts for the report.
+
+    Parameters
+    ----------
+    data : Interactions
+        What is trained, validated and tested on.
+    scores : ScoreTable
+        With the codes of `data`.
+    texts : TextTable or None, default=None
+        LLM-written texts, with the codes of `data`.
+
+    Returns
+    -------
+    dict
+        Plain JSON values. ``interactions``: users, items and interactions by part, cold users, long-tail items.
+        ``scores``: the table's `Coverage`, and which users and items have candidates. ``origin``: how the
+        scores were made, as far as the table says. ``texts``, where there are some: the table's `TextCoverage`, and
+        the ``model`` that wrote them or None.
+    """
+    strata = stratify(data)
+    users, items = scores.candidates.users.numpy(), scores.candidates.items.unique().numpy()
+    return {
+        "interactions": {
+            "users": data.n_users,
+            "items": data.n_items,
+            "train": len(data.train),
+            "validation": len(data.valid),
+            "test": len(data.test),
+            "cold_users": int(strata.cold.sum()),
+            "tail_items": int(strata.tail.sum()),
+        },
+        "scores": {
+            **asdict(scores.coverage),
+            "cold_users": int(strata.cold[users].sum()),
+            "tail_items": int(strata.tail[items].sum()),
+        },
+        "origin": scores.origin,
+        **({"texts": {**asdict(texts.coverage), "model": texts.origin.get("model")}} if texts is not None else {}),
+    }
 
 
 def compare(
@@ -68,7 +108,7 @@ def compare(
     out : path
         The run folder, see `RunFolder`.
     backbone : str or sequence of str, default="deepfm"
-        Names that `sllmr_plugin.zoo.build_model` knows.
+        Names that `sllmr_plugin.zoo.deepctr.build_model` knows.
     modes : sequence of str, default=("none", "global", "gated")
         Modes of `SelectiveConfig`; ``none`` is the plain, unwrapped model. ``kar`` and ``llm_cf`` add inputs made
         of `texts` to the plain model and use no scores.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..score_table import ScoreTable, UserScores
+from ..scores.table import ScoreTable, UserScores
 from .strata import Strata
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RunFolderError
-from ..score_table import ScoreTable
+from ..scores.table import ScoreTable
 
 
 def read_json(path: Path) -> Any:

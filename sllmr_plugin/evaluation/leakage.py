@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..datasets.interactions import Interactions
 from ..errors import LeakageError
-from ..score_table import ScoreTable
+from ..scores.table import ScoreTable
 
 _NAMED = 3  # places that a message names; it counts them all
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..datasets.features import template_rows
 from ..datasets.interactions import Interactions
 from ..errors import EvaluationError
-from ..zoo import input_rows
+from ..zoo.deepctr import input_rows
 
 _BLOCK_BYTES = 4 * 2**20
 

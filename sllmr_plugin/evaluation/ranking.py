@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from ..backends.base import row_model
 from ..datasets.interactions import Interactions
-from ..engine import Engine
 from ..errors import EvaluationError
+from ..parallel.engine import Engine
 from .model_scores import default_rows_per_block, template_matrix
 from .ranking_shards import RankingPlan, RankingShard, rank_on, rank_shard
 from .strata import Strata, stratify

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..backends.broadcast import Broadcast, broadcast
-from ..datasets.unseen import UnseenItems
-from ..engine import Engine, cut
+from ..datasets.negatives import UnseenItems
+from ..parallel.engine import Engine, cut
 from .model_scores import check_finite, evaluation_mode, score_items
 
 

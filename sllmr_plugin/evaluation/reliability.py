@@ -13,10 +13,10 @@ import pandas as pd
 
 from ..config import SelectiveConfig
 from ..errors import SLLMRError
-from ..plots.reliability import plot_reliability
-from ..probe_pairs import JudgedPairs
-from ..score_origin import PromptOrder, recorded_order
+from ..scores.origin import PromptOrder, recorded_order
+from ..training.probes import JudgedPairs
 from ..wrapping import is_wrapped, unwrap, wrap
+from .plots import plot_reliability
 from .statistics import FEWEST_USERS
 
 _USERS, _ITEMS, _UNCERTAINTY = ("cold", "warm"), ("tail", "head"), ("low", "middle", "high")

@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..augmentation import Adaptor
-from ..augmenting import augment
-from ..config import SelectiveConfig
+from ..backends.augment import augment
+from ..config import SelectiveConfig, fit
 from ..datasets.interactions import Interactions
-from ..engine import Engine
 from ..errors import ConfigError, EvaluationError
-from ..score_table import ScoreTable
-from ..value_types import fit
+from ..knowledge import Adaptor
+from ..parallel.engine import Engine
+from ..scores.table import ScoreTable
 from ..wrapping import wrap
-from ..zoo import build_model, input_rows
+from ..zoo.deepctr import build_model, input_rows
 from .leakage import check_leakage
 from .ranking import full_ranking, sample_size
 from .strata import stratify
@@ -232,7 +231,7 @@ def train(
     scores : ScoreTable
         LLM scores, with users and items as codes of `data`.
     backbone : str
-        A name that `sllmr_plugin.zoo.build_model` knows.
+        A name that `sllmr_plugin.zoo.deepctr.build_model` knows.
     config : SelectiveConfig
         Its mode ``none`` leaves the model unwrapped.
     seed : int

@@ -1,7 +1,8 @@
-"""Trials of a search for settings, and the file that keeps them."""
+"""What tuning tries: the search space, and trials that are kept as they finish."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,154 @@ import numpy as np
 
 from ..config import SelectiveConfig
 from ..errors import ConfigError, RunFolderError
+from ..handle import check_gate
+from ..regularizer.gates import GATES, WITHOUT_PROBES
+from ..scores.table import ScoreTable
 from .folder_files import changes, read_json, write_json
+
+OPEN = "open"
+"""Stands for no gate, alpha = 1, which is ``mode="global"`` in a `SelectiveConfig`."""
+
+# Not `joint`: its objective can only close it (docs/guide.md). `auto` is one of these by another name.
+_GATES = (OPEN, "fixed", "budget", "disagreement", "bilevel")
+# Not `ensemble`: it needs checkpoints of trained models, which a search does not have.
+_UNCERTAINTIES = ("confidence", "entropy", "mc_dropout")
+_WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8)
+_MARGINS: dict[tuple[str, str], tuple[float | None, ...]] = {  # by loss and score space; None is their default
+    ("ranknet", "logit"): (None, 0.5, 1.0),
+    ("ranknet", "probability"): (None, 0.05, 0.1),
+    ("hinge", "logit"): (None, 0.5, 2.0),
+    ("hinge", "probability"): (None, 0.05, 0.2),
+}
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A small grid of configs; `of` makes the one that fits a score table.
+
+    Attributes
+    ----------
+    gates : tuple of str
+        `OPEN` and gates of `SelectiveConfig`; the default one first.
+    uncertainties : tuple of str
+        The default first; gates that look at no uncertainty are tried with that one only.
+    weights : tuple of float
+        Values of lambda.
+    margins : tuple of (float or None)
+        None is the default of the loss.
+    held : dict of str to Any
+        Fields that are the same in all configs.
+    """
+
+    gates: tuple[str, ...]
+    uncertainties: tuple[str, ...]
+    weights: tuple[float, ...]
+    margins: tuple[float | None, ...]
+    held: dict[str, Any]
+
+    @classmethod
+    def of(cls, scores: ScoreTable, held: Mapping[str, Any], *, dropout: float = 0.0) -> SearchSpace:
+        """Return the space for a score table and a backbone.
+
+        Parameters
+        ----------
+        scores : ScoreTable
+            Gates that are fitted on probes are in the space if it has some.
+        held : mapping of str to Any
+            Fields of `SelectiveConfig` other than ``mode``. Of the four settings that are searched, those named
+            here are held at the value given.
+        dropout : float, default=0.0
+            Dropout rate of the backbone; MC-dropout is in the space if there is one.
+
+        Raises
+        ------
+        ConfigError
+            If a field is not valid, cannot be used here or leaves nothing to tune.
+        SLLMRError
+            If the held gate needs probes and the table has none.
+        """
+        if "mode" in held:
+            raise ConfigError("mode is what tuning chooses; leave it out and hold for instance gate instead.")
+        default = SelectiveConfig.from_dict(held)
+        check_gate(default, scores, regression=False)
+        if not default.active:
+            raise ConfigError("weight=0 is the plain model, which leaves nothing to tune; give a weight above 0.")
+        if default.uncertainty == "ensemble":
+            raise ConfigError("uncertainty='ensemble' needs checkpoints, which tuning has not; leave it out.")
+        if default.uncertainty == "mc_dropout" and not dropout:
+            raise ConfigError("uncertainty='mc_dropout' needs a backbone with dropout; give a rate, for instance 0.1.")
+        has_probes = len(scores.probes) > 0
+        gates = [gate for gate in _GATES if gate == OPEN or has_probes or not GATES[gate].needs_probes]
+        usual = "disagreement" if has_probes else WITHOUT_PROBES
+        if default.gate != "auto":
+            gates = [default.gate]
+        elif "gate" in held:
+            gates = [usual]
+        else:
+            gates.sort(key=lambda gate: gate != usual)
+        uncertainties = tuple(name for name in _UNCERTAINTIES if dropout or name != "mc_dropout")
+        return cls(
+            gates=tuple(gates),
+            uncertainties=(default.uncertainty,) if "uncertainty" in held else uncertainties,
+            weights=(default.weight,) if "weight" in held else _WEIGHTS,
+            margins=(default.margin,) if "margin" in held else _MARGINS[default.loss, default.score_space],
+            held=dict(held),
+        )
+
+    def trials(self, number: int, seed: int) -> list[SelectiveConfig]:
+        """Return the first `number` configs to try, or all if there are fewer.
+
+        The plain model and the default config come first, so that every search says what tuning gained. The others
+        follow in an order that depends on `seed` alone: a longer search begins with the shorter one.
+        """
+        default = self._config(self.gates[0], self.uncertainties[0], SelectiveConfig().weight, None)
+        others = [config for config in self._grid() if config != default]
+        order = np.random.default_rng(seed).permutation(len(others))
+        plain = SelectiveConfig.from_dict({**self.held, "mode": "none"})
+        return [plain, default, *(others[place] for place in order)][:number]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    def _grid(self) -> list[SelectiveConfig]:
+        return [
+            self._config(gate, uncertainty, weight, margin)
+            for gate, uncertainty, weight, margin in itertools.product(
+                self.gates, self.uncertainties, self.weights, self.margins
+            )
+            if uncertainty == self.uncertainties[0] or (gate != OPEN and GATES[gate].uses_uncertainty)
+        ]
+
+    def _config(self, gate: str, uncertainty: str, weight: float, margin: float | None) -> SelectiveConfig:
+        how = {"mode": "global"} if gate == OPEN else {"mode": "gated", "gate": gate}
+        searched = {"uncertainty": uncertainty, "weight": weight, "margin": margin}
+        return SelectiveConfig.from_dict({**searched, **self.held, **how})
+
+
+def gate_name(config: SelectiveConfig) -> str:
+    """Return ``plain``, ``open`` or the name of a config's gate."""
+    return {"none": "plain", "global": OPEN}.get(config.mode, config.gate)
+
+
+def describe(config: SelectiveConfig) -> str:
+    """Return the settings that are searched, in a line.
+
+    Examples
+    --------
+    >>> describe(SelectiveConfig(gate="disagreement"))
+    'disagreement, confidence, weight 0.2, margin 0'
+    """
+    if config.mode == "none":
+        return "plain"
+    uncertainty = f", {config.uncertainty}" if uses_uncertainty(config) else ""
+    return f"{gate_name(config)}{uncertainty}, weight {config.weight:g}, margin {config.resolved_margin:g}"
+
+
+def uses_uncertainty(config: SelectiveConfig) -> bool:
+    """Whether a config's gate looks at the backbone's uncertainty."""
+    return config.mode == "gated" and GATES[config.gate].uses_uncertainty
+
 
 FORMAT = 1
 """Number of the layout of ``trials.json``."""

@@ -16,12 +16,11 @@ from ..datasets.features import training_rows
 from ..datasets.interactions import Interactions
 from ..errors import ConfigError
 from ..progress import RunProgress
-from ..score_table import ScoreTable
-from ..zoo import check_backbone
+from ..scores.table import ScoreTable
+from ..zoo.deepctr import check_backbone
 from .folder_files import digest, score_digest, write_whole
-from .search_space import SearchSpace, describe
 from .training import RunSettings, require_split, train
-from .trials import Trial, TrialFile, TrialRun
+from .trials import SearchSpace, Trial, TrialFile, TrialRun, describe
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def tune(
     out : path
         Folder of ``trials.json`` and ``chosen.yaml``.
     backbone : str, default="deepfm"
-        A name that `sllmr_plugin.zoo.build_model` knows.
+        A name that `sllmr_plugin.zoo.deepctr.build_model` knows.
     n_trials : int, default=12
         Configs tried, at least 2. More find more, and choose more by luck.
     seeds : int or sequence of int, default=2

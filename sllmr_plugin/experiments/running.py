@@ -1,19 +1,75 @@
-"""Trains an experiment into a run folder, and keeps the file beside the results that repeats it."""
+"""Trains an experiment into a run folder, and what is printed of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..errors import ConfigError, RunFolderError
 from ..evaluation.compare import compare
 from ..evaluation.comparison import Comparison
 from ..evaluation.folder_files import changes, write_whole
-from .compose import compose
-from .data_loading import load_source
-from .experiment import Experiment
+from ..evaluation.run import RunResult
+from ..evaluation.tables import gain_cell, spread
+from ..zoo.deepctr import BACKBONES
+from .data import DataSource, load_source
+from .experiment import Experiment, compose
+from .files import read_file, zoo_folder, zoo_names
+from .schema import ModelChoice, check_settings
+
+_STRATA = {"auc": "AUC", "auc_cold": "cold", "auc_tail": "tail"}
+
+
+def result_lines(experiment: Experiment, comparison: Comparison) -> list[str]:
+    """Return a line a mode, and one for the differences of a mode to the plain model.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Named in the lines.
+    comparison : Comparison
+        What its training came to.
+
+    Returns
+    -------
+    list of str
+        Means over the seeds, with ``±`` the standard deviation over them where there are two or more: validation AUC
+        of the kept epoch, test AUC overall, of cold users and of long-tail items, kept epoch, seconds in ``fit``.
+    """
+    modes = dict.fromkeys(run.mode for run in comparison)
+    lines = [_line(experiment, [run for run in comparison if run.mode == mode]) for mode in modes]
+    for mode in modes:
+        gains = {d.stratum: d for d in comparison.differences if d.mode == mode and not d.label}
+        if gains:
+            told = [
+                f"{name} {gain_cell(gains[stratum]).text}"
+                for stratum, name in (("all", "AUC"), ("cold", "cold"), ("tail", "tail"))
+                if stratum in gains
+            ]
+            lines.append(f"[{experiment.name}] {mode} minus none | {'  '.join(told)}")
+    return lines
+
+
+def _line(experiment: Experiment, runs: Sequence[RunResult]) -> str:
+    first = runs[0]
+    ranked = f"sampled, {first.test_items} items" if first.test_items else "full ranking"
+    valid = [run.epochs[run.epoch - 1]["valid_auc"] for run in runs]
+    test = "  ".join(f"{name} {spread([getattr(run, key) for run in runs])}" for key, name in _STRATA.items())
+    return " | ".join(
+        [
+            f"[{experiment.name}] {first.mode}",
+            f"seeds {','.join(str(run.seed) for run in runs)}",
+            f"valid AUC {spread(valid)}",
+            f"test ({ranked}, {first.n_test}) {test}",
+            f"epoch {np.mean([run.epoch for run in runs]):.1f}",
+            f"fit {np.mean([run.seconds for run in runs]):.1f} s",
+        ]
+    )
+
 
 FILE = "experiment.yaml"
 """The file in a run folder that repeats its runs."""
@@ -101,3 +157,34 @@ def _check_device(name: str) -> None:
         raise ConfigError(
             f"training.device={name!r} cannot be used here ({str(error).splitlines()[0]}); take another, such as cpu."
         ) from None
+
+
+def list_zoo(data_dir: str | None = None) -> str:
+    """Return the names of models, data sets and settings with what they are.
+
+    Parameters
+    ----------
+    data_dir : str, optional
+        Where data sets are looked for, as `DataSource.root`.
+    """
+    models = {name: ModelChoice(**_section("models", name)) for name in zoo_names("models")}
+    others = [name for name in BACKBONES if name not in models]
+    lines = ["models (--model):"]
+    lines += [f"  {name:<15}{model.about}" for name, model in models.items()]
+    lines += [f"  {'by name alone':<15}{', '.join(others)}", "", "data sets (--data):"]
+    for name in zoo_names("data"):
+        source = DataSource(**_section("data", name))
+        source = replace(source, root=data_dir or source.root)
+        there = "comes with the package" if source.bundled else str(source.path)
+        lines.append(f"  {name:<15}{source.about} ({there if source.is_there else f'not in {there}'})")
+    lines += ["", f"settings (--setting): {', '.join(zoo_names('settings'))}", "", f"The files: {zoo_folder()}"]
+    return "\n".join(lines)
+
+
+def _section(kind: str, name: str) -> dict:
+    """Return the keys of a file's own section, with mappings left out: they are not shown."""
+    path = zoo_folder() / kind / f"{name}.yaml"
+    section = "model" if kind == "models" else "data"
+    settings = check_settings(read_file(path, path.name))
+    parts = {key.split(".", 1)[1]: setting.value for key, setting in settings.items() if key.startswith(section + ".")}
+    return {key: value for key, value in parts.items() if "." not in key}

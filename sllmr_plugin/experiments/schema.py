@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import SelectiveConfig
+from ..config import SelectiveConfig, fit
 from ..errors import BackboneError, ConfigError
-from ..evaluation.text_modes import TEXT_MODES
+from ..evaluation.run import TEXT_MODES
 from ..evaluation.training import RunSettings
-from ..value_types import fit
-from ..zoo import check_arguments, check_backbone
-from .data_source import DataSource
-from .yaml_files import Setting
+from ..zoo.deepctr import check_arguments, check_backbone
+from .data import DataSource
+from .files import Setting
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class ModelChoice:
     Attributes
     ----------
     backbone : str
-        A name that `sllmr_plugin.zoo.build_model` knows.
+        A name that `sllmr_plugin.zoo.deepctr.build_model` knows.
     about : str, default=""
         One line for ``sllmr train --list``.
     arguments : mapping of str to Any, default={}

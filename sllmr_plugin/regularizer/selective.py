@@ -9,8 +9,8 @@ from torch import Tensor
 from ..config import SelectiveConfig
 from .gates import Gate
 from .losses import PAIR_LOSSES, distillation, pointwise_bce, pointwise_mse
-from .pair_signals import Entries, PairSignals, pair_regions
 from .pairs import OrderedPairs
+from .signals import Entries, PairSignals, pair_regions
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..errors import AnswerError
 from .answer_text import final_answer
 from .loose_json import Array, Number, Object, String, Value, find_json
-from .request import ScoredAnswer, ScoringRequest
+from .requests import ScoredAnswer, ScoringRequest
 from .schema import ID_KEYS, LABEL, SCORE_KEY
 
 _NUMBER = re.compile(r"\s*([-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from .client import Completion
 from .conversation import Conversation, Question
 from .ledger_file import LedgerAnswer
 from .limits import Quota
-from .openai_client import Completion
 from .prices import Price
-from .server_form import ServerForm
+from .servers import ServerForm
 
 
 class Client(Protocol):

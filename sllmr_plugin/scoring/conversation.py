@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from ..errors import AnswerError, ConfigError, PromptCutWarning, ServerError
+from .client import Completion
+from .connections import hide_secrets
 from .ledger_file import Completions, LedgerAnswer, Refusal, ledger_key
-from .openai_client import Completion
-from .prices import is_cut
-from .prompts import ask_again
+from .prices import Spending, is_cut
+from .prompts import Message, ask_again
 from .schema import AnswerForm
-from .secrets import hide_secrets
-from .spending import Spending
-from .template_text import Message
 
 #: Parameters of a request that `extra_body` must not hold, and what sets them.
 _SET_ELSEWHERE = {

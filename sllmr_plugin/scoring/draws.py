@@ -1,13 +1,9 @@
-"""Random draws that depend on a seed and the ids alone: more users or more draws leave the earlier ones as they were.
-
-Each (user, item) gets a pseudo-random key, a hash; a draw without replacement takes the items of lowest key. What one
-user draws does not depend on who else draws, so a larger run repeats the smaller one and adds to it, and answers that
-were paid for can be used again.
-"""
+"""Popular, diverse and long-tail draws by hashed keys: more users leave the others' candidates as they were."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -86,3 +82,163 @@ def deal(n_items: int, n_hands: int, size: int, *, seed: int | list[int]) -> np.
     n_packs = -(-n_hands * size // n_items) if n_items else 0
     packs = np.random.default_rng(seed).random((n_packs, n_items)).argsort(axis=1)
     return packs.ravel()[: n_hands * size].reshape(n_hands, size if n_items else 0)
+
+
+_TRIES = 4  # for a diverse item, when the one drawn first is the user's own
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """What all sources draw from.
+
+    Attributes
+    ----------
+    user_key : ndarray
+        (n_users,) uint64 keys of the chosen users; a user's position here is its row below.
+    cold : ndarray
+        (n_users,) bool.
+    items : ndarray
+        (n_drawable,) codes of the items that may be drawn, most popular first.
+    item_key : ndarray
+        (n_items + 1,) uint64 keys, by code.
+    own : ndarray
+        Sorted ``row * stride + code`` of the users' own training and validation items.
+    """
+
+    user_key: np.ndarray
+    cold: np.ndarray
+    items: np.ndarray
+    item_key: np.ndarray
+    own: np.ndarray
+
+    @property
+    def stride(self) -> int:
+        """Codes run below this."""
+        return len(self.item_key)
+
+    def part(self, rows: slice) -> Draw:
+        """Return the draw of some of the users, whose rows then begin at 0."""
+        first, last = np.searchsorted(self.own, [rows.start * self.stride, rows.stop * self.stride])
+        own = self.own[first:last] - rows.start * self.stride
+        return replace(self, user_key=self.user_key[rows], cold=self.cold[rows], own=own)
+
+    def foreign(self, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Say which pairs are none of the user's own items: bool, of the shape of both."""
+        return ~np.isin(rows * self.stride + items, self.own)
+
+
+def popular(draw: Draw, pool: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `count` items from the pool for each user, each with the same chance, without the user's own.
+
+    Parameters
+    ----------
+    draw : Draw
+    pool : ndarray
+        (n_pool,) item codes.
+    count : int
+        Items a user, fewer if the pool does not hold them.
+
+    Returns
+    -------
+    rows, items : ndarray
+        (n_pairs,) each, by row.
+    """
+    count = min(count, len(pool))
+    place = np.full(draw.stride, -1)
+    place[pool] = np.arange(len(pool))
+    own_row, own_place = draw.own // draw.stride, place[draw.own % draw.stride]
+    own_row, own_place = own_row[own_place >= 0], own_place[own_place >= 0]
+    rows, items = [], []
+    for part in chunks(len(draw.user_key), len(pool)):
+        keys = pair_keys(draw.user_key[part], draw.item_key[pool])
+        inside = slice(*np.searchsorted(own_row, (part.start, part.stop)))
+        taken = np.zeros(keys.shape, dtype=bool)
+        taken[own_row[inside] - part.start, own_place[inside]] = True
+        keys[taken] = np.iinfo(np.uint64).max  # last of all, and cut off below
+        columns = lowest(keys, count)
+        free = ~np.take_along_axis(taken, columns, axis=1)
+        rows.append(np.broadcast_to(np.arange(part.start, part.stop)[:, None], columns.shape)[free])
+        items.append(pool[columns][free])
+    return np.concatenate(rows), np.concatenate(items)
+
+
+def diverse(draw: Draw, categories: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `count` items for each cold user, from as many categories and bands of popularity as possible.
+
+    Within its category every item stands in one of `count` bands of popularity. The k-th item of a user comes from
+    the k-th category in the user's random order (from the first again when they are used up) and from the k-th band
+    in another random order: all bands occur once, and no category twice before all of them once.
+
+    Parameters
+    ----------
+    draw : Draw
+    categories : ndarray
+        (n_drawable,) int64 numbers from 0, in the order of ``draw.items``.
+    count : int
+        Items a user; fewer where small categories give the same one twice.
+
+    Returns
+    -------
+    rows, items : ndarray
+        (n_pairs,) each, by row.
+    """
+    rows = np.flatnonzero(draw.cold)
+    if count == 0 or len(rows) == 0:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    in_category = draw.items[np.argsort(categories, kind="stable")]  # still most popular first
+    size = np.bincount(categories)
+    start = np.cumsum(size) - size
+    category_key, slot_key, try_key = (
+        mix(np.arange(length, dtype=np.uint64) + np.uint64(base))
+        for base, length in ((1 << 32, len(size)), (2 << 32, count), (3 << 32, count * _TRIES))
+    )
+    found_rows, found_items = [], []
+    for part in chunks(len(rows), max(len(size), count * _TRIES)):
+        key = draw.user_key[rows[part]]
+        order = lowest(pair_keys(key, category_key), min(count, len(size)))
+        category = order[:, np.arange(count) % order.shape[1]]  # (n, count)
+        band = lowest(pair_keys(key, slot_key), count)
+        within = uniform(pair_keys(key, try_key)).reshape(-1, count, _TRIES)
+        of_size = size[category][:, :, None]
+        place = ((band[:, :, None] + within) / count * of_size).astype(np.int64)
+        place = np.minimum(place, of_size - 1)  # the quotient can round up to 1
+        item = in_category[start[category][:, :, None] + place]  # (n, count, tries)
+        row = np.broadcast_to(rows[part][:, None, None], item.shape)
+        free = draw.foreign(row, item)
+        first = free.argmax(axis=2)[:, :, None]
+        found = np.take_along_axis(free, first, axis=2)[:, :, 0]
+        found_rows.append(row[:, :, 0][found])
+        found_items.append(np.take_along_axis(item, first, axis=2)[:, :, 0][found])
+    return np.concatenate(found_rows), np.concatenate(found_items)
+
+
+def long_tail(draw: Draw, tail: np.ndarray, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Deal `count` long-tail items to each user in turn, so that every item gets about as many users.
+
+    Cold users and the others are dealt to apart, so that more users of either kind leave all hands as they were.
+
+    Parameters
+    ----------
+    draw : Draw
+        Users in random order.
+    tail : ndarray
+        (n_tail,) item codes.
+    count : int
+        Items a user; fewer where one dealt is the user's own.
+    seed : int
+        Shuffles the items.
+
+    Returns
+    -------
+    rows, items : ndarray
+        (n_pairs,) each.
+    """
+    dealt_rows, dealt_items = [], []
+    for group, members in enumerate((np.flatnonzero(draw.cold), np.flatnonzero(~draw.cold))):
+        hands = deal(len(tail), len(members), count, seed=[seed, group])
+        items = tail[hands]
+        rows = np.broadcast_to(members[:, None], items.shape)
+        free = draw.foreign(rows, items)
+        dealt_rows.append(rows[free])
+        dealt_items.append(items[free])
+    return np.concatenate(dealt_rows), np.concatenate(dealt_items)

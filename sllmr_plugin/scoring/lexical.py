@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .request import ScoredAnswer, ScoringRequest
+from .requests import ScoredAnswer, ScoringRequest
 
 
 class LexicalScorer:

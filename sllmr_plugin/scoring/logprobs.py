@@ -14,7 +14,7 @@ from ..errors import LogprobsError
 from .answer_text import answer_span
 from .answers import answer_of, read_scores
 from .loose_json import Number
-from .request import ScoredAnswer, ScoringRequest
+from .requests import ScoredAnswer, ScoringRequest
 
 _PLAIN = re.compile(r"[0-9]*\.?[0-9]+")
 _BEGINNING = re.compile(r"[0-9]*\.?[0-9]*")

@@ -12,16 +12,15 @@ from typing import Any
 from ..errors import AnswerError, ConfigError, LogprobsError, LogprobsWarning
 from .answer_text import ends_in_json
 from .answers import parse_scores
+from .client import Completion
 from .conversation import Answers, Conversation
 from .ledger_file import LedgerAnswer
 from .logprobs import expected_scores
-from .openai_client import Completion
-from .prompts import PromptTemplate
+from .prices import Spending
+from .prompts import Message, PromptTemplate
 from .ranking_answers import DEFAULT_TEMPERATURE, parse_ranking
-from .request import ScoredAnswer, ScoringRequest
+from .requests import ScoredAnswer, ScoringRequest
 from .schema import SCHEMA_VERSION, AnswerForm
-from .spending import Spending
-from .template_text import Message
 
 # An entry of an answer has 8 tokens or so; models that do not keep to the schema need some more.
 _TOKENS_PER_CANDIDATE = 20

@@ -24,7 +24,7 @@ from .answers import (
     statements,
 )
 from .loose_json import Array, Number, Object, String, Value
-from .request import ScoredAnswer, ScoringRequest
+from .requests import ScoredAnswer, ScoringRequest
 from .schema import SCORE_KEY
 
 DEFAULT_TEMPERATURE = 0.5

@@ -8,12 +8,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ..errors import ConfigError
+from .client import Completion
 from .conversation import Question
 from .ledger import Ledger
 from .ledger_file import LedgerAnswer
-from .openai_client import Completion
 from .questions import Questions
-from .request import ScoringRequest
+from .requests import ScoringRequest
 from .schema import answer_schema
 
 Row = dict[str, Any]

@@ -11,14 +11,14 @@ from typing import Any
 
 from ..errors import SLLMRError, SLLMRWarning
 from .asking import ServerAsker
+from .client import OpenAIClient, server_address
 from .conversation import Conversation, Question
 from .ledger import Ledger
 from .ledger_file import LedgerAnswer
 from .limits import Quota
-from .openai_client import OpenAIClient, server_address
 from .prices import Price
 from .schema import AnswerForm
-from .server_form import ServerForm
+from .servers import ServerForm
 
 _PATIENCE = 60.0  # seconds: this worker's own predecessor, killed, lets go of the partition in a moment
 

@@ -1,22 +1,155 @@
-"""From a candidate table to one scoring request a user: titles in, the prompt's order shuffled."""
+"""A candidate table as requests with titles, in shuffled order."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+import re
+import unicodedata
 import warnings
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from ..datasets.interactions import Interactions
 from ..errors import ConfigError, CoverageWarning, DataError
-from ..id_index import encode_ids
-from ..sidecar_files import Table, read_ids, read_table
-from .request import ScoringRequest
+from ..scores.ids import encode_ids
+from ..scores.reading import Table, read_ids, read_table
+from .schema import has_meaning
+
+
+@dataclass(frozen=True)
+class ScoringRequest:
+    """One question about one user: how well each of some items would suit this user.
+
+    Parameters
+    ----------
+    user_id : Hashable
+        The user's id as it stands in the caller's files.
+    history : tuple of str
+        Titles of the user's last training interactions, oldest first. May be empty.
+    item_ids : tuple of Hashable
+        The candidates' ids as they stand in the caller's files, in prompt order. Probes are mixed in unmarked.
+    titles : tuple of str
+        The titles of ``item_ids``, in the same order.
+    repeat : int
+        Which of the repeated questions about this user and these candidates this is, from 0; each repeat has an
+        order of its own.
+    """
+
+    user_id: Hashable
+    history: tuple[str, ...]
+    item_ids: tuple[Hashable, ...]
+    titles: tuple[str, ...]
+    repeat: int = 0
+
+    @property
+    def subject(self) -> str:
+        """The user, for the reader of a ledger."""
+        return str(self.user_id)
+
+    @property
+    def n_candidates(self) -> int:
+        """How many items are to be scored."""
+        return len(self.item_ids)
+
+
+@dataclass(frozen=True)
+class ScoredAnswer:
+    """What came back for one :class:`ScoringRequest`.
+
+    Parameters
+    ----------
+    scores : dict
+        Item id to score in [0, 1]; only items of the request.
+    missing : tuple of Hashable
+        Items of the request that the answer does not score.
+    n_unasked : int
+        How many ids of the answer were not asked about; they are dropped.
+    n_duplicates : int
+        How many ids of the answer came up again; the first score holds.
+    """
+
+    scores: dict[Hashable, float]
+    missing: tuple[Hashable, ...] = ()
+    n_unasked: int = 0
+    n_duplicates: int = 0
+
+
+class Scorer(Protocol):
+    """A model that scores the candidates of one user: implement this method and the pipeline runs with it."""
+
+    def score(self, request: ScoringRequest) -> ScoredAnswer | Mapping[Hashable, float]:
+        """Score the candidates of one request.
+
+        Parameters
+        ----------
+        request : ScoringRequest
+            The user's history and the candidates, by title.
+
+        Returns
+        -------
+        ScoredAnswer or mapping
+            Item id to score in [0, 1]. Items left out count as missing.
+        """
+        ...
+
+
+UNTITLED = "(untitled)"
+
+# With these gone a title that a model repeats, escaped or not, can neither open a JSON value, nor end the string that
+# it stands in, nor spell a chat template's control token such as <|im_end|> or [INST], nor a tag of thoughts.
+_INERT = str.maketrans(
+    {"{": "(", "}": ")", "[": "(", "]": ")", '"': "''", "\\": "/", "<": "‹", ">": "›", "◁": "‹", "▷": "›"}
+)
+
+# Control, format (bidi, zero-width, tag), surrogate and private-use characters: nobody sees them, a model reads them.
+_INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co"})
+# Invisible, though their category is that of a letter or mark: joiners, fillers and variation selectors.
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\ufe00-\ufe0f\U000e0000-\U000e0fff]")
+
+
+@functools.lru_cache(maxsize=65536)  # the same item is a candidate of many users
+def clean_title(title: str, max_characters: int = 200) -> str:
+    r"""Make a title harmless in a prompt and on a line of its own, changing no ordinary title.
+
+    Compatibility forms are folded (NFKC: full-width brackets become brackets). Then braces and brackets become
+    parentheses, a double quote two apostrophes, a backslash a slash, angle brackets their single-quote look-alikes;
+    white space of any kind becomes one space; characters that cannot be seen go. A title that would be
+    a label or key in an answer, such as ``9`` or ``score``, is put in quotes.
+
+    Parameters
+    ----------
+    title : str
+        Any string.
+    max_characters : int, default=200
+        Longer titles are cut, the last character that is left being an ellipsis.
+
+    Returns
+    -------
+    str
+        1 to `max_characters` characters on one line; ``(untitled)``, cut likewise, where nothing is left.
+
+    Examples
+    --------
+    >>> clean_title('Doom [PS4]\n"Best" {"1": 1.0}')
+    "Doom (PS4) ''Best'' (''1'': 1.0)"
+    """
+    spaced = " ".join(unicodedata.normalize("NFKC", title).split())
+    if not (spaced.isascii() and spaced.isprintable()):
+        spaced = _INVISIBLE.sub("", spaced)
+        spaced = "".join(char for char in spaced if unicodedata.category(char) not in _INVISIBLE_CATEGORIES)
+        spaced = " ".join(spaced.split())  # a character that went may have stood between two spaces
+    clean = spaced.translate(_INERT) or UNTITLED
+    if has_meaning(clean):
+        clean = f"'{clean}'"
+    return clean if len(clean) <= max_characters else clean[: max_characters - 1].rstrip() + "…"
+
 
 _KINDS = ("candidate", "probe")
 

@@ -21,8 +21,7 @@ from .ledger_file import LedgerAnswer, Refusal
 from .limits import CircuitBreaker, Pace, Quota, backoff
 from .prices import Price, estimate_tokens
 from .run_summary import RunLimits, RunSummary
-from .server_errors import OF_ONE_REQUEST, with_remedy
-from .server_form import ServerForm
+from .servers import OF_ONE_REQUEST, ServerForm, with_remedy
 
 _LONGEST_RETRY_AFTER = 600.0
 #: So many paid answers that cannot be used, with none between that can, mean that the rest would be no better.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from sllmr_plugin import SelectiveConfig, TextTable
-from sllmr_plugin.augmentation import EncodedTexts
 from sllmr_plugin.datasets.demo import demo_paths, load_demo
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.evaluation.ranking import full_ranking
-from sllmr_plugin.evaluation.text_modes import build_adaptor
+from sllmr_plugin.evaluation.run import build_adaptor
 from sllmr_plugin.evaluation.training import RunSettings, train
-from sllmr_plugin.score_table import ScoreTable
+from sllmr_plugin.knowledge import EncodedTexts
+from sllmr_plugin.scores.table import ScoreTable
 
 
 @pytest.fixture(scope="module")

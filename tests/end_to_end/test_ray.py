@@ -20,14 +20,13 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.demo import load_demo
 from sllmr_plugin.errors import EngineError, EvaluationError
 from sllmr_plugin.evaluation.ranking import full_ranking
-from sllmr_plugin.ray_engine import RayEngine
-from sllmr_plugin.scoring.candidate_settings import CandidateSettings
-from sllmr_plugin.scoring.candidates import draw_candidates
+from sllmr_plugin.parallel.ray import RayEngine
+from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.partitions import PartitionFiles, merge_partitions
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.ray_llm import BatchStages, score_in_rounds
-from sllmr_plugin.zoo import build_model
+from sllmr_plugin.zoo.deepctr import build_model
 
 from ..scoring_server import ScoringServer
 from ..test_ledger import ANSWER
@@ -187,7 +186,7 @@ def test_answers_left_on_a_machine_are_taken_over_once(cluster, tmp_path):
     with Ledger(tmp_path / "there.parts" / "3.sqlite") as left:
         left.record(ANSWER).result()
     reader = ray.remote(num_cpus=0)(PartitionFiles).remote(tmp_path / "there.parts")
-    from sllmr_plugin.scoring.ray_run import RemotePartitions
+    from sllmr_plugin.scoring.ray import RemotePartitions
 
     with Ledger(tmp_path / "main.sqlite") as ledger:
         ledger.mark_sent(ANSWER.key, "ann", 0.5)[1].result()  # sent by a process that was killed

@@ -24,7 +24,7 @@ from fuxictr.pytorch.torch_utils import seed_everything
 from torch import nn
 
 from sllmr_plugin import wrap
-from sllmr_plugin.zoo_fuxictr_models import DIN, DCNv2, DeepFM
+from sllmr_plugin.zoo.fuxictr_models import DIN, DCNv2, DeepFM
 
 from . import backbones as shared
 

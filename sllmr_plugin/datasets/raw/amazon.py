@@ -11,17 +11,18 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
-from sllmr_plugin.datasets.raw.lines import BadLine, RawFile
-from sllmr_plugin.datasets.raw.values import (
+from ...errors import DataError
+from .lines import (
+    BadLine,
+    RawFile,
     RawInteraction,
     RawRecord,
     clean_text,
     is_page_source,
-    number,
     optional_number,
     raw_id,
+    read_number,
 )
-from sllmr_plugin.errors import DataError
 
 _MAX_LITERAL = 1 << 20  # characters; the parser of Python needs some hundred bytes for each
 
@@ -53,7 +54,7 @@ class Amazon:
                 raw_id(review.get(self.user), self.user),
                 raw_id(review.get(self.item), self.item),
                 optional_number(review.get(self.rating), self.rating),
-                number(review.get(self.time), self.time),
+                read_number(review.get(self.time), self.time),
             )
 
         return file.records(parse)

@@ -1,4 +1,4 @@
-"""Files with a line of column names: plain CSV, and RecBole's atomic files."""
+"""Delimited raw files: CSV, RecBole's, MovieLens's."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Literal
 
-from sllmr_plugin.datasets.raw.lines import BadLine, RawFile
-from sllmr_plugin.datasets.raw.values import RawInteraction, RawRecord, clean_text, optional_number, raw_id, time
-from sllmr_plugin.errors import DataError
-from sllmr_plugin.sidecar_files import typed_delimiter
+from ...errors import DataError
+from ...scores.reading import typed_delimiter
+from .lines import BadLine, RawFile, RawInteraction, RawRecord, clean_text, optional_number, raw_id, read_number, time
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
 _PREPARED = ("label", "split")
@@ -195,3 +194,56 @@ class Delimited:
         if len(names) == 1:
             advice = "say what separates the columns with --delimiter C"
         raise DataError(f"{file.path} has no column {wanted!r} among {names}; {advice}")
+
+
+class MovieLens:
+    """``ratings.dat``, ``movies.dat`` and ``users.dat``."""
+
+    def interactions(self, file: RawFile) -> Iterator[RawInteraction]:
+        """Go through ``UserID::MovieID::Rating::Timestamp``."""
+
+        def parse(line: bytes) -> RawInteraction:
+            user, item, rating, time = _fields(line, 4)
+            return (
+                raw_id(user, "UserID"),
+                raw_id(item, "MovieID"),
+                read_number(rating, "Rating"),
+                read_number(time, "Timestamp"),
+            )
+
+        return file.records(parse)
+
+    def items(self, file: RawFile, wanted: Set[str]) -> Iterator[RawRecord]:
+        """Go through ``MovieID::Title::Genres``; the category is the first genre."""
+
+        def parse(line: bytes) -> RawRecord:
+            item, title, genres = _fields(line, 3)
+            names = [name for name in map(clean_text, genres.split("|")) if name]
+            return raw_id(item, "MovieID"), {
+                "title": clean_text(title),
+                "category": names[0] if names else "",
+                "categories": " | ".join(names),
+            }
+
+        return file.records(parse)
+
+    def users(self, file: RawFile, wanted: Set[str]) -> Iterator[RawRecord]:
+        """Go through ``UserID::Gender::Age::Occupation::Zip-code``."""
+
+        def parse(line: bytes) -> RawRecord:
+            user, *values = _fields(line, 5)
+            names = ("gender", "age", "occupation", "zip_code")
+            return raw_id(user, "UserID"), dict(zip(names, map(clean_text, values), strict=True))
+
+        return file.records(parse)
+
+
+def _fields(line: bytes, wanted: int) -> list[str]:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:  # latin-1's accented letters before plain ones are never UTF-8
+        text = line.decode("latin-1")
+    fields = text.rstrip("\r\n").split("::")
+    if len(fields) != wanted:
+        raise BadLine(f"{len(fields)} fields between '::' instead of {wanted}")
+    return fields

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..pair_signals import PairSignals
+from ..signals import PairSignals
 
 
 class Gate(nn.Module):

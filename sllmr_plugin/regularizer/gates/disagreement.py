@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..pair_signals import PAIR_SIGNALS, PairSignals
+from ..signals import PAIR_SIGNALS, PairSignals
 from .base import Gate
 
 

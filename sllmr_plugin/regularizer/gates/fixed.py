@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..pair_signals import PairSignals
+from ..signals import PairSignals
 from .base import Gate
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..pair_signals import ENTRY_SIGNALS, PairSignals
+from ..signals import ENTRY_SIGNALS, PairSignals
 from .base import Gate
 
 

@@ -1,22 +1,197 @@
-"""From interactions and a catalogue to one request for each text: training interactions, nothing held out."""
+"""Interactions and catalogue as requests, one a text; which interactions are reasoned about."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from ...datasets.interactions import Interactions
+from ...datasets.negatives import UnseenItems
 from ...errors import ConfigError, DataError
-from ...sidecar_files import read_table
-from ..draws import id_keys
+from ...scores.reading import read_table
+from ..draws import id_keys, mix, uniform
 from ..requests import training_titles
-from .exemplars import Attributes, draw_exemplars
-from .request import DEFAULT_KINDS, KINDS, Kind, TextRequest
+
+Kind = Literal["user", "item", "reasoning"]
+KINDS: tuple[Kind, ...] = ("user", "item", "reasoning")
+DEFAULT_KINDS: tuple[Kind, ...] = ("user", "item")
+"""What both KAR and LLM-CF need. Reasoning is LLM-CF's alone."""
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """What a user did with an item, to be explained.
+
+    Parameters
+    ----------
+    item_id : Hashable
+        Raw id; no model ever sees it.
+    title : str
+        The item's title.
+    label : int
+        1 if the user took the item, else 0.
+    """
+
+    item_id: Hashable
+    title: str
+    label: int
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """One text to be written.
+
+    Parameters
+    ----------
+    kind : {"user", "item", "reasoning"}
+        What it is about.
+    id : Hashable
+        Raw id of the item, else of the user; no model ever sees it.
+    titles : tuple of str
+        Of a user: the titles of the last training interactions, oldest first; of an exemplar, of those before it. Of an
+        item: its title.
+    attributes : tuple of (str, str)
+        Names and values of an item's or the exemplar's item's attributes, such as ``("category", "board games")``.
+    exemplar : Exemplar or None
+        What is to be explained, of kind reasoning.
+    """
+
+    kind: Kind
+    id: Hashable
+    titles: tuple[str, ...]
+    attributes: tuple[tuple[str, str], ...] = ()
+    exemplar: Exemplar | None = None
+
+    @property
+    def subject(self) -> str:
+        """The id or ids, for the reader of a ledger."""
+        return f"{self.id}" if self.exemplar is None else f"{self.id}, item {self.exemplar.item_id}"
+
+    @property
+    def repeat(self) -> int:
+        """0: a text is asked for once."""
+        return 0
+
+    @property
+    def n_candidates(self) -> int:
+        """0: a text scores nothing."""
+        return 0
+
+
+Attributes = Callable[[int], tuple[tuple[str, str], ...]]
+"""Item code -> names and values of the item's attributes."""
+
+
+def draw_exemplars(
+    data: Interactions, n_each: int, *, history_length: int, attributes: Attributes
+) -> tuple[tuple[TextRequest, ...], int]:
+    """Draw the exemplars of LLM-CF and prepare the requests for reasoning about them.
+
+    Positive exemplars are training interactions. Negative ones are training rows of label 0 where the data have some
+    (`Interactions.has_negatives`). Else each takes the moment of a training interaction and a uniformly drawn item that
+    the user has no interaction with, in any split: a held-out item in a prompt, called not taken, would be a leak and
+    untrue. That these items are spared tells a model nothing of the user, whom LLM-CF shows no exemplars of the
+    user's own.
+
+    Shown of the user are titles of training positives before the exemplar, so an exemplar has at least one of them.
+    All draws go by hashes of the ids: more exemplars include the fewer, and other users' interactions change none.
+
+    Parameters
+    ----------
+    data : Interactions
+        With titles.
+    n_each : int
+        Exemplars of each label; fewer where there are no more.
+    history_length : int
+        How many titles before it a request shows, at most.
+    attributes : callable
+        Item code -> its attributes.
+
+    Returns
+    -------
+    requests : tuple of TextRequest
+        Positive and negative ones in turn.
+    n_left_out : int
+        Training positives that cannot be exemplars: no title, or none before them.
+
+    Raises
+    ------
+    DataError
+        If there is none of one of the labels.
+    """
+    assert data.titles is not None
+    title = data.titles.to_numpy(dtype=object)
+    has_title = np.r_[False, data.titles.str.strip().ne("").to_numpy()]  # by code
+    users, items, labels = (data.train[column].to_numpy() for column in ("user", "item", "label"))
+    positive = labels == 1
+    shown = positive & has_title[items]
+    past = title[items[shown] - 1].tolist()
+    # Rows stand by user and time: what a request shows is the slice from `first`, or later, to `before`.
+    before = np.cumsum(shown) - shown
+    first = np.searchsorted(users[shown], users, side="left")
+    told = before > first
+    taken = _in_order(data, users, items, np.flatnonzero(shown & told), purpose=4)[:n_each]
+    chosen = pd.DataFrame({"row": taken, "item": items[taken]})
+    if data.has_negatives:
+        rows = _in_order(data, users, items, np.flatnonzero(~positive & has_title[items] & told), purpose=6)
+        refused = pd.DataFrame({"row": rows, "item": items[rows]})
+    else:
+        refused = _not_taken(data, users, items, np.flatnonzero(positive & told))
+        refused = refused[has_title[refused["item"]]]
+    refused = refused[:n_each]
+    for name, found in (("positive", chosen), ("negative", refused)):
+        if found.empty:
+            raise DataError(
+                f"no {name} training interaction can be reasoned about: each needs an item with a title and an earlier "
+                "training interaction with one. Leave reasoning out of the kinds, or give data with histories."
+            )
+
+    def request(row: int, item: int, label: int) -> TextRequest:
+        history = tuple(past[max(first[row], before[row] - history_length) : before[row]])
+        exemplar = Exemplar(data.item_ids[[item - 1]].tolist()[0], title[item - 1], label)
+        user = data.user_ids[[users[row] - 1]].tolist()[0]
+        return TextRequest("reasoning", user, history, attributes(item), exemplar)
+
+    both = [
+        [request(row, item, label) for row, item in part.to_numpy().tolist()]
+        for label, part in ((1, chosen), (0, refused))
+    ]
+    in_turn = tuple(one for pair in itertools.zip_longest(*both) for one in pair if one is not None)
+    return in_turn, int((positive & ~(shown & told)).sum())
+
+
+def _not_taken(data: Interactions, users: np.ndarray, items: np.ndarray, rows: np.ndarray) -> pd.DataFrame:
+    """Draw an item for the moment of each row: ``row, item``, each (user, item) once, by hash."""
+    everything = pd.concat(
+        [part[["user", "item"]] for part in (data.train, data.valid, data.test, data.test_negatives)]
+    )
+    unseen = UnseenItems(
+        everything["user"].to_numpy(), everything["item"].to_numpy(), n_users=data.n_users, n_items=data.n_items
+    )
+    rows = _in_order(data, users, items, rows[unseen.count[users[rows]] > 0], purpose=6)
+    owners = users[rows]
+    rank = (uniform(_keys(data, owners, items[rows], purpose=8)) * unseen.count[owners]).astype(np.int64)
+    drawn = pd.DataFrame({"row": rows, "user": owners, "item": unseen.nth(owners, rank[:, None])[:, 0]})
+    return drawn[~drawn.duplicated(["user", "item"])][["row", "item"]]
+
+
+def _in_order(
+    data: Interactions, users: np.ndarray, items: np.ndarray, rows: np.ndarray, *, purpose: int
+) -> np.ndarray:
+    """Put rows in the order of the hashes of their pairs."""
+    return rows[np.argsort(_keys(data, users[rows], items[rows], purpose=purpose), kind="stable")]
+
+
+def _keys(data: Interactions, users: np.ndarray, items: np.ndarray, *, purpose: int) -> np.ndarray:
+    of_users = id_keys(data.user_ids, seed=0, purpose=purpose)[users - 1]
+    return mix(of_users ^ id_keys(data.item_ids, seed=0, purpose=purpose + 1)[items - 1])
+
 
 _DEFAULT_ATTRIBUTES = ("category", "categories")
 

@@ -9,18 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...errors import PromptError
+from ..prompts import Message, fill, json_lines, placeholder_problems, read_sections, refuse, title_length_problems
+from ..requests import clean_title
 from ..schema import TEXT_VERSION
-from ..template_text import (
-    Message,
-    fill,
-    json_lines,
-    placeholder_problems,
-    read_sections,
-    refuse,
-    title_length_problems,
-)
-from ..titles import clean_title
-from .request import KINDS, Kind, TextRequest
+from .plan import KINDS, Kind, TextRequest
 
 _DATA = """\
 

@@ -1,21 +1,174 @@
-"""`TextQuestions`: a language model is asked for texts, and what its answers mean."""
+"""An answer as a text or `AnswerError`; `TextQuestions`: a conversation about texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import AnswerError
+from ..answer_text import final_answer
+from ..client import Completion
 from ..conversation import Answers, Conversation
 from ..ledger_file import LedgerAnswer
-from ..openai_client import Completion
-from ..schema import TEXT_VERSION, AnswerForm
-from ..spending import Spending
-from ..template_text import Message
-from .answers import is_echo, parse_text
+from ..loose_json import Object, String, find_json
+from ..prices import Spending
+from ..prompts import Message
+from ..schema import TEXT_KEY, TEXT_VERSION, AnswerForm
+from .plan import KINDS, Kind, TextRequest
 from .prompts import TextTemplate
-from .request import KINDS, Kind, TextRequest
+
+_FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
+_LOOKS_LIKE_JSON = re.compile(r"\s*[{\[]")
+_HOLDS_JSON = re.compile(r"\s*(?:\{\s*\"|\[\s*[{\[\"])")
+_SAID_THOUGHT = re.compile(r"[\W_]*(?:my )?(?:thinking|thought)s?(?: process)?[*_]*:", re.IGNORECASE)
+# What no text of a model's own has: a control token, and a form's placeholder such as [item_name], <your text> or
+# {{title}}. Titles have none of these brackets (`clean_title`).
+_CONTROL = re.compile(r"<[|｜][^<>|｜\n]{1,40}[|｜]>|\$\{?(?:history|item|label|answer_format)\b")
+_BRACKETED = re.compile(r"\[([^\[\]]{1,60})\](?!\()|<([^<>]{1,60})>|\{([^{}]{1,60})\}")
+_SNAKE = re.compile(r"[a-z]+(?:_[a-z0-9]+)+")
+_GAPS = re.compile(r"[\s_/'’-]+")
+_ASKED_FOR = frozenset(
+    "item items product products user users name names title titles text description category categories genre genres "
+    "brand brands maker theme themes style styles attribute attributes price range history placeholder".split()
+)
+_BESIDE_IT = frozenset("a an the of or and for here s your this that".split())
+_CALLS_FOR = frozenset("insert your enter".split())
+_FORM = re.compile(r"\W*(?:your text(?: here)?|text|string|type|object|your answer|your answer here)\W*", re.IGNORECASE)
+_FRAGMENT = re.compile(r"[.:;!?\n]+")
+_WORDS = re.compile(r"\w+")
+_WORDS_OF_AN_ECHO = 8  # fewer in a row may be the same by chance
+# A text speaks of a user or an item, so one in which the model speaks of itself first is none. With verbs, because
+# items are called "Sorry!" and "I Can't Stop Loving You".
+_REFUSAL = re.compile(
+    r"""(?: (?:i['’]?m|i\ am)\ (?:sorry,|afraid\ (?:i|that)\b|unable\ to|not\ able\ to) | sorry,\ (?:but\ )?i\b
+      | i\ apologi[sz]e | as\ an?\ (?:ai|(?:large\ )?language\ model)\b | unfortunately,\ i\b
+      | i\ (?:can(?:no|['’])t|can\ not|could(?:\ not|n['’]t)|won['’]t|will\ not|do(?:\ not|n['’]t)|would\ rather\ not)
+        \ (?:help|assist|provide|write|describe|comply|fulfil|determine|infer|answer|share|generate|give|judge|have
+             |know)\b
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# Control, surrogate and private-use characters, and what turns the direction of writing or cannot be seen at all.
+# Joiners stay: scripts and emoji are written with them.
+_DROPPED_CATEGORIES = frozenset({"Cc", "Cs", "Co"})
+_DROPPED = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e0fff]")
+
+
+def parse_text(answer: str, max_characters: int) -> str:
+    r"""Read a text.
+
+    ``{"text": "..."}`` is looked for, with prose or code fences around it and whatever else `find_json` forgives,
+    behind the model's thoughts (`answer_span`); of several the last counts, as models that think aloud end with their
+    answer. An object with one string alone, under another name, is understood where there is none, and JSON within a
+    JSON string is undone. An answer without JSON is the text itself, as of servers that know no structured output.
+
+    The text is left as it is but for blanks at its ends, its line breaks (``\n``), and characters that nobody sees:
+    control characters other than line break and tab, marks of direction, private-use and tag characters go. It is
+    data: nothing in it is markup or is run.
+
+    Parameters
+    ----------
+    answer : str
+        What the model wrote.
+    max_characters : int
+        Longest text that is taken.
+
+    Returns
+    -------
+    str
+        At least one letter or digit.
+
+    Raises
+    ------
+    AnswerError
+        If there is no text, it is too long, a refusal or a form that is not filled in, or a thought has no end. The
+        message says so in words that a model can act on.
+
+    Examples
+    --------
+    >>> parse_text('Sure: {"text": "Likes quiet puzzle games."}', 100)
+    'Likes quiet puzzle games.'
+    """
+    text = clean_text(_found(answer))
+    if not any(character.isalnum() for character in text):
+        raise AnswerError('the text is empty. Answer with one JSON object of the form {"text": <your text>}.')
+    if _FORM.fullmatch(text) or _CONTROL.search(text) or any(map(_is_placeholder, _BRACKETED.finditer(text))):
+        raise AnswerError("the text is a form that is not filled in. Write the text itself, without placeholders.")
+    if _REFUSAL.match(text):
+        raise AnswerError("the answer speaks of yourself, not of what was asked. Write what the titles tell.")
+    if len(text) > max_characters:
+        raise AnswerError(f"the text has {len(text)} characters, more than {max_characters}. Write a shorter one.")
+    return text
+
+
+def clean_text(text: str) -> str:
+    """Take out what nobody sees, and blanks at the ends; `parse_text` says what that is."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
+    seen = "".join(
+        character
+        for character in _DROPPED.sub("", lines)
+        if character in "\n\t" or unicodedata.category(character) not in _DROPPED_CATEGORIES
+    )
+    return seen.strip()
+
+
+def is_echo(text: str, messages: Sequence[Message]) -> bool:
+    """Tell whether a text repeats the question.
+
+    It does if the whole text stands in the prompt, or a sentence of the prompt's own, of eight words or more, in the
+    text. Titles and other data, which the prompt holds on lines in quotes, may be repeated.
+    """
+    words = _words(text)
+    own = [line for message in messages for line in message["content"].splitlines() if not line.startswith('"')]
+    fragments = (_words(fragment) for fragment in _FRAGMENT.split("\n".join(own)))
+    if any(fragment.count(" ") + 1 >= _WORDS_OF_AN_ECHO and f" {fragment} " in f" {words} " for fragment in fragments):
+        return True
+    whole = " ".join(_words(message["content"]) for message in messages)
+    return words.count(" ") + 1 >= _WORDS_OF_AN_ECHO and f" {words} " in f" {whole} "
+
+
+def _words(text: str) -> str:
+    return " ".join(_WORDS.findall(text.casefold()))
+
+
+def _is_placeholder(bracketed: re.Match[str]) -> bool:
+    inner = next(group for group in bracketed.groups() if group is not None).strip().lower()
+    words = [word for word in _GAPS.split(inner) if word]
+    if _SNAKE.fullmatch(inner) or (words and words[0] in _CALLS_FOR):
+        return True
+    asked_for = [word for word in words if word in _ASKED_FOR]
+    others = [word for word in words if word not in _BESIDE_IT and not (word.isdigit() or len(word) == 1)]
+    return bool(asked_for) and len(asked_for) == len(others)
+
+
+def _found(answer: str) -> str:
+    """Return the text of an answer; of JSON in a JSON string, what is innermost."""
+    bare = final_answer(answer)
+    objects = [value for value in find_json(bare) if isinstance(value, Object) and value.pairs]
+    named = [
+        value.value
+        for found in objects
+        for key, value in found.pairs
+        if isinstance(key, String) and key.value == TEXT_KEY and isinstance(value, String)
+    ]
+    alone = [found.pairs[0][1] for found in objects if len(found.pairs) == 1]
+    strings = named or [value.value for value in alone if isinstance(value, String)]
+    if strings:
+        inner = final_answer(strings[-1])
+        return _found(inner) if _HOLDS_JSON.match(inner) else inner
+    fenced = _FENCE.findall(bare)
+    if objects or _LOOKS_LIKE_JSON.match(bare) or bare.count("```") > 2 * len(fenced) or len(fenced) > 1:
+        raise AnswerError(
+            'there is no complete text in the answer. Answer with one JSON object of the form {"text": <your text>}; '
+            'write double quotes inside the text as \\".'
+        )
+    if _SAID_THOUGHT.match(bare):
+        raise AnswerError('thoughts stand before the text. Answer with one JSON object: {"text": <your text>}.')
+    return fenced[0] if fenced else bare
+
 
 _CHARACTERS_PER_TOKEN = 3  # of the longest text, so that a usable one is not cut off
 _TOKENS_AROUND = 100

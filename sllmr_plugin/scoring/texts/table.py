@@ -1,19 +1,43 @@
-"""Texts in, text table out, with its origin in the file."""
+"""Texts as a text table; texts without a model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
 from ...errors import DataError
-from ..parquet import write_parquet
-from ..spending import Spending
-from .plan import TextRequests
-from .request import KINDS, TextRequest
+from ..prices import Spending
+from ..requests import clean_title
+from ..table import write_parquet
+from .plan import KINDS, TextRequest, TextRequests
+
+#: What the origin of such texts names in place of a model.
+NO_MODEL = "no language model"
+
+
+def write_titles(requests: Iterable[TextRequest]) -> Iterator[tuple[TextRequest, str]]:
+    """Yield each request with what it would have shown a model: the titles of a history; title and attributes.
+
+    Of kind reasoning that is all three, and no step of reasoning: what came of it, the item, the titles before it.
+
+    Examples
+    --------
+    >>> next(write_titles([TextRequest("item", "i1", ("Go",), (("category", "board games"),))]))[1]
+    'Go; category: board games'
+    """
+    for request in requests:
+        titles = [clean_title(title) for title in request.titles]
+        attributes = [f"{clean_title(name)}: {clean_title(value)}" for name, value in request.attributes]
+        text = "; ".join([*titles, *attributes])
+        if request.exemplar is not None:
+            came_of_it = "taken" if request.exemplar.label else "not taken"
+            item = "; ".join([clean_title(request.exemplar.title), *attributes])
+            text = f"{came_of_it}: {item}; after: {'; '.join(titles)}"
+        yield request, text
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,320 @@
+"""The mixin and the callback that put the regularizer into DeepCTR-Torch's own `fit`.
+
+`BaseModel.fit` calls ``self(x)`` and ``self.get_regularization_loss()`` once a step; these two are the seams.
+The forward pass is given the extra rows behind the batch's and returns the batch's outputs only; the
+regularization loss hands out what was made of the rest.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import HookNeverFiredError, InactiveWarning, UnsupportedModelError
+from ...parallel.ranks import Ranks
+from ...training.probes import JudgedPairs, ProbePairs
+from ...training.rows import ArrayRows
+from ...training.view import Usable
+from ..base import Backend
+from ..forward import statistics_of_first, training_mode
+from ..processes import Processes, check_processes
+from ..wrapped import WrappedMixin, plain_class, sync_optimizer, warn_if_only_warm_up, wrapped_class
+from .augmented import AugmentMixin, augmented_class, complete, unaugmented_class
+from .checks import find_problems, prediction_head, require_arrays, require_compiled, shares_forward
+from .fit_seams import LeanL2, whole_batches
+from .quiet import QuietImport
+
+_FIT_ORDER = (  # of DeepCTR-Torch's own `fit`
+    "x",
+    "y",
+    "batch_size",
+    "epochs",
+    "verbose",
+    "initial_epoch",
+    "validation_split",
+    "validation_data",
+    "shuffle",
+    "callbacks",
+)
+
+
+class SLLMRCallback:
+    """Opens and closes the regularizer's epochs and puts its account into the logs.
+
+    `fit` of a wrapped model adds one in front of the user's callbacks, so that ``sllmr_*`` stand in
+    `model.history` and later callbacks can monitor them. Passing one's own decides where it stands instead.
+
+    Parameters
+    ----------
+    verbose : int, default=0
+        Above 0, print a line an epoch.
+    """
+
+    def __init__(self, verbose: int = 0) -> None:
+        self.verbose = verbose
+        self.model: Any = None
+
+    def set_model(self, model: nn.Module) -> None:
+        """Remember the model that trains."""
+        self.model = model
+
+    def set_params(self, params: dict) -> None:
+        """Take no notice: part of DeepCTR-Torch's callback protocol."""
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Do nothing: `fit` has opened the session already."""
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Do nothing: `fit` closes the session, whatever happens."""
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Set the epoch's weight."""
+        handle = getattr(self.model, "sllmr", None)
+        if handle is not None and handle.session is not None:
+            handle.session.begin_epoch(epoch)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Add the epoch's account to the logs.
+
+        Raises
+        ------
+        NoPairsError, HookNeverFiredError
+            If the regularizer did nothing in this epoch.
+        """
+        handle = getattr(self.model, "sllmr", None)
+        if handle is None or handle.session is None:
+            return
+        account = handle.session.end_epoch()
+        handle.epochs.append(account)
+        if logs is not None:
+            logs.update(account)
+        if self.verbose and account["sllmr_pairs"] and handle.session.ranks.rank == 0:
+            print("sllmr - " + " - ".join(f"{key[6:]}: {value:.4g}" for key, value in account.items()))
+
+
+class SLLMRMixin(WrappedMixin):
+    """Put before a DeepCTR-Torch model class, adds the regularizer to `fit`; needs a `Handle` in `sllmr`.
+
+    `wrap` builds the combined class and swaps it in; there is no need to inherit from this by hand.
+    """
+
+    optimizer_name = "optim"
+    aux_loss: Tensor
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the plain model does, with the regularizer added; takes and returns the same.
+
+        Raises
+        ------
+        CoverageError
+            If nothing of the score table can be used with these training rows.
+        NoPairsError, HookNeverFiredError
+            After an epoch in which the regularizer did nothing.
+        ProcessesError
+            Where torch.distributed has several processes that cannot train this together.
+        DataError
+            If `x` or `y` is of a form that DeepCTR-Torch cannot train on, or ids are no codes.
+        SLLMRError
+            If the model has not been compiled.
+        """
+        ranks = Ranks.here(self.device)
+        if ranks.world == 1:
+            return self._fit(*args, **kwargs)
+        arguments = _fit_arguments(super().fit, args, kwargs)
+        check_processes(self, self.sllmr, ranks, arguments, issubclass(plain_class(self), AugmentMixin))
+        try:
+            self.sllmr.processes = Processes(self, ranks, self._forward_here)
+            return self._fit(**arguments)
+        finally:
+            self.sllmr.processes = None
+
+    def _fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Train in this process, which may be one of several."""
+        plain: Any = unaugmented_class(plain_class(self))
+        if plain.fit.__module__.startswith("deepctr_torch."):  # of a fit of the user's own nothing is known
+            given = _fit_arguments(super().fit, args, kwargs)
+            require_compiled(self)
+            require_arrays(self, complete(self, given["x"]), given["y"])
+        handle = self.sllmr
+        if not handle.enabled or not handle.config.active:
+            handle.training, handle.epochs = {}, []
+            return self._plain_fit(*args, **kwargs)
+        arguments = _fit_arguments(super().fit, args, kwargs)
+        if arguments.get("epochs", 1) <= arguments.get("initial_epoch", 0):
+            warnings.warn(
+                f"fit(epochs={arguments.get('epochs', 1)}, initial_epoch={arguments.get('initial_epoch', 0)}) trains "
+                "nothing: epochs is the number of the last epoch, counted on from initial_epoch. Raise epochs.",
+                InactiveWarning,
+                stacklevel=3,
+            )
+            return self._plain_fit(*args, **kwargs)
+        warn_if_only_warm_up(
+            handle,
+            arguments.get("epochs", 1),
+            "; a loop over fit(epochs=1) has to pass initial_epoch=k, epochs=k + 1",
+        )
+        sync_optimizer(self)
+        handle.epochs = []
+        callbacks = list(arguments["callbacks"] or [])
+        if not any(isinstance(callback, SLLMRCallback) for callback in callbacks):
+            callbacks.insert(0, SLLMRCallback(verbose=arguments.get("verbose", 1)))
+        arguments["callbacks"] = callbacks
+        try:
+            handle.session = session = self._open_session(arguments)
+            result = self._plain_fit(**arguments)
+        finally:
+            handle.session = None
+        if not session.began and arguments.get("epochs", 1) > arguments.get("initial_epoch", 0):
+            raise HookNeverFiredError(
+                f"{type(self).__name__}.fit trained without the callbacks it was given, so the regularizer never "
+                "started. Pass `callbacks` on to super().fit."
+            )
+        return result
+
+    def _plain_fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the plain model's `fit`, with a loader and an L2 penalty that give the same bits in less time."""
+        handle = self.sllmr
+        handle.penalty = LeanL2(self, super().get_regularization_loss) if handle.lean_l2 else None
+        processes = handle.processes
+        with ExitStack() as stack:
+            use = stack.enter_context(whole_batches(handle.whole_batches, processes and processes.batches))
+            if processes is not None:
+                kwargs = stack.enter_context(processes.taking_part(kwargs))
+            try:
+                return super().fit(*args, **kwargs)
+            finally:
+                handle.loader = str(use)
+                handle.l2 = str(handle.penalty or "the model's own")
+                handle.penalty = None
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate as the plain model does; `fit` with several processes gives all the same statistics before."""
+        if self.sllmr.processes is not None:
+            self.sllmr.processes.before_evaluation()
+        return super().evaluate(*args, **kwargs)
+
+    def judge_probes(self, x: Any, y: Any) -> JudgedPairs:
+        """Score the table's probes and the candidates beside them with the model as it is.
+
+        Parameters
+        ----------
+        x, y : as `fit` takes them
+            The training rows.
+        """
+        self._require_uncertainty()
+        require_arrays(self, complete(self, x), np.asarray(y))
+        return ProbePairs.of(self._prepare({"x": x, "y": y})).judge(self._score_rows)
+
+    def _prepare(self, arguments: dict[str, Any]) -> Usable:
+        """Find out what the training rows in the arguments of a call of `fit` allow to use."""
+        x, y = complete(self, arguments["x"]), arguments["y"]
+        if isinstance(x, dict):
+            x = [x[feature] for feature in self.feature_index]
+        n_rows = len(y)
+        split = arguments.get("validation_split")
+        if not arguments.get("validation_data") and split and 0.0 < split < 1.0:
+            n_rows = int(len(x[0]) * (1.0 - split))  # as BaseModel.fit cuts it
+        features = self.sllmr.features
+        rows = ArrayRows(x, y, features.layout, n_rows, self.sllmr.task, all_positive=features.regression)
+        return self.sllmr.usable(rows)
+
+    def _rows(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+    def _inputs(self, rows: Tensor) -> Tensor:
+        return rows
+
+    def _outputs(self, output: Tensor) -> Tensor:
+        if not isinstance(output, Tensor) or output.dim() == 0:
+            what = "one number" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise UnsupportedModelError(
+                [
+                    f"{plain_class(self).__name__}.forward returns {what}. Return a tensor with a row for each row of "
+                    "its input."
+                ]
+            )
+        return output.reshape(output.shape[0], -1)
+
+    def _head(self) -> nn.Module | None:
+        return prediction_head(self, self.sllmr.task)
+
+    @contextmanager
+    def _untouched(self) -> Iterator[None]:
+        """Undo what a forward pass writes to `aux_loss` (DIEN's), which `fit` adds to the loss of the batch."""
+        before = self.aux_loss
+        try:
+            yield
+        finally:
+            self.aux_loss = before
+
+    def _forward_with(
+        self, inputs: Tensor, batch: Tensor, rows: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        n = batch.shape[0]
+        norms = self._batch_norms()
+        both = torch.cat([batch, rows])
+        if shares_forward(unaugmented_class(plain_class(self)), self, bool(norms)):
+            with statistics_of_first(norms, n, both.shape[0]):
+                output, logit, probability = self._plain(both, *args, **kwargs)
+            return output[:n], logit, probability
+        output, logit, probability = self._plain(batch, *args, **kwargs)
+        # DIEN cannot run rows whose histories are all empty, so the batch goes along once more.
+        with training_mode(norms, False), self._untouched():
+            _, logit_both, probability_both = self._plain(both, *args, **kwargs)
+        return output, torch.cat([logit, logit_both[n:]]), torch.cat([probability, probability_both[n:]])
+
+    def get_regularization_loss(self) -> Tensor:
+        """Return the plain model's regularization loss plus, once a training step, the weighted LLM loss."""
+        penalty = self.sllmr.penalty
+        loss = super().get_regularization_loss() if penalty is None else penalty()
+        if self.sllmr.processes is not None:  # their gradients are added up, and this one is the same in all
+            loss = loss / self.sllmr.processes.ranks.world
+        session = self.sllmr.session
+        if session is None:
+            if torch.is_grad_enabled():
+                self._warn_of_own_loop()
+            return loss
+        extra = session.take_loss()
+        return loss if extra is None else loss + extra
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        """Pickle and copy an augmented model, too, by the class that the library knows, imported quietly."""
+        _, (mixin, plain), *rest = super().__reduce_ex__(protocol)
+        augmented = issubclass(plain, AugmentMixin)
+        return (_new_instance, (QuietImport(), mixin, unaugmented_class(plain), augmented), *rest)
+
+
+def _new_instance(_: object, mixin: type, plain: type, augmented: bool) -> nn.Module:
+    instance: nn.Module = object.__new__(wrapped_class(mixin, augmented_class(plain) if augmented else plain))
+    return instance
+
+
+def _fit_arguments(fit: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Name the arguments of a call of `fit`, whatever signature an overriding class gave it."""
+    signature = inspect.signature(fit)
+    kinds = {parameter.kind: parameter.name for parameter in signature.parameters.values()}
+    call = signature.bind(*args, **kwargs)
+    call.apply_defaults()
+    arguments = dict(call.arguments)
+    rest = arguments.pop(kinds.get(inspect.Parameter.VAR_KEYWORD, ""), {})
+    unnamed = arguments.pop(kinds.get(inspect.Parameter.VAR_POSITIONAL, ""), ())
+    arguments |= dict(zip(_FIT_ORDER, unnamed, strict=False)) | rest
+    lacking = [name for name in ("x", "y") if name not in arguments]
+    if "callbacks" not in signature.parameters and inspect.Parameter.VAR_KEYWORD not in kinds:
+        lacking.append("callbacks")
+    if lacking:
+        raise HookNeverFiredError(
+            f"an overriding fit{signature} takes no argument named {', '.join(lacking)}, so the regularizer cannot "
+            "reach the training. Give it DeepCTR-Torch's names, or **kwargs, and pass them on to super().fit."
+        )
+    return {"callbacks": None, **arguments}
+
+
+BACKEND = Backend(SLLMRMixin, find_problems)

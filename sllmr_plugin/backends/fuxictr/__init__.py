@@ -1,0 +1,1 @@
+"""FuxiCTR: its `fit`, the seams of it that a wrapped model uses, and what is checked before."""

@@ -1,0 +1,211 @@
+"""The mixin that puts the regularizer into FuxiCTR's own `fit`.
+
+`train_step` calls ``self.forward(batch)`` and ``self.compute_loss(return_dict, y_true)``; these are the seams of a
+step. `fit` calls ``self.train_epoch``, the seam of an epoch. The mixin stands before the model's class, so models that
+override `train_step`, `train_epoch` or `add_loss` are reached as well, as long as they go on calling these.
+
+FuxiCTR's losses are means over the rows of a batch, DeepCTR-Torch's are sums: what is added is divided by the rows,
+so that a weight says the same beside either.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import HookNeverFiredError, ProcessesError, SLLMRError
+from ...parallel.ranks import Ranks
+from ...training.probes import JudgedPairs, ProbePairs
+from ...training.session import TrainingSession
+from ...training.view import Usable
+from ..base import Backend
+from ..forward import dropout_of_first, dropouts, is_row_wise, statistics_of_first, training_mode
+from ..wrapped import WrappedMixin, sync_optimizer, warn_if_only_warm_up
+from .checks import find_problems, id_index, prediction_head
+from .data import RowScorer, StreamedRows, random_state_kept, to_batch, to_rows, training_pieces, with_rows
+
+_TRIED_ROWS = (8, 64, 512)  # more where the model fails on fewer; the whole batch comes last
+
+Batch = Mapping[str, Tensor]
+
+
+class FuxiCTRMixin(WrappedMixin):
+    """Put before a FuxiCTR model class, adds the regularizer to `fit`; needs a `Handle` in `sllmr`."""
+
+    optimizer_name = "optimizer"
+    feature_map: Any
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the plain model does, with the regularizer added; takes and returns the same.
+
+        Before the first epoch the training generator's rows are read once, without a trace in its order.
+
+        Raises
+        ------
+        CoverageError
+            If nothing of the score table can be used with these training rows.
+        NoPairsError, HookNeverFiredError
+            After an epoch in which the regularizer did nothing.
+        ProcessesError
+            Where torch.distributed has several processes.
+        """
+        world = Ranks.here(self.device).world
+        if world > 1:
+            raise ProcessesError(
+                f"FuxiCTR's fit knows nothing of the other {world - 1} process(es), so each would train a model of its "
+                "own on all rows. Train in one process; several can train a DeepCTR-Torch model."
+            )
+        handle = self.sllmr
+        handle.training, handle.epochs = {}, []
+        if not handle.enabled or not handle.config.active:
+            return super().fit(*args, **kwargs)
+        given = dict(zip(("data_generator", "epochs"), args, strict=False)) | kwargs
+        if "data_generator" not in given:
+            raise HookNeverFiredError(
+                "fit was given no data_generator, so the regularizer cannot see the training rows. Pass it first, or "
+                "by this name."
+            )
+        epochs = given.get("epochs", 1)
+        warn_if_only_warm_up(handle, epochs)
+        sync_optimizer(self)
+        try:
+            handle.session = session = self._open_session(given)
+            result = super().fit(*args, **kwargs)
+        finally:
+            handle.session = None
+        if not session.began and epochs > 0:
+            raise HookNeverFiredError(
+                f"{type(self).__name__}.fit trained without calling self.train_epoch, so the regularizer never "
+                "started. An overriding fit has to call it, or super().fit."
+            )
+        return result
+
+    def train_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        """Train an epoch as the plain model does; its account goes to the log and to ``sllmr.epochs``."""
+        handle, session = self.sllmr, self.sllmr.session
+        if session is None:
+            return super().train_epoch(*args, **kwargs)
+        session.begin_epoch(len(handle.epochs))
+        result = super().train_epoch(*args, **kwargs)
+        account = session.end_epoch()
+        handle.epochs.append(account)
+        if account["sllmr_pairs"]:
+            told = " - ".join(f"{key[6:]}: {value:.4g}" for key, value in account.items())
+            logging.info("[SLLMR] epoch %d: %s", len(handle.epochs), told)
+        return result
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the plain model's loss plus, once a training step, the weighted LLM loss."""
+        loss = super().compute_loss(*args, **kwargs)
+        session = self.sllmr.session
+        extra = None if session is None else session.take_loss(mean=True)
+        return loss if extra is None else loss + extra
+
+    def judge_probes(self, x: Any, y: None = None) -> JudgedPairs:
+        """Score the table's probes and the candidates beside them with the model as it is.
+
+        Parameters
+        ----------
+        x : data generator
+            Of the training rows, as `fit` takes it; it holds the labels, so there is no `y`.
+        """
+        self._require_uncertainty()
+        return ProbePairs.of(self._prepare({"data_generator": x})).judge(self._score_rows)
+
+    def _prepare(self, arguments: dict[str, Any]) -> Usable:
+        features, table = self.sllmr.features, self.sllmr.table
+        label = self.feature_map.labels[self.sllmr.task]
+        wanted = {
+            features.user: np.union1d(table.candidates.users.numpy(), table.probes.users.numpy()),
+            features.item: np.flatnonzero(
+                (table.candidates.items_seen(features.n_items) | table.probes.items_seen(features.n_items)).numpy()
+            ),
+        }
+        with random_state_kept():
+            pieces = training_pieces(arguments["data_generator"], self.feature_map, features.layout, label)
+            return self.sllmr.usable(StreamedRows(pieces, features.layout, wanted, features.regression))
+
+    def _open_session(self, arguments: dict[str, Any]) -> TrainingSession:
+        session = super()._open_session(arguments)
+        session.rows_ride_along = None  # the first step finds out
+        return session
+
+    def _may_ride_along(self, batch: Tensor, rows: Tensor) -> bool:
+        """Try out on rows of a batch, and extra rows behind them, whether the extra rows may share its pass.
+
+        Rows of the batch come first, since the model trains on them; candidates alone may be more than it can run on,
+        users without a history for instance. So may be a few rows of the batch: then more of them are taken.
+        """
+        for size in sorted({min(size, len(batch)) for size in (*_TRIED_ROWS, len(batch))}):
+            first = batch[:size]
+            others = rows[torch.linspace(0, len(rows) - 1, max(len(first), 2), device=rows.device).long()]
+            try:
+                return is_row_wise(self, self._inputs, torch.cat([first, others]), len(first), self._head())
+            except KeyError as error:
+                raise SLLMRError(
+                    f"{type(self).__name__}.forward reads {error} from the batch, which rows of candidates lack: they "
+                    "have the features of feature_map that are no meta features, and no labels. Read labels in "
+                    "add_loss instead."
+                ) from error
+            except (RuntimeError, ValueError, IndexError):
+                continue
+        return False
+
+    def _rows(self, inputs: Batch) -> Tensor:
+        return to_rows(inputs, self.sllmr.features.layout, self.device)
+
+    def _inputs(self, rows: Tensor) -> Batch:
+        return to_batch(rows, self.sllmr.features.layout, self.feature_map)
+
+    def _outputs(self, output: Batch) -> Tensor:
+        # MultiTaskModel names its outputs by their labels.
+        names = ["y_pred"] if "y_pred" in output else [f"{label}_pred" for label in self.feature_map.labels]
+        return torch.cat([output[name].reshape(len(output[name]), -1) for name in names], dim=1)
+
+    def _head(self) -> nn.Module | None:
+        return prediction_head(self, self.sllmr.task)
+
+    @contextmanager
+    def _untouched(self) -> Iterator[None]:
+        """Give back the random numbers that a pass of our own takes: the order of later epochs hangs on them."""
+        try:
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                yield
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, (SLLMRError, torch.OutOfMemoryError)):
+                raise
+            raise SLLMRError(
+                f"{type(self).__name__}.forward failed on rows of scored users and items without others beside them: "
+                f"{error}. If it needs rows with a history, score users who have one; with mode='global', or "
+                "uncertainty='entropy' and gate='joint', a model that treats rows one by one has no such pass."
+            ) from error
+
+    def _forward_with(
+        self, inputs: Batch, batch: Tensor, rows: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Mapping[str, Any], Tensor, Tensor]:
+        n, n_all, norms = len(batch), len(batch) + len(rows), self._batch_norms()
+        session = self.sllmr.session
+        if len(rows) and session is not None and session.rows_ride_along is None:
+            session.rows_ride_along = self._may_ride_along(batch, rows)
+        if len(rows) and session is not None and session.rows_ride_along:
+            with statistics_of_first(norms, n, n_all), dropout_of_first(dropouts(self), n, n_all, session.draws_on):
+                output, logit, probability = self._plain(
+                    with_rows(inputs, rows, self.sllmr.features.layout), *args, **kwargs
+                )
+            own = {name: None if values is None else values[:n] for name, values in output.items()}
+            return own, logit, probability
+        output, logit, probability = self._plain(inputs, *args, **kwargs)
+        if len(rows):  # models cannot run on no rows
+            with self._untouched(), training_mode(norms, False):
+                _, more_logit, more_probability = self._plain(self._inputs(rows), *args, **kwargs)
+            logit, probability = torch.cat([logit, more_logit]), torch.cat([probability, more_probability])
+        return output, logit, probability
+
+
+BACKEND = Backend(FuxiCTRMixin, find_problems, id_index, RowScorer)

@@ -1,0 +1,133 @@
+"""The plots of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ..plots import curves_figure, gate_figure, interval_figure, reliability_figure
+from .sections import SIZES, stratum_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot of the page.
+
+    Attributes
+    ----------
+    name : str
+        Of its PNG file, without the ending.
+    caption : str
+        What it is of.
+    alt : str
+        What it shows, for those who do not see it.
+    figure : Figure
+        As drawn.
+    """
+
+    name: str
+    caption: str
+    alt: str
+    figure: Figure
+
+
+def difference_plots(summary: Mapping[str, Any]) -> list[Plot]:
+    """Draw the differences to the plain model by stratum, a plot a backbone."""
+    plots = []
+    for backbone, rows in _by_backbone(summary["differences"]):
+        figure = interval_figure(_intervals(rows), "AUC minus that of the plain model", zero=True)
+        alt = f"Differences in AUC to the plain {backbone} with 95% intervals, by mode, for: {_strata(rows)}. {_TABLE}"
+        plots.append(Plot(f"differences-{backbone}", backbone, alt, figure))
+    return plots
+
+
+def level_plots(summary: Mapping[str, Any]) -> list[Plot]:
+    """Draw AUC by stratum, a plot a backbone."""
+    plots = []
+    for backbone, rows in _by_backbone(summary["levels"]):
+        figure = interval_figure(_intervals(rows), "AUC", zero=False)
+        alt = f"AUC of {backbone} with 95% intervals, by mode, for: {_strata(rows)}. {_TABLE}"
+        plots.append(Plot(f"auc-{backbone}", backbone, alt, figure))
+    return plots
+
+
+def gain_plots(summary: Mapping[str, Any], size: str) -> list[Plot]:
+    """Draw the gain by history length or popularity, a plot a backbone."""
+    plots = []
+    for backbone, rows in _by_backbone([row for row in summary["gains_by_size"] if row["stratum"] == size]):
+        table = _intervals(rows).assign(panel=SIZES[size], row=[row["label"] for row in rows])
+        figure = interval_figure(table, "AUC minus that of the plain model", zero=True)
+        alt = f"Differences in AUC to the plain {backbone} with 95% intervals, by {SIZES[size]}. {_TABLE}"
+        plots.append(Plot(f"gain-by-{size.replace('_', '-')}-{backbone}", backbone, alt, figure))
+    return plots
+
+
+def reliability_plots(summary: Mapping[str, Any]) -> list[Plot]:
+    """Draw who is right where LLM and backbone disagree, without the finest regions; nothing if it is not known."""
+    content = summary["reliability"]
+    if content is None:
+        return []
+    table = pd.DataFrame(coarse_regions(content["regions"]))
+    if not table["n_disagree"].any():
+        return []
+    model = f"{content['backbone']}, seed {content['seed']}" if "backbone" in content else "a plain backbone"
+    alt = f"Share of disagreements in which the LLM is right, with 95% intervals, by region. {_TABLE}"
+    return [Plot("reliability", f"the LLM beside {model}", alt, reliability_figure(table))]
+
+
+def coarse_regions(regions: _Rows) -> list[Mapping[str, Any]]:
+    """Leave out the regions that cross users, items and uncertainty: small, many and hardly legible."""
+    return [row for row in regions if "all" in (row["users"], row["items"], row["uncertainty"])]
+
+
+def gate_plots(summary: Mapping[str, Any]) -> list[tuple[Plot, list[Mapping[str, Any]]]]:
+    """Draw the gate over epochs, a plot a backbone and mode, each with its rows; nothing where there is no gate."""
+    plots = []
+    for backbone, rows in _by_backbone(summary["gate"]):
+        for mode in dict.fromkeys(row["mode"] for row in rows):
+            own = [row for row in rows if row["mode"] == mode and row.get("sllmr_gate") is not None]
+            if own:
+                alt = f"Mean alpha by region and the gate's weights over the epochs, {backbone} {mode}. {_TABLE}"
+                plot = Plot(f"gate-{backbone}-{mode}", f"{backbone} {mode}", alt, gate_figure(own))
+                plots.append((plot, own))
+    return plots
+
+
+def curve_plots(summary: Mapping[str, Any]) -> list[Plot]:
+    """Draw validation AUC and loss over the epochs, a plot a backbone; nothing in folders that lack them."""
+    plots = []
+    for backbone, rows in _by_backbone(summary["curves"]):
+        alt = f"Validation AUC and training loss of {backbone} over the epochs, by mode. {_TABLE}"
+        plots.append(Plot(f"curves-{backbone}", backbone, alt, curves_figure(pd.DataFrame(rows))))
+    return plots
+
+
+_TABLE = "The table below has the figures."
+
+
+def _by_backbone(rows: _Rows) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    names = dict.fromkeys(row["backbone"] for row in rows)
+    return [(name, [row for row in rows if row["backbone"] == name]) for name in names]
+
+
+def _intervals(rows: _Rows) -> pd.DataFrame:
+    """Return what `interval_figure` draws: a panel a stratum, a row a mode."""
+    table = pd.DataFrame(
+        {"panel": [stratum_name(row["stratum"], row["label"]) if row["stratum"] not in SIZES else "" for row in rows]}
+    )
+    table["row"] = table["mode"] = [row["mode"] for row in rows]
+    for key in ("mean", "low", "high"):
+        table[key] = [float("nan") if row[key] is None else row[key] for row in rows]
+    return table
+
+
+def _strata(rows: _Rows) -> str:
+    return ", ".join(dict.fromkeys(stratum_name(row["stratum"], row["label"]) for row in rows))

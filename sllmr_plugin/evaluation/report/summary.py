@@ -1,0 +1,87 @@
+"""All that a report shows, as plain values made from a run folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from ..comparison import auc_levels, compare_runs, gains_by_size
+from ..plots import REGIONS, WEIGHT
+from ..run import RunResult
+from ..runs import RunFolder
+
+_GATED = ("gated", "joint")  # the others have no gate, or one that is always open
+
+
+def summarise(folder: RunFolder) -> dict[str, Any]:
+    """Work out what a report shows.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        With one run or more; the comparison may be unfinished.
+
+    Returns
+    -------
+    dict
+        Plain JSON values, None for what JSON lacks or nobody has recorded. ``runs`` (of `RunResult`, without
+        epochs and versions), ``differences`` and ``gains_by_size`` (of `Difference`, ``clear`` added), ``levels``
+        (of `Level`), ``curves`` and ``gate`` (means over seeds by backbone, mode and epoch), ``versions`` (name -> all
+        that the runs had), ``settings``, ``inputs`` and ``reliability`` as the folder has them.
+    """
+    keys = sorted(folder.runs, key=lambda key: key[2])
+    comparison = compare_runs(folder, keys)
+    labels = folder.labels()
+    levels, by_size = [], []
+    for backbone in dict.fromkeys(key[0] for key in keys):
+        rankings = {key[1:]: folder.ranking(key) for key in keys if key[0] == backbone}
+        levels += [level.to_json() for level in auc_levels(backbone, rankings, labels)]
+        by_size += gains_by_size(backbone, rankings)
+    runs = [folder.runs[key] for key in keys]
+    epochs = _epochs(runs)
+    return {
+        "runs": [_without_epochs(run) for run in runs],
+        "levels": levels,
+        "differences": [{**d.to_json(), "clear": d.clear} for d in comparison.differences],
+        "gains_by_size": [{**d.to_json(), "clear": d.clear} for d in by_size],
+        "curves": _means(epochs, ["valid_auc", "loss"]),
+        "gate": _means(
+            epochs[epochs["mode"].isin(_GATED)], [key for key in epochs if key in REGIONS or key.startswith(WEIGHT)]
+        ),
+        "versions": _versions(runs),
+        "settings": folder.settings,
+        "inputs": folder.inputs,
+        "reliability": folder.reliability,
+    }
+
+
+def _without_epochs(run: RunResult) -> dict[str, Any]:
+    return {key: value for key, value in run.to_json().items() if key not in ("epochs", "versions")}
+
+
+def _epochs(runs: list[RunResult]) -> pd.DataFrame:
+    """Return a row a run and epoch."""
+    rows = [
+        {"backbone": run.backbone, "mode": run.mode, "epoch": number, **values}
+        for run in runs
+        for number, values in enumerate(run.epochs, start=1)
+    ]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["backbone", "mode", "epoch", "valid_auc", "loss"])
+
+
+def _means(epochs: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
+    """Average columns over the seeds; a column that a mode has not is left out of its rows."""
+    found: list[dict[str, Any]] = []
+    for (backbone, mode), part in epochs.groupby(["backbone", "mode"], sort=False):
+        known = [column for column in columns if part[column].notna().any()]
+        means = part.groupby("epoch")[known].mean().reset_index()
+        for row in means.to_dict("records"):
+            values = {key: None if value != value else value for key, value in row.items()}
+            found.append({"backbone": backbone, "mode": mode, **values})
+    return found
+
+
+def _versions(runs: list[RunResult]) -> dict[str, list[str]]:
+    names = dict.fromkeys(name for run in runs for name in run.versions)
+    return {name: sorted({run.versions[name] for run in runs if name in run.versions}) for name in names}

@@ -1,0 +1,244 @@
+"""Texts encoded as vectors, looked up by model code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import TextEncoderError
+from .texts import TextTable
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Anything with this one method encodes texts."""
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Return an (n_texts, d) float32 vector a text.
+
+        Called once with all texts of users and items together, so that an encoder may learn from them, and where there
+        are reasoning texts once more, with these.
+        """
+        ...
+
+
+class TfidfSvdEncoder:
+    """TF-IDF of words, condensed by a truncated singular value decomposition (latent semantic analysis).
+
+    Knows nothing but which words occur together in the texts that it is given. Needs no download and no accelerator.
+
+    Parameters
+    ----------
+    dim : int, default=64
+        Length of the vectors; fewer where the texts hold fewer words.
+    seed : int, default=0
+        Of the randomised decomposition.
+    """
+
+    def __init__(self, dim: int = 64, seed: int = 0) -> None:
+        if dim < 1:
+            raise TextEncoderError(f"dim={dim} leaves no vector. Pass a dim of at least 1.")
+        self.dim = dim
+        self.seed = seed
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Fit on the texts and encode them: (n_texts, d) float32.
+
+        Raises
+        ------
+        TextEncoderError
+            If there is no word in any of them.
+        """
+        # A second's work to import, that only those who encode should wait for.
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        try:
+            weights = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts)
+        except ValueError:  # an empty vocabulary
+            raise TextEncoderError("the texts hold no words that could be compared. Check the text column.") from None
+        dim = min(self.dim, *weights.shape)
+        return TruncatedSVD(dim, random_state=self.seed).fit_transform(weights).astype(np.float32)
+
+
+class SentenceTransformerEncoder:
+    """A model of the library sentence-transformers, which the extra ``sllmr-plugin[texts]`` installs.
+
+    Parameters
+    ----------
+    model : str, default="all-MiniLM-L6-v2"
+        Name or folder. A name that is not on this machine is downloaded by that library.
+    batch_size : int, default=64
+        Texts encoded at a time.
+    device : str, optional
+        A torch device; None lets the library choose.
+
+    Raises
+    ------
+    TextEncoderError
+        If the library is not installed or cannot load the model.
+    """
+
+    def __init__(self, model: str = "all-MiniLM-L6-v2", *, batch_size: int = 64, device: str | None = None) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise TextEncoderError(
+                "sentence-transformers is not installed. Run `pip install 'sllmr-plugin[texts]'`, or use "
+                "TfidfSvdEncoder."
+            ) from None
+        try:
+            self._model = SentenceTransformer(model, device=device)
+        except Exception as error:  # the library raises whatever its download or its files give rise to
+            raise TextEncoderError(
+                f"sentence-transformers cannot load {model!r} ({error}). Give the name or the "
+                "folder of one of its models."
+            ) from error
+        self.batch_size = batch_size
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts: (n_texts, d) float32."""
+        vectors = self._model.encode(list(texts), batch_size=self.batch_size, convert_to_numpy=True)
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def encode_checked(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
+    """Encode texts and refuse what cannot be used; scaled to a root mean square of 1 over all entries.
+
+    Encoders differ in the size of their vectors (unit length, or tens), and layers initialised for inputs of size 1
+    learn slowly from small ones. Directions and relative lengths stay.
+
+    Raises
+    ------
+    TextEncoderError
+        If the encoder gives another shape, no finite numbers, or zeros only.
+    """
+    vectors = np.asarray(encoder.encode(texts), dtype=np.float32)
+    name = type(encoder).__name__
+    if vectors.ndim != 2 or len(vectors) != len(texts) or vectors.shape[1] == 0:
+        raise TextEncoderError(
+            f"{name} gave an array of shape {vectors.shape} for {len(texts)} texts. Return one vector a text: (n, d)."
+        )
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        raise TextEncoderError(
+            f"{name} gave {int(bad.sum())} vectors that are not finite, first for {texts[int(bad.argmax())]!r}. "
+            "Correct the encoder."
+        )
+    size = float(np.sqrt(np.square(vectors, dtype=np.float64).mean()))
+    if size == 0:
+        raise TextEncoderError(f"{name} gave nothing but zeros. Correct the encoder.")
+    return (vectors / size).astype(np.float32)
+
+
+_KINDS = ("user", "item")
+
+
+@dataclass(frozen=True)
+class EncodedReasoning:
+    """Exemplars that a language model reasoned about, and the vectors of what it wrote.
+
+    Attributes
+    ----------
+    users, items, labels : ndarray
+        (n,) int64 codes, and labels, 1 or 0.
+    vectors : ndarray
+        (n, d) float32, of root mean square 1. Not the space of the other texts, nor its dimension.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    labels: np.ndarray
+    vectors: np.ndarray
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Vectors of the texts of users and items, in one space. Make one with `of` and share it between adaptors.
+
+    Attributes
+    ----------
+    codes : dict of str to ndarray
+        ``"user"`` and ``"item"`` -> (n,) int64 ascending codes.
+    vectors : dict of str to ndarray
+        The same keys -> (n, d) float32, of root mean square 1 over both kinds.
+    reasoning : EncodedReasoning or None
+        The reasoning texts, where the table has some.
+    """
+
+    codes: dict[str, np.ndarray]
+    vectors: dict[str, np.ndarray]
+    reasoning: EncodedReasoning | None = None
+
+    @classmethod
+    def of(cls, texts: TextTable | EncodedTexts, encoder: TextEncoder | None = None) -> EncodedTexts:
+        """Encode a table, by default with `TfidfSvdEncoder`; encoded texts are returned as they are.
+
+        Texts of users and items are encoded together, reasoning texts apart from them: whether a table has these
+        changes nothing about the vectors of the others.
+
+        Raises
+        ------
+        TextEncoderError
+            If the encoder gives no usable vectors.
+        """
+        if isinstance(texts, EncodedTexts):
+            return texts
+        encoder = encoder or TfidfSvdEncoder()
+        together = [text for kind in _KINDS for text in texts.of(kind)]
+        users, items = np.split(encode_checked(encoder, together), [len(texts.users)])
+        codes = {kind: texts.of(kind).index.to_numpy(dtype=np.int64) for kind in _KINDS}
+        told, reasoning = texts.reasoning, None
+        if len(told):
+            user, item, label = (told[name].to_numpy(dtype=np.int64) for name in ("user", "item", "label"))
+            reasoning = EncodedReasoning(user, item, label, encode_checked(encoder, told["text"].tolist()))
+        return cls(codes, {"user": users, "item": items}, reasoning)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.vectors["user"].shape[1])
+
+
+class TextVectors(nn.Module):
+    """Vectors by code; a code without a text gets a learned vector, which starts as zeros.
+
+    Parameters
+    ----------
+    encoded : EncodedTexts
+        The vectors, which are not trained and no part of ``state_dict``.
+    kind : {"user", "item"}
+        Which of them.
+    """
+
+    position: Tensor
+    vectors: Tensor
+
+    def __init__(self, encoded: EncodedTexts, kind: str) -> None:
+        super().__init__()
+        codes, vectors = encoded.codes[kind], encoded.vectors[kind]
+        # The last position stands for all codes beyond, the last row for those without a text.
+        position = np.full(int(codes.max(initial=-1)) + 2, len(codes), dtype=np.int64)
+        position[codes] = np.arange(len(codes))
+        padded = np.concatenate([vectors, np.zeros((1, encoded.dim), dtype=np.float32)])
+        self.register_buffer("position", torch.from_numpy(position), persistent=False)
+        self.register_buffer("vectors", torch.from_numpy(padded), persistent=False)
+        self.missing = nn.Parameter(torch.zeros(encoded.dim))
+
+    def rows(self, codes: Tensor) -> Tensor:
+        """Return the (n,) rows of `vectors` of int64 codes; the last one for a code without a text."""
+        return self.position[codes.clamp(0, len(self.position) - 1)]
+
+    def known(self, codes: Tensor) -> Tensor:
+        """Whether there is a text: (n,) bool."""
+        return self.rows(codes) < len(self.vectors) - 1
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Return (n, d) vectors of (n,) int64 codes."""
+        row = self.rows(codes)
+        return torch.where((row < len(self.vectors) - 1).unsqueeze(1), self.vectors[row], self.missing)

@@ -1,0 +1,396 @@
+"""`OpenAIClient`: one chat completion from any OpenAI-compatible server, or a `ServerError` that says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import ServerError
+from .answer_text import how_it_ended, read_message, token_logprobs
+from .connections import Connections, key_remover, named_secrets, scrubber
+from .limits import Quota
+from .prices import estimate_tokens
+from .schema import AnswerForm, SchemaLimits, breaks_bounds, response_format
+from .servers import OF_THE_FORM, ErrorReader, FormSearch, ServerForm
+
+_LARGEST_COUNT = 2**53
+# A request that a server does not understand comes back with one of these, in whatever words.
+_NOT_UNDERSTOOD = (400, 404, 415, 422, 500, 501)
+_SEARCHES = 3  # for so many questions that are refused in every form; further ones are refused for what they ask
+_BROKEN_SECONDS = 1.0  # before a request that a server failed at is sent again in the same form
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote.
+
+    Attributes
+    ----------
+    text : str
+        The answer; what the model said instead of one, if it declined.
+    prompt_tokens, completion_tokens : int
+        As the server counted, estimated where it does not count. Reasoning is part of the completion.
+    cached_tokens : int
+        Of the prompt tokens, those that the server had in its cache.
+    cut_off : bool
+        Whether the limit of tokens ended the answer.
+    logprobs : list of dict or None
+        ``choices[0].logprobs.content``, where the server gives it.
+    declined : bool
+        Whether the server marks the text as a refusal.
+    broken_off : str or None
+        Why the server ended the answer before its end, other than for the limit: ``"content_filter"`` or another of its
+        words.
+    beside : str or None
+        Where what the model wrote lies if the text is empty, such as ``"reasoning_content"``.
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    cut_off: bool = False
+    logprobs: list[Any] | None = None
+    declined: bool = False
+    cached_tokens: int = 0
+    broken_off: str | None = None
+    beside: str | None = None
+
+
+class OpenAIClient:
+    """Asks a server that speaks OpenAI's chat completions: OpenAI, vLLM, llama.cpp, Ollama and others.
+
+    The key is read from ``OPENAI_API_KEY`` and is in no attribute, log, error or traceback of this class. Structured
+    output is asked for first. A server that refuses the first request is asked in other forms (`ServerForm`), and the
+    one that it takes is that of all requests from then on. There are no retries here: `run` does them, so that each
+    shows in the ledger.
+
+    Parameters
+    ----------
+    model : str
+        As the server calls it.
+    base_url : str or None, default=None
+        Address of the server, for instance ``http://localhost:8000/v1``; None takes ``OPENAI_BASE_URL``, else
+        OpenAI.
+    timeout : float, default=60
+        Seconds for a whole request.
+    answer : {"scores", "ranking", "text"}, default="scores"
+        What the schema asks for.
+
+    Attributes
+    ----------
+    address : str
+        Of the server, without secrets.
+    form : ServerForm
+        The form of request that the server is taken to want; may be set before the first request.
+    answered : bool
+        Whether the server has answered in this form. From then on a refusal is that of a request, and changes
+        nothing for the others.
+
+    Raises
+    ------
+    ServerError
+        If there is no key and the server is OpenAI's, or the address is none.
+    """
+
+    def __init__(
+        self, model: str, *, base_url: str | None = None, timeout: float = 60.0, answer: AnswerForm = "scores"
+    ) -> None:
+        import openai  # a second's work that only those who ask a server should wait for
+
+        key = os.environ.get("OPENAI_API_KEY", "").strip()
+        address = base_url or os.environ.get("OPENAI_BASE_URL") or None
+        scrub_key = scrubber([key])
+        self._named_secrets: set[str] = set()
+        self._scrub_body = scrubber()
+        self.scrub: Callable[[str], str] = lambda text: self._scrub_body(scrub_key(text))
+        self._without_key = key_remover(key)
+        if not key.isprintable() or not key.isascii():
+            raise ServerError(
+                "OPENAI_API_KEY holds a line break or another sign that no key has. Copy the key again.", "hopeless"
+            )
+        if not key and address is None:
+            raise ServerError(
+                "there is no key. Set the environment variable OPENAI_API_KEY, give --base-url for a server of "
+                "your own, or do without a model: score --scorer lexical, texts --writer titles.",
+                "hopeless",
+            )
+        self.model = model
+        self.address = server_address(base_url)
+        self.form = ServerForm()
+        self.answered = False
+        self._timeout = timeout
+        self._answer = answer
+        self._openai = openai
+        self._errors = ErrorReader(model, self.scrub)
+        self._searches = _SEARCHES
+        base, query = _address(address, "--base-url" if base_url else "OPENAI_BASE_URL", self.scrub)
+        try:
+            # The query stands at the end of every address, behind the path that is asked for.
+            self._connections = Connections(openai, base, key or "none", timeout, default_query=query)
+        except Exception as error:  # the library refuses addresses that make no sense with errors of several kinds
+            raise ServerError(
+                f"{self.scrub(str(error))}. Check --base-url: an address such as http://localhost:8000/v1.", "hopeless"
+            ) from None
+        self.library = self._connections.library
+        self._where = self.scrub(str(self.library.base_url))
+
+    async def complete(
+        self, messages: Sequence[Mapping[str, Any]], n_candidates: int, parameters: Mapping[str, Any]
+    ) -> Completion:
+        """Ask once.
+
+        Parameters
+        ----------
+        messages : sequence of mapping
+            Chat messages.
+        n_candidates : int
+            How many candidates the answer's schema has; 0 for a text.
+        parameters : mapping
+            ``temperature``, ``max_tokens``, ``top_logprobs`` and ``extra_body``, each of which may be missing.
+
+        Raises
+        ------
+        ServerError
+            If no answer came. Its `kind` says whether to try again.
+        """
+        form, broken = self.form, False
+        search = FormSearch(form)
+        told: ServerError | None = None  # by the server, of the form that the search goes out from
+        sent: list[dict[str, Any]] = []
+        while True:
+            body = self.body(messages, n_candidates, parameters, form)
+            try:
+                completion = await self._send(body)
+            except ServerError as problem:
+                guess = not self.answered and self._searches > 0 and problem.cause in (None, "format", "system")
+                if not self._is_of_the_form(problem) or not (guess or problem.cause in OF_THE_FORM):
+                    raise
+                if guess and problem.status in (500, 501) and not broken:
+                    broken = True  # it may have been an accident
+                    await asyncio.sleep(_BROKEN_SECONDS)
+                    continue
+                told = told or problem
+                sent.append(body)
+                other = search.next(form, problem.cause, guess=guess)
+                while other is not None and self.body(messages, n_candidates, parameters, other) in sent:
+                    other = search.next(form, None, guess=guess)
+                if other is None:
+                    self._searches -= guess
+                    raise told from None
+                if problem.cause is not None and other == form.without(problem.cause):
+                    told = None
+                form = other
+            else:
+                if not self.answered:
+                    self.form, self.answered = form, True
+                return self._noticed(self._read(completion, messages))
+
+    async def _send(self, body: dict[str, Any]) -> Any:
+        """Send a body once; raise `ServerError` unless a chat completion comes back."""
+        try:
+            found = await asyncio.wait_for(self._connections.post("/chat/completions", body), self._timeout)
+            # Takes whatever the server has sent, as the library does.
+            completion = self._openai.types.chat.ChatCompletion.construct(**found) if isinstance(found, dict) else found
+        except asyncio.TimeoutError:
+            raise ServerError(f"no answer within {self._timeout:g} s", "lost") from None
+        except self._openai.OpenAIError as error:
+            raise self.failure(error) from None
+        except json.JSONDecodeError as error:
+            problem = self._errors.in_an_answer(error.doc, answered=self.answered)
+            raise problem or ServerError("the answer is no JSON", "lost") from None
+        except Exception as error:  # what a body that is nested too deeply makes of the library
+            raise ServerError(f"the answer cannot be read: {self._short(error)}", "lost") from None
+        choices = getattr(completion, "choices", None)
+        if not choices or getattr(completion, "error", None) or getattr(choices[0], "error", None):
+            problem = self._errors.in_an_answer(_plain(completion), answered=self.answered)
+            if problem is not None:
+                raise problem from None
+        return completion
+
+    @staticmethod
+    def _is_of_the_form(problem: ServerError) -> bool:
+        """Tell whether a request may have been refused for its form."""
+        if problem.status == 404:  # no such model or address, unless the server names a part of the form
+            return problem.cause in OF_THE_FORM
+        return problem.status in _NOT_UNDERSTOOD and problem.cause in (None, *OF_THE_FORM)
+
+    def body(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        n_candidates: int,
+        parameters: Mapping[str, Any],
+        form: ServerForm | None = None,
+    ) -> dict[str, Any]:
+        """Return the request's JSON body, in a form or in the one that the server is known to take."""
+        form = form or self.form
+        body: dict[str, Any] = {"model": self.model, "messages": form.messages(messages)}
+        if form.answer_format == "json_schema":
+            body["response_format"] = _structured(n_candidates, self._answer, form.schema_limits)
+        elif form.answer_format == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        if parameters.get("temperature") is not None and form.temperature:
+            body["temperature"] = parameters["temperature"]
+        if parameters.get("max_tokens") is not None:
+            body[form.limit_name] = parameters["max_tokens"]
+        if parameters.get("top_logprobs"):
+            body.update(logprobs=True, top_logprobs=parameters["top_logprobs"])
+        if extra := parameters.get("extra_body"):
+            self._hide(extra)
+            body.update(extra)
+        return body
+
+    def _hide(self, extra: Mapping[str, Any]) -> None:
+        """Keep secrets that a request's body holds out of what is told of the server's words from now on."""
+        new = set(named_secrets(extra)) - self._named_secrets
+        if new:
+            self._named_secrets |= new
+            self._scrub_body = scrubber(self._named_secrets)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._connections.close()
+
+    @property
+    def quota(self) -> Quota | None:
+        """What the server has told last of what may be asked."""
+        return self._connections.quota
+
+    def failure(self, error: Exception) -> ServerError:
+        """Return an error of the openai library in our terms, without secrets."""
+        openai = self._openai
+        status = getattr(error, "status_code", None)
+        if isinstance(error, openai.APITimeoutError):
+            return ServerError(f"no answer within {self._timeout:g} s", "lost")
+        if isinstance(error, openai.APIConnectionError):
+            cause = error.__cause__
+            never_sent = "Connect" in type(cause).__name__
+            detail = self._short(cause if cause is not None else error)
+            return ServerError(f"the connection to {self._where} failed ({detail})", "busy" if never_sent else "lost")
+        if status is None:  # a response that is no completion
+            return ServerError(f"the answer cannot be understood: {self._short(error)}", "lost")
+        response = error.response  # type: ignore[attr-defined]
+        return self._errors.read(status, _json(response.text), response.headers, answered=self.answered)
+
+    def refusal(self, status: int | None, body: Any) -> ServerError:
+        """Return an error in a batch's file in our terms, as `failure` does those of the openai library."""
+        return self._errors.read(status if isinstance(status, int) else None, body, {}, answered=self.answered)
+
+    def read_body(self, body: Any, messages: Sequence[Mapping[str, Any]]) -> Completion:
+        """Read a chat completion from JSON values, as batches return it; raise `ServerError` if it is none."""
+        problem = self._errors.in_an_answer(body, answered=self.answered)
+        if problem is not None:
+            raise problem
+        if not isinstance(body, Mapping):
+            raise ServerError("the answer is no chat completion", "lost")
+        # As the library reads a response: pieces of content, and words that it does not know, are no errors.
+        completion = self._openai.types.chat.ChatCompletion.construct(**body)
+        return self._noticed(self._read(completion, messages))
+
+    def _noticed(self, completion: Completion) -> Completion:
+        """Find out from an answer whether the server keeps a schema's bounds; from then on list the scores."""
+        bounded = self.form.answer_format == "json_schema" and self.form.schema_limits == "bounds"
+        if bounded and self._answer == "scores" and breaks_bounds(completion.text):
+            self.form = replace(self.form, schema_limits="steps")
+        return completion
+
+    def _read(self, completion: Any, messages: Sequence[Mapping[str, Any]]) -> Completion:
+        try:
+            choice = completion.choices[0]
+            message = read_message(choice.message)
+        except (AttributeError, IndexError, TypeError) as error:
+            raise ServerError(f"the answer is no chat completion ({self._short(error)})", "lost") from None
+        cut_off, broken_off = how_it_ended(getattr(choice, "finish_reason", None))
+        text = message.content if message.content.strip() else message.refusal
+        text = self._without_key(text).encode("utf-8", "replace").decode("utf-8")  # SQLite takes no lone surrogate
+        prompt_tokens, completion_tokens, cached_tokens = _usage(completion, messages, text)
+        return Completion(
+            text,
+            prompt_tokens,
+            completion_tokens,
+            cut_off=cut_off,
+            logprobs=token_logprobs(choice),
+            declined=bool(message.refusal and not message.content.strip()),
+            broken_off=broken_off,
+            beside=message.beside,
+            cached_tokens=cached_tokens,
+        )
+
+    def _short(self, error: BaseException) -> str:
+        return self._errors.shortened(str(error) or type(error).__name__)
+
+
+def server_address(base_url: str | None) -> str:
+    """Return the address that a client of this process asks, without secrets; "OpenAI" where none is set."""
+    return scrubber()(base_url or os.environ.get("OPENAI_BASE_URL") or "OpenAI").rstrip("/")
+
+
+def _address(
+    address: str | None, given_by: str, scrub: Callable[[str], str]
+) -> tuple[str | None, dict[str, object] | None]:
+    """Return a server's address without its query, and the query; raise `ServerError` if it cannot be one."""
+    if address is None:
+        return None, None
+    example = "Write an address such as http://localhost:8000/v1."
+    try:
+        parts = urllib.parse.urlsplit(address.strip())
+        host = parts.hostname
+    except ValueError as error:
+        raise ServerError(f"{given_by} {scrub(address)} is no address ({error}). {example}", "hopeless") from None
+    if parts.scheme not in ("http", "https"):
+        raise ServerError(f"{given_by} {scrub(address)} does not begin with http:// or https://. {example}", "hopeless")
+    if not host:
+        raise ServerError(f"{given_by} {scrub(address)} names no server. {example}", "hopeless")
+    query: dict[str, object] = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+    return urllib.parse.urlunsplit(parts._replace(query="", fragment="")), query or None
+
+
+def _plain(value: Any) -> Any:
+    """Return the JSON values that the library has made objects of."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value.model_dump(warnings=False) if hasattr(value, "model_dump") else value
+
+
+def _json(text: str) -> Any:
+    """Return the JSON values of a text, or the text where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+@functools.lru_cache(maxsize=128)
+def _structured(n_candidates: int, answer: AnswerForm, limits: SchemaLimits) -> dict[str, Any]:
+    return response_format(n_candidates, answer, limits)
+
+
+def _usage(completion: Any, messages: Sequence[Mapping[str, Any]], text: str) -> tuple[int, int, int]:
+    """Return the tokens of prompt and completion, and those of the prompt that came from a cache."""
+    usage = getattr(completion, "usage", None)
+    prompt = _count(getattr(usage, "prompt_tokens", None), lambda: estimate_tokens(messages))
+    written = _count(getattr(usage, "completion_tokens", None), lambda: estimate_tokens([{"content": text}]))
+    reasoning = _part(usage, "completion_tokens_details", "reasoning_tokens")
+    total = _count(getattr(usage, "total_tokens", None), lambda: 0)
+    if reasoning and total == prompt + written + reasoning:  # some servers count reasoning beside the completion
+        written += reasoning
+    cached = _part(usage, "prompt_tokens_details", "cached_tokens")
+    if not cached:  # DeepSeek's name for it
+        cached = _count(getattr(usage, "prompt_cache_hit_tokens", None), lambda: 0)
+    return prompt, written, min(cached, prompt)
+
+
+def _part(usage: Any, details: str, name: str) -> int:
+    found = getattr(usage, details, None)
+    tokens = found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
+    return _count(tokens, lambda: 0)
+
+
+def _count(tokens: object, estimate: Callable[[], int]) -> int:
+    """Return a server's count of tokens, or an estimate where there is none that can be true."""
+    return tokens if isinstance(tokens, int) and 0 <= tokens < _LARGEST_COUNT else estimate()

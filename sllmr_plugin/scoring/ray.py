@@ -1,0 +1,263 @@
+"""`run_on_ray`: the same runner, whose questions other processes send."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import EngineError, ScoringStoppedError, ServerError, SLLMRError
+from ..parallel.ray import RayEngine
+from .conversation import Conversation, Question
+from .ledger import Ledger
+from .ledger_file import LedgerAnswer
+from .limits import CircuitBreaker, Quota
+from .partitions import PartitionFiles, merge_partitions, partition_folder
+from .prices import Price
+from .ray_worker import Reply, ScoringWorker, ServerSettings
+from .run import check_can_run, settle
+from .run_summary import RunLimits, RunSummary
+from .runner import Runner
+from .servers import ServerForm
+
+_START_SECONDS = 300.0  # for all workers: on a busy machine a process takes long to import what it needs
+_RESTART_SECONDS = 120.0
+_STOP_SECONDS = 10.0
+
+
+def run_on_ray(
+    requests: Iterable[Any],
+    questions: Conversation[Any],
+    server: ServerSettings,
+    ledger: Ledger,
+    engine: RayEngine,
+    *,
+    limits: RunLimits | None = None,
+    price: Price | None = None,
+    breaker: CircuitBreaker | None = None,
+    verbose: bool = True,
+) -> RunSummary:
+    """Ask a server about all requests through Ray workers; the answers are in the ledger afterwards.
+
+    This process decides what is sent when, with the `Runner` of `run`: so the limits, the pauses after a 429, the
+    circuit breaker and above all the cap of the cost hold for all workers together, exactly. The workers send, read the
+    answers and commit each to a ledger partition on their own machine's disk before they hand it over. A question
+    always goes to the worker that its hash names. When a worker dies, Ray starts it again on the same machine, where it
+    finds what it had received; what it had not is asked again. Partitions that a killed run has left are taken into
+    the ledger before anything is asked, from every machine of the cluster.
+
+    Parameters
+    ----------
+    requests : iterable of Request
+    questions : Questions
+    server : ServerSettings
+        Whom the workers ask, with the key of their own environment.
+    ledger : Ledger
+        Answers there are not asked for again. The folder `partition_folder` names has to be writable on all machines.
+    engine : RayEngine
+        The cluster, and how many workers.
+    limits, price, breaker, verbose
+        As of `run`, for all workers together.
+
+    Returns
+    -------
+    RunSummary
+
+    Raises
+    ------
+    EngineError
+        If the workers cannot be started.
+    ScoringStoppedError, LedgerError, PriceError, KeyboardInterrupt
+        As of `run`.
+    """
+    limits = limits or RunLimits()
+    check_can_run(questions, ledger, limits, price)
+    folder = partition_folder(ledger.path)
+    merge_partitions(ledger, PartitionFiles(folder))
+    with _Cluster(engine, folder) as cluster:
+        cluster.merge_into(ledger)
+        asker = cluster.start_workers(server, questions, price, limits.concurrency)
+        try:
+            return settle(
+                Runner(requests, questions, asker, ledger, limits, price, breaker or CircuitBreaker(), verbose)
+            )
+        finally:  # what came for questions that this process had given up waiting for
+            cluster.kill_workers()
+            merge_partitions(ledger, PartitionFiles(folder))
+            cluster.merge_into(ledger)
+
+
+class RayAsker:
+    """Hands questions to the workers; an `Asker`.
+
+    Parameters
+    ----------
+    ray : module
+    workers : sequence of actor handles
+        Of `ScoringWorker`.
+    address : str, default="OpenAI"
+        Of the server that they ask.
+    """
+
+    def __init__(self, ray: Any, workers: Sequence[Any], address: str = "OpenAI") -> None:
+        self._exceptions, self._workers = ray.exceptions, list(workers)
+        self.address, self.form = address, ServerForm()
+        self._answered = False
+        self.quota: Quota | None = None
+
+    async def ask(self, question: Question) -> LedgerAnswer:
+        """Have a question asked once; raise `ServerError` if no answer comes."""
+        if not self._workers:
+            raise ScoringStoppedError(
+                "all workers are gone for good. Look at the cluster and run the same command again; nothing that was "
+                "received and can still be reached is asked again."
+            )
+        # By the first question, so that the very same words, whoever they are about, are one worker's.
+        worker = self._workers[int(question.first_key[:8], 16) % len(self._workers)]
+        try:
+            reply = await worker.ask.remote(question, self.form, self._answered)
+        except self._exceptions.RayActorError:
+            reply = await self._find(worker, question.key)
+        except self._exceptions.RayError as error:
+            what = " ".join(str(error).split())[-500:]
+            raise EngineError(f"a worker failed: {what}. Look at the cluster and run the same again.") from None
+        self.quota = reply.quota or self.quota
+        for warning in reply.warnings:
+            warnings.warn(warning, stacklevel=2)
+        if reply.problem is not None:
+            raise reply.problem
+        if reply.answer is None:
+            raise ServerError("the worker died while the request was in flight", "lost")
+        if reply.form is not None and not self._answered:  # what one worker has found out is told to all
+            self.form, self._answered = reply.form, True
+        return reply.answer
+
+    async def close(self) -> None:
+        """Stop the workers."""
+        stopping = [asyncio.ensure_future(_ended(worker.stop.remote())) for worker in self._workers]
+        if stopping:
+            await asyncio.wait(stopping, timeout=_STOP_SECONDS)
+
+    async def _find(self, worker: Any, key: str) -> Reply:
+        """Ask a worker that has died, and that Ray starts again, whether it had received an answer."""
+        deadline = asyncio.get_running_loop().time() + _RESTART_SECONDS
+        while asyncio.get_running_loop().time() < deadline:
+            try:
+                return await worker.find.remote(key)
+            except self._exceptions.ActorUnavailableError:  # not up yet
+                await asyncio.sleep(0.2)
+            except self._exceptions.RayActorError:
+                break
+        if worker in self._workers:  # its machine is gone: the others take over
+            self._workers.remove(worker)
+        return Reply()
+
+
+class _Cluster:
+    """The actors of one run: a reader of partitions on every other machine, and the workers."""
+
+    def __init__(self, engine: RayEngine, folder: Path) -> None:
+        self._engine, self._ray, self._folder = engine, engine.ray, folder
+        self._workers: list[Any] = []
+        here = self._ray.get_runtime_context().get_node_id()
+        nodes = [node["NodeID"] for node in self._ray.nodes() if node["Alive"]]
+        self._nodes = sorted(nodes, key=lambda node: node != here)
+        self._readers = [self._actor(PartitionFiles, node, 0, folder) for node in self._nodes if node != here]
+
+    def __enter__(self) -> _Cluster:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill_workers()
+        for reader in self._readers:
+            self._ray.kill(reader)
+
+    def kill_workers(self) -> None:
+        """End the workers' processes, and with them their hold of the partitions."""
+        while self._workers:
+            self._ray.kill(self._workers.pop())
+
+    def merge_into(self, ledger: Ledger) -> int:
+        """Take what the other machines' partitions hold into the ledger; return how many answers it did not have."""
+        return sum(merge_partitions(ledger, RemotePartitions(self._engine, reader)) for reader in self._readers)
+
+    def start_workers(
+        self, server: ServerSettings, questions: Conversation[Any], price: Price | None, concurrency: int
+    ) -> RayAsker:
+        """Start the workers, in turn on the machines that have room for them."""
+        nodes = self._rooms()
+        self._workers = [
+            self._actor(
+                ScoringWorker,
+                nodes[number % len(nodes)],
+                1,
+                server,
+                questions,
+                price,
+                self._folder / f"{number}.sqlite",
+                max_restarts=-1,
+                max_task_retries=0,  # whether a request is sent again is the runner's decision
+                max_concurrency=concurrency + 10,
+            )
+            for number in range(self._engine.workers)
+        ]
+        starting = [worker.start.remote() for worker in self._workers]
+        done, waiting = self._ray.wait(starting, num_returns=len(starting), timeout=_START_SECONDS)
+        if waiting:
+            raise EngineError(
+                f"{len(done)} of {len(starting)} workers have started within {_START_SECONDS:.0f} s: the cluster has "
+                "no room. Lower --workers, or see with `ray status` what else runs there."
+            )
+        for node, found in zip(nodes * len(starting), map(self._engine.get, starting), strict=False):
+            if isinstance(found, SLLMRError):
+                raise found
+            if found[0] != server.address():
+                raise EngineError(
+                    f"a worker on node {node[:8]} would ask {found[0]}, and this process means {server.address()}. Set "
+                    "OPENAI_BASE_URL alike where `ray start` runs, or give --base-url."
+                )
+        return RayAsker(self._ray, self._workers, server.address())
+
+    def _rooms(self) -> list[str]:
+        """Return the nodes, once for every CPU, in turn."""
+        cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes()}
+        return [node for turn in range(max(cpus.values())) for node in self._nodes if cpus[node] > turn]
+
+    def _actor(self, kind: type, node: str, cpus: int, *arguments: Any, **options: Any) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        place = NodeAffinitySchedulingStrategy(node, soft=False)  # where its files are
+        return self._ray.remote(num_cpus=cpus, scheduling_strategy=place, **options)(kind).remote(*arguments)
+
+
+class RemotePartitions:
+    """The `Partitions` of another machine, read by an actor of `PartitionFiles` there."""
+
+    def __init__(self, engine: RayEngine, reader: Any) -> None:
+        self._get, self._reader = engine.get, reader
+
+    def names(self) -> list[str]:
+        """Return the partitions there."""
+        return self._get(self._reader.names.remote())
+
+    def keys(self, name: str, after: str) -> list[str]:
+        """Return the next keys behind a key in alphabetical order."""
+        return self._get(self._reader.keys.remote(name, after))
+
+    def answers(self, name: str, keys: Sequence[str]) -> list[LedgerAnswer]:
+        """Return the answers with these keys."""
+        return self._get(self._reader.answers.remote(name, list(keys)))
+
+    def remove(self, name: str) -> None:
+        """Delete a partition."""
+        self._get(self._reader.remove.remote(name))
+
+
+async def _ended(reference: Any) -> None:
+    """Wait for a call, whatever comes of it."""
+    try:
+        await reference
+    except Exception:  # a worker that has died has stopped
+        return

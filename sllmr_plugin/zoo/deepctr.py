@@ -1,0 +1,285 @@
+"""Builds any single-task DeepCTR-Torch backbone over user and item ids, by its lower-case name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..backends.deepctr.augmented import complete
+from ..backends.deepctr.quiet import import_deepctr_torch
+from ..config import fit, type_like
+from ..datasets.interactions import Interactions
+from ..errors import BackboneError, ConfigError
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How a backbone's class is called."""
+
+    class_name: str
+    columns: tuple[str, ...] = (
+        "linear_feature_columns",
+        "dnn_feature_columns",
+    )  # arguments that take the columns
+    history: bool = False  # whether it reads the user's history
+    dropout: str | None = "dnn_dropout"  # argument that takes the dropout rate
+    dense: bool = True  # whether it reads dense columns
+    heads: int = 1  # attention heads among which the embedding is divided, unless the arguments say otherwise
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_RECIPES = {
+    "wdl": _Recipe("WDL"),
+    "deepfm": _Recipe("DeepFM"),
+    "xdeepfm": _Recipe("xDeepFM"),
+    "autoint": _Recipe("AutoInt", heads=2),
+    "dcn": _Recipe("DCN", options={"cross_parameterization": "vector"}),
+    "dcnv2": _Recipe("DCN", options={"cross_parameterization": "matrix"}),
+    "dcnmix": _Recipe("DCNMix"),
+    "din": _Recipe("DIN", columns=("dnn_feature_columns",), history=True),
+    "dien": _Recipe("DIEN", columns=("dnn_feature_columns",), history=True),
+    "afm": _Recipe("AFM", dense=False, dropout="afm_dropout"),
+    "afn": _Recipe("AFN", dense=False),
+    "ccpm": _Recipe("CCPM", dense=False),
+    "difm": _Recipe("DIFM", dense=False, heads=4),
+    "fibinet": _Recipe("FiBiNET"),
+    "ifm": _Recipe("IFM", dense=False),
+    "mlr": _Recipe("MLR", columns=("region_feature_columns",), dropout=None),
+    "nfm": _Recipe("NFM"),
+    "onn": _Recipe("ONN"),
+    "pnn": _Recipe("PNN", columns=("dnn_feature_columns",)),
+}
+
+BACKBONES = tuple(_RECIPES)
+"""Names that `build_model` knows."""
+
+
+def build_model(
+    name: str,
+    data: Interactions,
+    *,
+    embedding_dim: int = 16,
+    dropout: float = 0.0,
+    seed: int = 1024,
+    history_length: int = 10,
+    device: str = "cpu",
+    arguments: Mapping[str, Any] | None = None,
+    dense: Mapping[str, int] | None = None,
+) -> Any:
+    """Build an untrained DeepCTR-Torch model whose inputs are ids of users and items.
+
+    The inputs are ``user_id`` and ``item_id``; DIN and DIEN also read ``hist_item_id`` and
+    ``seq_length``, and their histories share the items' embeddings. Layer sizes are DeepCTR-Torch's
+    defaults, unless `arguments` has others.
+
+    Parameters
+    ----------
+    name : str
+        One of `BACKBONES`, in any case. ``dcn`` has the vector form of the cross layer, ``dcnv2`` the
+        matrix form.
+    data : Interactions
+        Gives the vocabularies: ``n_users + 1`` and ``n_items + 1``, since code 0 is padding.
+    embedding_dim : int, default=16
+        Length of every embedding vector. AutoInt needs a multiple of 2, DIFM of 4.
+    dropout : float, default=0.0
+        Dropout rate of the deep part, in [0, 1).
+    seed : int, default=1024
+        Seed of the initial weights. DeepCTR-Torch passes it to ``torch.manual_seed``, so it also resets the
+        global generator. Its MLR ignores the seed: all its initial weights are the same.
+    history_length : int, default=10
+        Columns of ``hist_item_id``; only DIN and DIEN use it.
+    device : str, default="cpu"
+        A torch device such as ``"cuda:0"``.
+    arguments : mapping of str to Any, optional
+        The class's own constructor arguments, for instance ``{"dnn_hidden_units": (256, 128)}``; those that
+        the parameters above decide cannot be among them.
+    dense : mapping of str to int, optional
+        Dense columns beside these, name -> dimension, for instance `Adaptor.widths`. They come last, so that the
+        initial embeddings are those of the model without them.
+
+    Returns
+    -------
+    BaseModel
+        Not compiled.
+
+    Raises
+    ------
+    BackboneError
+        If the name is unknown (the nearest valid one is named), a size does not fit the model, an argument is
+        not the model's, of a wrong type or refused by it, or the model takes no dense columns.
+    """
+    key = check_backbone(name, embedding_dim, dropout, arguments)
+    recipe = _RECIPES[key]
+    own = check_arguments(key, arguments or {})
+    columns = _feature_columns(data, recipe, embedding_dim, history_length)
+    if dense:
+        check_dense(name)
+        dense_columns = import_deepctr_torch().inputs.DenseFeat
+        columns += [dense_columns(column, width) for column, width in dense.items()]
+    given: dict[str, Any] = {**dict.fromkeys(recipe.columns, columns), **recipe.options}
+    if recipe.history:
+        given["history_feature_list"] = ["item_id"]
+    if recipe.dropout is not None:
+        given[recipe.dropout] = dropout
+    try:
+        return _model_class(recipe)(**given, **own, seed=seed, device=device)
+    except Exception as error:  # whatever the library makes of a value that it cannot use
+        if not own:
+            raise
+        raise BackboneError(
+            f"{recipe.class_name} cannot be built with {own} ({type(error).__name__}: {error}); change these arguments."
+        ) from error
+
+
+def check_backbone(
+    name: str, embedding_dim: int, dropout: float = 0.0, arguments: Mapping[str, Any] | None = None
+) -> str:
+    """Return the name of a backbone as `BACKBONES` spells it, if it can be built with these sizes.
+
+    Parameters
+    ----------
+    name, embedding_dim, dropout, arguments
+        As for `build_model`.
+
+    Raises
+    ------
+    BackboneError
+        As `build_model`.
+    """
+    key = _key(name)
+    recipe = _RECIPES[key]
+    heads = check_arguments(key, arguments or {}).get("att_head_num", recipe.heads)
+    if heads < 1:
+        raise BackboneError(f"{key} cannot have att_head_num={heads}; take 1 or more.")
+    if embedding_dim < 1 or embedding_dim % heads:
+        raise BackboneError(f"{key} cannot have embedding_dim={embedding_dim}; take a positive multiple of {heads}.")
+    if not 0 <= dropout < 1:
+        raise BackboneError(f"dropout={dropout} is no rate; take a number in [0, 1).")
+    if dropout and recipe.dropout is None:
+        raise BackboneError(f"{key} has no dropout, so dropout={dropout} would do nothing; leave it at 0.")
+    return key
+
+
+def check_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return constructor arguments of a backbone as its class wants them.
+
+    Parameters
+    ----------
+    name : str
+        One of `BACKBONES`.
+    arguments : mapping of str to Any
+        As for `build_model`; lists stand for tuples. A value must be of the type of the class's default.
+
+    Raises
+    ------
+    BackboneError
+        If the class has no such argument (the nearest is named), it is decided elsewhere, or the type is wrong.
+    """
+    key = _key(name)
+    if not arguments:  # and the library need not be imported
+        return {}
+    recipe = _RECIPES[key]
+    defaults = {
+        argument: parameter.default
+        for argument, parameter in inspect.signature(_model_class(recipe)).parameters.items()
+        if parameter.default not in (inspect.Parameter.empty, None)
+    }
+    decided = {
+        **dict.fromkeys(recipe.options, "it belongs to the backbone's name"),
+        **{argument: f"it is the {argument} of the training" for argument in ("seed", "device")},
+        "task": "click models are binary",
+        **({recipe.dropout: "it is the dropout of the training"} if recipe.dropout else {}),
+    }
+    checked = {}
+    for argument, value in arguments.items():
+        if argument in decided:
+            raise BackboneError(f"{key} cannot be given {argument!r} here: {decided[argument]}; leave it out.")
+        if argument not in defaults:
+            valid = [valid for valid in defaults if valid not in decided]
+            nearest = difflib.get_close_matches(argument, valid, n=1, cutoff=0.0)[0]
+            raise BackboneError(
+                f"{key} has no argument {argument!r} that can be set; did you mean {nearest!r}? "
+                f"There are {', '.join(valid)}."
+            )
+        try:
+            checked[argument] = fit(value, type_like(defaults[argument]))
+        except ConfigError as error:
+            raise BackboneError(f"{key}: {argument}: {error}") from None
+    return checked
+
+
+def check_dense(name: str) -> None:
+    """Raise `BackboneError` if a backbone of `BACKBONES` takes no dense columns."""
+    if not _RECIPES[name.lower()].dense:
+        able = ", ".join(key for key, recipe in _RECIPES.items() if recipe.dense)
+        raise BackboneError(f"{name} takes no dense columns, which kar and llm_cf need; choose one of {able}.")
+
+
+def feature_names(model: Any) -> list[str]:
+    """Return the names of a DeepCTR-Torch model's inputs, in the order of its input matrix."""
+    return list(model.feature_index)
+
+
+def input_rows(model: Any, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the columns of `rows` that a model reads, fit for its ``fit`` and ``predict``.
+
+    Parameters
+    ----------
+    model : BaseModel
+        A DeepCTR-Torch model over any of the columns in `rows`.
+    rows : mapping of str to ndarray
+        Columns of N rows each: (N,), or (N, L) for histories.
+
+    Returns
+    -------
+    dict of str to ndarray
+        In the order of `feature_names`. DIEN gets a ``seq_length`` of at least 1, so an empty history counts
+        as one padding item: DIEN fails on a batch in which no row has a history.
+
+    Raises
+    ------
+    BackboneError
+        If the model reads a column that `rows` lacks.
+    """
+    rows = complete(model, rows)  # an augmented model fills its own columns
+    missing = [name for name in feature_names(model) if name not in rows]
+    if missing:
+        raise BackboneError(
+            f"the model reads {', '.join(map(repr, missing))}, but the rows have only "
+            f"{', '.join(map(repr, rows))}; build it with build_model, or over these columns."
+        )
+    selected = {name: np.asarray(rows[name]) for name in feature_names(model)}
+    if "seq_length" in selected and isinstance(model, import_deepctr_torch().models.DIEN):
+        selected["seq_length"] = np.maximum(selected["seq_length"], 1)
+    return selected
+
+
+def _key(name: str) -> str:
+    key = name.lower()
+    if key not in _RECIPES:
+        nearest = difflib.get_close_matches(key, BACKBONES, n=1, cutoff=0.0)[0]
+        raise BackboneError(
+            f"unknown backbone {name!r}; did you mean {nearest!r}? Valid names are {', '.join(BACKBONES)}."
+        )
+    return key
+
+
+def _model_class(recipe: _Recipe) -> Any:
+    return getattr(import_deepctr_torch().models, recipe.class_name)
+
+
+def _feature_columns(data: Interactions, recipe: _Recipe, embedding_dim: int, history_length: int) -> list[Any]:
+    inputs = import_deepctr_torch().inputs
+    columns = [
+        inputs.SparseFeat("user_id", data.n_users + 1, embedding_dim),
+        inputs.SparseFeat("item_id", data.n_items + 1, embedding_dim),
+    ]
+    if recipe.history:
+        item = inputs.SparseFeat("hist_item_id", data.n_items + 1, embedding_dim, embedding_name="item_id")
+        columns.append(inputs.VarLenSparseFeat(item, maxlen=history_length, length_name="seq_length"))
+    return columns
