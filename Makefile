@@ -21,7 +21,7 @@ demo: $(READY)
 	$(BIN)/sllmr demo
 
 test: lint types
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

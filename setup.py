@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 # The seams that `wrap` uses were read in 2.3.10, and the next release may move them. 2.3.10 reads CSV files with an
 # argument of polars that version 2 has removed, and puts no bound on polars itself.
 FUXICTR = ["fuxictr>=2.3.10,<2.4", "polars<2"]
-TEST = ["pytest>=8", "hypothesis>=6.90"]
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.90"]
 RAY = ["ray[data]>=2.53"]
 DEV = [*TEST, *FUXICTR, *RAY, "ruff>=0.6", "mypy>=1.11", "types-PyYAML>=6"]
 

@@ -166,8 +166,12 @@ def test_it_is_on_where_the_regularizer_is_disabled():
 
 
 def test_a_fit_that_fails_leaves_the_name_as_it_was():
+    def breaks(*arguments, **options):
+        raise ZeroDivisionError
+
     model = zoo.wrapped(DEEPFM, zoo.build(DEEPFM), OFF)
-    with pytest.raises(AttributeError):  # not compiled
+    model.compile("adam", breaks)
+    with pytest.raises(ZeroDivisionError):
         zoo.fit(DEEPFM, model)
     assert basemodel.DataLoader is DataLoader
 
