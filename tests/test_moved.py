@@ -24,9 +24,9 @@ def test_a_former_name_gives_the_module_of_today_with_a_warning(former):
 def test_names_are_imported_from_former_modules_as_scripts_do():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        from sllmr_plugin.augmentation import KARAdaptor
         from sllmr_plugin.score_table import ScoreTable
 
-        from sllmr_plugin.augmentation import KARAdaptor
         from sllmr_plugin.zoo import build_model
     import sllmr_plugin
     from sllmr_plugin.zoo.deepctr import build_model as today
