@@ -64,6 +64,7 @@ _MODULES = {
         "TextEncoder",
         "TfidfSvdEncoder",
     ),
+    "regularizer.loss": ("SelectiveLoss",),
     "scores.table": (
         "Coverage",
         "ScoreTable",
@@ -114,6 +115,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .knowledge.vectors import SentenceTransformerEncoder as SentenceTransformerEncoder
     from .knowledge.vectors import TextEncoder as TextEncoder
     from .knowledge.vectors import TfidfSvdEncoder as TfidfSvdEncoder
+    from .regularizer.loss import SelectiveLoss as SelectiveLoss
     from .scores.table import Coverage as Coverage
     from .scores.table import ScoreTable as ScoreTable
     from .wrapping import disabled as disabled

@@ -257,7 +257,7 @@ def plain_class(model: nn.Module) -> type:
     return ancestors[ancestors.index(ScoresMixin) + 1]
 
 
-OWN_LOOP = "sllmr_plugin.regularizer.selective.SelectiveRegularizer takes logits, LLM scores and pairs"
+OWN_LOOP = "sllmr_plugin.SelectiveLoss takes the model's scores, the LLM's and whose they are"
 _ROUNDING = 1e-4  # a weighted sum of probabilities may be a little above 1
 
 

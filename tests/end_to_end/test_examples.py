@@ -32,6 +32,7 @@ def test_the_change_to_a_plain_script_is_two_lines():
     ("name", "expected"),
     [
         ("deepfm_plain.py", ["test: {'auc'"]),
+        ("two_tower_loss.py", ["epoch 5: {'loss'", "'gate_neither': 0.0"]),
         ("deepfm_with_llm.py", ["test: {'auc'", "sllmr - loss"]),
         ("din_histories.py", ["DIN wrapped: mode gated", "fitted on probes", "epoch 2: loss"]),
         (
