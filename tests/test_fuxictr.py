@@ -109,6 +109,17 @@ def test_tasks_and_outputs_are_checked():
         wrap(torch.nn.Linear(2, 1), shared.score_frame(), **names)
 
 
+def test_a_regression_trains_by_the_order_of_the_scores():
+    model = zoo.build(DEEPFM, task="regression", loss="mse_loss")
+    config = SelectiveConfig(mode="global", weight=0.1)
+    item_side = ["item_id", "category", "price"]
+    wrap(model, shared.score_frame(), user="user_id", item="item_id", item_features=item_side, config=config)
+    zoo.fit(DEEPFM, model)
+    first, second = model.sllmr.epochs
+    assert first["sllmr_pairs"] > 0
+    assert second["sllmr_loss"] < first["sllmr_loss"]
+
+
 def test_a_library_is_known_by_its_methods_not_by_its_number(monkeypatch):
     names = {"user": "user_id", "item": "item_id"}
     monkeypatch.setattr("fuxictr.version.__version__", "9.9.9")
