@@ -169,7 +169,7 @@ def test_a_killed_build_leaves_nothing_that_opens(tmp_path):
     scatter(frame(4000), tmp_path / "in", sizes=(1000,))
     program = (
         "import sys, time\n"
-        "from sllmr_plugin import table_build\n"
+        "from sllmr_plugin.scores import build as table_build\n"
         "merged = table_build._merged\n"
         "def slow(*args):\n"
         "    for rows in merged(*args):\n"
