@@ -21,7 +21,7 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 _MISFIT = object()
 
 
-def fit(value: Any, wanted: Any) -> Any:
+def as_type(value: Any, wanted: Any) -> Any:
     """Return a value as the type wants it.
 
     Nothing is converted that could hide a slip: text never becomes a number, nor a number text.
@@ -47,7 +47,7 @@ def fit(value: Any, wanted: Any) -> Any:
 
     Examples
     --------
-    >>> fit([256, 128], tuple[int, ...])
+    >>> as_type([256, 128], tuple[int, ...])
     (256, 128)
     """
     for option in _options(wanted):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +13,8 @@ import pandas as pd
 
 from .backends.augment import is_augmented, unaugment
 from .backends.base import backend_of
-from .backends.wrapped import WrappedMixin, leave_optimizer, plain_class, sync_optimizer, wrapped_class
+from .backends.optimizer import leave_optimizer, sync_optimizer
+from .backends.wrapped import WrappedMixin, plain_class, wrapped_class
 from .config import SelectiveConfig
 from .errors import AlreadyWrappedError, CoverageWarning, NotWrappedError, SLLMRError, UnsupportedModelError, WrapError
 from .handle import Handle, check_gate
@@ -136,7 +136,7 @@ def wrap(
         features,
         table,
         config,
-        task=int(task or 0),
+        task=task or 0,
         item_values=item_values,
         shapes={name: tensor.shape for name, tensor in model.state_dict().items()},
         user_index=user_index,
@@ -215,7 +215,7 @@ def _type_problems(item_features: object, task: object, config: object) -> list[
     problems = []
     if isinstance(item_features, str):
         problems.append(f"item_features is the string {item_features!r}. Pass a list of feature names.")
-    if task is not None and not isinstance(task, Integral):
+    if task is not None and not isinstance(task, int):
         problems.append(f"task={task!r} is no index. Pass the number of the output, counted from 0.")
     if not isinstance(config, SelectiveConfig):
         problems.append(

@@ -33,7 +33,7 @@ from sllmr_plugin import (
     unwrap,
     wrap,
 )
-from sllmr_plugin.backends.wrapped import leave_group, sync_group
+from sllmr_plugin.backends.optimizer import leave_group, sync_group
 
 from .matrix import backbones as zoo
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..backends.augment import augment
-from ..config import SelectiveConfig, fit
+from ..config import SelectiveConfig, as_type
 from ..datasets.interactions import Interactions
 from ..errors import ConfigError, EvaluationError
 from ..knowledge import Adaptor
@@ -98,7 +98,7 @@ class RunSettings:
             value = getattr(self, name)
             value = value.item() if isinstance(value, np.generic) else value
             try:
-                object.__setattr__(self, name, fit(value, wanted))
+                object.__setattr__(self, name, as_type(value, wanted))
             except ConfigError as error:
                 problems.append(f"{name}={error}".rstrip("."))
                 continue

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import SelectiveConfig, fit
+from ..config import SelectiveConfig, as_type
 from ..errors import BackboneError, ConfigError
 from ..evaluation.run import TEXT_MODES
 from ..evaluation.training import RunSettings
@@ -113,7 +113,7 @@ def check_settings(settings: Mapping[str, Setting]) -> dict[str, Setting]:
             continue
         wanted = _wanted(key, origin)
         try:
-            checked[key] = Setting(fit(value, wanted), origin)
+            checked[key] = Setting(as_type(value, wanted), origin)
         except ConfigError as error:
             raise ConfigError(f"{_place(key, origin)}: {error}") from None
     return checked

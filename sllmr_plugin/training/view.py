@@ -39,6 +39,8 @@ class DrawableScores:
         (n_item_codes,) bool; None where all items of the table belong to it.
     n_pairs : int
         Entries of it.
+    n_tied : int
+        Users who are left out because all their scores of such items are the same.
     """
 
     table: UserScores
@@ -47,6 +49,7 @@ class DrawableScores:
     count: Tensor
     has_item: Tensor | None
     n_pairs: int
+    n_tied: int = 0
 
     @classmethod
     def of(cls, table: UserScores, has_user: Tensor, has_item: Tensor, *, two_scores: bool) -> DrawableScores:
@@ -62,7 +65,7 @@ class DrawableScores:
             Whether a user needs two different scores of such items, an ordered pair, or any one will do.
         """
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        n_pairs, all_items = 0, True
+        n_pairs, n_tied, all_items = 0, 0, True
         for users, entries in table.pieces():
             known = has_item[table.items[entries]]
             all_items = all_items and bool(known.all())
@@ -70,20 +73,19 @@ class DrawableScores:
             count = table.offsets[users.start : users.stop + 1].diff()
             owner = torch.repeat_interleave(torch.arange(n), count)[known]
             size = torch.bincount(owner, minlength=n)
-            usable = has_user[table.users[users]]
+            usable = has_user[table.users[users]] & (size > 0)
             if two_scores:
                 score = table.scores[entries][known]
                 low = torch.full((n,), torch.inf).scatter_reduce_(0, owner, score, "amin")
                 high = torch.full((n,), -torch.inf).scatter_reduce_(0, owner, score, "amax")
+                n_tied += int((usable & (high == low)).sum())
                 usable &= high > low
-            else:
-                usable &= size > 0
             parts.append((table.users[users][usable], table.offsets[users][usable], count[usable].int()))
             n_pairs += int(size[usable].sum())
         if not parts:
             parts = [(table.users[:0], table.offsets[:0], table.offsets[:0].int())]
         codes, starts, counts = (torch.cat(part) for part in zip(*parts, strict=True))
-        return cls(table, codes, starts, counts, None if all_items else has_item, n_pairs)
+        return cls(table, codes, starts, counts, None if all_items else has_item, n_pairs, n_tied)
 
     def __len__(self) -> int:
         return self.n_pairs
@@ -226,12 +228,8 @@ def usable_scores(
     has_columns[builder_parts[1]] = True
 
     drawable = DrawableScores.of(table.candidates, has_template, has_columns, two_scores=config.pairwise)
-    n_tied = 0
-    if config.pairwise and len(drawable) < len(table.candidates):
-        any_score = DrawableScores.of(table.candidates, has_template, has_columns, two_scores=False)
-        n_tied = len(any_score.users) - len(drawable.users)
     no_columns = int((in_candidates & ~has_columns).sum())
-    account = _account(table, drawable, int((~has_template[table.candidates.users]).sum()), no_columns, n_tied)
+    account = _account(table, drawable, int((~has_template[table.candidates.users]).sum()), no_columns)
     probes = _keep(table.probes, has_template, has_columns)
     regions = _regions(features, config, users, items, training.positive, in_table, history_length, popularity)
 
@@ -322,9 +320,7 @@ def _trained_on(drawable: DrawableScores, users: np.ndarray, items: np.ndarray) 
     return torch.cat(found).unique()
 
 
-def _account(
-    scores: ScoreTable, drawable: DrawableScores, no_template: int, no_columns: int, n_tied: int
-) -> dict[str, Any]:
+def _account(scores: ScoreTable, drawable: DrawableScores, no_template: int, no_columns: int) -> dict[str, Any]:
     table = scores.candidates
     account = {
         "pairs usable": f"{len(drawable)} of {len(table)}",
@@ -340,8 +336,8 @@ def _account(
             )
         raise CoverageError(
             f"none of the {len(table)} scored pairs can be used: {no_template} of {len(table.users)} users have no "
-            f"training row, {no_columns} items have no known item-side columns, and {n_tied} users have no two "
-            "different scores. Check that user_index and item_index give the codes in the training rows, and pass "
+            f"training row, {no_columns} items have no known item-side columns, and {drawable.n_tied} users have no "
+            "two different scores. Check that user_index and item_index give the codes in the training rows, and pass "
             "item_table= for items that never occur in training; where the scores tell nothing apart, score more "
             "candidates a user or in finer steps, or use mode='pointwise_mse', which needs no order."
         )
@@ -350,7 +346,7 @@ def _account(
     if len(drawable) < WARN_BELOW * read:
         dropped = [f"{count}: {reason}" for reason, count in coverage.dropped.items()]
         lost = [f"{no_template} users have no training row", f"{no_columns} items have no known item-side columns"]
-        lost += [f"{n_tied} users have no two different scores"] if n_tied else []
+        lost += [f"{drawable.n_tied} users have no two different scores"] if drawable.n_tied else []
         warnings.warn(
             f"only {len(drawable)} of the {read} scored pairs read can be used ({'; '.join([*dropped, *lost])}). Check "
             "the ids and the indexes, or pass item_table=.",

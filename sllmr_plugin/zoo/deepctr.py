@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backends.deepctr.augmented import complete
 from ..backends.deepctr.quiet import import_deepctr_torch
-from ..config import fit, type_like
+from ..config import as_type, type_like
 from ..datasets.interactions import Interactions
 from ..errors import BackboneError, ConfigError
 
@@ -207,7 +207,7 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
                 f"There are {', '.join(valid)}."
             )
         try:
-            checked[argument] = fit(value, type_like(defaults[argument]))
+            checked[argument] = as_type(value, type_like(defaults[argument]))
         except ConfigError as error:
             raise BackboneError(f"{key}: {argument}: {error}") from None
     return checked

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import AdaptorWarning, SLLMRError
 from ...knowledge.adaptor import Adaptor
-from ..wrapped import leave_group, sync_group
+from ..optimizer import leave_group, sync_group
 from .quiet import QuietImport
 
 _GROUP_MARK = "sllmr_adaptor"

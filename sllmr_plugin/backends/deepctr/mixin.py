@@ -24,8 +24,9 @@ from ...training.rows import ArrayRows
 from ...training.view import Usable
 from ..base import Backend
 from ..forward import statistics_of_first, training_mode
+from ..optimizer import sync_optimizer
 from ..processes import Processes, check_processes
-from ..wrapped import WrappedMixin, plain_class, sync_optimizer, warn_if_only_warm_up, wrapped_class
+from ..wrapped import WrappedMixin, plain_class, warn_if_only_warm_up, wrapped_class
 from .augmented import AugmentMixin, augmented_class, complete, unaugmented_class
 from .checks import find_problems, prediction_head, require_arrays, require_compiled, shares_forward
 from .fit_seams import LeanL2, whole_batches

@@ -26,7 +26,8 @@ from ...training.session import TrainingSession
 from ...training.view import Usable
 from ..base import Backend
 from ..forward import dropout_of_first, dropouts, is_row_wise, statistics_of_first, training_mode
-from ..wrapped import WrappedMixin, sync_optimizer, warn_if_only_warm_up
+from ..optimizer import sync_optimizer
+from ..wrapped import WrappedMixin, warn_if_only_warm_up
 from .checks import find_problems, id_index, prediction_head
 from .data import RowScorer, StreamedRows, random_state_kept, to_batch, to_rows, training_pieces, with_rows
 
