@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sllmr_plugin.errors import AnswerError
@@ -394,3 +394,32 @@ def test_titles_in_the_place_of_labels_score_nothing(titles, parse):
     ):
         with pytest.raises(AnswerError):
             parse(text, request)
+
+
+LABELS = st.sampled_from(["1", "2", "3"]) | st.sampled_from(["0", "4", "5", " 1", "01", "1.0", "id", "score"])
+NUMBERS = st.one_of(
+    st.floats(0, 1),
+    st.sampled_from([0, 1, -0.0, 1.5, -1, True, None, "0.5", float("nan"), {"score": 0.5}, [1, 0.5]]),
+)
+
+
+@given(
+    pairs=st.lists(st.tuples(LABELS, NUMBERS), max_size=6), outer=st.sampled_from(["scores", "score", "ranking", ""])
+)
+@example(pairs=[("1", 1.5)], outer="scores")
+@example(pairs=[("1", True)], outer="scores")
+@example(pairs=[("1", -0.0), ("3", 1)], outer="scores")
+@example(pairs=[("1", 0.25), ("1", 0.5)], outer="scores")
+@settings(max_examples=300, deadline=None)
+def test_what_is_read_at_once_is_read_as_the_forgiving_reader_does(pairs, outer):
+    inner = "{" + ", ".join(f"{json.dumps(label)}: {json.dumps(score)}" for label, score in pairs) + "}"
+    text = f'{{"{outer}": {inner}}}' if outer else inner
+
+    def read(answer):
+        try:
+            return parse_scores(answer, REQUEST)
+        except AnswerError as error:
+            return str(error)
+
+    # Words before the JSON keep it from being read at once, and mean nothing to the forgiving reader.
+    assert read(text) == read("Here: " + text)

@@ -93,17 +93,19 @@ def read_message(message: Any) -> MessageText:
 
     Parameters
     ----------
-    message : object
+    message : mapping
         With ``content`` (a string, None, or a list of pieces such as ``{"type": "text", "text": "..."}``) and maybe
         ``refusal`` and others.
 
     Raises
     ------
     TypeError
-        If the content is none of these.
+        If it is no mapping, or the content is none of these.
     """
-    content, beside = message.content, None
-    refusal = getattr(message, "refusal", None) or ""
+    if not isinstance(message, Mapping):
+        raise TypeError(f"the message is a {type(message).__name__}")
+    content, beside = message.get("content"), None
+    refusal = message.get("refusal") or ""
     if isinstance(content, Sequence) and not isinstance(content, str | bytes):
         pieces = [_piece(piece) for piece in content]
         content = "".join(text for kind, text in pieces if kind in ("", "text", "output_text"))
@@ -116,7 +118,7 @@ def read_message(message: Any) -> MessageText:
     content = content or ""
     if content.strip() or refusal:
         return MessageText(content, refusal, None)
-    filled = (name for name in _BESIDE if getattr(message, name, None))
+    filled = (name for name in _BESIDE if message.get(name))
     return MessageText(content, refusal, next(filled, beside))
 
 
@@ -128,12 +130,11 @@ def how_it_ended(reason: object) -> tuple[bool, str | None]:
     return False, word if _BROKEN_OFF.search(word) else None
 
 
-def token_logprobs(choice: Any) -> list[Any] | None:
-    """Return ``logprobs.content`` of a completion's choice as plain values, None where the server gives none."""
-    try:
-        return [token.model_dump() for token in choice.logprobs.content]
-    except (AttributeError, TypeError):  # none, or of another form
-        return None
+def token_logprobs(choice: Mapping[str, Any]) -> list[Any] | None:
+    """Return ``logprobs.content`` of a completion's choice, None where the server gives none or another form."""
+    told = choice.get("logprobs")
+    content = told.get("content") if isinstance(told, Mapping) else None
+    return content if isinstance(content, list) and all(isinstance(token, Mapping) for token in content) else None
 
 
 def answer_span(text: str) -> tuple[int, int]:
@@ -274,10 +275,9 @@ def _piece(piece: Any) -> tuple[str, str]:
     """Return the type and the text of a piece of a message's content."""
     if isinstance(piece, str):
         return "", piece
-    if not isinstance(piece, Mapping) and not hasattr(piece, "type"):
+    if not isinstance(piece, Mapping):
         raise TypeError(f"content holds a {type(piece).__name__}")
-    get = piece.get if isinstance(piece, Mapping) else lambda name: getattr(piece, name, None)
-    kind, text = get("type") or "", get("text") or get("refusal") or ""
+    kind, text = piece.get("type") or "", piece.get("text") or piece.get("refusal") or ""
     if isinstance(text, Mapping):
         text = text.get("value")
     if not isinstance(kind, str) or not isinstance(text, str):

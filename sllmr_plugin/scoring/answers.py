@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -74,9 +76,43 @@ def parse_scores(text: str, request: ScoringRequest) -> ScoredAnswer:
     >>> parse_scores('Here you are: ```{"scores": {"1": 0.9, "3": "0.25", "7": 1, "2": 0.', request)
     ScoredAnswer(scores={'i1': 0.9, 'i3': 0.25}, missing=('i2',), n_unasked=1, n_duplicates=0)
     """
+    plain = _plain_scores(text, len(request.item_ids))
+    if plain is not None:
+        return answer_of(plain, request, 0, 0)
     read = read_scores(final_answer(text), len(request.item_ids))
     by_position = {position: number.value for position, number in read.numbers.items()}
     return answer_of(by_position, request, read.n_unasked, read.n_duplicates)
+
+
+def _plain_scores(text: str, n_candidates: int) -> dict[int, float] | None:
+    """Read an answer that is what was asked for and nothing else, by position; None of any other.
+
+    Most answers are, and the reader that forgives takes ten times as long to come to the same.
+    """
+    try:
+        found = json.loads(text, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError):
+        return None
+    scores = found.get("scores") if isinstance(found, dict) and len(found) == 1 else None
+    positions = label_positions(n_candidates)
+    if not isinstance(scores, dict) or not scores or not scores.keys() <= positions.keys():
+        return None
+    if not all(type(score) in (int, float) and 0 <= score <= 1 for score in scores.values()):
+        return None
+    return {positions[label]: float(score) + 0.0 for label, score in scores.items()}  # -0.0 becomes 0.0
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a repeated key")
+    return found
+
+
+@functools.lru_cache(maxsize=128)
+def label_positions(n_candidates: int) -> dict[str, int]:
+    """Return the labels that a prompt shows, each with its candidate's position; not to be changed."""
+    return {str(position + 1): position for position in range(n_candidates)}
 
 
 def answer_of(

@@ -194,9 +194,7 @@ class OpenAIClient:
     async def _send(self, body: dict[str, Any]) -> Any:
         """Send a body once; raise `ServerError` unless a chat completion comes back."""
         try:
-            found = await asyncio.wait_for(self._connections.post("/chat/completions", body), self._timeout)
-            # Takes whatever the server has sent, as the library does.
-            completion = self._openai.types.chat.ChatCompletion.construct(**found) if isinstance(found, dict) else found
+            completion = await asyncio.wait_for(self._connections.post("/chat/completions", body), self._timeout)
         except asyncio.TimeoutError:
             raise ServerError(f"no answer within {self._timeout:g} s", "lost") from None
         except self._openai.OpenAIError as error:
@@ -206,9 +204,10 @@ class OpenAIClient:
             raise problem or ServerError("the answer is no JSON", "lost") from None
         except Exception as error:  # what a body that is nested too deeply makes of the library
             raise ServerError(f"the answer cannot be read: {self._short(error)}", "lost") from None
-        choices = getattr(completion, "choices", None)
-        if not choices or getattr(completion, "error", None) or getattr(choices[0], "error", None):
-            problem = self._errors.in_an_answer(_plain(completion), answered=self.answered)
+        choices = completion.get("choices") if isinstance(completion, dict) else None
+        first = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(first, dict) or first.get("error") or completion.get("error"):
+            problem = self._errors.in_an_answer(completion, answered=self.answered)
             if problem is not None:
                 raise problem from None
         return completion
@@ -286,11 +285,7 @@ class OpenAIClient:
         problem = self._errors.in_an_answer(body, answered=self.answered)
         if problem is not None:
             raise problem
-        if not isinstance(body, Mapping):
-            raise ServerError("the answer is no chat completion", "lost")
-        # As the library reads a response: pieces of content, and words that it does not know, are no errors.
-        completion = self._openai.types.chat.ChatCompletion.construct(**body)
-        return self._noticed(self._read(completion, messages))
+        return self._noticed(self._read(body, messages))
 
     def _noticed(self, completion: Completion) -> Completion:
         """Find out from an answer whether the server keeps a schema's bounds; from then on list the scores."""
@@ -300,12 +295,13 @@ class OpenAIClient:
         return completion
 
     def _read(self, completion: Any, messages: Sequence[Mapping[str, Any]]) -> Completion:
+        # The JSON values as they are: openai's objects refuse nothing either, and take longer to build than to read.
         try:
-            choice = completion.choices[0]
-            message = read_message(choice.message)
-        except (AttributeError, IndexError, TypeError) as error:
+            choice = completion["choices"][0]
+            message = read_message(choice["message"])
+        except (KeyError, IndexError, TypeError) as error:
             raise ServerError(f"the answer is no chat completion ({self._short(error)})", "lost") from None
-        cut_off, broken_off = how_it_ended(getattr(choice, "finish_reason", None))
+        cut_off, broken_off = how_it_ended(choice.get("finish_reason"))
         text = message.content if message.content.strip() else message.refusal
         text = self._without_key(text).encode("utf-8", "replace").decode("utf-8")  # SQLite takes no lone surrogate
         prompt_tokens, completion_tokens, cached_tokens = _usage(completion, messages, text)
@@ -350,13 +346,6 @@ def _address(
     return urllib.parse.urlunsplit(parts._replace(query="", fragment="")), query or None
 
 
-def _plain(value: Any) -> Any:
-    """Return the JSON values that the library has made objects of."""
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return value.model_dump(warnings=False) if hasattr(value, "model_dump") else value
-
-
 def _json(text: str) -> Any:
     """Return the JSON values of a text, or the text where it is none."""
     try:
@@ -370,25 +359,25 @@ def _structured(n_candidates: int, answer: AnswerForm, limits: SchemaLimits) -> 
     return response_format(n_candidates, answer, limits)
 
 
-def _usage(completion: Any, messages: Sequence[Mapping[str, Any]], text: str) -> tuple[int, int, int]:
+def _usage(completion: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], text: str) -> tuple[int, int, int]:
     """Return the tokens of prompt and completion, and those of the prompt that came from a cache."""
-    usage = getattr(completion, "usage", None)
-    prompt = _count(getattr(usage, "prompt_tokens", None), lambda: estimate_tokens(messages))
-    written = _count(getattr(usage, "completion_tokens", None), lambda: estimate_tokens([{"content": text}]))
-    reasoning = _part(usage, "completion_tokens_details", "reasoning_tokens")
-    total = _count(getattr(usage, "total_tokens", None), lambda: 0)
+    usage = _inner(completion, "usage")
+    prompt = _count(usage.get("prompt_tokens"), lambda: estimate_tokens(messages))
+    written = _count(usage.get("completion_tokens"), lambda: estimate_tokens([{"content": text}]))
+    reasoning = _count(_inner(usage, "completion_tokens_details").get("reasoning_tokens"), lambda: 0)
+    total = _count(usage.get("total_tokens"), lambda: 0)
     if reasoning and total == prompt + written + reasoning:  # some servers count reasoning beside the completion
         written += reasoning
-    cached = _part(usage, "prompt_tokens_details", "cached_tokens")
+    cached = _count(_inner(usage, "prompt_tokens_details").get("cached_tokens"), lambda: 0)
     if not cached:  # DeepSeek's name for it
-        cached = _count(getattr(usage, "prompt_cache_hit_tokens", None), lambda: 0)
+        cached = _count(usage.get("prompt_cache_hit_tokens"), lambda: 0)
     return prompt, written, min(cached, prompt)
 
 
-def _part(usage: Any, details: str, name: str) -> int:
-    found = getattr(usage, details, None)
-    tokens = found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
-    return _count(tokens, lambda: 0)
+def _inner(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the object under a name, an empty one where there is none."""
+    inner = values.get(name)
+    return inner if isinstance(inner, Mapping) else {}
 
 
 def _count(tokens: object, estimate: Callable[[], int]) -> int:

@@ -114,9 +114,20 @@ def fill(system: str, user: str, values: Mapping[str, str]) -> list[Message]:
     ]
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
+
 def json_lines(value: list[str] | dict[str, str]) -> str:
-    """Return a JSON list or object with an entry a line."""
-    return json.dumps(value, ensure_ascii=False, indent=0, separators=(",", ": "))
+    """Return a JSON list or object with an entry a line, as ``indent=0`` has it, which Python encodes in Python."""
+    if not value:
+        return json.dumps(value)
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    entries = (
+        [f"{_ENCODER.encode(key)}: {_ENCODER.encode(text)}" for key, text in value.items()]
+        if isinstance(value, dict)
+        else map(_ENCODER.encode, value)
+    )
+    return f"{opening}\n" + ",\n".join(entries) + f"\n{closing}"
 
 
 def _placeholders(text: str) -> Iterator[tuple[int, str | None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 from ..errors import AnswerError, ConfigError, LogprobsError, LogprobsWarning
 from .answer_text import ends_in_json
-from .answers import parse_scores
+from .answers import label_positions, parse_scores
 from .client import Completion
 from .conversation import Answers, Conversation
 from .ledger_file import LedgerAnswer
@@ -27,11 +26,6 @@ _TOKENS_PER_CANDIDATE = 20
 _TOKENS_AROUND = 200
 _EXPECTED_PER_CANDIDATE = 8  # '"12": 0.35, '
 _EXPECTED_AROUND = 10
-
-
-@functools.lru_cache(maxsize=128)
-def _labels(n_candidates: int) -> frozenset[str]:
-    return frozenset(map(str, range(1, n_candidates + 1)))
 
 
 @dataclass(frozen=True)
@@ -129,9 +123,11 @@ class Questions(Conversation[ScoringRequest]):
             return False
         inner = found.get(self.template.answer) if isinstance(found, dict) and len(found) == 1 else None
         if self.template.answer == "ranking":
-            labels = range(1, request.n_candidates + 1)
-            return isinstance(inner, list) and len(inner) > 0 and sorted(inner, key=str) == sorted(labels, key=str)
-        return isinstance(inner, dict) and len(inner) > 0 and inner.keys() <= _labels(request.n_candidates)
+            numbers = range(1, request.n_candidates + 1)
+            return isinstance(inner, list) and len(inner) > 0 and sorted(inner, key=str) == sorted(numbers, key=str)
+        return (
+            isinstance(inner, dict) and len(inner) > 0 and inner.keys() <= label_positions(request.n_candidates).keys()
+        )
 
     @staticmethod
     def _content(answer: ScoredAnswer, request: ScoringRequest) -> dict[str, Any]:
