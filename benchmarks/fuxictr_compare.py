@@ -44,7 +44,7 @@ def run(
     feature_map = write_dataset(folder, data, splits, history=arguments.backbone == "din", dataset_id=f"seed{seed}")
     model = build_fuxictr(feature_map=feature_map, model_root=folder / mode, seed=seed, **settings)
     if mode != "none":
-        model = wrap(model, scores, user="user_id", item="item_id", config=SelectiveConfig(mode=mode))
+        model = wrap(model, scores, user="user_id", item="item_id", config=SelectiveConfig.of_mode(mode))
     loader = import_fuxictr("fuxictr.pytorch.dataloaders.npz_dataloader").NpzDataLoader
     train, valid = (
         loader(

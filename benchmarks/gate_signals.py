@@ -74,11 +74,11 @@ def main() -> None:
         model.compile(torch.optim.Adam(model.parameters(), lr=1e-3), "binary_crossentropy")
         x = input_rows(model, rows)
         untrained = columns(model.judge_probes(x, labels), bench)
-        model.sllmr.configure(mode="none")
+        model.sllmr.configure(weight=0.0)
         torch.manual_seed(seed)
         with contextlib.redirect_stdout(io.StringIO()):
             model.fit(x, labels, batch_size=256, epochs=EPOCHS, verbose=0)
-        model.sllmr.configure(mode="gated")
+        model.sllmr.configure(weight=0.2)
         trained = columns(model.judge_probes(x, labels), bench)
         for name, signals in SETS.items():
             losses[name].append([held_out_loss(*case, signals) for case in (trained, untrained)])

@@ -47,7 +47,7 @@ def main() -> None:
             rows,
             ScoreTable.empty(),
             backbone="deepfm",
-            config=SelectiveConfig(mode="none"),
+            config=SelectiveConfig(weight=0.0),
             seed=seed,
             settings=RunSettings(),
             adaptor=made,

@@ -33,7 +33,7 @@ FLOAT32_IDS = 2**24  # ids beyond collide in DeepCTR-Torch's input matrix
 def measure(sizes: dict[str, int], repeats: int) -> tuple[float, float]:
     """Return milliseconds of a plain and of a wrapped step."""
     x, y, table = step_overhead.data(STEPS * BATCH, sizes["users"], sizes["items"])
-    config = SelectiveConfig(mode="global", pairs_per_user=sizes["pairs a user"])
+    config = SelectiveConfig(gate="none", pairs_per_user=sizes["pairs a user"])
     plain, model = (step_overhead.build("deepfm", sizes["embedding"], sizes["users"], sizes["items"]) for _ in range(2))
     wrapped = wrap(model, table, user="user_id", item="item_id", config=config)
     times: tuple[list[float], list[float]] = ([], [])

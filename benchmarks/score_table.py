@@ -73,7 +73,7 @@ def draw(n_pairs: int, folder: Path) -> dict[str, float]:
     x = [np.arange(n_users), rng.integers(0, N_ITEMS, n_users)]
     layout = {"user_id": (0, 1), "item_id": (1, 2)}
     features = Features("user_id", "item_id", ("item_id",), layout, n_users, N_ITEMS)
-    config = SelectiveConfig(mode="global", users_per_step=64)
+    config = SelectiveConfig(gate="none", users_per_step=64)
     options: dict[str, Any] = {"task": 0, "item_values": None, "shapes": {}, "user_index": None, "item_index": None}
     handle = Handle("DeepFM", features, table, config, **options)
     start = time.perf_counter()

@@ -38,10 +38,10 @@ def variants(batch_size: int) -> dict[str, SelectiveConfig]:
     """Return what is timed beside the plain model, by name."""
     return {
         "weight 0": SelectiveConfig(weight=0.0),
-        "global": SelectiveConfig(mode="global"),
-        "gated": SelectiveConfig(mode="gated"),
+        "global": SelectiveConfig(gate="none"),
+        "gated": SelectiveConfig(),
         "gated, an eighth, one pair": SelectiveConfig(pairs_per_user=1, users_per_step=batch_size // 8),
-        "joint, mc_dropout(8)": SelectiveConfig(mode="joint", uncertainty="mc_dropout", mc_samples=8),
+        "joint, mc_dropout(8)": SelectiveConfig(gate="joint", uncertainty="mc_dropout", mc_samples=8),
     }
 
 

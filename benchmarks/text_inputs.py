@@ -78,7 +78,7 @@ def main() -> None:
             rows,
             scores,
             backbone=arguments.backbone,
-            config=SelectiveConfig(mode=mode),
+            config=SelectiveConfig.of_mode(mode),
             seed=seed,
             settings=settings,
             adaptor=build_adaptor(INPUTS[inputs], texts, rows, seed),

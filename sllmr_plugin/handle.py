@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .config import SelectiveConfig
 from .errors import SLLMRError
-from .regularizer.gates import GATES, Gate, build_gate
-from .regularizer.uncertainty import FROM_PROBABILITY
+from .regularizer.gates import GATES, Gate, build_gate, resolve_gate
+from .regularizer.uncertainty import UNCERTAINTIES
 from .scores.ids import IdIndex, encode_ids
 from .scores.table import Coverage, ScoreTable
 from .training.ensemble import Checkpoint, read_checkpoints
@@ -74,9 +74,9 @@ class Status:
 
     def __str__(self) -> str:
         config = self.config
-        what = f"mode {config.mode}, weight {config.weight:g}" if config.active else "plain (mode none or weight 0)"
+        what = repr(config) if config.active else "plain (weight 0)"
         lines = [f"{self.model} wrapped: {what}{'' if self.enabled else ', disabled'}", str(self.table)]
-        if config.mode in ("gated", "joint"):
+        if config.gated:
             known = "fitted on probes" if self.calibrated else "not calibrated: no held-out outcome stands behind it"
             lines.append(f"gate: {self.gate}, {known}")
         if self.gate_coefficients:
@@ -97,8 +97,9 @@ class Status:
 
 def check_gate(config: SelectiveConfig, table: ScoreTable, regression: bool) -> None:
     """Raise `SLLMRError` if the settings ask for what this table cannot fit, or an output without bounds has not."""
-    needs_probes = config.gate != "auto" and GATES[config.gate].needs_probes
-    if config.mode == "gated" and needs_probes and not len(table.probes):
+    has_probes = len(table.probes) > 0
+    gate = GATES.class_of(resolve_gate(config.gate, has_probes=has_probes)) if config.gated else None
+    if gate is not None and gate.needs_probes and not has_probes:
         raise SLLMRError(
             f"gate={config.gate!r} needs probes: held-out interactions scored by the LLM, marked kind=probe in the "
             "score table. Add some, or use gate='fixed'."
@@ -106,22 +107,22 @@ def check_gate(config: SelectiveConfig, table: ScoreTable, regression: bool) -> 
     if not regression or not config.active:
         return
     if not config.pairwise or config.score_space == "probability":
-        field = f"mode={config.mode!r}" if not config.pairwise else "score_space='probability'"
+        field = f"loss={config.loss!r}" if not config.pairwise else "score_space='probability'"
         raise SLLMRError(
             f"{field} needs a probability, and the model is a regression. The pair losses need no more than an order: "
-            "use mode='gated' or mode='global' with score_space='logit'."
+            "use loss='ranknet' or loss='hinge' with score_space='logit'."
         )
-    if build_gate(config.mode, config.gate, has_probes=len(table.probes) > 0).uses_uncertainty:
+    if gate is not None and gate.uses_uncertainty:
         require_sampled_uncertainty(config)
 
 
 def require_sampled_uncertainty(config: SelectiveConfig) -> None:
     """Raise `SLLMRError` if the uncertainty of a regression would be read off a probability."""
-    if config.uncertainty in FROM_PROBABILITY:
+    if UNCERTAINTIES.class_of(config.uncertainty).source == "probability":
         raise SLLMRError(
             f"uncertainty={config.uncertainty!r} is read off a probability, and the model is a regression. Use "
             "uncertainty='mc_dropout' (of a model with dropout) or 'ensemble', or a gate that needs none: "
-            "gate='fixed', or mode='global'."
+            "gate='fixed' or gate='none'."
         )
 
 
@@ -220,12 +221,14 @@ class Handle:
         before = self.config
         self.config, gate = self._checked(new.replace(**changes) if changes else new)
         signals = ("cold_threshold", "tail_quantile", "uncertainty")
-        if type(gate) is not type(self.gate) or any(getattr(before, k) != getattr(self.config, k) for k in signals):
+        if new.gate != before.gate and not isinstance(new.gate, str):
+            self.gate = gate.to(self._device)  # a gate of the user's own may have other settings
+        elif type(gate) is not type(self.gate) or any(getattr(before, k) != getattr(self.config, k) for k in signals):
             self.gate = gate.to(self._device)
 
     def _checked(self, config: SelectiveConfig) -> tuple[SelectiveConfig, Gate]:
         check_gate(config, self.table, self.features.regression)
-        return config, build_gate(config.mode, config.gate, has_probes=len(self.table.probes) > 0)
+        return config, build_gate(config.gate if config.gated else "none", has_probes=len(self.table.probes) > 0)
 
     def set_counts(
         self,

@@ -27,17 +27,17 @@ from .matrix import backbones as zoo  # noqa: E402
 # 240 rows: the last batch of 17 has 2 rows, one a process.
 BATCH, EPOCHS = 17, 2
 CONFIGS = {
-    "none": SelectiveConfig(mode="none"),
-    "global": SelectiveConfig(mode="global", pair_rule="gap_weighted"),  # users by the rows of all processes
-    "pair_sum": SelectiveConfig(mode="global", weight=0.02, weight_scale="pair_sum", loss="hinge", users_per_step=3),
-    "one_user": SelectiveConfig(mode="global", users_per_step=1),  # the second process has no pair at all
+    "none": SelectiveConfig(weight=0.0),
+    "global": SelectiveConfig(gate="none", pair_rule="gap_weighted"),  # users by the rows of all processes
+    "pair_sum": SelectiveConfig(gate="none", weight=0.02, weight_scale="pair_sum", loss="hinge", users_per_step=3),
+    "one_user": SelectiveConfig(gate="none", users_per_step=1),  # the second process has no pair at all
     "fixed": SelectiveConfig(gate="fixed", warmup_epochs=1, decay=0.5, users_per_step=4),
     "disagreement": SelectiveConfig(gate="disagreement", users_per_step=5),
-    "pointwise": SelectiveConfig(mode="pointwise_mse", candidates_per_user=3, users_per_step=5),
-    "one_entry": SelectiveConfig(mode="kd", users_per_step=1),
+    "pointwise": SelectiveConfig(loss="mse", candidates_per_user=3, users_per_step=5),
+    "one_entry": SelectiveConfig(loss="kd", users_per_step=1),
 }
 REFUSED = {
-    "joint": {"mode": "joint"},
+    "joint": {"gate": "joint"},
     "budget": {"gate": "budget"},
     "bilevel": {"gate": "bilevel"},
     "batch_users": {"user_source": "batch"},
@@ -153,7 +153,7 @@ def behave(rank: int) -> dict[str, object]:
     seen["refused auxiliary"] = _error(lambda: fit(build(CONFIGS["none"], "DIEN_negsampling")))
     seen["refused batch_size"] = _error(lambda: fit(build(CONFIGS["none"]), batch_size=1))
     seen["refused shards"] = _error(lambda: _fit_shard(build(CONFIGS["none"]), rank))
-    seen["refused settings"] = _error(lambda: fit(build(SelectiveConfig(mode="global", weight=0.1 + rank))))
+    seen["refused settings"] = _error(lambda: fit(build(SelectiveConfig(gate="none", weight=0.1 + rank))))
 
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

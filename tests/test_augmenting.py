@@ -185,7 +185,7 @@ def reloaded(model, tmp_path):
 def test_copies_are_whole_and_their_own(how, kind, wrapped, data, rows, tmp_path):
     model = compiled(augmented("din", data, adaptor_of(kind, rows)))
     if wrapped:
-        model = wrap(model, score_frame(), user="user_id", item="item_id", config=SelectiveConfig(mode="global"))
+        model = wrap(model, score_frame(), user="user_id", item="item_id", config=SelectiveConfig(gate="none"))
     fit(model, rows)
     twin = copy.deepcopy(model) if how == "deepcopy" else reloaded(model, tmp_path)
     assert type(twin) is type(model)
@@ -292,7 +292,7 @@ def test_without_weight_a_wrapped_augmented_model_is_the_augmented_one(name, dat
     expected = fit(model, rows)
     other = augmented(name, data, adaptor_of("kar", rows))
     other = compiled(
-        wrap(other, score_frame(), user="user_id", item="item_id", config=SelectiveConfig(mode="global", weight=0))
+        wrap(other, score_frame(), user="user_id", item="item_id", config=SelectiveConfig(gate="none", weight=0))
     )
     assert fit(other, rows, x=bare(rows, other)) == expected
     np.testing.assert_array_equal(other.predict(bare(rows, other)), model.predict(bare(rows, model)))
@@ -302,7 +302,7 @@ def test_without_weight_a_wrapped_augmented_model_is_the_augmented_one(name, dat
 def test_extra_rows_of_the_regularizer_get_their_own_columns(name, data, rows):
     """The adaptor sees the candidates' codes, and its columns in the extra rows are those of the candidates."""
     model = compiled(augmented(name, data, adaptor_of("kar", rows)))
-    config = SelectiveConfig(mode="global", weight=1.0, users_per_step=4)
+    config = SelectiveConfig(gate="none", weight=1.0, users_per_step=4)
     model = wrap(model, score_frame(), user="user_id", item="item_id", config=config)
     adaptor, asked = model.augmentation.adaptor, []
     adaptor.register_forward_hook(lambda module, codes, output: asked.append([c.clone() for c in codes]))
@@ -327,7 +327,7 @@ def test_a_gate_that_looks_ahead_and_a_gate_that_is_trained_work_on_an_augmented
     frame["kind"] = np.where(frame.groupby("user_id").cumcount() == 0, "probe", "candidate")
     for config in (
         SelectiveConfig(gate="bilevel"),
-        SelectiveConfig(mode="joint"),
+        SelectiveConfig(gate="joint"),
         SelectiveConfig(gate="disagreement"),
     ):
         model = compiled(augmented("deepfm", data, adaptor_of("kar", rows)))

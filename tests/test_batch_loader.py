@@ -146,7 +146,7 @@ def test_threads_do_not_meet():
 # ---------------------------------------------------------------------- in a wrapped fit
 
 
-@pytest.mark.parametrize("config", [SelectiveConfig(mode="global"), OFF], ids=["global", "weight_zero"])
+@pytest.mark.parametrize("config", [SelectiveConfig(gate="none"), OFF], ids=["global", "weight_zero"])
 def test_a_wrapped_training_is_the_same_with_and_without(config):
     on, off = zoo.trained(DEEPFM, config), zoo.trained(DEEPFM, config, whole_batches=False)
     assert (on.sllmr.status().loader, off.sllmr.status().loader) == (WHOLE, BY_ROW)

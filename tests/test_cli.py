@@ -333,14 +333,14 @@ def test_compare_takes_a_config_file_and_set_overrides_it(files, tmp_path, monke
     seen = {}
     monkeypatch.setattr(compare_command, "compare", lambda data, scores, **rest: seen.update(rest) or Comparison([]))
     path = tmp_path / "config.yaml"
-    SelectiveConfig(mode="joint", weight=0.3, decay=0.5).to_yaml(path)
+    SelectiveConfig(gate="joint", weight=0.3, decay=0.5).to_yaml(path)
     command = ["compare", *files, "--out", str(tmp_path / "run"), "--config", str(path)]
     assert main([*command, "--set", "weight=0.4"]) == 0
     assert seen["modes"] == ["none", "joint"]
     assert (seen["config_overrides"]["weight"], seen["config_overrides"]["decay"]) == (0.4, 0.5)
     assert main([*command, "--modes", "gated"]) == 0
     assert seen["modes"] == ["gated"]
-    SelectiveConfig(mode="none").to_yaml(path)
+    SelectiveConfig(weight=0.0).to_yaml(path)
     capsys.readouterr()
     assert main(command) == 2
     assert "name modes with --modes" in capsys.readouterr().err

@@ -88,7 +88,7 @@ def test_the_lines_say_what_the_results_say(trained, capsys):
 def test_seeds_add_up_in_a_folder_of_the_experiments_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for arguments in (["--seed", "4"], ["--seeds", "2"]):
-        assert main([*DEEPFM, "-o", "config.mode=none", *arguments]) == 0
+        assert main([*DEEPFM, "-o", "run.mode=none", *arguments]) == 0
     (folder,) = (tmp_path / "runs" / "train").iterdir()
     assert folder.name.startswith("demo-deepfm-none-")
     assert sorted(run["seed"] for run in results(folder)) == [0, 1, 4]
@@ -169,6 +169,6 @@ def test_nothing_is_trained_to_list_or_show(capsys, monkeypatch, tmp_path):
 
 def test_a_backbone_by_name_trains_from_python(tmp_path):
     assignments = [word for word in TINY if word.startswith("training.")]
-    experiment = compose(model="fibinet", data="demo", assignments=[*assignments, "config.mode=none"])
+    experiment = compose(model="fibinet", data="demo", assignments=[*assignments, "run.mode=none"])
     (run,) = train_experiment(experiment, tmp_path, verbose=False)
     assert (run.backbone, run.mode, run.seed, run.n_test) == ("fibinet", "none", 0, 60)

@@ -12,12 +12,24 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sllmr_plugin.config import CHOICES, SelectiveConfig
+from sllmr_plugin.config import MODES, SelectiveConfig
 from sllmr_plugin.errors import ConfigError, SLLMRError
+from sllmr_plugin.regularizer.gates import FixedGate, JointGate
+from sllmr_plugin.regularizer.losses import Distillation, Hinge
+from sllmr_plugin.settings import choices_of
 
+CHOICES = {
+    name: choices_of(SelectiveConfig, name)
+    for name in ("loss", "gate", "pair_rule", "uncertainty", "weight_scale", "score_space", "user_source")
+}
+KINDS = st.one_of(
+    st.tuples(st.sampled_from(["ranknet", "hinge"]), st.sampled_from(CHOICES["gate"])),
+    st.tuples(st.sampled_from(CHOICES["loss"]), st.sampled_from(["auto", "none"])),
+)
 CONFIGS = st.builds(
-    SelectiveConfig,
-    **{name: st.sampled_from(allowed) for name, allowed in CHOICES.items()},
+    lambda kinds, **others: SelectiveConfig(loss=kinds[0], gate=kinds[1], **others),
+    KINDS,
+    **{name: st.sampled_from(names) for name, names in CHOICES.items() if name not in ("loss", "gate")},
     weight=st.floats(0, 1e6),
     margin=st.none() | st.floats(0, 100),
     users_per_step=st.none() | st.integers(1, 10**6),
@@ -52,8 +64,8 @@ def test_yaml_gives_the_config_back(tmp_path_factory, config):
 
 def test_a_few_lines_of_yaml_are_enough(tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text("mode: global\nloss: hinge\nweight: 0.25\n")
-    assert SelectiveConfig.from_yaml(path) == SelectiveConfig(mode="global", loss="hinge", weight=0.25)
+    path.write_text("gate: none\nloss: hinge\nweight: 0.25\n")
+    assert SelectiveConfig.from_yaml(path) == SelectiveConfig(gate="none", loss="hinge", weight=0.25)
 
 
 def test_numpy_numbers_become_pythons_own(tmp_path):
@@ -121,18 +133,80 @@ def test_the_margin_has_a_default_for_every_loss(loss, score_space, margin, expe
     assert config.margin == margin  # what was asked for stays readable
 
 
-def test_active_and_pairwise_by_mode():
-    table = {mode: (SelectiveConfig(mode=mode).active, SelectiveConfig(mode=mode).pairwise) for mode in CHOICES["mode"]}
+def test_active_pairwise_and_gated_by_mode():
+    table = {}
+    for mode in MODES:
+        config = SelectiveConfig.of_mode(mode)
+        table[mode] = config.active, config.pairwise, config.gated
     assert table == {
-        "none": (False, False),
-        "global": (True, True),
-        "pointwise_mse": (True, False),
-        "pointwise_bce": (True, False),
-        "kd": (True, False),
-        "joint": (True, True),
-        "gated": (True, True),
+        "none": (False, True, True),
+        "global": (True, True, False),
+        "pointwise_mse": (True, False, False),
+        "pointwise_bce": (True, False, False),
+        "kd": (True, False, False),
+        "joint": (True, True, True),
+        "gated": (True, True, True),
     }
-    assert not SelectiveConfig(mode="global", weight=0).active
+    assert not SelectiveConfig(gate="none", weight=0).active
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_of_earlier_versions_means_what_it_meant(mode, tmp_path):
+    fields = {"weight": 0.4, "gate": "fixed", "seed": 3, "margin": 0.5}
+    expected = {
+        "none": {"weight": 0.0, "gate": "fixed"},
+        "global": {"gate": "none"},
+        "pointwise_mse": {"loss": "mse", "gate": "none"},
+        "pointwise_bce": {"loss": "bce", "gate": "none"},
+        "kd": {"loss": "kd", "gate": "none"},
+        "joint": {"gate": "joint"},
+        "gated": {"gate": "fixed"},
+    }[mode]
+    wanted = SelectiveConfig(**{**fields, **expected})
+    assert wanted.mode == mode
+    with pytest.warns(DeprecationWarning, match=f"mode='{mode}' is deprecated; (write|leave it out)"):
+        assert SelectiveConfig(mode=mode, **fields) == wanted
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump({"mode": mode, **fields}))
+    with pytest.warns(DeprecationWarning, match="old.yaml: mode="):
+        assert SelectiveConfig.from_yaml(tmp_path / "old.yaml") == wanted
+    with pytest.warns(DeprecationWarning, match="is deprecated"):
+        assert SelectiveConfig(**fields).replace(mode=mode) == wanted
+
+
+def test_fields_that_make_another_row_of_a_mode_are_refused():
+    with pytest.raises(ConfigError, match="another row of mode='gated'.*'global'"):
+        SelectiveConfig.of_mode("gated", {"gate": "none"})
+    with pytest.raises(ConfigError, match="another row of mode='global'.*'kd'"):
+        SelectiveConfig.of_mode("global", {"loss": "kd"})
+    with pytest.raises(ConfigError, match="mode='gate' is none of"):
+        SelectiveConfig.of_mode("gate")
+
+
+@pytest.mark.parametrize("gate", ["fixed", "disagreement", "joint", FixedGate()])
+def test_a_loss_of_single_items_has_no_gate(gate):
+    with pytest.raises(ConfigError, match="looks at single items: use gate='none'"):
+        SelectiveConfig(loss="mse", gate=gate)
+
+
+def test_kinds_are_chosen_by_name_class_or_instance(tmp_path):
+    assert SelectiveConfig(loss=Hinge, gate=FixedGate) == SelectiveConfig(loss="hinge", gate="fixed")
+    gate, loss = JointGate(), Distillation(4.0)
+    assert SelectiveConfig(gate=gate).gate is gate
+    assert SelectiveConfig(loss=loss).replace(weight=0.1).loss is loss
+    assert not SelectiveConfig(loss=loss).pairwise
+    with pytest.raises(ConfigError, match=r"gate=JointGate\(\) cannot be written to a file. Give its class a name"):
+        SelectiveConfig(gate=gate).to_yaml(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=r"gate='fixt' is none of .*did you mean 'fixed'"):
+        SelectiveConfig(gate="fixt")
+    with pytest.raises(TypeError):
+        SelectiveConfig("hinge")  # keyword-only
+
+
+def test_a_config_shows_what_differs_from_the_defaults():
+    config = SelectiveConfig(gate="none", weight=0.5, seed=1)
+    assert repr(config) == "SelectiveConfig(gate='none', weight=0.5, seed=1)"
+    assert eval(repr(config)) == config
+    assert repr(SelectiveConfig()) == "SelectiveConfig()"
 
 
 @pytest.mark.parametrize(("warmup", "decay", "weight"), list(itertools.product([0, 1, 3], [1.0, 0.5, 0.9], [0.0, 2.0])))
@@ -149,7 +223,7 @@ def test_the_weight_of_an_epoch_after_warm_up_and_decay(warmup, decay, weight):
 
 
 def test_mode_none_has_no_weight_in_any_epoch():
-    assert [SelectiveConfig(mode="none").weight_at(epoch) for epoch in range(3)] == [0.0] * 3
+    assert [SelectiveConfig.of_mode("none").weight_at(epoch) for epoch in range(3)] == [0.0] * 3
 
 
 @pytest.mark.parametrize(("rows", "users"), [(1, 1), (7, 1), (8, 2), (16, 4), (256, 64), (4096, 64)])
@@ -173,16 +247,16 @@ def test_replace_makes_a_checked_copy():
 def test_unknown_keys_get_a_hint():
     with pytest.raises(ConfigError, match=r"unknown key 'pair_per_user'; did you mean 'pairs_per_user'\?"):
         SelectiveConfig.from_dict({"pair_per_user": 3})
-    with pytest.raises(ConfigError, match=r"unknown key 'zzz'; valid keys are mode, weight"):
+    with pytest.raises(ConfigError, match=r"unknown key 'zzz'; valid keys are loss, gate, weight"):
         SelectiveConfig.from_dict({"zzz": 3})
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("- mode\n- weight\n", "got list"),
+        ("- gate\n- weight\n", "got list"),
         ("", "got NoneType"),
-        ("mode: [global\n", "not valid YAML"),
+        ("gate: [none\n", "not valid YAML"),
         ("wait: 1\n", "unknown key 'wait'"),
         ("weight: heavy\n", "weight='heavy'"),
     ],

@@ -16,7 +16,7 @@ from sllmr_plugin.training.ensemble import read_checkpoints
 from .matrix import backbones as zoo
 
 DEEPFM = next(backbone for backbone in zoo.BACKBONES if backbone.name == "DeepFM")
-ENSEMBLE = SelectiveConfig(mode="joint", weight=0.5, uncertainty="ensemble")
+ENSEMBLE = SelectiveConfig(gate="joint", weight=0.5, uncertainty="ensemble")
 
 
 def trained(backbone, n=3):

@@ -41,7 +41,7 @@ from .matrix import fuxictr_backbones as zoo
 
 BACKBONES = {backbone.name.removeprefix("FuxiCTR_"): backbone for backbone in zoo.BACKBONES}
 DEEPFM, DIN, TWO_TASKS = BACKBONES["DeepFM"], BACKBONES["DIN"], BACKBONES["TwoTasks"]
-ON = SelectiveConfig(mode="global", weight=0.5)
+ON = SelectiveConfig(gate="none", weight=0.5)
 
 
 def ready(config=ON, backbone=DEEPFM, scores=None, **options):
@@ -111,7 +111,7 @@ def test_tasks_and_outputs_are_checked():
 
 def test_a_regression_trains_by_the_order_of_the_scores():
     model = zoo.build(DEEPFM, task="regression", loss="mse_loss")
-    config = SelectiveConfig(mode="global", weight=0.1)
+    config = SelectiveConfig(gate="none", weight=0.1)
     item_side = ["item_id", "category", "price"]
     wrap(model, shared.score_frame(), user="user_id", item="item_id", item_features=item_side, config=config)
     zoo.fit(DEEPFM, model)
@@ -198,9 +198,9 @@ def native(generator):
     ("backbone", "config"),
     [
         (DEEPFM, ON),
-        (DIN, SelectiveConfig(mode="joint", weight=0.5, uncertainty="mc_dropout", mc_samples=2)),
+        (DIN, SelectiveConfig(gate="joint", weight=0.5, uncertainty="mc_dropout", mc_samples=2)),
         (BACKBONES["Centred"], ON),
-        (DEEPFM, SelectiveConfig(mode="gated", gate="bilevel", weight=0.5)),
+        (DEEPFM, SelectiveConfig(gate="bilevel", weight=0.5)),
     ],
     ids=["riding along", "mc_dropout", "a pass of its own", "look-ahead"],
 )
@@ -276,7 +276,7 @@ def test_scored_users_without_histories_ride_in_the_batch_of_a_model_that_needs_
 
 def test_where_rows_have_to_go_alone_and_cannot_an_error_says_so():
     batches, frame = half_without_histories(zoo.build(NEEDS_HISTORIES))
-    model = ready(ON.replace(mode="joint", uncertainty="mc_dropout"), NEEDS_HISTORIES, frame)
+    model = ready(ON.replace(gate="joint", uncertainty="mc_dropout"), NEEDS_HISTORIES, frame)
     with pytest.raises(SLLMRError, match=r"without others beside them: Cannot pack .* score users who have one"):
         model.fit(batches, epochs=1, validation_data=batches)
     assert model.sllmr.session is None
@@ -299,7 +299,7 @@ class Fields(DeepFM):
 
 @pytest.mark.parametrize("gate", ["joint", "bilevel"])
 def test_a_model_with_masks_and_indexes_for_parameters_trains_and_keeps_them(gate):
-    model = ready(ON.replace(mode="gated", gate=gate), zoo.Backbone("Fields", Fields), with_probes())
+    model = ready(ON.replace(gate=gate), zoo.Backbone("Fields", Fields), with_probes())
     before = model.mask.clone(), model.first.clone()
     zoo.fit(DEEPFM, model)
     assert min(account["sllmr_pairs"] for account in model.sllmr.epochs) > 100
@@ -454,7 +454,7 @@ def test_the_weight_means_what_it_means_beside_a_sum(scale):
     """FuxiCTR's loss is a mean, DeepCTR-Torch's a sum: what is added is the same share of it."""
     added = []
     for library, backbone in ((zoo, DEEPFM), (shared, shared.BACKBONES[1])):
-        config = SelectiveConfig(mode="global", weight=0.3, weight_scale=scale, seed=4)
+        config = SelectiveConfig(gate="none", weight=0.3, weight_scale=scale, seed=4)
         model = library.wrapped(backbone, library.build(backbone), config)
         library.compile_model(backbone, model)
         session = model.sllmr.session = library.open_session(backbone, model)
@@ -542,7 +542,7 @@ def test_a_forward_that_reads_labels_is_refused():
 def test_a_gate_trained_by_descent_joins_the_optimizer_late_and_leaves_with_unwrap():
     model = zoo.build(DEEPFM)
     groups = len(model.optimizer.param_groups)
-    zoo.wrapped(DEEPFM, model, SelectiveConfig(mode="joint", weight=1.0))
+    zoo.wrapped(DEEPFM, model, SelectiveConfig(gate="joint", weight=1.0))
     assert len(model.optimizer.param_groups) == groups + 1
     before = dict(model.sllmr.gate.coefficients())
     zoo.fit(DEEPFM, model)
@@ -565,7 +565,7 @@ def test_gates_work_with_shared_embeddings(gate, uncertainty):
 
 
 def test_the_best_checkpoint_is_reloaded_and_weights_go_to_a_plain_model_and_back(tmp_path):
-    model = ready(SelectiveConfig(mode="global", weight=5.0), save_best_only=True, early_stop_patience=2)
+    model = ready(SelectiveConfig(gate="none", weight=5.0), save_best_only=True, early_stop_patience=2)
     train, valid = zoo.generators(model)
     torch.manual_seed(3)
     states, own = [], model.eval_step
@@ -591,7 +591,7 @@ def test_the_best_checkpoint_is_reloaded_and_weights_go_to_a_plain_model_and_bac
 
 
 def test_gate_and_settings_are_saved_beside_the_weights(tmp_path):
-    model = ready(SelectiveConfig(mode="joint", weight=1.0))
+    model = ready(SelectiveConfig(gate="joint", weight=1.0))
     zoo.fit(DEEPFM, model)
     model.sllmr.save(tmp_path)
     other = ready()

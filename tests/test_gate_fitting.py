@@ -193,7 +193,7 @@ def taught(seed, forget, epochs=6):
 
     memory = DisagreementMemory()
     session = TrainingSession(
-        SelectiveConfig(mode="gated", users_per_step=40, weight_scale="pair_sum", weight=0.02),
+        SelectiveConfig(users_per_step=40, weight_scale="pair_sum", weight=0.02),
         DisagreementGate(),
         usable(candidates, probes, cold=[False] * len(probes), tail=[False] * N_ITEMS),
         user_column=USER,

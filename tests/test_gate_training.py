@@ -98,7 +98,7 @@ def test_a_gate_that_needs_probes_names_the_remedy(gate, tmp_path):
     ready(gate).sllmr.save(tmp_path)
     with pytest.raises(SLLMRError, match=remedy):
         model.sllmr.load(tmp_path)
-    model.sllmr.configure(gate=gate, mode="global")  # which has no gate to fit
+    model.sllmr.configure(gate="none")  # there is nothing to fit
 
 
 def test_the_defaults_in_the_docstring_are_the_defaults():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from sllmr_plugin.config import CHOICES, SelectiveConfig
+from sllmr_plugin.config import SelectiveConfig
 from sllmr_plugin.regularizer.gates import (
     GATES,
     BilevelGate,
@@ -23,7 +23,6 @@ from sllmr_plugin.regularizer.gates import (
     build_gate,
 )
 from sllmr_plugin.regularizer.pairs import OrderedPairs
-from sllmr_plugin.regularizer.selective import SelectiveRegularizer
 from sllmr_plugin.regularizer.signals import ENTRY_SIGNALS, PAIR_SIGNALS, REGIONS, Entries, PairSignals
 
 SIGNALS = st.tuples(st.booleans(), st.booleans(), st.floats(0, 1, width=32)).map(lambda z: tuple(map(float, z)))
@@ -138,12 +137,13 @@ def test_coefficients_have_the_names_of_the_signals():
     ],
 )
 def test_the_gate_of_a_mode(mode, gate, has_probes, kind):
-    assert type(build_gate(mode, gate, has_probes=has_probes)) is kind
+    config = SelectiveConfig.of_mode(mode, {"gate": gate})
+    assert type(build_gate(config.gate if config.gated else "none", has_probes=has_probes)) is kind
 
 
 def test_what_each_gate_asks_for():
-    assert set(GATES) == set(CHOICES["gate"]) - {"auto"}
-    kinds = (OpenGate, *GATES.values())
+    assert GATES.names == ("auto", *GATES)
+    kinds = [kind for _, kind in GATES.items()]
     assert {kind for kind in kinds if kind.needs_probes} == {DisagreementGate, BilevelGate}
     assert {kind for kind in kinds if kind.looks_ahead} == {BilevelGate}
     assert {kind for kind in kinds if list(kind().parameters())} == {JointGate, BudgetGate}
@@ -155,7 +155,7 @@ def test_what_each_gate_asks_for():
 
 
 def test_gates_move_with_all_that_they_have_learnt():
-    for kind in GATES.values():
+    for kind in (kind for _, kind in GATES.items()):
         gate = kind().to("meta")
         assert {tensor.device.type for tensor in gate.state_dict().values()} <= {"meta"}
     budget = BudgetGate()
@@ -270,8 +270,8 @@ def test_the_penalty_reaches_the_optimizers_gradient():
     entries = Entries(torch.tensor(llm), torch.tensor(cold) > 0, torch.tensor(tail) > 0)
     scores = torch.tensor(logit, requires_grad=True)
     ordered = OrderedPairs(*(torch.tensor(side) for side in zip(*pairs, strict=True)))
-    regularizer = SelectiveRegularizer(SelectiveConfig(gate="budget"), gate)
-    result = regularizer(scores, scores.sigmoid(), torch.tensor(q), entries, ordered)
+    regularizer = SelectiveConfig(gate="budget").build(gate)
+    result = regularizer.of_pairs(scores, scores.sigmoid(), torch.tensor(q), entries, ordered)
     result.objective.backward()
 
     slope, objective = [0.0] * 4, 2.0 * 0.6

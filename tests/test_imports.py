@@ -138,7 +138,7 @@ def test_help_names_what_is_public():
 
 def fitted():
     backbone = next(backbone for backbone in zoo.BACKBONES if backbone.name == "DeepFM")
-    model = zoo.wrapped(backbone, zoo.build(backbone), sllmr_plugin.SelectiveConfig(mode="global"))
+    model = zoo.wrapped(backbone, zoo.build(backbone), sllmr_plugin.SelectiveConfig(gate="none"))
     zoo.compile_model(backbone, model)
     zoo.fit(backbone, model, epochs=1)
     return model

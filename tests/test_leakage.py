@@ -110,7 +110,7 @@ def test_training_stops_before_it_starts():
             training_rows(DATA),
             probes,
             backbone="deepfm",
-            config=SelectiveConfig(mode="none"),
+            config=SelectiveConfig(weight=0.0),
             seed=0,
             settings=RunSettings(epochs=1, embedding_dim=4),
             report=lambda epoch, auc: pytest.fail("trained"),

@@ -141,7 +141,7 @@ def test_a_penalty_that_a_subclass_has_written_is_called_every_step():
 # ---------------------------------------------------------------------- in a wrapped fit
 
 
-@pytest.mark.parametrize("config", [SelectiveConfig(mode="global"), OFF], ids=["global", "weight_zero"])
+@pytest.mark.parametrize("config", [SelectiveConfig(gate="none"), OFF], ids=["global", "weight_zero"])
 def test_a_wrapped_training_is_the_same_with_and_without(config):
     on, off = zoo.trained(DEEPFM, config), zoo.trained(DEEPFM, config, lean_l2=False)
     assert (on.sllmr.status().l2, off.sllmr.status().l2) == (LEAN, OWN)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss
 
-from sllmr_plugin.regularizer.losses import PAIR_LOSSES, distillation, hinge, pointwise_bce, pointwise_mse, ranknet
+from sllmr_plugin.regularizer.losses import LOSSES, CrossEntropy, Distillation, Hinge, RankNet, SquaredError
 
 DIFFERENCES = st.lists(st.floats(-20, 20, width=32), max_size=8)
 TOLERANCE = {
@@ -37,10 +37,10 @@ def test_pair_losses_and_their_slopes(differences, margin, dtype):
             [-1 / (1 + math.exp(d - margin)) for d in differences],
         ),
     }
-    assert set(expected) == set(PAIR_LOSSES)
+    assert set(expected) == {name for name, kind in LOSSES.items() if kind.pairwise}
     for name, (values, slopes) in expected.items():
         d = torch.tensor(differences, dtype=dtype, requires_grad=True)
-        loss = PAIR_LOSSES[name](d, margin)
+        loss = LOSSES.make(name)(d, margin)
         assert loss.dtype == dtype
         assert close(loss, values), name
         loss.sum().backward()
@@ -48,15 +48,15 @@ def test_pair_losses_and_their_slopes(differences, margin, dtype):
 
 
 def test_a_pair_in_the_llms_order_beyond_the_margin_costs_the_hinge_nothing():
-    assert hinge(torch.tensor([1.0, 0.5, -1.0]), 0.5).tolist() == [0.0, 0.0, 1.5]
+    assert Hinge()(torch.tensor([1.0, 0.5, -1.0]), 0.5).tolist() == [0.0, 0.0, 1.5]
     # RankNet without a margin: ln 2 where the model is undecided, less in the LLM's order, more against it
-    in_order, undecided, against = ranknet(torch.tensor([3.0, 0.0, -3.0]), 0.0).tolist()
+    in_order, undecided, against = RankNet()(torch.tensor([3.0, 0.0, -3.0]), 0.0).tolist()
     assert undecided == pytest.approx(math.log(2))
     assert in_order < undecided < against
 
 
 def test_ranknet_does_not_overflow():
-    assert ranknet(torch.tensor([-1000.0, 1000.0]), 0.0).tolist() == [1000.0, 0.0]
+    assert RankNet()(torch.tensor([-1000.0, 1000.0]), 0.0).tolist() == [1000.0, 0.0]
 
 
 LOGITS = st.lists(st.tuples(st.floats(-15, 15, width=32), st.floats(0, 1, width=32)), min_size=1, max_size=8)
@@ -69,7 +69,7 @@ def test_pointwise_losses_and_their_slopes(entries, dtype):
     target = torch.tensor([t for _, t in entries])  # the table is float32 whatever the model is
     p = [1 / (1 + math.exp(-x)) for x, _ in entries]
 
-    loss = pointwise_bce(logit, target)
+    loss = CrossEntropy()(logit, logit.sigmoid(), target)
     assert loss.dtype == dtype
     # -t ln p - (1 - t) ln (1 - p), with ln p = -ln(1 + e^-x) and ln(1 - p) = -ln(1 + e^x)
     assert close(loss, [t * math.log1p(math.exp(-x)) + (1 - t) * math.log1p(math.exp(x)) for x, t in entries])
@@ -77,7 +77,7 @@ def test_pointwise_losses_and_their_slopes(entries, dtype):
     assert close(logit.grad, [q - t for q, (_, t) in zip(p, entries, strict=True)])
 
     probability = torch.tensor(p, dtype=dtype, requires_grad=True)
-    loss = pointwise_mse(probability, target)
+    loss = SquaredError()(probability.logit(), probability, target)
     assert loss.dtype == dtype
     assert close(loss, [(q - t) ** 2 for q, (_, t) in zip(p, entries, strict=True)])
     loss.sum().backward()
@@ -88,15 +88,17 @@ def test_with_hard_targets_the_pointwise_losses_are_sklearns():
     generator = torch.Generator().manual_seed(0)
     logit = 3 * torch.randn(200, generator=generator, dtype=torch.float64)
     target = (torch.rand(200, generator=generator) < 0.4).double()
-    assert pointwise_bce(logit, target).mean().item() == pytest.approx(log_loss(target, logit.sigmoid()))
-    assert pointwise_mse(logit.sigmoid(), target).mean().item() == pytest.approx(
+    p = logit.sigmoid()
+    assert CrossEntropy()(logit, p, target).mean().item() == pytest.approx(log_loss(target, p))
+    assert SquaredError()(logit, logit.sigmoid(), target).mean().item() == pytest.approx(
         brier_score_loss(target, logit.sigmoid())
     )
 
 
 def test_distillation_with_temperature_1_is_the_cross_entropy_of_the_score():
     logit, target = torch.linspace(-4, 4, 9), torch.linspace(0.1, 0.9, 9)
-    torch.testing.assert_close(distillation(logit, target, 1.0), pointwise_bce(logit, target))
+    scores = logit, logit.sigmoid(), target
+    torch.testing.assert_close(Distillation(1.0)(*scores), CrossEntropy()(*scores))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 8.0])
@@ -104,12 +106,12 @@ def test_distillation_is_least_at_the_llms_logit_and_finite_at_certain_scores(te
     target = torch.tensor([0.0, 0.2, 0.5, 1.0])
     clipped = target.clamp(0.01, 0.99).double()
     logit = torch.log(clipped / (1 - clipped)).float().requires_grad_()
-    loss = distillation(logit, target, temperature)
+    loss = Distillation(temperature)(logit, logit.sigmoid(), target)
     loss.sum().backward()
     assert loss.isfinite().all()
     assert logit.grad.abs().max() < 1e-5
     for step in (-0.5, 0.5):
-        assert (distillation(logit.detach() + step, target, temperature) > loss.detach()).all()
+        assert (Distillation(temperature)(logit.detach() + step, logit.sigmoid(), target) > loss.detach()).all()
 
 
 def test_the_slope_of_distillation_hardly_depends_on_a_high_temperature():
@@ -117,6 +119,6 @@ def test_the_slope_of_distillation_hardly_depends_on_a_high_temperature():
     slopes = []
     for temperature in (50.0, 100.0):
         logit = torch.tensor([1.5], dtype=torch.float64, requires_grad=True)
-        distillation(logit, torch.tensor([0.3]), temperature).sum().backward()
+        Distillation(temperature)(logit, logit.sigmoid(), torch.tensor([0.3])).sum().backward()
         slopes.append(logit.grad.item())
     assert slopes == pytest.approx([(1.5 - math.log(0.3 / 0.7)) / 4] * 2, rel=1e-3)

@@ -15,7 +15,7 @@ from .matrix.test_training import PLENTY, ordered_as_llm
 
 BY_NAME = {backbone.name: backbone for backbone in zoo.BACKBONES}
 DEEPFM = BY_NAME["DeepFM"]
-ON = SelectiveConfig(**PLENTY, mode="global", weight=20.0)  # beside squared errors of ratings, which are large
+ON = SelectiveConfig(**PLENTY, gate="none", weight=20.0)  # beside squared errors of ratings, which are large
 
 
 def ratings():
@@ -97,13 +97,13 @@ def test_without_weight_and_after_unwrap_it_is_the_plain_model(name):
 
 
 REFUSED = {
-    "mode='pointwise_mse'": {"mode": "pointwise_mse"},
-    "mode='pointwise_bce'": {"mode": "pointwise_bce"},
-    "mode='kd'": {"mode": "kd"},
-    "score_space='logit'": {"mode": "global", "score_space": "probability"},
-    "uncertainty='mc_dropout'": {"mode": "gated", "gate": "disagreement"},
-    "uncertainty='entropy'": {"mode": "joint", "uncertainty": "entropy"},
-    "'ensemble'": {"mode": "gated", "gate": "budget"},
+    "loss='mse'": {"loss": "mse"},
+    "loss='bce'": {"loss": "bce"},
+    "loss='kd'": {"loss": "kd"},
+    "score_space='logit'": {"gate": "none", "score_space": "probability"},
+    "uncertainty='mc_dropout'": {"gate": "disagreement"},
+    "uncertainty='entropy'": {"gate": "joint", "uncertainty": "entropy"},
+    "'ensemble'": {"gate": "budget"},
 }
 
 
@@ -128,7 +128,7 @@ def test_without_probes_the_defaults_train():
 
 @pytest.mark.parametrize("mode", ["gated", "joint"])
 def test_gates_take_the_variance_of_dropout(mode):
-    config = SelectiveConfig(mode=mode, weight=0.5, uncertainty="mc_dropout", mc_samples=4)
+    config = SelectiveConfig.of_mode(mode, {"weight": 0.5, "uncertainty": "mc_dropout", "mc_samples": 4})
     model = zoo.wrapped(DEEPFM, build(), config, with_probes())
     zoo.compile_model(DEEPFM, model)
     with warnings.catch_warnings():
@@ -149,7 +149,7 @@ def test_reliability_refuses_the_uncertainty_of_a_probability():
 
 def test_every_rating_is_an_interaction():
     x, _ = zoo.samples()
-    model = zoo.wrapped(DEEPFM, build(), ON.replace(mode="gated", gate="fixed", tail_quantile=0.0))
+    model = zoo.wrapped(DEEPFM, build(), ON.replace(gate="fixed", tail_quantile=0.0))
     counts = np.bincount(x["user_id"], minlength=zoo.N_USERS + 1)
     for y in (ratings(), ratings() - 3):  # the scale of labels says nothing of who is cold
         usable = model._prepare({"x": list(zoo.inputs(model).values()), "y": y})
@@ -158,7 +158,7 @@ def test_every_rating_is_an_interaction():
 
 
 def test_clicks_are_clicks_under_a_loss_with_logits():
-    model = zoo.wrapped(DEEPFM, build(), ON.replace(mode="gated", gate="fixed", tail_quantile=0.0))
+    model = zoo.wrapped(DEEPFM, build(), ON.replace(gate="fixed", tail_quantile=0.0))
     x, y = zoo.samples()
     usable = model._prepare({"x": list(zoo.inputs(model).values()), "y": y})
     assert usable.cold.tolist() == (np.bincount(x["user_id"][y == 1], minlength=zoo.N_USERS + 1) < 3).tolist()

@@ -110,7 +110,7 @@ def test_what_makes_no_sense_is_said(tmp_path):
         ({"backbones": ("deepfm", "deepfm")}, "names one twice"),
         ({"tables": (), "figures": ()}, "name a table or a figure"),
         ({"tables": (3,), "figures": (), "backbones": ("din",)}, "Table 3 is of dcnv2"),
-        ({"assignments": ("config.mode=joint",)}, "see --modes"),
+        ({"assignments": ("run.mode=joint",)}, "see --modes"),
     ):
         with pytest.raises(ConfigError, match=message):
             Request(**changes)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sllmr_plugin.config import CHOICES, SelectiveConfig
+from sllmr_plugin.config import SelectiveConfig
 from sllmr_plugin.regularizer.gates import (
     BilevelGate,
     BudgetGate,
@@ -20,8 +20,8 @@ from sllmr_plugin.regularizer.gates import (
     JointGate,
     OpenGate,
 )
-from sllmr_plugin.regularizer.pairs import OrderedPairs, select_pairs
-from sllmr_plugin.regularizer.selective import SelectiveRegularizer
+from sllmr_plugin.regularizer.losses import LOSSES
+from sllmr_plugin.regularizer.pairs import PAIR_RULES, OrderedPairs, select_pairs
 from sllmr_plugin.regularizer.signals import PAIR_SIGNALS, REGIONS, Entries, PairSignals, pair_regions
 
 ALL = 1000  # more pairs than any block below holds
@@ -72,7 +72,7 @@ class Step:
     def run(self, config, gate, pairs):
         logit = self.logit.flatten().clone().requires_grad_()
         q = self.uncertainty.flatten() if gate.uses_uncertainty else None
-        result = SelectiveRegularizer(config, gate)(logit, torch.sigmoid(logit), q, self.entries, pairs)
+        result = config.build(gate).of_pairs(logit, torch.sigmoid(logit), q, self.entries, pairs)
         assert not result.mean_loss.requires_grad
         result.objective.backward()
         return result, logit.grad
@@ -178,9 +178,10 @@ def assert_equals_double_loop(step, pairs, listed, gate, config):
     assert result.n_terms == len(listed)
 
 
+PAIR_LOSSES = [name for name, kind in LOSSES.items() if kind.pairwise]
 COMBINATIONS = [
     pytest.param(dtype, loss, space, id=f"{str(dtype)[6:]}-{loss}-{space}")
-    for dtype, loss, space in itertools.product(TOLERANCE, CHOICES["loss"], CHOICES["score_space"])
+    for dtype, loss, space in itertools.product(TOLERANCE, PAIR_LOSSES, ("logit", "probability"))
 ]
 
 
@@ -189,9 +190,9 @@ COMBINATIONS = [
 @settings(max_examples=60, deadline=None)
 def test_the_loss_is_that_of_a_double_loop_over_all_pairs(data, dtype, loss, score_space):
     step = data.draw(steps(dtype))
-    rule, gate = data.draw(st.sampled_from(CHOICES["pair_rule"])), data.draw(st.sampled_from(list(GATES)))
+    rule, gate = data.draw(st.sampled_from(list(PAIR_RULES))), data.draw(st.sampled_from(list(GATES)))
     margin = data.draw(st.sampled_from([None, 0.0, 0.7]))
-    config = SelectiveConfig(mode="gated", loss=loss, score_space=score_space, margin=margin, pair_rule=rule)
+    config = SelectiveConfig(loss=loss, score_space=score_space, margin=margin, pair_rule=rule)
     pairs = select_pairs(step.llm, step.valid, max_pairs=ALL, rule=rule, generator=torch.Generator().manual_seed(0))
     assert_equals_double_loop(step, pairs, all_pairs(step), gate, config)
 
@@ -202,9 +203,7 @@ def test_the_loss_is_that_of_a_double_loop_over_all_pairs(data, dtype, loss, sco
 def test_with_few_pairs_the_loss_is_that_of_the_largest_gaps(data, dtype, loss, score_space):
     step = data.draw(steps(dtype))
     max_pairs, gate = data.draw(st.integers(1, 5)), data.draw(st.sampled_from(list(GATES)))
-    config = SelectiveConfig(
-        mode="gated", loss=loss, score_space=score_space, pair_rule="largest", pairs_per_user=max_pairs
-    )
+    config = SelectiveConfig(loss=loss, score_space=score_space, pair_rule="largest", pairs_per_user=max_pairs)
     pairs = select_pairs(step.llm, step.valid, max_pairs=max_pairs, rule="largest")
     taken = list(zip(pairs.preferred.tolist(), pairs.other.tolist(), strict=True))
 
@@ -226,7 +225,7 @@ def test_with_few_pairs_the_loss_is_that_of_the_largest_gaps(data, dtype, loss, 
 def test_pointwise_losses_are_those_of_a_loop_over_the_entries(data, mode, dtype):
     step = data.draw(steps(dtype))
     nothing = torch.empty(0, dtype=torch.int64)
-    config = SelectiveConfig(mode=mode, kd_temperature=3.0)
+    config = SelectiveConfig.of_mode(mode, {"kd_temperature": 3.0})
     result, gradient = step.run(config, OpenGate(), OrderedPairs(nothing, nothing))
     values, slopes = [], []
     for x, t in zip(step.logit.flatten().tolist(), step.llm.flatten().tolist(), strict=True):
@@ -259,8 +258,10 @@ def test_without_a_term_the_loss_is_a_zero_that_keeps_the_graph(mode):
     empty = Entries(torch.empty(0), nothing.bool(), nothing.bool())
     weight = torch.ones(3, requires_grad=True)
     logit = (torch.zeros(0, 3) * weight).sum(dim=1)
-    result = SelectiveRegularizer(SelectiveConfig(mode=mode), OpenGate())(
-        logit, logit.sigmoid(), None, empty, OrderedPairs(nothing, nothing)
+    result = (
+        SelectiveConfig.of_mode(mode)
+        .build(OpenGate())
+        .of_pairs(logit, logit.sigmoid(), None, empty, OrderedPairs(nothing, nothing))
     )
     (result.objective + 0 * weight.sum()).backward()
     assert (result.objective.item(), result.mean_loss.item(), result.n_terms) == (0.0, 0.0, 0)
@@ -280,7 +281,7 @@ def test_only_gates_of_algorithm_1_are_given_a_gradient_and_none_reaches_the_unc
     pairs = OrderedPairs(torch.tensor([0]), torch.tensor([1]))
     for name in GATES:
         gate = GATES[name]()
-        result, _ = step.run(SelectiveConfig(mode="joint"), gate, pairs)
+        result, _ = step.run(SelectiveConfig(gate="joint"), gate, pairs)
         assert not result.gate_sums.requires_grad
         assert all(parameter.grad is not None for parameter in gate.parameters())
         assert (len(list(gate.parameters())) > 0) == (name in DESCENDED_ON)
@@ -296,8 +297,8 @@ def test_a_descent_step_moves_the_pair_towards_the_llms_order():
         uncertainty=torch.zeros(1, 3),
     )
     pairs = select_pairs(step.llm, step.valid, max_pairs=9, rule="largest")
-    for loss, space in itertools.product(CHOICES["loss"], CHOICES["score_space"]):
-        _, gradient = step.run(SelectiveConfig(mode="global", loss=loss, score_space=space), OpenGate(), pairs)
+    for loss, space in itertools.product(PAIR_LOSSES, ("logit", "probability")):
+        _, gradient = step.run(SelectiveConfig(gate="none", loss=loss, score_space=space), OpenGate(), pairs)
         assert gradient[0] > 0 > max(gradient[1], gradient[2])
 
 

@@ -115,15 +115,26 @@ def test_a_gate_that_is_fitted_on_probes_is_passed_as_an_object():
         SelectiveLoss(gate="disagreement")
 
 
-@pytest.mark.parametrize("gate", ["open", "auto", "none "])
+@pytest.mark.parametrize("gate", ["open", "none "])
 def test_unknown_gates_are_named(gate):
-    with pytest.raises(ConfigError, match=f"gate='{gate}' is none of 'none'"):
+    with pytest.raises(ConfigError, match=f"gate='{gate}' is none of .*'none'"):
         SelectiveLoss(gate=gate)
+    with pytest.raises(ConfigError, match="gate='auto' is fitted on probes.* Take one of .*'fixed'"):
+        SelectiveLoss(gate="auto")
+
+
+def test_a_loss_of_single_items_is_that_of_all_entries_and_takes_no_gate():
+    scores, llm, users, cold, _ = entries(11)
+    selective = SelectiveLoss(loss="mse")
+    assert selective(scores, llm, users).item() == pytest.approx(((scores.sigmoid() - llm) ** 2).mean().item())
+    assert int(selective.statistics["pairs"]) == len(scores)
+    with pytest.raises(ConfigError, match="loss='bce' looks at single items"):
+        SelectiveLoss(loss="bce", gate="fixed")
 
 
 def test_other_settings_are_checked_as_those_of_wrap():
-    with pytest.raises(ConfigError, match="loss='bce'"):
-        SelectiveLoss(loss="bce")
+    with pytest.raises(ConfigError, match="loss='rank'"):
+        SelectiveLoss(loss="rank")
     with pytest.raises(ConfigError, match="pairs_per_user=0"):
         SelectiveLoss(pairs_per_user=0)
 

@@ -45,11 +45,13 @@ from .small_table import (
 ROOMY = {"users_per_step": 100, "candidates_per_user": 100, "pairs_per_user": 1000}
 
 
-def session_of(parts=None, fitted=None, seed=0, **settings):
+def session_of(parts=None, fitted=None, seed=0, mode="global", **settings):
     """Open an epoch's session; `fitted` is a gate of the test's own."""
-    config = SelectiveConfig(**{"mode": "global", "weight": 0.5, **ROOMY, **settings})
+    config = SelectiveConfig.of_mode(mode, {"weight": 0.5, **ROOMY, **settings})
     parts = usable() if parts is None else parts
-    gate = build_gate(config.mode, config.gate, has_probes=len(parts.probes) > 0) if fitted is None else fitted
+    gate = fitted
+    if gate is None:
+        gate = build_gate(config.gate if config.gated else "none", has_probes=len(parts.probes) > 0)
     session = TrainingSession(config, gate, parts, user_column=USER, item_column=ITEM, score_rows=score_rows, seed=seed)
     session.begin_epoch(0)
     return session
@@ -404,7 +406,7 @@ def test_a_fixed_gate_that_meets_neither_cold_nor_tail_warns():
 def test_a_closed_joint_gate_warns(options):
     session = session_of(**options)
     session.gate.bias.data.fill_(-6.0)
-    with pytest.warns(GateCollapsedWarning, match="can only close it. Use mode='gated' with gate='auto'"):
+    with pytest.warns(GateCollapsedWarning, match="can only close it. Use gate='auto'"):
         logs = end_of_epoch(session)
     assert logs["sllmr_gate"] == pytest.approx(1 / (1 + math.exp(6)), rel=1e-4)
 
@@ -413,7 +415,7 @@ def test_a_closed_bilevel_gate_warns():
     session = session_of(mode="gated", gate="bilevel")
     session.gate.bias.fill_(-6.0)
     session.gate.calibrated = True
-    with pytest.warns(GateCollapsedWarning, match="raises the loss on the probes.*mode='global'"):
+    with pytest.warns(GateCollapsedWarning, match="raises the loss on the probes.*gate='none'"):
         end_of_epoch(session)
 
 
@@ -421,7 +423,7 @@ def test_a_calibrated_gate_that_finds_the_llm_wrong_warns():
     # the LLM puts the held-out items last: where the backbone disagrees, the LLM is never right
     wrong = {user: dict.fromkeys(items, 0.0) for user, items in PROBES.items()}
     gate = DisagreementGate()
-    with pytest.warns(GateCollapsedWarning, match="no better a judge.*mode='global'"):
+    with pytest.warns(GateCollapsedWarning, match="no better a judge.*gate='none'"):
         logs = end_of_epoch(session_of(usable(probes=wrong), gate, mode="gated"))
     assert gate.calibrated
     assert logs["sllmr_gate"] == 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 
 from sllmr_plugin.regularizer.signals import RegionSignals, tail_threshold
-from sllmr_plugin.regularizer.uncertainty import FROM_PROBABILITY, bernoulli_variance, confidence, entropy
+from sllmr_plugin.regularizer.uncertainty import UNCERTAINTIES, Confidence, Ensemble, Entropy, MCDropout
 from sllmr_plugin.scoring.candidates import _tail_popularity
 
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=25)
@@ -94,9 +94,9 @@ def test_ties_at_the_end_of_the_tail_are_all_in():
 def test_uncertainty_of_a_probability(values):
     p = torch.tensor(values, dtype=torch.float64)
     pair = np.stack([values, 1 - np.array(values)])
-    np.testing.assert_allclose(confidence(p), (1 - pair.max(axis=0)) / 0.5, atol=1e-12)
-    np.testing.assert_allclose(entropy(p), scipy_entropy(pair, base=2), atol=1e-9)
-    for of in FROM_PROBABILITY.values():
+    np.testing.assert_allclose(Confidence()(p), (1 - pair.max(axis=0)) / 0.5, atol=1e-12)
+    np.testing.assert_allclose(Entropy()(p), scipy_entropy(pair, base=2), atol=1e-9)
+    for of in (kind() for _, kind in UNCERTAINTIES.items() if kind.source == "probability"):
         q = of(p)
         assert ((q >= 0) & (q <= 1 + 1e-12)).all()
         torch.testing.assert_close(of(1 - p), q, atol=1e-9, rtol=0)  # the two classes are alike
@@ -104,24 +104,25 @@ def test_uncertainty_of_a_probability(values):
 
 @pytest.mark.parametrize("name", ["confidence", "entropy"])
 def test_a_coin_is_uncertain_and_a_fact_is_not(name):
-    q = FROM_PROBABILITY[name](torch.tensor([0.0, 0.5, 1.0]))
+    q = UNCERTAINTIES.make(name)(torch.tensor([0.0, 0.5, 1.0]))
     assert q.tolist() == [0.0, 1.0, 0.0]
-    steps = FROM_PROBABILITY[name](torch.linspace(0, 0.5, 50))
+    steps = UNCERTAINTIES.make(name)(torch.linspace(0, 0.5, 50))
     assert (steps.diff() > 0).all()
 
 
 def test_confidence_is_linear_and_entropy_is_not():
     p = torch.tensor([0.25, 0.1])
-    assert confidence(p).tolist() == pytest.approx([0.5, 0.2])
+    assert Confidence()(p).tolist() == pytest.approx([0.5, 0.2])
     # H(1/4) = 2 - (3/4) log2 3
-    assert entropy(p)[0].item() == pytest.approx(2 - 0.75 * np.log2(3), abs=1e-6)
+    assert Entropy()(p)[0].item() == pytest.approx(2 - 0.75 * np.log2(3), abs=1e-6)
 
 
 @given(st.integers(2, 12), st.integers(1, 6), st.integers(0, 2**31))
 @settings(max_examples=60, deadline=None)
 def test_the_variance_over_opinions_is_that_of_a_loop(n_passes, n_rows, seed):
     samples = np.random.default_rng(seed).random((n_passes, n_rows))
-    q = bernoulli_variance(torch.from_numpy(samples)).numpy()
+    q = MCDropout()(torch.from_numpy(samples)).numpy()
+    assert (Ensemble()(torch.from_numpy(samples)).numpy() == q).all()
     by_hand = [sum((x - sum(column) / n_passes) ** 2 for x in column) / n_passes * 4 for column in samples.T.tolist()]
     np.testing.assert_allclose(q, by_hand, atol=1e-12)
     assert ((q >= 0) & (q <= 1)).all()
@@ -129,4 +130,4 @@ def test_the_variance_over_opinions_is_that_of_a_loop(n_passes, n_rows, seed):
 
 def test_the_variance_over_opinions_reaches_its_bounds():
     samples = torch.tensor([[0.0, 0.3], [1.0, 0.3], [0.0, 0.3], [1.0, 0.3]])
-    assert bernoulli_variance(samples).tolist() == [1.0, 0.0]
+    assert MCDropout()(samples).tolist() == [1.0, 0.0]

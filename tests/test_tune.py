@@ -16,7 +16,7 @@ from sllmr_plugin.evaluation import training
 from sllmr_plugin.evaluation import tune as tune_module
 from sllmr_plugin.evaluation.tables import format_trials
 from sllmr_plugin.evaluation.training import RunSettings, Trained
-from sllmr_plugin.evaluation.trials import OPEN, SearchSpace, Trial, TrialRun, describe, gate_name
+from sllmr_plugin.evaluation.trials import SearchSpace, Trial, TrialRun, describe, gate_name
 from sllmr_plugin.evaluation.tune import TuneResult, tune
 from sllmr_plugin.scores.table import ScoreTable
 from tests.evaluation_cases import N_ITEMS, N_USERS, catalogue, interactions
@@ -145,8 +145,8 @@ def test_what_cannot_be_held(data, scores, held, told):
 
 
 def test_configs_in_a_line():
-    assert describe(SelectiveConfig(mode="none")) == "plain"
-    assert describe(SelectiveConfig(mode="global", loss="hinge")) == f"{OPEN}, weight 0.2, margin 1"
+    assert describe(SelectiveConfig(weight=0.0)) == "plain"
+    assert describe(SelectiveConfig(gate="none", loss="hinge")) == "open, weight 0.2, margin 1"
     assert describe(SelectiveConfig(gate="budget", weight=0.4)) == "budget, confidence, weight 0.4, margin 0"
 
 
@@ -170,7 +170,7 @@ def test_the_highest_mean_is_chosen_and_written(data, scores, tmp_path, made_up)
 
 
 def test_mean_and_deviations_over_seeds_against_counting_by_hand():
-    plain = Trial(0, SelectiveConfig(mode="none"), (TrialRun(0, 0.6, 1, 1.0), TrialRun(1, 0.7, 1, 1.0)))
+    plain = Trial(0, SelectiveConfig(weight=0.0), (TrialRun(0, 0.6, 1, 1.0), TrialRun(1, 0.7, 1, 1.0)))
     other = Trial(4, SelectiveConfig(), (TrialRun(0, 0.65, 1, 1.0), TrialRun(1, 0.77, 1, 1.0)))
     assert plain.auc == pytest.approx(0.65)
     assert plain.auc_sd == pytest.approx(0.1 / 2**0.5)
@@ -349,7 +349,7 @@ def test_probes_among_the_validation_interactions_are_counted(data, with_probes,
 
 
 def trials_of(*aucs):
-    configs = [SelectiveConfig(mode="none"), SelectiveConfig(gate="fixed"), SelectiveConfig(gate="budget", weight=0.4)]
+    configs = [SelectiveConfig(weight=0.0), SelectiveConfig(gate="fixed"), SelectiveConfig(gate="budget", weight=0.4)]
     return tuple(
         Trial(number, config, tuple(TrialRun(seed, auc, 1 + seed, 1.0) for seed, auc in enumerate(values)))
         for number, (config, values) in enumerate(zip(configs, aucs, strict=True))

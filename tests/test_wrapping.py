@@ -40,7 +40,7 @@ from .matrix import backbones as zoo
 DEEPFM = next(backbone for backbone in zoo.BACKBONES if backbone.name == "DeepFM")
 DIN = next(backbone for backbone in zoo.BACKBONES if backbone.name == "DIN")
 MMOE = next(backbone for backbone in zoo.BACKBONES if backbone.name == "MMOE")
-ON = SelectiveConfig(mode="global", weight=0.5)
+ON = SelectiveConfig(gate="none", weight=0.5)
 
 
 def ready(config=ON, backbone=DEEPFM, scores=None, **options):
@@ -212,7 +212,7 @@ def test_raw_ids_are_mapped():
 
 
 def test_history_holds_the_account():
-    model = ready(SelectiveConfig(mode="gated", gate="fixed", weight=0.5, cold_threshold=4))
+    model = ready(SelectiveConfig(gate="fixed", weight=0.5, cold_threshold=4))
     history = zoo.fit(DEEPFM, model, epochs=3).history
     for key in (
         "loss",
@@ -258,7 +258,7 @@ def test_the_joint_gate_trains_whenever_compile_happens(compile_first):
     model = zoo.build(DEEPFM)
     if compile_first:
         zoo.compile_model(DEEPFM, model)
-    model = zoo.wrapped(DEEPFM, model, SelectiveConfig(mode="joint", weight=1.0))
+    model = zoo.wrapped(DEEPFM, model, SelectiveConfig(gate="joint", weight=1.0))
     if not compile_first:
         zoo.compile_model(DEEPFM, model)
     schedule = torch.optim.lr_scheduler.LambdaLR(model.optim, lambda epoch: 0.5)
@@ -268,8 +268,8 @@ def test_the_joint_gate_trains_whenever_compile_happens(compile_first):
     schedule.step()  # a scheduler made before fit knows the gate's group
     zoo.fit(DEEPFM, model, epochs=1)
     assert len(model.optim.param_groups) == 2
-    model.sllmr.configure(mode="none")
-    model.sllmr.configure(mode="joint")
+    model.sllmr.configure(weight=0.0)
+    model.sllmr.configure(weight=1.0)
     zoo.fit(DEEPFM, model, epochs=1)
     assert len(model.optim.param_groups) == 2
     unwrap(model)
@@ -278,7 +278,7 @@ def test_the_joint_gate_trains_whenever_compile_happens(compile_first):
 
 
 def test_a_collapsed_joint_gate_warns():
-    model = ready(SelectiveConfig(mode="joint", weight=1.0))
+    model = ready(SelectiveConfig(gate="joint", weight=1.0))
     model.sllmr.gate.bias.data.fill_(-8.0)
     with pytest.warns(GateCollapsedWarning, match="can only close"):
         zoo.fit(DEEPFM, model, epochs=1)
@@ -290,7 +290,7 @@ def test_probes_fit_the_gate_and_never_train():
     frame.loc[last, "kind"] = "probe"
     for score, region in ((0.99, "open"), (0.001, "closed")):
         probed = frame.assign(score=np.where(frame["kind"] == "probe", score, frame["score"]))
-        model = ready(SelectiveConfig(mode="gated", weight=0.5), scores=probed)
+        model = ready(SelectiveConfig(weight=0.5), scores=probed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GateCollapsedWarning)
             history = zoo.fit(DEEPFM, model).history
@@ -304,7 +304,7 @@ def test_probes_fit_the_gate_and_never_train():
 
 def test_a_step_without_pairs_is_no_trouble_for_mc_dropout():
     frame = zoo.score_frame()
-    config = SelectiveConfig(mode="joint", weight=0.5, user_source="batch", uncertainty="mc_dropout", mc_samples=2)
+    config = SelectiveConfig(gate="joint", weight=0.5, user_source="batch", uncertainty="mc_dropout", mc_samples=2)
     config = config.replace(pairs_per_user=1)
     model = ready(config, scores=frame[frame["user_id"] == 5])
     history = zoo.fit(DEEPFM, model, epochs=1).history
@@ -541,7 +541,7 @@ def test_training_positives_among_the_candidates_do_not_count_against_the_llm():
     gates = []
     for more in (liked.head(0), liked):
         table = pd.concat([frame, more.assign(score=0.95, kind="candidate")])
-        model = ready(SelectiveConfig(mode="gated", weight=0.1), scores=table)
+        model = ready(SelectiveConfig(weight=0.1), scores=table)
         gates.append(zoo.fit(DEEPFM, model, epochs=1).history["sllmr_gate"][0])
     assert gates[1] > 0.3
     assert gates[1] == pytest.approx(gates[0], abs=0.15)
@@ -550,7 +550,7 @@ def test_training_positives_among_the_candidates_do_not_count_against_the_llm():
 def test_a_gate_starts_anew_when_its_signals_change():
     frame = zoo.score_frame()
     frame.loc[frame.groupby("user_id").tail(1).index, "kind"] = "probe"
-    model = ready(SelectiveConfig(mode="gated", weight=0.1), scores=frame)
+    model = ready(SelectiveConfig(weight=0.1), scores=frame)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GateCollapsedWarning)
         zoo.fit(DEEPFM, model, epochs=1)
@@ -695,7 +695,7 @@ def test_schedulers_go_on_while_the_gate_comes_and_goes(name, when):
     expected = [id(parameter) for parameter in model.optim.param_groups[0]["params"]]
     keys = set(model.optim.param_groups[0])
     scheduler = SCHEDULERS[name](model.optim) if when == "before wrap" else None
-    model = zoo.wrapped(DEEPFM, model, SelectiveConfig(mode="joint", weight=0.5))
+    model = zoo.wrapped(DEEPFM, model, SelectiveConfig(gate="joint", weight=0.5))
     scheduler = scheduler or SCHEDULERS[name](model.optim)
     before = [parameter.clone() for parameter in model.sllmr.gate.parameters()]
 
@@ -707,10 +707,10 @@ def test_schedulers_go_on_while_the_gate_comes_and_goes(name, when):
         warnings.simplefilter("ignore", GateCollapsedWarning)
         epoch()
         assert any((then != now).any() for then, now in zip(before, model.sllmr.gate.parameters(), strict=True))
-        model.sllmr.configure(mode="global")  # its gate has nothing to train
+        model.sllmr.configure(gate="none")  # its gate has nothing to train
         epoch()
         assert {id(parameter) for parameter in model.optim.state} == set(expected)
-        model.sllmr.configure(mode="joint")
+        model.sllmr.configure(gate="joint")
         epoch()
         twin = unwrap(copy.deepcopy(model))
         unwrap(model)
@@ -805,7 +805,7 @@ def test_scores_of_users_that_tell_nothing_apart_are_counted():
     tied = ready(scores=frame.assign(score=frame["user_id"] / 100))
     with pytest.raises(CoverageError, match=r"30 users have no two different scores.*mode='pointwise_mse'"):
         zoo.fit(DEEPFM, tied)
-    tied.sllmr.configure(mode="pointwise_mse")  # as it says
+    tied.sllmr.configure(loss="mse")  # as it says
     assert zoo.fit(DEEPFM, tied, epochs=1).history["sllmr_pairs"][0] > 0
 
 
@@ -909,10 +909,10 @@ def test_a_callback_of_ones_own_decides_where_it_stands():
 
 
 def test_gate_and_settings_are_saved_beside_the_model(tmp_path):
-    model = ready(SelectiveConfig(mode="joint", weight=1.0))
+    model = ready(SelectiveConfig(gate="joint", weight=1.0))
     zoo.fit(DEEPFM, model)
     model.sllmr.save(tmp_path / "run")
-    fresh = ready(SelectiveConfig(mode="global"))
+    fresh = ready(SelectiveConfig(gate="none"))
     fresh.sllmr.load(tmp_path / "run")
     assert fresh.sllmr.config == model.sllmr.config
     assert fresh.sllmr.gate.coefficients() == model.sllmr.gate.coefficients()
@@ -921,14 +921,14 @@ def test_gate_and_settings_are_saved_beside_the_model(tmp_path):
 
 
 def test_the_gate_follows_the_model_to_another_device():
-    model = ready(SelectiveConfig(mode="joint"))
+    model = ready(SelectiveConfig(gate="joint"))
     model.to("meta")
     assert model.sllmr.gate.bias.device.type == "meta"
     assert not any("gate" in key for key in model.state_dict())
 
 
 def test_given_counts_replace_those_of_the_training_rows():
-    config = SelectiveConfig(mode="gated", gate="fixed", weight=0.5, tail_quantile=0.0)
+    config = SelectiveConfig(gate="fixed", weight=0.5, tail_quantile=0.0)
     model = ready(config)
     model.sllmr.set_counts(history_length={user: 0 if user <= 15 else 9 for user in range(1, zoo.N_USERS + 1)})
     history = zoo.fit(DEEPFM, model, epochs=1).history

@@ -26,7 +26,7 @@ from sllmr_plugin.regularizer.uncertainty import variance_share
 
 N_USERS, N_ITEMS, N_ROWS = 20, 30, 600
 COLUMNS = [SparseFeat("user_id", N_USERS, 4), SparseFeat("item_id", N_ITEMS, 4)]
-GLOBAL = SelectiveConfig(mode="global", weight=0.1)
+GLOBAL = SelectiveConfig(gate="none", weight=0.1)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_a_model_that_does_not_depend_on_its_input_is_told_of(rows, scores, mode
         VarLenSparseFeat(SparseFeat("hist_item_id", N_ITEMS, 4, embedding_name="item_id"), 3, length_name="length"),
     ]
     x = {**x, "hist_item_id": np.tile(x["item_id"][::-1, None], 3), "length": np.full(N_ROWS, 3)}
-    config = SelectiveConfig(mode=mode, weight=0.1)
+    config = SelectiveConfig.of_mode(mode, {"weight": 0.1})
     with pytest.warns(InactiveWarning, match=r"scores all items alike.*init_std=0\.01"):
         trained(DIEN(columns, ["item_id"]), scores, x, y, config=config)
     trained(DIEN(columns, ["item_id"], init_std=0.1), scores, x, y, config=config)  # as it says
@@ -178,7 +178,7 @@ def test_a_regression_follows_the_order_of_the_scores(rows, scores):
         return float((pairs.model_x > pairs.model_y).mean())
 
     def fitted(weight):
-        config = SelectiveConfig(mode="global", weight=weight)
+        config = SelectiveConfig(gate="none", weight=weight)
         return trained(deepfm(task="regression"), scores, x, ratings, loss="mse", config=config, epochs=40)
 
     plain, followed = fitted(0), fitted(20.0)
@@ -201,10 +201,10 @@ def test_every_rating_is_an_interaction(rows, scores):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mode": "joint"}, r"uncertainty='confidence' is read off a probability.*'mc_dropout'"),
-        ({"mode": "kd"}, "mode='kd' needs a probability"),
-        ({"mode": "pointwise_bce"}, "mode='pointwise_bce' needs a probability"),
-        ({"mode": "global", "score_space": "probability"}, "score_space='probability' needs a probability"),
+        ({"gate": "joint"}, r"uncertainty='confidence' is read off a probability.*'mc_dropout'"),
+        ({"loss": "kd"}, "loss='kd' needs a probability"),
+        ({"loss": "bce"}, "loss='bce' needs a probability"),
+        ({"gate": "none", "score_space": "probability"}, "score_space='probability' needs a probability"),
     ],
 )
 def test_settings_that_need_a_probability_are_refused_for_a_regression(scores, changes, message):
@@ -220,7 +220,7 @@ def test_settings_that_need_a_probability_are_refused_for_a_regression(scores, c
 
 def test_a_gate_of_a_regression_goes_by_the_variance_of_dropout(rows, scores):
     x, y = rows
-    config = SelectiveConfig(mode="joint", uncertainty="mc_dropout", weight=0.1)
+    config = SelectiveConfig(gate="joint", uncertainty="mc_dropout", weight=0.1)
     model = trained(deepfm(task="regression", dnn_dropout=0.3), scores, x, 4 * y, loss="mse", config=config)
     assert 0 < model.sllmr.epochs[0]["sllmr_gate"] < 1
 
@@ -246,7 +246,7 @@ def test_a_loop_of_ones_own_is_told_once_that_it_adds_nothing(scores):
 def test_nothing_is_said_where_nothing_is_to_be_added(scores, off):
     from sllmr_plugin import disabled
 
-    config = SelectiveConfig(mode="global", weight=0.0 if off == "weight" else 0.1)
+    config = SelectiveConfig(gate="none", weight=0.0 if off == "weight" else 0.1)
     model = wrap(deepfm(), scores, user="user_id", item="item_id", config=config)
     with warnings.catch_warnings():
         warnings.simplefilter("error", SLLMRWarning)
@@ -283,7 +283,7 @@ def test_a_scheduler_made_before_wrap_goes_on(rows, scores, scheduler):
     }[scheduler]
     schedule = make()
     plain_groups = [len(group["params"]) for group in model.optim.param_groups]
-    config = SelectiveConfig(mode="joint", weight=0.1)
+    config = SelectiveConfig(gate="joint", weight=0.1)
     wrap(model, scores, user="user_id", item="item_id", config=config)
     before = model.sllmr.gate.weight.detach().clone()
     rates = []

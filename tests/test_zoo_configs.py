@@ -310,12 +310,12 @@ def test_absent_files_come_with_the_commands_that_make_them(source, tmp_path):
     told = str(caught.value)
     assert f"no llm_scores (.csv, .csv.gz, .parquet) in {source.path}" in told
     assert f"score {source.path}" in told
-    assert "config.mode=none" in told
+    assert "run.mode=none" in told
     assert "from there" not in told
     (source.path / "interactions.csv").unlink()
     with pytest.raises(MissingDataError, match=rf"(?s)The raw files: from there.*make {source.path}"):
         load_source(source, ())
-    with pytest.raises(ConfigError, match="leaves only config.mode=none"):
+    with pytest.raises(ConfigError, match="leaves only run.mode=none"):
         load_source(dataclasses.replace(source, scores=None))
 
 
@@ -339,7 +339,7 @@ def test_a_baseline_that_reads_texts_is_the_mode_of_the_run():
     assert (kar.mode, kar.reads, kar.modes) == ("kar", ("texts",), ["kar"])
     assert kar.name.startswith("demo-deepfm-kar-")
     assert kar.name[-8:] != plain.name[-8:]
-    assert compose(model="deepfm", data="demo", assignments=["config.mode=none"]).reads == ()
+    assert compose(model="deepfm", data="demo", assignments=["run.mode=none"]).reads == ()
     with pytest.raises(ConfigError, match=r"run.mode|set any other mode as config.mode"):
         compose(model="deepfm", data="demo", assignments=["run.mode=gated"])
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from sllmr_plugin.errors import MissingDataError, RunFolderError
 from sllmr_plugin.evaluation.folder_files import read_json, write_json
-from sllmr_plugin.evaluation.run import TEXT_MODES
 from sllmr_plugin.evaluation.runs import RunFolder
 from sllmr_plugin.experiments.data import fingerprint
 from sllmr_plugin.experiments.experiment import Experiment, compose
@@ -132,7 +131,7 @@ def plan_runs(request: Request, out: Path) -> list[PlannedRun]:
 
 
 def _planned(request: Request, out: Path, data: str, backbone: str, mode: str, seed: int) -> PlannedRun:
-    key = "run.mode" if mode in TEXT_MODES else "config.mode"
+    key = "run.mode"
     assignments = [*request.assignments, f"{key}={mode}"]
     overrides = {"run.seeds": Setting([seed], "--seeds")}
     if request.data_dir is not None:

@@ -16,7 +16,6 @@ TABLES = (2, 3)
 FIGURES = (2,)
 OURS = "gated"
 _OWN = {
-    "config.mode": "--modes",
     "run.mode": "--modes",
     "run.seeds": "--seeds",
     "run.with_plain": "--modes",

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..config import SelectiveConfig
+from ..regularizer.uncertainty import UNCERTAINTIES
 from ..scores.ids import IdIndex
 from ..training.rows import Features
 from .forward import dropouts
@@ -43,11 +44,11 @@ def task_problems(n_tasks: int, task: int | None) -> list[str]:
 
 def dropout_problems(model: nn.Module, config: SelectiveConfig, argument: str) -> list[str]:
     """Say that MC-dropout needs dropout; `argument` is how the library's models are given some."""
-    if config.uncertainty != "mc_dropout" or dropouts(model):
+    if UNCERTAINTIES.class_of(config.uncertainty).source != "dropout" or dropouts(model):
         return []
     return [
-        f"uncertainty='mc_dropout' needs dropout and the model has none. Build it with {argument}=0.1 or so, or "
-        "use uncertainty='entropy'."
+        f"uncertainty={config.uncertainty!r} needs dropout and the model has none. Build it with {argument}=0.1 or "
+        "so, or use uncertainty='entropy'."
     ]
 
 

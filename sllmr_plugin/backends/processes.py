@@ -19,7 +19,6 @@ from torch.utils.data import Sampler
 from ..errors import ProcessesError
 from ..handle import Handle
 from ..parallel.ranks import Ranks
-from ..regularizer.gates import DisagreementGate
 from .deepctr.fit_seams import library_prints
 from .forward import batch_norms
 
@@ -35,8 +34,7 @@ def check_processes(model: Any, handle: Handle, ranks: Ranks, arguments: dict[st
     problems = []
     config, gate = handle.config, handle.gate
     if handle.enabled and config.active:
-        learns = gate.looks_ahead or any(parameter.requires_grad for parameter in gate.parameters())
-        if learns and not isinstance(gate, DisagreementGate):
+        if gate.trained_by_steps:
             problems.append(
                 f"a {type(gate).__name__}, which is trained step by step, does not work under several processes for "
                 "now. Use gate='disagreement' or gate='fixed', or train in one process."

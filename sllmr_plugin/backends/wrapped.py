@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import InactiveWarning, SLLMRError, UnsupportedModelError
 from ..handle import Handle, require_sampled_uncertainty
 from ..parallel.ranks import Ranks
-from ..regularizer.losses import ranknet
-from ..regularizer.uncertainty import FROM_PROBABILITY, bernoulli_variance, variance_share
+from ..regularizer.losses import RankNet
+from ..regularizer.uncertainty import UNCERTAINTIES, variance_share
 from ..training.session import StepPlan, TrainingSession
 from ..training.view import Usable
 from .forward import batch_norms, call_with, captured_input, dropouts, training_mode
@@ -75,9 +75,9 @@ class ScoresMixin(_Base):
         return probability if self.sllmr.features.regression else torch.logit(probability, eps=1e-6)
 
     def _uncertainty(self, batch: Tensor, plan: StepPlan, probability: Tensor) -> Tensor:
-        kind = self.sllmr.config.uncertainty
-        if kind in FROM_PROBABILITY:
-            return FROM_PROBABILITY[kind](probability.detach()[plan.source])
+        measure = UNCERTAINTIES.make(self.sllmr.config.uncertainty)
+        if measure.source == "probability":
+            return measure(probability.detach()[plan.source])
         return self._sampled_uncertainty(torch.cat([batch, plan.rows])[plan.source])
 
     def _look_ahead(self, session: TrainingSession, batch: Tensor, plan: StepPlan, uncertainty: Tensor | None) -> None:
@@ -94,7 +94,7 @@ class ScoresMixin(_Base):
             held_out_rows = torch.cat([held_out.taken, held_out.other]).to(batch.device)
             _, logit, _ = self._plain(self._inputs(held_out_rows))
             taken, other = logit.chunk(2)
-            gradient = torch.autograd.grad(ranknet(taken - other, 0.0).mean(), parameters, allow_unused=True)
+            gradient = torch.autograd.grad(RankNet()(taken - other, 0.0).mean(), parameters, allow_unused=True)
             moved = [(n, p, g) for n, p, g in zip(names, parameters, gradient, strict=True) if g is not None]
             length = torch.stack([g.square().sum() for _, _, g in moved]).sum().sqrt()
             step = float(_LOOK_AHEAD / length.clamp_min(1e-12))
@@ -105,7 +105,7 @@ class ScoresMixin(_Base):
                     there = {n: p + sign * step * g for n, p, g in moved}
                     probability = self._probability(call_with(self, there, entries))
                     logit = self._logit_of(probability)
-                    losses.append(session.regularizer.pair_losses(logit, probability, plan.pairs))
+                    losses.append(session.selective.pair_losses(logit, probability, plan.pairs))
         session.look_ahead(plan, (losses[0] - losses[1]) / (2 * step), uncertainty)
 
     @torch.no_grad()
@@ -114,7 +114,7 @@ class ScoresMixin(_Base):
         if len(rows) == 0:  # a step without a pair, which models cannot run
             return rows.new_zeros(0)
         with training_mode(list(self.modules()), False), self._untouched():
-            if self.sllmr.config.uncertainty == "ensemble":
+            if UNCERTAINTIES.class_of(self.sllmr.config.uncertainty).source == "checkpoints":
                 inputs = self._inputs(rows)
                 opinions = [
                     self._probability(call_with(self, checkpoint, inputs)) for checkpoint in self.sllmr.checkpoints
@@ -126,12 +126,14 @@ class ScoresMixin(_Base):
             return self._variance(probability.view(samples, -1))
 
     def _variance(self, opinions: Tensor) -> Tensor:
-        return variance_share(opinions) if self.sllmr.features.regression else bernoulli_variance(opinions)
+        if self.sllmr.features.regression:
+            return variance_share(opinions)
+        return UNCERTAINTIES.make(self.sllmr.config.uncertainty)(opinions)
 
     @torch.no_grad()
     def _score_rows(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score rows in evaluation mode, in blocks: logit, probability and uncertainty, (n_rows,) each."""
-        kind = self.sllmr.config.uncertainty
+        measure = UNCERTAINTIES.make(self.sllmr.config.uncertainty)
         logits, probabilities, uncertainties = [], [], []
         for block in rows.split(_SCORING_ROWS):
             block = block.to(self.device)
@@ -139,12 +141,12 @@ class ScoresMixin(_Base):
                 _, logit, probability = self._plain(self._inputs(block))
             logits.append(logit)
             probabilities.append(probability)
-            if kind not in FROM_PROBABILITY:
+            if measure.source != "probability":
                 uncertainties.append(self._sampled_uncertainty(block))
             elif self.sllmr.features.regression:  # a gate that asks for none, see `check_gate`
                 uncertainties.append(torch.zeros_like(probability))
             else:
-                uncertainties.append(FROM_PROBABILITY[kind](probability))
+                uncertainties.append(measure(probability))
         return torch.cat(logits), torch.cat(probabilities), torch.cat(uncertainties)
 
 
@@ -292,9 +294,11 @@ class WrappedMixin(ScoresMixin):
         """Raise `SLLMRError` if the uncertainty that the settings name cannot be had."""
         if self.sllmr.features.regression:
             require_sampled_uncertainty(self.sllmr.config)
-        if self.sllmr.config.uncertainty == "ensemble" and not self.sllmr.checkpoints:
+        config = self.sllmr.config
+        if UNCERTAINTIES.class_of(config.uncertainty).source == "checkpoints" and not self.sllmr.checkpoints:
             raise SLLMRError(
-                "uncertainty='ensemble' has no checkpoints to compare. Call model.sllmr.set_ensemble([...]) first."
+                f"uncertainty={config.uncertainty!r} has no checkpoints to compare. Call "
+                "model.sllmr.set_ensemble([...]) first."
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:

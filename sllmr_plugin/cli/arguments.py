@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import SelectiveConfig
 from ..errors import ConfigError
 from ..parallel.ray import RayEngine
 from ..scoring.connections import hide_secrets
@@ -171,6 +170,8 @@ def run_settings(
 
 def read_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     """Turn ``FIELD=VALUE`` texts into fields of `SelectiveConfig`, checked."""
+    from ..config import SelectiveConfig  # needs torch, too
+
     overrides: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")

@@ -106,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> None:
     fields, modes = _read_config(arguments.config) if arguments.config else ({}, ["none", "global", "gated"])
     if arguments.modes is None and modes == ["none", "none"]:
         raise ConfigError(
-            f"{arguments.config} has mode none, the plain model, so there is nothing to compare it with; "
+            f"{arguments.config} has weight 0, the plain model, so there is nothing to compare it with; "
             "name modes with --modes, or leave --config out."
         )
     check_texts(arguments.modes or modes, arguments.texts)
@@ -136,6 +136,6 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _read_config(path: str) -> tuple[dict[str, Any], list[str]]:
-    """Return a file's fields without its mode, and the modes to compare."""
-    fields = SelectiveConfig.from_yaml(path).to_dict()
-    return fields, ["none", fields.pop("mode")]
+    """Return a file's fields, and the modes to compare."""
+    config = SelectiveConfig.from_yaml(path)
+    return config.to_dict(), ["none", config.mode]

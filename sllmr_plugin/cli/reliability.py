@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
-from ..config import CHOICES, SelectiveConfig
+from ..config import SelectiveConfig
 from ..datasets.features import training_rows
 from ..datasets.interactions import load_interactions
 from ..errors import SLLMRError
 from ..evaluation.leakage import check_leakage
 from ..evaluation.reliability import reliability
+from ..regularizer.uncertainty import UNCERTAINTIES
 from ..scores.table import ScoreTable
 from ..zoo.deepctr import BACKBONES, build_model, check_backbone, input_rows
 from .arguments import add_data, positive
@@ -54,7 +55,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the training (default: 0)")
     parser.add_argument(
         "--uncertainty",
-        choices=[kind for kind in CHOICES["uncertainty"] if kind != "ensemble"],
+        choices=[name for name, measure in UNCERTAINTIES.items() if measure.source != "checkpoints"],
         default="confidence",
         help="what the thirds of uncertainty are made by (default: confidence)",
     )

@@ -23,7 +23,7 @@ examples:
   sllmr train --list
   sllmr train --model deepfm --data demo
   sllmr train --model deepfm --data demo -o config.weight=0.5 --seeds 3 --with-plain
-  sllmr train --model din --data amazon_beauty --data-dir ~/data -o config.mode=none
+  sllmr train --model din --data amazon_beauty --data-dir ~/data -o run.mode=none
       The plain model, which needs no scores.
   sllmr train --model fibinet --data demo -o training.epochs=5 -o model.arguments.dnn_hidden_units=[64,32] --show
       Any backbone by name. --show prints every key and where it was set, and trains nothing.

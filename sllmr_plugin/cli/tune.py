@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     print(format_trials(result))
     print(f"\nChosen config: {result.config_file}; all trials: {arguments.out / 'trials.json'}")
-    if result.config.mode != "none":
+    if result.config.active:
         print(f"\nMeasure it on the test part:\n  {_compare_command(arguments, result)}")
         print(f'or use it: wrap(..., config=SelectiveConfig.from_yaml("{result.config_file}"))')
 

@@ -110,14 +110,14 @@ def compare(
     backbone : str or sequence of str, default="deepfm"
         Names that `sllmr_plugin.zoo.deepctr.build_model` knows.
     modes : sequence of str, default=("none", "global", "gated")
-        Modes of `SelectiveConfig`; ``none`` is the plain, unwrapped model. ``kar`` and ``llm_cf`` add inputs made
-        of `texts` to the plain model and use no scores.
+        Keys of `sllmr_plugin.config.MODES`, each short for some fields of `SelectiveConfig`; ``none`` is the plain,
+        unwrapped model. ``kar`` and ``llm_cf`` add inputs made of `texts` to the plain model and use no scores.
     seeds : int or sequence of int, default=3
         The seeds, or how many, counted from 0.
     settings : RunSettings or None, default=None
         Sizes of training and evaluation.
     config_overrides : mapping of str to Any, optional
-        Fields of `SelectiveConfig` other than ``mode``, for all wrapped runs.
+        Fields of `SelectiveConfig` for all wrapped runs; those that a mode decides (`MODES`) count for less.
     texts : path, DataFrame or TextTable, optional
         LLM-written texts by the raw ids of `data`; a `TextTable` has the codes of `data`. Runs in `out` made with
         other texts, or none, are not mixed with these. Reasoning texts among them are the exemplars of ``llm_cf``.
@@ -168,7 +168,7 @@ def compare(
         texts = TextTable.read(texts, user_index=data.user_index, item_index=data.item_index)
     encoded = EncodedTexts.of(texts, encoder) if texts is not None else None
     labels = label_test(data, strata) if len(strata) else None
-    everything = {**_everything_else(data, scores, settings, configs), **describe_texts(encoded)}
+    everything = {**_everything_else(data, scores, settings, config_overrides or {}), **describe_texts(encoded)}
     folder = RunFolder(out, everything, overwrite=overwrite)
 
     folder.set_inputs(describe_inputs(data, scores, texts))
@@ -273,17 +273,17 @@ def _configs(modes: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Se
     if unknown:
         raise ConfigError(f"mode={unknown[0]!r} is none of {', '.join(map(repr, ALL_MODES))}. Take some of these.")
     # What reads texts trains the plain model, with more inputs.
-    return {
-        mode: SelectiveConfig.from_dict({**overrides, "mode": "none" if mode in TEXT_MODES else mode}) for mode in modes
-    }
+    return {mode: SelectiveConfig.of_mode("none" if mode in TEXT_MODES else mode, overrides) for mode in modes}
 
 
 def _everything_else(
-    data: Interactions, scores: ScoreTable, settings: RunSettings, configs: Mapping[str, SelectiveConfig]
+    data: Interactions, scores: ScoreTable, settings: RunSettings, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return all that a run depends on but its backbone, mode and seed."""
-    config = next(iter(configs.values())).to_dict()
-    del config["mode"]
+    config = {
+        name: value if isinstance(value, str | int | float | None) else repr(value)
+        for name, value in SelectiveConfig.from_dict(overrides).to_dict().items()
+    }
     return {
         "version": __version__,
         **asdict(settings),

@@ -235,7 +235,7 @@ def gate_figure(epochs: Sequence[Mapping[str, float]]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     if not any("sllmr_gate" in epoch for epoch in epochs):
-        raise SLLMRError("no epoch had a gate. Train with mode='gated' or mode='joint' first.")
+        raise SLLMRError("no epoch had a gate. Train with a gate other than 'none' first.")
     number = [epoch.get("epoch", k) for k, epoch in enumerate(epochs, start=1)]
     weights = {key: key.removeprefix(WEIGHT) for key in epochs[-1] if key.startswith(WEIGHT)}
     panels = [("mean alpha: how far the LLM is followed", REGIONS)]

@@ -185,7 +185,7 @@ def reliability(
 def _of_wrapped(model: Any, x: Any, y: Any, config: SelectiveConfig | None, resamples: int, seed: int) -> Reliability:
     before = model.sllmr.config
     # A pairwise mode would leave out users whose candidates all have one score, which is no fault here.
-    model.sllmr.config = (config or before).replace(mode="pointwise_mse")
+    model.sllmr.config = (config or before).replace(loss="mse", gate="none")
     try:
         judged = model.judge_probes(x, y)
         uncertainty = model.sllmr.config.uncertainty

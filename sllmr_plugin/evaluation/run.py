@@ -25,7 +25,7 @@ from .training import RunSettings, require_split, train
 
 TEXT_MODES = ("kar", "llm_cf")
 ALL_MODES = (*MODES, *TEXT_MODES)
-"""Every mode of a comparison: those of `SelectiveConfig` and those that need texts."""
+"""Every mode of a comparison: those that are short for fields of `SelectiveConfig`, and those that need texts."""
 
 
 def check_texts(modes: Sequence[str], texts: object | None) -> None:
@@ -57,7 +57,7 @@ def build_adaptor(
     Returns
     -------
     Adaptor or None
-        None for the modes of `SelectiveConfig`.
+        None for the modes that read no texts.
     """
     if mode not in TEXT_MODES:
         return None
@@ -195,7 +195,7 @@ def train_and_rank(
     backbone : str
         A name that `sllmr_plugin.zoo.deepctr.build_model` knows.
     config : SelectiveConfig
-        Its mode ``none`` leaves the model unwrapped.
+        One that is not active leaves the model unwrapped.
     seed : int
         Seed of the initial weights and of everything random in training.
     settings : RunSettings

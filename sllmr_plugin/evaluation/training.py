@@ -5,42 +5,33 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
 from ..backends.augment import augment
-from ..config import SelectiveConfig, as_type
+from ..config import SelectiveConfig
 from ..datasets.interactions import Interactions
-from ..errors import ConfigError, EvaluationError
+from ..errors import EvaluationError
 from ..knowledge import Adaptor
 from ..parallel.engine import Engine
 from ..scores.table import ScoreTable
+from ..settings import Bounds, Settings
 from ..wrapping import wrap
 from ..zoo.deepctr import build_model, input_rows
 from .leakage import check_leakage
 from .ranking import full_ranking, sample_size
 from .strata import stratify
 
-_LEAST = {
-    "epochs": 1,
-    "embedding_dim": 1,
-    "batch_size": 1,
-    "negatives": 0,
-    "history_length": 1,
-    "test_users": 1,
-    "valid_users": 1,
-    "test_items": 2,
-    "valid_items": 2,
-}
+_Count = Annotated[int, Bounds(least=1)]
+_Items = Annotated[int, Bounds(least=2)]
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(Settings):
     """How a model is trained and evaluated; the same for every run of a comparison.
 
     Attributes
@@ -78,38 +69,19 @@ class RunSettings:
         Naming every field that is of a wrong type or out of range.
     """
 
-    epochs: int = 3
-    embedding_dim: int = 16
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    negatives: int = 1
-    history_length: int = 10
-    test_users: int | None = None
-    valid_users: int | None = 1500
-    test_items: int | None = None
-    valid_items: int | None = None
-    dropout: float = 0.0
+    epochs: _Count = 3
+    embedding_dim: _Count = 16
+    batch_size: _Count = 256
+    learning_rate: Annotated[float, Bounds(above=0)] = 1e-3
+    negatives: Annotated[int, Bounds(least=0)] = 1
+    history_length: _Count = 10
+    test_users: _Count | None = None
+    valid_users: _Count | None = 1500
+    test_items: _Items | None = None
+    valid_items: _Items | None = None
+    dropout: Annotated[float, Bounds(least=0, below=1)] = 0.0
     device: str = "cpu"
     model_arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        problems = []
-        for name, wanted in typing.get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            value = value.item() if isinstance(value, np.generic) else value
-            try:
-                object.__setattr__(self, name, as_type(value, wanted))
-            except ConfigError as error:
-                problems.append(f"{name}={error}".rstrip("."))
-                continue
-            if name in _LEAST and value is not None and value < _LEAST[name]:
-                problems.append(f"{name}={value} must be at least {_LEAST[name]}")
-        if not problems and not self.learning_rate > 0:
-            problems.append(f"learning_rate={self.learning_rate} must be above 0")
-        if not problems and not 0 <= self.dropout < 1:
-            problems.append(f"dropout={self.dropout} must lie in [0, 1)")
-        if problems:
-            raise ConfigError("RunSettings: " + "; ".join(problems) + ". Correct these fields.")
 
 
 @dataclass(frozen=True)
@@ -233,7 +205,7 @@ def train(
     backbone : str
         A name that `sllmr_plugin.zoo.deepctr.build_model` knows.
     config : SelectiveConfig
-        Its mode ``none`` leaves the model unwrapped.
+        One that is not active leaves the model unwrapped.
     seed : int
         Seed of the initial weights and of everything random in training.
     settings : RunSettings
@@ -274,7 +246,7 @@ def train(
     )
     if adaptor is not None:
         model = augment(model, adaptor, user="user_id", item="item_id")
-    if config.mode != "none":
+    if config.active:
         model = wrap(model, scores, user="user_id", item="item_id", config=config)
     model.compile(torch.optim.Adam(model.parameters(), lr=settings.learning_rate), "binary_crossentropy")
     strata = stratify(data)

@@ -13,24 +13,13 @@ import numpy as np
 from ..config import SelectiveConfig
 from ..errors import ConfigError, RunFolderError
 from ..handle import check_gate
-from ..regularizer.gates import GATES, WITHOUT_PROBES
+from ..regularizer.gates import GATES, resolve_gate
+from ..regularizer.losses import LOSSES, PairLoss
+from ..regularizer.uncertainty import UNCERTAINTIES
 from ..scores.table import ScoreTable
 from .folder_files import changes, read_json, write_json
 
-OPEN = "open"
-"""Stands for no gate, alpha = 1, which is ``mode="global"`` in a `SelectiveConfig`."""
-
-# Not `joint`: its objective can only close it (docs/guide.md). `auto` is one of these by another name.
-_GATES = (OPEN, "fixed", "budget", "disagreement", "bilevel")
-# Not `ensemble`: it needs checkpoints of trained models, which a search does not have.
-_UNCERTAINTIES = ("confidence", "entropy", "mc_dropout")
 _WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8)
-_MARGINS: dict[tuple[str, str], tuple[float | None, ...]] = {  # by loss and score space; None is their default
-    ("ranknet", "logit"): (None, 0.5, 1.0),
-    ("ranknet", "probability"): (None, 0.05, 0.1),
-    ("hinge", "logit"): (None, 0.5, 2.0),
-    ("hinge", "probability"): (None, 0.05, 0.2),
-}
 
 
 @dataclass(frozen=True)
@@ -40,7 +29,7 @@ class SearchSpace:
     Attributes
     ----------
     gates : tuple of str
-        `OPEN` and gates of `SelectiveConfig`; the default one first.
+        Gates of `SelectiveConfig`; the default one first.
     uncertainties : tuple of str
         The default first; gates that look at no uncertainty are tried with that one only.
     weights : tuple of float
@@ -51,7 +40,7 @@ class SearchSpace:
         Fields that are the same in all configs.
     """
 
-    gates: tuple[str, ...]
+    gates: tuple[Any, ...]
     uncertainties: tuple[str, ...]
     weights: tuple[float, ...]
     margins: tuple[float | None, ...]
@@ -66,7 +55,7 @@ class SearchSpace:
         scores : ScoreTable
             Gates that are fitted on probes are in the space if it has some.
         held : mapping of str to Any
-            Fields of `SelectiveConfig` other than ``mode``. Of the four settings that are searched, those named
+            Fields of `SelectiveConfig`. Of the four settings that are searched, those named
             here are held at the value given.
         dropout : float, default=0.0
             Dropout rate of the backbone; MC-dropout is in the space if there is one.
@@ -81,28 +70,35 @@ class SearchSpace:
         if "mode" in held:
             raise ConfigError("mode is what tuning chooses; leave it out and hold for instance gate instead.")
         default = SelectiveConfig.from_dict(held)
+        kind = LOSSES.class_of(default.loss)
+        if not issubclass(kind, PairLoss):
+            raise ConfigError(f"loss={default.loss!r} has no gate and no margin to tune; hold a loss of pairs.")
         check_gate(default, scores, regression=False)
         if not default.active:
             raise ConfigError("weight=0 is the plain model, which leaves nothing to tune; give a weight above 0.")
-        if default.uncertainty == "ensemble":
-            raise ConfigError("uncertainty='ensemble' needs checkpoints, which tuning has not; leave it out.")
-        if default.uncertainty == "mc_dropout" and not dropout:
-            raise ConfigError("uncertainty='mc_dropout' needs a backbone with dropout; give a rate, for instance 0.1.")
+        opinions = UNCERTAINTIES.class_of(default.uncertainty).source
+        if opinions == "checkpoints":
+            raise ConfigError(
+                f"uncertainty={default.uncertainty!r} needs checkpoints, which tuning has not; leave it out."
+            )
+        if opinions == "dropout" and not dropout:
+            raise ConfigError(
+                f"uncertainty={default.uncertainty!r} needs a backbone with dropout; give a rate, for instance 0.1."
+            )
         has_probes = len(scores.probes) > 0
-        gates = [gate for gate in _GATES if gate == OPEN or has_probes or not GATES[gate].needs_probes]
-        usual = "disagreement" if has_probes else WITHOUT_PROBES
-        if default.gate != "auto":
-            gates = [default.gate]
-        elif "gate" in held:
-            gates = [usual]
-        else:
-            gates.sort(key=lambda gate: gate != usual)
-        uncertainties = tuple(name for name in _UNCERTAINTIES if dropout or name != "mc_dropout")
+        usual = resolve_gate(default.gate, has_probes=has_probes)
+        gates = [usual]
+        if "gate" not in held:
+            usable = [name for name, gate in GATES.items() if gate.tuned and (has_probes or not gate.needs_probes)]
+            gates += [name for name in usable if name != usual]
+        # A search has no checkpoints of trained models.
+        sources = ("probability", "dropout") if dropout else ("probability",)
+        uncertainties = tuple(name for name, measure in UNCERTAINTIES.items() if measure.source in sources)
         return cls(
             gates=tuple(gates),
             uncertainties=(default.uncertainty,) if "uncertainty" in held else uncertainties,
             weights=(default.weight,) if "weight" in held else _WEIGHTS,
-            margins=(default.margin,) if "margin" in held else _MARGINS[default.loss, default.score_space],
+            margins=(default.margin,) if "margin" in held else kind.tuned_margins[default.score_space],
             held=dict(held),
         )
 
@@ -115,7 +111,7 @@ class SearchSpace:
         default = self._config(self.gates[0], self.uncertainties[0], SelectiveConfig().weight, None)
         others = [config for config in self._grid() if config != default]
         order = np.random.default_rng(seed).permutation(len(others))
-        plain = SelectiveConfig.from_dict({**self.held, "mode": "none"})
+        plain = SelectiveConfig.of_mode("none", self.held)
         return [plain, default, *(others[place] for place in order)][:number]
 
     def to_json(self) -> dict[str, Any]:
@@ -128,18 +124,21 @@ class SearchSpace:
             for gate, uncertainty, weight, margin in itertools.product(
                 self.gates, self.uncertainties, self.weights, self.margins
             )
-            if uncertainty == self.uncertainties[0] or (gate != OPEN and GATES[gate].uses_uncertainty)
+            if uncertainty == self.uncertainties[0] or GATES.class_of(gate).uses_uncertainty
         ]
 
-    def _config(self, gate: str, uncertainty: str, weight: float, margin: float | None) -> SelectiveConfig:
-        how = {"mode": "global"} if gate == OPEN else {"mode": "gated", "gate": gate}
+    def _config(self, gate: Any, uncertainty: str, weight: float, margin: float | None) -> SelectiveConfig:
         searched = {"uncertainty": uncertainty, "weight": weight, "margin": margin}
-        return SelectiveConfig.from_dict({**searched, **self.held, **how})
+        return SelectiveConfig.from_dict({**searched, **self.held, "gate": gate})
 
 
 def gate_name(config: SelectiveConfig) -> str:
-    """Return ``plain``, ``open`` or the name of a config's gate."""
-    return {"none": "plain", "global": OPEN}.get(config.mode, config.gate)
+    """Return ``plain``, ``open`` for gate ``none``, or what a config's gate is called."""
+    if not config.active:
+        return "plain"
+    if not isinstance(config.gate, str):
+        return GATES.class_of(config.gate).__name__
+    return "open" if config.gate == "none" else config.gate
 
 
 def describe(config: SelectiveConfig) -> str:
@@ -150,7 +149,7 @@ def describe(config: SelectiveConfig) -> str:
     >>> describe(SelectiveConfig(gate="disagreement"))
     'disagreement, confidence, weight 0.2, margin 0'
     """
-    if config.mode == "none":
+    if not config.active:
         return "plain"
     uncertainty = f", {config.uncertainty}" if uses_uncertainty(config) else ""
     return f"{gate_name(config)}{uncertainty}, weight {config.weight:g}, margin {config.resolved_margin:g}"
@@ -158,7 +157,7 @@ def describe(config: SelectiveConfig) -> str:
 
 def uses_uncertainty(config: SelectiveConfig) -> bool:
     """Whether a config's gate looks at the backbone's uncertainty."""
-    return config.mode == "gated" and GATES[config.gate].uses_uncertainty
+    return config.active and GATES.class_of(config.gate).uses_uncertainty
 
 
 FORMAT = 1

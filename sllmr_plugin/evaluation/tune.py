@@ -67,7 +67,7 @@ class TuneResult:
 
     @property
     def config(self) -> SelectiveConfig:
-        """The chosen config; of mode ``none`` when no trial beat the plain model."""
+        """The chosen config; of weight 0 when no trial beat the plain model."""
         return self.chosen.config
 
 
@@ -117,7 +117,7 @@ def tune(
     settings : RunSettings or None, default=None
         Sizes of training and validation; those of the test ranking are not used.
     config_overrides : mapping of str to Any, optional
-        Fields of `SelectiveConfig` other than ``mode`` that are the same in all trials and not searched.
+        Fields of `SelectiveConfig` that are the same in all trials and not searched.
     verbose : bool, default=True
         Write a line to standard error after each trial.
 

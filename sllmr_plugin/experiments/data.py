@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import pyarrow.parquet
@@ -17,18 +18,18 @@ from ..datasets.demo import demo_paths
 from ..datasets.interactions import Interactions, load_interactions
 from ..errors import ConfigError, DataError, DataSetWarning, MissingDataError
 from ..scores.table import ScoreTable
+from ..settings import Settings
 
 ROOT_VARIABLE = "SLLMR_DATA"
 """Environment variable that names the folder of all data sets."""
 
 _FORMS = (".csv", ".csv.gz", ".parquet")
-_SPLITS = ("leave-last-out", "column")
 _FILES = ("interactions", "items", "scores", "texts")
 _COUNTS = ("users", "items", "interactions")
 
 
 @dataclass(frozen=True)
-class DataSource:
+class DataSource(Settings):
     """A data set on disk: ``ROOT/FOLDER/interactions.csv`` and so on.
 
     Attributes
@@ -83,7 +84,7 @@ class DataSource:
     items: str | None = "items"
     scores: str | None = "llm_scores"
     texts: str | None = "llm_texts"
-    split: str = "leave-last-out"
+    split: Literal["leave-last-out", "column"] = "leave-last-out"
     source: str = ""
     prepare: tuple[str, ...] = ()
     score: tuple[str, ...] = ()
@@ -92,17 +93,15 @@ class DataSource:
     expected: Mapping[str, int] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
+        """Return the keys of the mappings that name nothing."""
         problems = []
-        if self.split not in _SPLITS:
-            problems.append(f"split={self.split!r} is none of {', '.join(map(repr, _SPLITS))}")
         for name, keys in (("expected", _COUNTS), ("sha256", _FILES)):
             given = getattr(self, name)
             unknown = [key for key in given if key not in keys]
             if unknown:
                 problems.append(f"{name}.{unknown[0]}={given[unknown[0]]!r} names none of {', '.join(keys)}")
-        if problems:
-            raise ConfigError("DataSource: " + "; ".join(problems) + ". Correct these fields.")
+        return problems
 
     @property
     def path(self) -> Path:
@@ -136,7 +135,7 @@ class DataSource:
         """
         for name in reads:
             if getattr(self, name) is None:
-                others = {"scores": "config.mode=none", "texts": "modes that read no texts"}[name]
+                others = {"scores": "run.mode=none", "texts": "modes that read no texts"}[name]
                 raise ConfigError(f"{self.name}: data.{name} is null, which leaves only {others}; name a file.")
         names = ("interactions", "items", *reads)
         found = {name: self._find(name) for name in names if getattr(self, name) is not None}
@@ -173,7 +172,7 @@ class DataSource:
             lines += self._commands("To make them", self.prepare)
         if "scores" in absent:
             lines += self._commands("To make the scores", self.score)
-            lines += ["  Without scores only the plain model, config.mode=none, can be trained."]
+            lines += ["  Without scores only the plain model, run.mode=none, can be trained."]
         if "texts" in absent:
             lines += self._commands("To make the texts", self.write)
         lines += [

@@ -40,7 +40,7 @@ class Experiment:
     data : DataSource
         Where the data are.
     config : SelectiveConfig
-        The regularizer; mode ``none`` trains the plain model.
+        The regularizer; weight 0 trains the plain model.
     training : RunSettings
         Sizes of training and evaluation, with the backbone's own arguments.
     run : RunPlan

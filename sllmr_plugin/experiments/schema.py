@@ -8,12 +8,13 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from ..config import SelectiveConfig, as_type
+from ..config import MODES, SelectiveConfig
 from ..errors import BackboneError, ConfigError
-from ..evaluation.run import TEXT_MODES
+from ..evaluation.run import ALL_MODES
 from ..evaluation.training import RunSettings
+from ..settings import Settings, as_type, field_types
 from ..zoo.deepctr import check_arguments, check_backbone
 from .data import DataSource
 from .files import Setting
@@ -38,8 +39,11 @@ class ModelChoice:
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+_Mode: Any = Literal[ALL_MODES]
+
+
 @dataclass(frozen=True)
-class RunPlan:
+class RunPlan(Settings):
     """Which runs are made.
 
     Attributes
@@ -48,8 +52,10 @@ class RunPlan:
         A run a seed.
     with_plain : bool, default=False
         Train the plain model beside the mode, to have differences.
-    mode : {"kar", "llm_cf"} or None, default=None
-        A baseline that reads LLM-written texts, trained in the place of ``config.mode``; None trains that.
+    mode : str or None, default=None
+        A row of `sllmr_plugin.evaluation.run.ALL_MODES`: the fields of `SelectiveConfig` that it stands for count for
+        more than those of the section ``config``, and a baseline that reads LLM-written texts is trained in its place.
+        None trains what ``config`` says.
 
     Raises
     ------
@@ -59,15 +65,13 @@ class RunPlan:
 
     seeds: tuple[int, ...] = (0,)
     with_plain: bool = False
-    mode: str | None = None
+    mode: _Mode | None = None
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
+        """Return what is wrong with the seeds."""
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"RunPlan: seeds={list(self.seeds)} must be one or more different numbers of at least 0.")
-        if self.mode is not None and self.mode not in TEXT_MODES:
-            raise ConfigError(
-                f"RunPlan: mode={self.mode!r} is none of {', '.join(TEXT_MODES)}; set any other mode as config.mode."
-            )
+            return [f"seeds={list(self.seeds)} must be one or more different numbers of at least 0"]
+        return []
 
 
 SECTIONS: dict[str, type] = {
@@ -148,6 +152,8 @@ def build(settings: Mapping[str, Setting]) -> dict[str, Any]:
             built[section] = kind(**values)
         except ConfigError as error:
             raise ConfigError(f"{error} {_set_in(section, str(error), settings)}".rstrip()) from None
+    if built["run"].mode in MODES:
+        built["config"] = SelectiveConfig.of_mode(built["run"].mode, built["config"].to_dict())
     training = built["training"]
     try:
         check_backbone(built["model"].backbone, training.embedding_dim, training.dropout, training.model_arguments)
@@ -160,12 +166,14 @@ def _wanted(key: str, origin: str) -> Any:
     """Return the type of a key's values."""
     section, _, rest = key.partition(".")
     name, _, inner = rest.partition(".")
+    if key == "config.mode":  # of earlier versions; SelectiveConfig says what to write
+        return Literal[tuple(MODES)]
     known = section in SECTIONS and name in section_fields(section)
     if not known or (inner and not _is_mapping(f"{section}.{name}")):
         if key in SECTIONS:
             raise ConfigError(f"{origin}: {key!r} is a section and has no value; {_nearest(key + '.')}")
         raise ConfigError(f"{origin}: unknown key {key!r}; {_nearest(key)}")
-    hint = typing.get_type_hints(SECTIONS[section])[name]
+    hint = field_types(SECTIONS[section])[name]
     return typing.get_args(hint)[1] if inner else hint
 
 

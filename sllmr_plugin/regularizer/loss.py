@@ -1,41 +1,70 @@
-"""`SelectiveLoss`: the gated pair loss as a module for any PyTorch loop, on the parts that `wrap` uses."""
+"""`SelectiveLoss`: scores, LLM scores, pairs and a gate in; the loss and its statistics out, for any PyTorch loop."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..config import SelectiveConfig
 from ..errors import ConfigError
-from .gates import GATES, Gate, OpenGate
-from .pairs import OrderedPairs, select_pairs
-from .selective import SelectiveRegularizer
-from .signals import REGIONS, Entries
-from .uncertainty import confidence
+from .gates import AUTO, GATES, Gate
+from .losses import LOSSES, Loss, PairLoss
+from .pairs import PAIR_RULES, OrderedPairs, PairRule, select_pairs
+from .signals import REGIONS, Entries, PairSignals, pair_regions
+from .uncertainty import Confidence
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step adds to the training loss.
+
+    Attributes
+    ----------
+    objective : Tensor
+        () what is added to the training loss, before lambda: the mean loss and, for some gates, a term of the
+        gate's own. Keeps the graph alive even when there is no term.
+    mean_loss : Tensor
+        () gated loss averaged over the terms, detached.
+    n_terms : int
+        Pairs, or entries with a pointwise loss.
+    gate_sums, gate_counts : Tensor
+        (4,) sum of alpha and number of pairs in `REGIONS`: all, cold user, an item of the long tail, neither.
+    """
+
+    objective: Tensor
+    mean_loss: Tensor
+    n_terms: int
+    gate_sums: Tensor
+    gate_counts: Tensor
 
 
 class SelectiveLoss(nn.Module):
     """Asks a model to order each user's items as the language model does, as far as a gate lets it.
 
     ``mean over pairs of alpha_ij * h(s_i - s_j)`` (paper Sec. 3.2 to 3.4), with pairs of one user each. Add it, times
-    a weight, to the loss of your own training loop; it needs no particular model and no particular library.
+    a weight, to the loss of your own training loop; it needs no particular model and no particular library. It is
+    also the object that a wrapped model trains with.
 
     Parameters
     ----------
-    loss : {"ranknet", "hinge"}, default="ranknet"
-        h, the loss of a pair.
-    gate : str or Gate, default="none"
+    loss : {"ranknet", "hinge", "mse", "bce", "kd"}, class or Loss, default="ranknet"
+        h, the loss of a pair, or a loss of single items, which takes no gate.
+    gate : str, class or Gate, default="none"
         ``none`` follows the LLM everywhere; ``fixed`` for cold users and long-tail items only; ``joint`` and
         ``budget`` are trained with the model, so give ``parameters()`` of this module to the optimizer, too. A gate
         that is fitted on probes is passed as an object, fitted or to be fitted by you.
     margin : float, optional
-        Of the pair loss, in units of the scores: 0 for RankNet and 1 for the hinge unless given.
+        Of the pair loss, in units of the scores: 0 for RankNet and 1 for the hinge (0.1 on probabilities) unless given.
+    score_space : {"logit", "probability"}, default="logit"
+        What differences are taken of.
     pairs_per_user : int, default=4
         K, the most pairs of a user in a call.
-    pair_rule : {"largest", "gap_weighted", "uniform"}, default="largest"
+    pair_rule : {"largest", "gap_weighted", "uniform"}, class or PairRule, default="largest"
         Which of a user's pairs are taken when there are more, by the gap of their LLM scores.
     generator : torch.Generator, optional
-        Source of randomness of the last two rules; on the device of the scores.
+        Source of randomness of rules that draw; on the device of the scores.
 
     Attributes
     ----------
@@ -61,25 +90,46 @@ class SelectiveLoss(nn.Module):
     def __init__(
         self,
         *,
-        loss: str = "ranknet",
-        gate: str | Gate = "none",
+        loss: str | type[Loss] | Loss = "ranknet",
+        gate: str | type[Gate] | Gate = "none",
         margin: float | None = None,
+        score_space: str = "logit",
         pairs_per_user: int = 4,
-        pair_rule: str = "largest",
+        pair_rule: str | type[PairRule] | PairRule = "largest",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(gate, str) and (gate not in (*GATES, "none") or (gate in GATES and GATES[gate].needs_probes)):
+        for name, value, registry in (
+            ("loss", loss, LOSSES),
+            ("gate", gate, GATES),
+            ("pair_rule", pair_rule, PAIR_RULES),
+        ):
+            try:
+                registry.choose(value)
+            except ConfigError as error:
+                raise ConfigError(f"SelectiveLoss: {name}={error}. Take one of these.") from None
+        if not isinstance(gate, Gate) and (gate == AUTO or GATES.class_of(gate).needs_probes):
+            others = ", ".join(repr(name) for name, kind in GATES.items() if not kind.needs_probes)
             raise ConfigError(
-                f"gate={gate!r} is none of 'none', "
-                f"{', '.join(repr(name) for name, kind in GATES.items() if not kind.needs_probes)}. A gate that is "
-                "fitted on probes is passed as an object, such as DisagreementGate()."
+                f"gate={gate!r} is fitted on probes, which this loss knows nothing of. Take one of {others}, or pass "
+                "an object, such as DisagreementGate()."
             )
-        config = SelectiveConfig(loss=loss, margin=margin, pairs_per_user=pairs_per_user, pair_rule=pair_rule)
-        self.gate = gate if isinstance(gate, Gate) else OpenGate() if gate == "none" else GATES[gate]()
-        self._needs_regions = gate == "fixed"
-        self._config = config
-        self._regularizer = SelectiveRegularizer(config, self.gate)
+        if not LOSSES.class_of(loss).pairwise and GATES.class_of(gate) is not GATES["none"]:
+            raise ConfigError(f"loss={loss!r} looks at single items, and a gate weighs pairs. Take gate='none'.")
+        if score_space not in ("logit", "probability"):
+            raise ConfigError(f"score_space={score_space!r} is none of 'logit', 'probability'. Take one of these.")
+        if pairs_per_user < 1 or (margin is not None and not margin >= 0):
+            raise ConfigError(
+                f"pairs_per_user={pairs_per_user!r} must be at least 1, and margin={margin!r} None or at least 0."
+            )
+        # Not registries' copies: an object that is passed here is fitted and looked at by its owner.
+        self.gate: Gate = gate if isinstance(gate, Gate) else GATES.make(gate)
+        self.loss: Any = loss if isinstance(loss, Loss) else LOSSES.make(loss)
+        if margin is None and isinstance(self.loss, PairLoss):
+            margin = self.loss.default_margin[score_space]
+        self.margin = margin
+        self.score_space = score_space
+        self._pairs_per_user, self._pair_rule = pairs_per_user, pair_rule
         self._generator = generator
         self.statistics: dict[str, Tensor] = {}
 
@@ -126,19 +176,64 @@ class SelectiveLoss(nn.Module):
                 f"scores, llm_scores, users and the signals have the shapes {sorted(shapes)}. Pass one value an entry, "
                 "(n,) each: scores.squeeze(-1) for a column."
             )
-        if self._needs_regions and cold is None and tail is None:
-            raise ConfigError("gate='fixed' opens for cold users and long-tail items. Pass cold=, tail= or both.")
+        if self.gate.needs_regions and cold is None and tail is None:
+            raise ConfigError(
+                f"gate={self.gate.name!r} opens for cold users and long-tail items. Pass cold=, tail= or both."
+            )
         nowhere = torch.zeros_like(users, dtype=torch.bool)
         entries = Entries(llm_scores, nowhere if cold is None else cold, nowhere if tail is None else tail)
         probability = torch.sigmoid(scores)
         if uncertainty is None and self.gate.uses_uncertainty:
-            uncertainty = confidence(probability.detach())
-        result = self._regularizer(scores, probability, uncertainty, entries, self._pairs(llm_scores, users))
+            uncertainty = Confidence()(probability.detach())
+        pairs = self._pairs(llm_scores, users) if self.loss.pairwise else OrderedPairs(users[:0], users[:0])
+        result = self.of_pairs(scores, probability, uncertainty, entries, pairs)
         means = result.gate_sums / result.gate_counts
         gates = dict(zip(("gate", *(f"gate_{region}" for region in REGIONS[1:])), means, strict=True))
         n_pairs = torch.tensor(result.n_terms, device=scores.device)
         self.statistics = {"loss": result.mean_loss, "pairs": n_pairs, **gates}
         return result.objective
+
+    def of_pairs(
+        self, logit: Tensor, probability: Tensor, uncertainty: Tensor | None, entries: Entries, pairs: OrderedPairs
+    ) -> StepResult:
+        """Compute the loss of entries whose pairs are chosen already.
+
+        Parameters
+        ----------
+        logit, probability : Tensor
+            (n,) the model's scores of the entries, attached to the graph.
+        uncertainty : Tensor or None
+            (n,) q in [0, 1], detached; None where the gate does not use it.
+        entries : Entries
+            What the LLM says of them and where they lie.
+        pairs : OrderedPairs
+            Positions into the entries. Ignored by pointwise losses.
+        """
+        if not self.loss.pairwise:
+            return self._pointwise(logit, probability, entries)
+        n_pairs = len(pairs)
+        if n_pairs == 0:
+            zero = logit.sum() * 0.0
+            return StepResult(zero, zero.detach(), 0, logit.new_zeros(4), logit.new_zeros(4))
+        loss = self.pair_losses(logit, probability, pairs)
+        alpha = self.gate(PairSignals.of(entries, uncertainty, pairs, like=logit))
+        regions = pair_regions(entries, pairs).to(alpha.dtype)  # (4, n_pairs)
+        mean_loss, penalty = (alpha * loss).mean(), self.gate.penalty(alpha)
+        objective = mean_loss if penalty is None else mean_loss + penalty
+        return StepResult(objective, mean_loss.detach(), n_pairs, regions @ alpha.detach(), regions.sum(dim=1))
+
+    def pair_losses(self, logit: Tensor, probability: Tensor, pairs: OrderedPairs) -> Tensor:
+        """Return the ungated loss of each pair, (n_pairs,)."""
+        score = logit if self.score_space == "logit" else probability
+        difference = score[pairs.preferred] - score[pairs.other]
+        losses: Tensor = self.loss(difference, self.margin)
+        return losses
+
+    def _pointwise(self, logit: Tensor, probability: Tensor, entries: Entries) -> StepResult:
+        n = logit.shape[0]
+        loss = self.loss(logit, probability, entries.llm)
+        mean = loss.mean() if n else logit.sum() * 0.0
+        return StepResult(mean, mean.detach(), n, logit.new_zeros(4), logit.new_zeros(4))
 
     def _pairs(self, llm_scores: Tensor, users: Tensor) -> OrderedPairs:
         """Form pairs within users of entries in any order: sorted by user, they fill a row a user."""
@@ -155,8 +250,8 @@ class SelectiveLoss(nn.Module):
         pairs = select_pairs(
             llm_scores[entry],
             valid,
-            max_pairs=self._config.pairs_per_user,
-            rule=self._config.pair_rule,
+            max_pairs=self._pairs_per_user,
+            rule=self._pair_rule,
             generator=self._generator,
         )
         return OrderedPairs(entry.flatten()[pairs.preferred], entry.flatten()[pairs.other])

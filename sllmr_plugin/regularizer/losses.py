@@ -1,74 +1,140 @@
-"""Losses of ordered pairs and of single scores, unreduced."""
+"""Losses of ordered pairs and of single scores, unreduced; each is chosen by its name, or is a class of your own."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .registry import Registry
+
 # A score of 0 or 1 has no finite logit. Language models answer in hundredths, so nothing is said closer to the ends.
 SCORE_MARGIN = 0.01
 
+LOSSES: Registry[Loss] = Registry("loss")
+"""Values of ``SelectiveConfig.loss``."""
 
-def hinge(difference: Tensor, margin: float) -> Tensor:
-    """``max(0, margin - d)`` of score differences d (paper Sec. 3.2).
 
-    Parameters
+class Loss:
+    """What follows the LLM: `PairLoss` its order, `PointwiseLoss` its scores. A subclass has a name once defined.
+
+    Attributes
     ----------
-    difference : Tensor
-        (n_pairs,) s_i - s_j, where the LLM prefers i.
-    margin : float
-        m, in units of the scores.
-
-    Returns
-    -------
-    Tensor
-        (n_pairs,)
+    name : str
+        As settings choose it.
+    pairwise : bool
+        Whether it compares two items of a user.
     """
-    return F.relu(margin - difference)
+
+    name: ClassVar[str] = ""
+    pairwise: ClassVar[bool]
+
+    def __init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
+        """Put a subclass into `LOSSES` under a name."""
+        super().__init_subclass__(**kwargs)
+        LOSSES.add(name, cls)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
 
 
-def ranknet(difference: Tensor, margin: float) -> Tensor:
-    """``log(1 + exp(margin - d))``: RankNet's loss (Burges et al., 2005), the hinge made smooth.
+LOSSES.base = Loss
 
-    Parameters and return value as of `hinge`.
+
+class PairLoss(Loss):
+    """Loss of score differences d = s_i - s_j, where the LLM prefers i: called with d, (n_pairs,), and the margin.
+
+    Attributes
+    ----------
+    default_margin : mapping of str to float
+        By what differences are taken of, ``"logit"`` or ``"probability"``.
+    tuned_margins : mapping of str to tuple of (float or None)
+        What `sllmr_plugin.tune` tries beside the default, None.
     """
-    return F.softplus(margin - difference)
+
+    pairwise = True
+    default_margin: ClassVar[Mapping[str, float]] = {"logit": 0.0, "probability": 0.0}
+    tuned_margins: ClassVar[Mapping[str, tuple[float | None, ...]]] = {"logit": (None,), "probability": (None,)}
+
+    def __call__(self, difference: Tensor, margin: float) -> Tensor:
+        """Return the loss of each pair, (n_pairs,)."""
+        raise NotImplementedError
 
 
-def pointwise_mse(probability: Tensor, target: Tensor) -> Tensor:
-    """``(p - t)^2`` against the LLM's score t (paper Table 3, "LLM Pointwise MSE")."""
-    return (probability - target).square()
+class PointwiseLoss(Loss):
+    """Loss of single scores against the LLM's: called with logit, probability and LLM score, (n,) each.
+
+    It needs the scores of a click model, and no gate: there is no pair to weigh.
+    """
+
+    pairwise = False
+
+    def __call__(self, logit: Tensor, probability: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each entry, (n,)."""
+        raise NotImplementedError
 
 
-def pointwise_bce(logit: Tensor, target: Tensor) -> Tensor:
+class RankNet(PairLoss, name="ranknet"):
+    """``log(1 + exp(margin - d))``: RankNet's loss (Burges et al., 2005), the hinge made smooth."""
+
+    tuned_margins = {"logit": (None, 0.5, 1.0), "probability": (None, 0.05, 0.1)}
+
+    def __call__(self, difference: Tensor, margin: float) -> Tensor:
+        """Return the loss of each pair, (n_pairs,)."""
+        return F.softplus(margin - difference)
+
+
+class Hinge(PairLoss, name="hinge"):
+    """``max(0, margin - d)`` (S-LLMR paper, Sec. 3.2)."""
+
+    default_margin = {"logit": 1.0, "probability": 0.1}
+    tuned_margins = {"logit": (None, 0.5, 2.0), "probability": (None, 0.05, 0.2)}
+
+    def __call__(self, difference: Tensor, margin: float) -> Tensor:
+        """Return the loss of each pair, (n_pairs,)."""
+        return F.relu(margin - difference)
+
+
+class SquaredError(PointwiseLoss, name="mse"):
+    """``(p - t)^2`` against the LLM's score t (S-LLMR paper, Table 3, "LLM Pointwise MSE")."""
+
+    def __call__(self, logit: Tensor, probability: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each entry, (n,)."""
+        return (probability - target).square()
+
+
+class CrossEntropy(PointwiseLoss, name="bce"):
     """Cross-entropy of the model's logit against the LLM's score t in [0, 1] as a soft label."""
-    return F.binary_cross_entropy_with_logits(logit, target.to(logit.dtype), reduction="none")
+
+    def __call__(self, logit: Tensor, probability: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each entry, (n,)."""
+        return F.binary_cross_entropy_with_logits(logit, target.to(logit.dtype), reduction="none")
 
 
-def distillation(logit: Tensor, target: Tensor, temperature: float) -> Tensor:
+class Distillation(PointwiseLoss, name="kd"):
     """``T^2 * H(sigmoid(logit(t) / T), sigmoid(s / T))``: soft logits distilled (Hinton et al., 2015, Sec. 2.1).
 
     H is the cross-entropy; the Kullback-Leibler divergence differs from it by a constant, so its gradient is the same.
-    The factor T^2 keeps the gradient's size when T changes.
+    The factor T^2 keeps the gradient's size when T changes. LLM scores t nearer than `SCORE_MARGIN` to 0 or 1 are moved
+    to that distance.
 
     Parameters
     ----------
-    logit : Tensor
-        (n,) s, the model's logits.
-    target : Tensor
-        (n,) t, the LLM's scores in [0, 1]; those nearer than `SCORE_MARGIN` to 0 or 1 are moved to that distance.
-    temperature : float
-        T > 0.
-
-    Returns
-    -------
-    Tensor
-        (n,)
+    temperature : float, default=2.0
+        T > 0. Chosen by name it is ``SelectiveConfig.kd_temperature``.
     """
-    soft = torch.logit(target.to(logit.dtype), eps=SCORE_MARGIN) / temperature
-    loss = F.binary_cross_entropy_with_logits(logit / temperature, soft.sigmoid(), reduction="none")
-    return temperature**2 * loss
 
+    def __init__(self, temperature: float = 2.0) -> None:
+        self.temperature = temperature
 
-PAIR_LOSSES = {"hinge": hinge, "ranknet": ranknet}
+    def __call__(self, logit: Tensor, probability: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each entry, (n,)."""
+        soft = torch.logit(target.to(logit.dtype), eps=SCORE_MARGIN) / self.temperature
+        loss = F.binary_cross_entropy_with_logits(logit / self.temperature, soft.sigmoid(), reduction="none")
+        return self.temperature**2 * loss

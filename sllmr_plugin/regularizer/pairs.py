@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from .registry import Registry
+
+PAIR_RULES: Registry[PairRule] = Registry("pair rule")
+"""Values of ``SelectiveConfig.pair_rule``."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +31,60 @@ class OrderedPairs:
         return self.preferred.shape[0]
 
 
+class PairRule:
+    """Which pairs of a user are taken where there are more than K: those with the largest keys.
+
+    A subclass has a name once it is defined, ``class MyRule(PairRule, name="mine")``.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
+        """Put a subclass into `PAIR_RULES` under a name."""
+        super().__init_subclass__(**kwargs)
+        PAIR_RULES.add(name, cls)
+
+    def keys(self, gap: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return a key a pair from the gaps of LLM scores, both (n_users, width, width); gaps up to 0 are no pairs."""
+        raise NotImplementedError
+
+
+PAIR_RULES.base = PairRule
+
+
+class Largest(PairRule, name="largest"):
+    """Pairs of largest score gap (S-LLMR paper, Sec. 3.2)."""
+
+    def keys(self, gap: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the gaps."""
+        return gap
+
+
+class Uniform(PairRule, name="uniform"):
+    """Any pairs, with equal chance."""
+
+    def keys(self, gap: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return random numbers in [0, 1)."""
+        return torch.rand(gap.shape, generator=generator, device=gap.device)
+
+
+class GapWeighted(PairRule, name="gap_weighted"):
+    """Pairs drawn without replacement, with a chance proportional to the gap (Gumbel-top-k, Kool et al., 2019)."""
+
+    def keys(self, gap: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return log gap + Gumbel noise: the k largest are a weighted draw without replacement."""
+        uniform = torch.rand(gap.shape, generator=generator, device=gap.device)
+        gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+        return gap.clamp_min(1e-12).log() + gumbel
+
+
 def select_pairs(
-    scores: Tensor, valid: Tensor, *, max_pairs: int, rule: str, generator: torch.Generator | None = None
+    scores: Tensor,
+    valid: Tensor,
+    *,
+    max_pairs: int,
+    rule: str | type[PairRule] | PairRule,
+    generator: torch.Generator | None = None,
 ) -> OrderedPairs:
     """Form ordered pairs within users (paper Sec. 3.2, "User-consistent pair construction").
 
@@ -41,11 +99,10 @@ def select_pairs(
         (n_users, width) bool, False where a row is padding.
     max_pairs : int
         K, the most pairs of a user.
-    rule : {"largest", "uniform", "gap_weighted"}
-        Pairs of largest score gap; any pairs with equal chance; or drawn without replacement with a
-        chance proportional to the gap.
+    rule : str, type or PairRule
+        Which are taken; a name in `PAIR_RULES`, a class or an instance.
     generator : torch.Generator, optional
-        Source of randomness of the last two rules.
+        Source of randomness of rules that draw.
 
     Returns
     -------
@@ -55,15 +112,7 @@ def select_pairs(
     n_users, width = scores.shape
     gap = scores.unsqueeze(2) - scores.unsqueeze(1)  # (n_users, width, width): t_i - t_j
     is_pair = (gap > 0) & valid.unsqueeze(2) & valid.unsqueeze(1)
-    if rule == "largest":
-        key = gap
-    else:
-        key = torch.rand(gap.shape, generator=generator, device=gap.device)
-        if rule == "gap_weighted":
-            # Gumbel-top-k: the k largest of log w + Gumbel are a weighted draw without replacement.
-            gumbel = -torch.log(-torch.log(key.clamp(1e-20, 1 - 1e-7)))
-            key = gap.clamp_min(1e-12).log() + gumbel
-    key = key.masked_fill(~is_pair, -torch.inf).view(n_users, width * width)
+    key = PAIR_RULES.make(rule).keys(gap, generator).masked_fill(~is_pair, -torch.inf).view(n_users, width * width)
     best = key.topk(min(max_pairs, width * width), dim=1)
     user, slot = torch.nonzero(best.values > -torch.inf, as_tuple=True)
     cell = best.indices[user, slot]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import CoverageWarning, GateCollapsedWarning
-from ..regularizer.gates import BilevelGate, DisagreementGate, Gate, JointGate
+from ..regularizer.gates import Gate
 from ..regularizer.pairs import OrderedPairs
 from ..regularizer.signals import Entries, PairSignals
 from .view import Usable
@@ -211,7 +212,7 @@ class GateFitter:
         """(n_pairs,) bool, which pairs have ever been disagreed about; written to it is remembered."""
         return self._memory.seen
 
-    def refit(self, gate: DisagreementGate) -> None:
+    def refit(self, gate: Any) -> None:
         """Fit the gate on the pairs about which the LLM and the backbone disagree, or have disagreed before.
 
         A pair stays evidence once they have disagreed. Where the regularizer has taught the backbone what the LLM
@@ -223,7 +224,7 @@ class GateFitter:
         judged = self._pairs.judge(self._score_rows)
         self._memory.seen |= judged.disagree
         signals, llm_right, user = judged.evidence(self._memory.seen)
-        device = gate.weight.device
+        device = next((tensor.device for tensor in (*gate.buffers(), *gate.parameters())), torch.device("cpu"))
         gate.fit(signals.to(device), llm_right.to(device), user.to(device))
 
     def draw(self, generator: torch.Generator) -> HeldOutPairs | None:
@@ -249,28 +250,8 @@ def warn_of_gate(gate: Gate, mean_alpha: float) -> None:
         )
     if mean_alpha >= COLLAPSED_BELOW:
         return
-    if isinstance(gate, DisagreementGate) and not gate.calibrated:
-        text = (
-            "fewer than two users have a training row, a probe and a candidate about which the LLM and the "
-            "backbone have disagreed, so nothing speaks for the LLM. Score candidates for the users of the probes "
-            "too, add probes, or use gate='fixed'."
-        )
-    elif isinstance(gate, DisagreementGate):
-        text = (
-            "on the probes the LLM is no better a judge than the backbone, or too few of them say otherwise, so "
-            "the model trains as if plain. Check the scores with sllmr_plugin.reliability, or add probes; "
-            "mode='global' would follow the LLM all the same."
-        )
-    elif isinstance(gate, BilevelGate):
-        text = (
-            "following the LLM raises the loss on the probes, so the model trains as if plain. "
-            "mode='global' would follow the LLM all the same."
-        )
-    elif isinstance(gate, JointGate):
-        text = (
-            "Algorithm 1's objective can only close it. Use mode='gated' with gate='auto', or mode='global' to do "
-            "without a gate."
-        )
-    else:
-        text = "hardly a pair has a cold user or a long-tail item. Raise cold_threshold or tail_quantile."
-    warnings.warn(f"the gate has collapsed (mean alpha {mean_alpha:.4f}): {text}", GateCollapsedWarning, stacklevel=3)
+    warnings.warn(
+        f"the gate has collapsed (mean alpha {mean_alpha:.4f}): {gate.collapse_remedy}",
+        GateCollapsedWarning,
+        stacklevel=3,
+    )

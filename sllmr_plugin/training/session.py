@@ -13,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..config import SelectiveConfig
 from ..errors import HookNeverFiredError, InactiveWarning, NoPairsError
 from ..parallel.ranks import Ranks
-from ..regularizer.gates import DisagreementGate, Gate
+from ..regularizer.gates import Gate
+from ..regularizer.loss import StepResult
 from ..regularizer.pairs import OrderedPairs, select_pairs
-from ..regularizer.selective import SelectiveRegularizer, StepResult
 from ..regularizer.signals import REGIONS, Entries, PairSignals
 from .probes import DisagreementMemory, GateFitter, HeldOutPairs, ScoreRows, warn_of_gate
 from .sampler import Block, TableSampler
@@ -41,7 +41,7 @@ class StepPlan:
     pairs : OrderedPairs
         Positions into the entries.
     share : float
-        Of the step's pairs (entries, in the pointwise modes) in all processes, the part that is here.
+        Of the step's pairs (entries, with a pointwise loss) in all processes, the part that is here.
     """
 
     rows: Tensor
@@ -101,14 +101,14 @@ class TrainingSession:
         self.config = config
         self.gate = gate
         self.usable = usable
-        self.regularizer = SelectiveRegularizer(config, gate)
+        self.selective = config.build(gate)
         self._columns = (user_column, item_column)
         self._fitter = GateFitter(usable, score_rows, memory) if gate.needs_probes else None
         self._generator = torch.Generator().manual_seed(seed % 2**63)
         self._generators: dict[torch.device, torch.Generator] = {}
         self._sampler = TableSampler(
             usable.candidates,
-            # A pair has two items: this way a step costs the pointwise modes as many rows as the others.
+            # A pair has two items: this way a step costs the pointwise losses as many rows as the others.
             candidates_per_user=config.candidates_per_user
             if config.pairwise
             else min(config.candidates_per_user, 2 * config.pairs_per_user),
@@ -254,7 +254,7 @@ class TrainingSession:
 
     def add(self, plan: StepPlan, logit: Tensor, probability: Tensor, uncertainty: Tensor | None, n_batch: int) -> None:
         """Compute the step's loss from the entries' scores, (n_entries,) each, and hold it until it is taken."""
-        result = self.regularizer(logit, probability, uncertainty, plan.entries, plan.pairs)
+        result = self.selective.of_pairs(logit, probability, uncertainty, plan.entries, plan.pairs)
         self._pending = (result, n_batch, plan.share)
         self._last_pairs = (logit.detach(), plan.pairs)
         self._terms += result.n_terms
@@ -296,7 +296,7 @@ class TrainingSession:
         self.began = True
         self.weight = self.config.weight_at(epoch)
         self._reset_account()
-        if self.weight > 0 and self._fitter is not None and isinstance(self.gate, DisagreementGate):
+        if self.weight > 0 and self._fitter is not None and self.gate.fits_disagreements:
             self._fitter.refit(self.gate)
             # Equal but for rounding, and for the draws of MC-dropout.
             for tensor in (*self.gate.buffers(), self._fitter.seen):
@@ -315,7 +315,7 @@ class TrainingSession:
         HookNeverFiredError
             If the training loop never asked for the loss.
         NoPairsError
-            If no pair (no entry, in the pointwise modes) was formed.
+            If no pair (no entry, with a pointwise loss) was formed.
         """
         self._pending = None
         if self.weight == 0:

@@ -339,7 +339,7 @@ def _account(scores: ScoreTable, drawable: DrawableScores, no_template: int, no_
             f"training row, {no_columns} items have no known item-side columns, and {drawable.n_tied} users have no "
             "two different scores. Check that user_index and item_index give the codes in the training rows, and pass "
             "item_table= for items that never occur in training; where the scores tell nothing apart, score more "
-            "candidates a user or in finer steps, or use mode='pointwise_mse', which needs no order."
+            "candidates a user or in finer steps, or use loss='mse', which needs no order."
         )
     coverage = scores.coverage
     read = max(coverage.n_read - coverage.n_probes, len(table))  # tables made in other ways have read nothing

@@ -12,9 +12,9 @@ import numpy as np
 
 from ..backends.deepctr.augmented import complete
 from ..backends.deepctr.quiet import import_deepctr_torch
-from ..config import as_type, type_like
 from ..datasets.interactions import Interactions
 from ..errors import BackboneError, ConfigError
+from ..settings import as_type, type_like
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def test_texts_raise_the_test_auc(demo):
             rows,
             scores,
             backbone="deepfm",
-            config=SelectiveConfig(mode="none"),
+            config=SelectiveConfig(weight=0.0),
             seed=0,
             settings=RunSettings(epochs=1, valid_users=50),
             adaptor=build_adaptor(mode, texts, rows, 0),

@@ -13,9 +13,9 @@ from sllmr_plugin import InactiveWarning, SelectiveConfig, disabled, unwrap
 from .cases import CASES, IDS
 
 OFF = {
-    "mode_none": SelectiveConfig(mode="none"),
-    "weight_zero": SelectiveConfig(mode="gated", weight=0.0, uncertainty="entropy"),
-    "warm_up": SelectiveConfig(mode="joint", weight=1.0, warmup_epochs=2),
+    "mode_none": SelectiveConfig(weight=0.0),
+    "weight_zero": SelectiveConfig(weight=0.0, uncertainty="entropy"),
+    "warm_up": SelectiveConfig(gate="joint", weight=1.0, warmup_epochs=2),
 }
 
 
@@ -67,7 +67,7 @@ def test_disabled_training_is_the_plain_models(plain):
     zoo, backbone, expected = plain
     model = zoo.build(backbone)
     zoo.compile_model(backbone, model)
-    model = zoo.wrapped(backbone, model, SelectiveConfig(mode="joint", weight=1.0))
+    model = zoo.wrapped(backbone, model, SelectiveConfig(gate="joint", weight=1.0))
     with disabled(model):
         _assert_same(_outcome(zoo, backbone, model), expected)
 
@@ -77,7 +77,7 @@ def test_training_after_unwrap_is_the_plain_models(plain):
     model = zoo.build(backbone)
     zoo.compile_model(backbone, model)
     plain_class, attributes = type(model), set(vars(model))
-    model = unwrap(zoo.wrapped(backbone, model, SelectiveConfig(mode="joint", weight=1.0)))
+    model = unwrap(zoo.wrapped(backbone, model, SelectiveConfig(gate="joint", weight=1.0)))
     assert type(model) is plain_class
     assert set(vars(model)) == attributes
     _assert_same(_outcome(zoo, backbone, model), expected)
@@ -85,7 +85,7 @@ def test_training_after_unwrap_is_the_plain_models(plain):
 
 @pytest.mark.parametrize(("zoo", "backbone"), CASES, ids=IDS)
 def test_a_trained_model_keeps_its_predictions_through_unwrap_copy_and_save(zoo, backbone):
-    model = zoo.wrapped(backbone, zoo.build(backbone), SelectiveConfig(mode="joint", weight=1.0))
+    model = zoo.wrapped(backbone, zoo.build(backbone), SelectiveConfig(gate="joint", weight=1.0))
     keys = list(zoo.build(backbone).state_dict())
     zoo.compile_model(backbone, model)
     zoo.fit(backbone, model)

@@ -11,16 +11,16 @@ from .cases import CASES, IDS
 
 PLENTY = {"users_per_step": 30, "pairs_per_user": 8}
 MODES = {
-    "global": SelectiveConfig(**PLENTY, mode="global", weight=1.0),
+    "global": SelectiveConfig(**PLENTY, gate="none", weight=1.0),
     "hinge_on_probabilities": SelectiveConfig(
-        **PLENTY, mode="global", weight=3.0, loss="hinge", score_space="probability", margin=0.3
+        **PLENTY, gate="none", weight=3.0, loss="hinge", score_space="probability", margin=0.3
     ),
-    "mse": SelectiveConfig(**PLENTY, mode="pointwise_mse", weight=5.0),
-    "bce": SelectiveConfig(**PLENTY, mode="pointwise_bce", weight=1.0),
-    "kd": SelectiveConfig(**PLENTY, mode="kd", weight=1.0),
-    "joint": SelectiveConfig(**PLENTY, mode="joint", weight=1.0),
-    "fixed_gate": SelectiveConfig(**PLENTY, mode="gated", gate="fixed", weight=1.0, cold_threshold=50),
-    "batch_users": SelectiveConfig(**PLENTY, mode="global", weight=1.0, user_source="batch", in_batch_pairs=True),
+    "mse": SelectiveConfig(**PLENTY, loss="mse", weight=5.0),
+    "bce": SelectiveConfig(**PLENTY, loss="bce", weight=1.0),
+    "kd": SelectiveConfig(**PLENTY, loss="kd", weight=1.0),
+    "joint": SelectiveConfig(**PLENTY, gate="joint", weight=1.0),
+    "fixed_gate": SelectiveConfig(**PLENTY, gate="fixed", weight=1.0, cold_threshold=50),
+    "batch_users": SelectiveConfig(**PLENTY, gate="none", weight=1.0, user_source="batch", in_batch_pairs=True),
 }
 
 
@@ -92,7 +92,7 @@ def test_extra_rows_leave_no_trace_in_the_batch(zoo, backbone):
     """A step's output, batch statistics and auxiliary loss are those of the plain forward pass (dropout off)."""
     outcomes = []
     for with_rows in (False, True):
-        model = zoo.wrapped(backbone, zoo.build(backbone), SelectiveConfig(mode="global", weight=1.0))
+        model = zoo.wrapped(backbone, zoo.build(backbone), SelectiveConfig(gate="none", weight=1.0))
         zoo.compile_model(backbone, model)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):

@@ -183,7 +183,7 @@ class FuxiCTRMixin(WrappedMixin):
                 raise
             raise SLLMRError(
                 f"{type(self).__name__}.forward failed on rows of scored users and items without others beside them: "
-                f"{error}. If it needs rows with a history, score users who have one; with mode='global', or "
+                f"{error}. If it needs rows with a history, score users who have one; with gate='none', or "
                 "uncertainty='entropy' and gate='joint', a model that treats rows one by one has no such pass."
             ) from error
 

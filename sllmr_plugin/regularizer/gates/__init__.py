@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .base import Gate
+from typing import Any
+
+from .base import AUTO, GATES, Gate
 from .bilevel import BilevelGate
 from .budget import BudgetGate
 from .disagreement import DisagreementGate
@@ -10,6 +12,7 @@ from .fixed import FixedGate, OpenGate
 from .joint import JointGate
 
 __all__ = [
+    "AUTO",
     "GATES",
     "BilevelGate",
     "BudgetGate",
@@ -19,26 +22,17 @@ __all__ = [
     "JointGate",
     "OpenGate",
     "build_gate",
+    "resolve_gate",
 ]
 
-GATES: dict[str, type[Gate]] = {
-    "disagreement": DisagreementGate,
-    "joint": JointGate,
-    "budget": BudgetGate,
-    "bilevel": BilevelGate,
-    "fixed": FixedGate,
-}
-"""Values of ``SelectiveConfig.gate`` other than ``auto``."""
 
-WITHOUT_PROBES = "fixed"
+def resolve_gate(gate: Any, *, has_probes: bool) -> Any:
+    """Return a choice of gate with ``auto`` decided: ``disagreement`` where there are probes, else ``fixed``."""
+    if gate != AUTO:
+        return gate
+    return DisagreementGate.name if has_probes else FixedGate.name
 
 
-def build_gate(mode: str, gate: str, *, has_probes: bool) -> Gate:
-    """Return the gate of a mode; ``gate="auto"`` is decided by whether there are probes to fit one on."""
-    if mode == "joint":
-        return JointGate()
-    if mode != "gated":
-        return OpenGate()
-    if gate == "auto":
-        gate = "disagreement" if has_probes else WITHOUT_PROBES
-    return GATES[gate]()
+def build_gate(gate: Any, *, has_probes: bool) -> Gate:
+    """Return the gate of a choice by name, class or instance; an instance is copied."""
+    return GATES.make(resolve_gate(gate, has_probes=has_probes))

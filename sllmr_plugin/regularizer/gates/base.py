@@ -2,30 +2,61 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from torch import Tensor, nn
 
+from ..registry import Registry
 from ..signals import PairSignals
+
+AUTO = "auto"
+GATES: Registry[Gate] = Registry("gate", also=(AUTO,))
+"""Values of ``SelectiveConfig.gate``; ``auto`` is one of the others, see `build_gate`."""
 
 
 class Gate(nn.Module):
     """A map from the signals of ordered pairs to weights alpha in [0, 1].
 
+    A subclass is chosen by its name once it is defined, ``class MyGate(Gate, name="mine")``, and says of itself what
+    training, tuning and several processes have to know.
+
     Attributes
     ----------
+    name : str
+        As settings choose it; empty for a class that is not in `GATES`.
     uses_uncertainty : bool
         Whether the backbone's uncertainty must be computed at all.
     needs_probes : bool
         Whether it rests on held-out interactions that the LLM scored.
-    calibrated : bool
-        Whether alpha rests on observed held-out outcomes by now.
+    fits_disagreements : bool
+        Whether it has a method ``fit(signals, llm_right, user)``, which is called at the start of every epoch with the
+        probe pairs about which the LLM and the backbone have disagreed, see `DisagreementGate.fit`.
+    needs_regions : bool
+        Whether it is closed everywhere unless it is told who is cold or which items are long-tail.
     looks_ahead : bool
         Whether every training step has to tell it how each pair's loss moves with the held-out loss.
+    tuned : bool
+        Whether `sllmr_plugin.tune` tries it unless asked not to.
+    collapse_remedy : str
+        What a mean alpha near 0 means, and what to do, in words.
+    calibrated : bool
+        Whether alpha rests on observed held-out outcomes by now.
     """
 
+    name: ClassVar[str] = ""
     uses_uncertainty = False
     needs_probes = False
-    calibrated = False
+    fits_disagreements = False
+    needs_regions = False
     looks_ahead = False
+    tuned = True
+    collapse_remedy = "hardly any pair has weight. Look at its coefficients in model.sllmr.status()."
+    calibrated = False
+
+    def __init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
+        """Put a subclass into `GATES` under a name."""
+        super().__init_subclass__(**kwargs)
+        GATES.add(name, cls)
 
     def forward(self, signals: PairSignals) -> Tensor:
         """Return alpha of each pair, (n_pairs,) in [0, 1]."""
@@ -44,3 +75,13 @@ class Gate(nn.Module):
     def coefficients(self) -> dict[str, float]:
         """Weights of the signals and the bias by name, empty for a gate without any."""
         return {}
+
+    @property
+    def trained_by_steps(self) -> bool:
+        """Whether training steps change it, so that the processes of a distributed training would have to share it."""
+        return self.looks_ahead or (
+            not self.fits_disagreements and any(parameter.requires_grad for parameter in self.parameters())
+        )
+
+
+GATES.base = Gate

@@ -9,7 +9,7 @@ from ..signals import PAIR_SIGNALS, PairSignals
 from .base import Gate
 
 
-class BilevelGate(Gate):
+class BilevelGate(Gate, name="bilevel"):
     """``alpha = sigmoid(w.z + b)``, trained by one-step look-ahead on the held-out loss.
 
     After a step along the weighted pair losses, ``theta' = theta - eta * sum(alpha_p grad h_p)``, the held-out loss
@@ -28,6 +28,10 @@ class BilevelGate(Gate):
     uses_uncertainty = True
     needs_probes = True
     looks_ahead = True
+    collapse_remedy = (
+        "following the LLM raises the loss on the probes, so the model trains as if plain. "
+        "gate='none' would follow the LLM all the same."
+    )
     weight: Tensor
     bias: Tensor
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from .joint import JointGate
 
 
-class BudgetGate(JointGate):
+class BudgetGate(JointGate, name="budget"):
     """The paper's gate, kept from closing: ``mean alpha = rho`` by a Lagrange multiplier.
 
     Descent is on ``mean(alpha * h) + mu * d + damping / 2 * d^2`` with ``d = rho - mean(alpha)``; the multiplier mu
@@ -27,6 +27,7 @@ class BudgetGate(JointGate):
         Weight of the quadratic term; more holds the mean alpha of every single step closer to rho.
     """
 
+    tuned = True
     multiplier: Tensor
 
     def __init__(self, rho: float = 0.5, rate: float = 0.05, damping: float = 10.0) -> None:

@@ -9,7 +9,7 @@ from ..signals import PAIR_SIGNALS, PairSignals
 from .base import Gate
 
 
-class DisagreementGate(Gate):
+class DisagreementGate(Gate, name="disagreement"):
     """``alpha = max(0, 2 P - 1)`` with P a cautious P(the LLM is right | it and the backbone disagree, z).
 
     P is a logistic regression fitted on probes: held-out interactions that the LLM scored. Only disagreements
@@ -39,6 +39,7 @@ class DisagreementGate(Gate):
 
     uses_uncertainty = True
     needs_probes = True
+    fits_disagreements = True
     weight: Tensor
     bias: Tensor
     centre: Tensor
@@ -60,6 +61,21 @@ class DisagreementGate(Gate):
         deviation = (design @ self.covariance * design).sum(dim=1).sqrt()
         logit = design[:, :-1] @ self.weight + self.bias - self.caution * deviation
         return (2 * torch.sigmoid(logit) - 1).clamp_min(0)
+
+    @property
+    def collapse_remedy(self) -> str:  # type: ignore[override]
+        """What a mean alpha near 0 means, and what to do."""
+        if not self.calibrated:
+            return (
+                "fewer than two users have a training row, a probe and a candidate about which the LLM and the "
+                "backbone have disagreed, so nothing speaks for the LLM. Score candidates for the users of the probes "
+                "too, add probes, or use gate='fixed'."
+            )
+        return (
+            "on the probes the LLM is no better a judge than the backbone, or too few of them say otherwise, so "
+            "the model trains as if plain. Check the scores with sllmr_plugin.reliability, or add probes; "
+            "gate='none' would follow the LLM all the same."
+        )
 
     def coefficients(self) -> dict[str, float]:
         """Weights of the signals and the bias, the logit of P where every signal is 0, by name."""

@@ -9,7 +9,7 @@ from ..signals import PairSignals
 from .base import Gate
 
 
-class OpenGate(Gate):
+class OpenGate(Gate, name="none"):
     """alpha = 1: the paper's "global" ablation (Table 3)."""
 
     def forward(self, signals: PairSignals) -> Tensor:
@@ -17,8 +17,11 @@ class OpenGate(Gate):
         return torch.ones_like(signals.gap)
 
 
-class FixedGate(Gate):
+class FixedGate(Gate, name="fixed"):
     """alpha_i = 1 for a cold user or a long-tail item, else 0; a pair takes the mean of its two."""
+
+    needs_regions = True
+    collapse_remedy = "hardly a pair has a cold user or a long-tail item. Raise cold_threshold or tail_quantile."
 
     def forward(self, signals: PairSignals) -> Tensor:
         """Return the weights of pairs, as `Gate.forward`."""

@@ -9,7 +9,7 @@ from ..signals import ENTRY_SIGNALS, PairSignals
 from .base import Gate
 
 
-class JointGate(Gate):
+class JointGate(Gate, name="joint"):
     """The paper's gate: ``alpha_i = sigmoid(w.z_i + b)``, a pair takes the mean, w and b join the descent.
 
     Algorithm 1 minimises ``alpha * h`` with ``h >= 0`` over the gate as well. The derivative by alpha is h,
@@ -18,6 +18,8 @@ class JointGate(Gate):
     """
 
     uses_uncertainty = True
+    tuned = False  # its objective can only close it
+    collapse_remedy = "Algorithm 1's objective can only close it. Use gate='auto', or gate='none' to do without a gate."
 
     def __init__(self) -> None:
         super().__init__()
