@@ -113,7 +113,7 @@ class SelectiveConfig(Settings):
     Notes
     -----
     ``mode=`` of earlier versions is read with a `DeprecationWarning`: `MODES` has the fields that stand for it. As an
-    attribute it names the row of a comparison that the fields make.
+    attribute it is `row`.
 
     Examples
     --------
@@ -174,6 +174,16 @@ class SelectiveConfig(Settings):
     def gated(self) -> bool:
         """Whether pairs are weighed at all."""
         return self.pairwise and self.gate != "none"
+
+    @property
+    def row(self) -> str:
+        """Name of the row that the fields make in a comparison: of `MODES`, or that of a pointwise loss of your own."""
+        if not self.active:
+            return "none"
+        if not self.pairwise:
+            loss = self.loss if isinstance(self.loss, str) else _label(self.loss)
+            return {"mse": "pointwise_mse", "bce": "pointwise_bce"}.get(loss, loss)
+        return {"none": "global", "joint": "joint"}.get(self.gate if isinstance(self.gate, str) else "", "gated")
 
     @property
     def resolved_margin(self) -> float:
@@ -241,7 +251,7 @@ class SelectiveConfig(Settings):
         if mode != "none" and is_pairwise and (not config.pairwise or (mode == "gated" and config.gate == "none")):
             raise ConfigError(
                 f"loss={config.loss!r} and gate={config.gate!r} make another row of mode={mode!r}. Leave them out, or "
-                f"take the mode {config.mode!r}."
+                f"take the mode {config.row!r}."
             )
         return config
 
@@ -318,16 +328,6 @@ class SelectiveConfig(Settings):
         return cls.from_dict(values, source=str(path))
 
 
-def _mode_of(config: SelectiveConfig) -> str:
-    """Name of the row that the fields make in a comparison: of `MODES`, or that of a pointwise loss of your own."""
-    if not config.active:
-        return "none"
-    if not config.pairwise:
-        loss = config.loss if isinstance(config.loss, str) else _label(config.loss)
-        return {"mse": "pointwise_mse", "bce": "pointwise_bce"}.get(loss, loss)
-    return {"none": "global", "joint": "joint"}.get(config.gate if isinstance(config.gate, str) else "", "gated")
-
-
 def _label(choice: Any) -> str:
     return choice.name or (choice.__name__ if isinstance(choice, type) else type(choice).__name__)
 
@@ -345,5 +345,5 @@ def _without_mode(values: Mapping[str, Any], source: str) -> tuple[str, dict[str
     return mode, fields
 
 
-# Not in the class: there, the name belongs to the argument.
-SelectiveConfig.mode = property(_mode_of)  # type: ignore[assignment]
+# As an attribute the deprecated argument would be None, its default, whatever the fields say.
+SelectiveConfig.mode = SelectiveConfig.row  # type: ignore[attr-defined]

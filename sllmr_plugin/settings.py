@@ -72,7 +72,8 @@ class Settings:
     def __post_init__(self) -> None:
         """Check every field, and keep its value in the type that the annotation wants."""
         problems = []
-        for name, wanted in field_types(type(self)).items():
+        kind: Any = type(self)
+        for name, wanted in field_types(kind).items():
             try:
                 object.__setattr__(self, name, as_type(getattr(self, name), wanted))
             except ConfigError as error:
@@ -87,7 +88,7 @@ class Settings:
 
 
 @functools.cache
-def field_types(cls: type) -> dict[str, Any]:
+def field_types(cls: Any) -> dict[str, Any]:
     """Return the annotations of a dataclass's fields, resolved, by name."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}

@@ -149,7 +149,7 @@ def test_defaults_are_those_of_the_library(files, tmp_path, monkeypatch):
         (["--modes", "none,gate"], "mode='gate' is none of"),
         (["--set", "wieght=1"], "did you mean 'weight'"),
         (["--set", "weight"], "write for instance --set weight=0.2"),
-        (["--set", "weight=heavy"], "weight='heavy' must be a number"),
+        (["--set", "weight=heavy"], "weight='heavy' is text, but a number is wanted"),
         (["--interactions", "nowhere.csv"], "nowhere.csv"),
         (["--scores", "nowhere.parquet"], "nowhere.parquet"),
     ],

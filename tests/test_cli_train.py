@@ -113,7 +113,7 @@ def test_a_folder_refuses_other_data_and_stays_as_it_was(tmp_path, capsys):
     folder.mkdir(parents=True)
     pairs = pd.DataFrame([(u, (u + s) % 12) for u in range(12) for s in range(5)], columns=["user_id", "item_id"])
     pairs.to_csv(folder / "interactions.csv", index=False)
-    (tmp_path / "mine.yaml").write_text("data: {name: mine, items: null}\nconfig: {mode: none}\n")
+    (tmp_path / "mine.yaml").write_text("data: {name: mine, items: null}\nrun: {mode: none}\n")
     command = ["train", "--model", "dcn", "--data", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "run")]
     command += [*TINY, "--data-dir", str(tmp_path / "data")]
     assert main(command) == 0

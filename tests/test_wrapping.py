@@ -803,7 +803,7 @@ def test_scores_of_users_that_tell_nothing_apart_are_counted():
     with pytest.warns(CoverageWarning, match="20 users have no two different scores"):
         zoo.fit(DEEPFM, model, epochs=1)
     tied = ready(scores=frame.assign(score=frame["user_id"] / 100))
-    with pytest.raises(CoverageError, match=r"30 users have no two different scores.*mode='pointwise_mse'"):
+    with pytest.raises(CoverageError, match=r"30 users have no two different scores.*loss='mse'"):
         zoo.fit(DEEPFM, tied)
     tied.sllmr.configure(loss="mse")  # as it says
     assert zoo.fit(DEEPFM, tied, epochs=1).history["sllmr_pairs"][0] > 0

@@ -133,7 +133,7 @@ def test_numbers_are_read_as_what_they_mean(text, field, value, tmp_path):
         ("  batch_size: true", "True is true or false, but a whole number is wanted"),
         ("  batch_size: 12.5", "12.5 is a number, but a whole number is wanted"),
         ("  batch_size: [1]", "[1] is a list, but a whole number"),
-        ("  learning_rate: .inf", "inf is no finite number"),
+        ("  learning_rate: .inf", "inf is not a finite number"),
         ("  device: 0", 'put it in quotes ("0")'),
         ("  test_users: none", "write null"),
         ("  bach_size: 1", "line 3: unknown key 'training.bach_size'; did you mean 'training.batch_size'?"),
@@ -143,14 +143,14 @@ def test_numbers_are_read_as_what_they_mean(text, field, value, tmp_path):
         ("  batch_size: [", "not valid YAML"),
         ("  batch_size: !!python/name:os.system", "not valid YAML (could not determine a constructor"),
         ("  1: 2", "line 3: a key is no plain text"),
-        ("  batch_size: 0", "batch_size=0 must be at least 1"),
-        ("  dropout: 1.5", "dropout=1.5 must lie in [0, 1)"),
-        ("  learning_rate: -1", "learning_rate=-1.0 must be above 0"),
+        ("  batch_size: 0", "batch_size: 0 must be at least 1"),
+        ("  dropout: 1.5", "dropout: 1.5 must lie in [0, 1)"),
+        ("  learning_rate: -1", "learning_rate: -1.0 must be above 0"),
         ("trainng:\n  epochs: 1", "line 4: unknown key 'trainng.epochs'; did you mean 'training.epochs'?"),
-        ("config:\n  weight: -1", "weight=-1.0 must be a number of at least 0"),
-        ("config:\n  gate: [a]", "['a'] is a list, but text is wanted"),
+        ("config:\n  weight: -1", "weight: -1.0 must be at least 0"),
+        ("config:\n  gate: [a]", "gate: ['a'] is none of 'auto'"),
         ("data:\n  expected: {user: 3}", "expected.user=3 names none of users, items, interactions"),
-        ("data:\n  split: random", "split='random' is none of 'leave-last-out', 'column'"),
+        ("data:\n  split: random", "split: 'random' is none of 'leave-last-out', 'column'"),
         ("data: 3", "line 3: 'data' is a section and has no value; the keys of data are name, "),
         ("run:\n  seeds: [1, 1]", "seeds=[1, 1] must be one or more different numbers"),
         ("zzz: 3", "the sections are model, data, config, training, run."),
@@ -340,8 +340,19 @@ def test_a_baseline_that_reads_texts_is_the_mode_of_the_run():
     assert kar.name.startswith("demo-deepfm-kar-")
     assert kar.name[-8:] != plain.name[-8:]
     assert compose(model="deepfm", data="demo", assignments=["run.mode=none"]).reads == ()
-    with pytest.raises(ConfigError, match=r"run.mode|set any other mode as config.mode"):
-        compose(model="deepfm", data="demo", assignments=["run.mode=gated"])
+    joint = compose(model="deepfm", data="demo", assignments=["run.mode=joint"])
+    assert (joint.config.gate, joint.config.weight) == ("joint", plain.config.weight)
+    with pytest.raises(ConfigError, match=r"run.mode=gate: 'gate' is none of 'none', 'global'"):
+        compose(model="deepfm", data="demo", assignments=["run.mode=gate"])
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+def test_the_key_of_earlier_versions_for_the_mode_is_read():
+    old = compose(model="deepfm", data="demo", assignments=["config.mode=kd", "config.gate=fixed"])
+    assert (old.mode, old.config.loss, old.config.gate) == ("kd", "kd", "none")
+    assert "mode" not in old.to_dict()["config"]
+    with pytest.raises(ConfigError, match=r"config.mode=gate: 'gate' is none of 'none', 'global'"):
+        compose(model="deepfm", data="demo", assignments=["config.mode=gate"])
 
 
 def test_two_forms_of_one_file_are_not_guessed_between(source):

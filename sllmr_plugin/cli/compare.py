@@ -138,4 +138,4 @@ def _run(arguments: argparse.Namespace) -> None:
 def _read_config(path: str) -> tuple[dict[str, Any], list[str]]:
     """Return a file's fields, and the modes to compare."""
     config = SelectiveConfig.from_yaml(path)
-    return config.to_dict(), ["none", config.mode]
+    return config.to_dict(), ["none", config.row]

@@ -252,7 +252,7 @@ def train_and_rank(
     inspect(model)
     return RunResult(
         backbone=backbone,
-        mode=mode or config.mode,
+        mode=mode or config.row,
         seed=seed,
         auc=summary["auc"],
         auc_cold=summary["auc_cold"],

@@ -332,7 +332,7 @@ def _row(trial: Trial, result: TuneResult) -> tuple[str, ...]:
     return (
         str(trial.number),
         gate_name(trial.config) + name,
-        trial.config.uncertainty if uses_uncertainty(trial.config) else "-",
+        str(trial.config.uncertainty) if uses_uncertainty(trial.config) else "-",
         f"{trial.config.weight:g}" if regularized else "-",
         f"{trial.config.resolved_margin:g}" if regularized else "-",
         _with_deviation(trial.auc, trial.auc_sd),

@@ -41,7 +41,7 @@ class SearchSpace:
     """
 
     gates: tuple[Any, ...]
-    uncertainties: tuple[str, ...]
+    uncertainties: tuple[Any, ...]
     weights: tuple[float, ...]
     margins: tuple[float | None, ...]
     held: dict[str, Any]

@@ -64,7 +64,7 @@ class Experiment:
     @property
     def mode(self) -> str:
         """The mode that is trained: of the regularizer, or a baseline that reads texts."""
-        return self.run.mode or self.config.mode
+        return self.run.mode or self.config.row
 
     @property
     def modes(self) -> list[str]:

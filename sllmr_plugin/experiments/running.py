@@ -106,8 +106,6 @@ def train_experiment(experiment: Experiment, out: str | Path | None = None, *, v
     folder = Path(out) if out is not None else experiment.default_folder
     data, scores = load_source(experiment.data, experiment.reads)
     _keep(experiment, folder)
-    fields = experiment.config.to_dict()
-    del fields["mode"]
     return compare(
         data,
         scores,
@@ -116,7 +114,7 @@ def train_experiment(experiment: Experiment, out: str | Path | None = None, *, v
         modes=experiment.modes,
         seeds=list(experiment.run.seeds),
         settings=experiment.training,
-        config_overrides=fields,
+        config_overrides=experiment.config.to_dict(),
         texts=experiment.data.files(experiment.reads).get("texts"),
         verbose=verbose,
     )

@@ -72,7 +72,7 @@ class Registry(Generic[T]):
         """Yield names and classes."""
         return iter(self._classes.items())
 
-    def choose(self, value: Any) -> str | type[T] | T:
+    def choose(self, value: Any) -> Any:
         """Check a choice: what `make` takes, a class that has a name as its name.
 
         Raises
