@@ -336,6 +336,11 @@ def _without_mode(values: Mapping[str, Any], source: str) -> tuple[str, dict[str
     """Return the deprecated field ``mode`` and the others, with a warning that names what to write."""
     fields = dict(values)
     mode = fields.pop("mode")
+    if mode in ("gated", "global", "joint"):  # fields that no earlier version had are left of another mode before
+        if fields.get("gate") == "none":
+            del fields["gate"]
+        if fields.get("loss") in ("mse", "bce", "kd"):
+            del fields["loss"]
     instead = " and ".join(f"{name}={value!r}" for name, value in MODES.get(mode, {}).items())
     warnings.warn(
         f"{source}: mode={mode!r} is deprecated; " + (f"write {instead}." if instead else "leave it out."),

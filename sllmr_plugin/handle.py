@@ -74,7 +74,9 @@ class Status:
 
     def __str__(self) -> str:
         config = self.config
-        what = repr(config) if config.active else "plain (weight 0)"
+        what = (
+            f"loss {config.loss}, gate {config.gate}, weight {config.weight:g}" if config.active else "plain (weight 0)"
+        )
         lines = [f"{self.model} wrapped: {what}{'' if self.enabled else ', disabled'}", str(self.table)]
         if config.gated:
             known = "fitted on probes" if self.calibrated else "not calibrated: no held-out outcome stands behind it"

@@ -291,7 +291,7 @@ def test_tune_prints_trials_and_the_command_that_measures_the_chosen_one(files, 
     monkeypatch.setattr(compare_command, "compare", lambda data, scores, **rest: seen.update(rest) or Comparison([]))
     line = next(line for line in printed.splitlines() if line.startswith("  sllmr compare "))
     assert main(shlex.split(line)[1:]) == 0
-    assert SelectiveConfig.from_dict({**seen["config_overrides"], "mode": "gated"}) == chosen
+    assert SelectiveConfig.of_mode("gated", seen["config_overrides"]) == chosen
     assert (seen["modes"], seen["backbone"]) == (["none", "gated"], ["dcn"])
     assert seen["settings"] == RunSettings(epochs=2, dropout=0.1, valid_items=7, test_items=7)
 

@@ -173,6 +173,12 @@ def test_a_mode_of_earlier_versions_means_what_it_meant(mode, tmp_path):
         assert SelectiveConfig(**fields).replace(mode=mode) == wanted
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+def test_a_mode_of_earlier_versions_takes_the_place_of_the_one_before():
+    assert SelectiveConfig(mode="global").replace(mode="gated") == SelectiveConfig()
+    assert SelectiveConfig(mode="kd").replace(mode="joint") == SelectiveConfig(gate="joint")
+
+
 def test_fields_that_make_another_row_of_a_mode_are_refused():
     with pytest.raises(ConfigError, match="another row of mode='gated'.*'global'"):
         SelectiveConfig.of_mode("gated", {"gate": "none"})

@@ -265,11 +265,11 @@ def half_without_histories(model):
 NEEDS_HISTORIES = zoo.Backbone("NeedsHistories", NeedsHistories, history=True)
 
 
-@pytest.mark.parametrize("mode", ["global", "gated"])
-def test_scored_users_without_histories_ride_in_the_batch_of_a_model_that_needs_some(mode):
+@pytest.mark.parametrize("gate", ["none", "auto"])
+def test_scored_users_without_histories_ride_in_the_batch_of_a_model_that_needs_some(gate):
     batches, frame = half_without_histories(zoo.build(NEEDS_HISTORIES))
     assert not batches[0]["hist_item_id"][:40].any()
-    model = ready(ON.replace(mode=mode), NEEDS_HISTORIES, frame)
+    model = ready(ON.replace(gate=gate), NEEDS_HISTORIES, frame)
     model.fit(batches, epochs=2, validation_data=batches)
     assert min(account["sllmr_pairs"] for account in model.sllmr.epochs) > 50
 

@@ -34,7 +34,7 @@ def test_the_change_to_a_plain_script_is_two_lines():
         ("deepfm_plain.py", ["test: {'auc'"]),
         ("two_tower_loss.py", ["epoch 5: {'loss'", "'gate_neither': 0.0"]),
         ("deepfm_with_llm.py", ["test: {'auc'", "sllmr - loss"]),
-        ("din_histories.py", ["DIN wrapped: mode gated", "fitted on probes", "epoch 2: loss"]),
+        ("din_histories.py", ["DIN wrapped: loss ranknet, gate auto", "fitted on probes", "epoch 2: loss"]),
         (
             "kar_texts.py",
             ["4400 texts read", "KAR: test AUC 0.7", "served by DeepFM with", "predicts the same: True"],
@@ -83,7 +83,7 @@ def test_the_fuxictr_example_gains_on_the_bundled_data(monkeypatch, capsys):
     printed = capsys.readouterr().out
     plain, wrapped = (float(line.split("AUC ")[1][:6]) for line in printed.splitlines() if ": AUC " in line)
     assert wrapped > plain + 0.02
-    assert "DIN wrapped: mode gated" in printed
+    assert "DIN wrapped: loss ranknet, gate auto" in printed
     assert "fitted on probes" in printed
 
 
