@@ -22,6 +22,10 @@ _MODULES = {
         "materialize",
         "unaugment",
     ),
+    "backends.initialise": (
+        "Initialisation",
+        "initialise",
+    ),
     "backends.deepctr.mixin": (
         "SLLMRCallback",
         "SLLMRMixin",
@@ -48,6 +52,7 @@ _MODULES = {
         "TextEncoderError",
         "TextTableError",
         "UnsupportedModelError",
+        "VectorsError",
         "WrapError",
     ),
     "evaluation.reliability": (
@@ -58,6 +63,7 @@ _MODULES = {
         "KARAdaptor",
         "LLMCFAdaptor",
     ),
+    "knowledge.id_vectors": ("Vectors",),
     "knowledge.texts": ("TextTable",),
     "knowledge.vectors": (
         "SentenceTransformerEncoder",

@@ -67,6 +67,10 @@ class TextEncoderError(SLLMRError, RuntimeError):
     """A text encoder cannot be used, or gave vectors that cannot."""
 
 
+class VectorsError(SLLMRError, ValueError):
+    """Vectors of items or users cannot be read, or fit no embedding of the model."""
+
+
 class NoPairsError(SLLMRError, RuntimeError):
     """A whole epoch formed no pair, so the regularizer did nothing."""
 

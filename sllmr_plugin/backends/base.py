@@ -75,6 +75,10 @@ def _itself(model: Any) -> Any:
     return model
 
 
+def _same_name(model: Any, feature: str) -> str:
+    return feature
+
+
 @dataclass(frozen=True)
 class Backend:
     """A CTR library as the rest of the package sees it.
@@ -90,12 +94,15 @@ class Backend:
         Takes model and feature; returns how raw ids become codes where the library has kept that, else None.
     row_model : callable
         Takes a model; returns one that is called with rows, (n_rows, width), laid out as its `feature_index` says.
+    embedding_name : callable
+        Takes model and feature; returns the name under which the model keeps that feature's embedding tables.
     """
 
     mixin: type
     find_problems: Callable[..., tuple[list[str], Features | None]]
     id_index: Callable[[Any, str], IdIndex | None] = _no_index
     row_model: Callable[[Any], Any] = _itself
+    embedding_name: Callable[[Any, str], str] = _same_name
 
 
 def backend_of(model: object) -> Backend | None:

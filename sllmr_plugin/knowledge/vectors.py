@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ class TfidfSvdEncoder:
             raise TextEncoderError(f"dim={dim} leaves no vector. Pass a dim of at least 1.")
         self.dim = dim
         self.seed = seed
+        self._fitted: tuple[Any, Any] | None = None
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Fit on the texts and encode them: (n_texts, d) float32.
@@ -59,11 +60,28 @@ class TfidfSvdEncoder:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         try:
-            weights = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts)
+            words = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
+            weights = words.fit_transform(texts)
         except ValueError:  # an empty vocabulary
             raise TextEncoderError("the texts hold no words that could be compared. Check the text column.") from None
-        dim = min(self.dim, *weights.shape)
-        return TruncatedSVD(dim, random_state=self.seed).fit_transform(weights).astype(np.float32)
+        svd = TruncatedSVD(min(self.dim, *weights.shape), random_state=self.seed)
+        vectors: np.ndarray = svd.fit_transform(weights).astype(np.float32)
+        self._fitted = words, svd
+        return vectors
+
+    def transform(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode further texts by what was fitted on the first: (n_texts, d) float32; words that are new count nothing.
+
+        Raises
+        ------
+        TextEncoderError
+            If nothing was encoded before.
+        """
+        if self._fitted is None:
+            raise TextEncoderError("the encoder is not fitted yet. Call encode with the first texts.")
+        words, svd = self._fitted
+        vectors: np.ndarray = svd.transform(words.transform(texts)).astype(np.float32)
+        return vectors
 
 
 class SentenceTransformerEncoder:
@@ -118,6 +136,15 @@ def encode_checked(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
     TextEncoderError
         If the encoder gives another shape, no finite numbers, or zeros only.
     """
+    vectors = encode_finite(encoder, texts)
+    size = float(np.sqrt(np.square(vectors, dtype=np.float64).mean()))
+    if size == 0:
+        raise TextEncoderError(f"{type(encoder).__name__} gave nothing but zeros. Correct the encoder.")
+    return (vectors / size).astype(np.float32)
+
+
+def encode_finite(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
+    """Encode texts, (n_texts, d) float32; raise `TextEncoderError` if that is another shape, or not finite."""
     vectors = np.asarray(encoder.encode(texts), dtype=np.float32)
     name = type(encoder).__name__
     if vectors.ndim != 2 or len(vectors) != len(texts) or vectors.shape[1] == 0:
@@ -130,10 +157,7 @@ def encode_checked(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
             f"{name} gave {int(bad.sum())} vectors that are not finite, first for {texts[int(bad.argmax())]!r}. "
             "Correct the encoder."
         )
-    size = float(np.sqrt(np.square(vectors, dtype=np.float64).mean()))
-    if size == 0:
-        raise TextEncoderError(f"{name} gave nothing but zeros. Correct the encoder.")
-    return (vectors / size).astype(np.float32)
+    return vectors
 
 
 _KINDS = ("user", "item")

@@ -44,6 +44,13 @@ def feature_columns(model: nn.Module) -> dict[str, Any]:
     return columns
 
 
+def embedding_name(model: nn.Module, feature: str) -> str:
+    """Return the key of a feature's tables in the model's dictionaries of embeddings; "" where it uses none."""
+    if _derives(model, "MLR"):  # BaseModel makes tables for it that its linear parts never look at
+        return ""
+    return getattr(feature_columns(model).get(feature), "embedding_name", feature)
+
+
 def default_item_features(model: nn.Module, item: str) -> list[str]:
     """Return `item` and, for DIN and DIEN, the candidate's features that their histories are compared with."""
     attended = getattr(model, "item_features" if _derives(model, "DIEN") else "history_feature_list", None)

@@ -1,0 +1,342 @@
+"""`initialise`: the embedding tables of a model start from what is known of items and users; serving stays as it is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import CoverageWarning, UnsupportedModelError, VectorsError
+from ..knowledge.id_vectors import IdVectors, Vectors, VectorSource
+from ..scores.ids import IdIndex
+from .base import Backend, backend_of
+
+METHODS = ("svd", "random")
+USERS = ("auto", "history", "vectors", "none")
+DEFAULT_SCALE = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Takes vectors of items, or of users in the same space, to rows of an embedding table.
+
+    Attributes
+    ----------
+    centre : numpy.ndarray
+        (d,) mean of the items' vectors.
+    directions : numpy.ndarray
+        (d, k) what they are multiplied with, k at most the size of the embedding.
+    """
+
+    centre: np.ndarray
+    directions: np.ndarray
+
+    @classmethod
+    def fit(cls, matrix: np.ndarray, size: int, method: str = "svd", seed: int = 0) -> Projection:
+        """Fit on the items' vectors, (n, d): rows of the result have a standard deviation of 1 in every column.
+
+        ``svd`` takes the leading principal components; ``random`` a Gaussian random projection, which keeps distances
+        up to noise (Johnson and Lindenstrauss, 1984) and every column alike.
+        """
+        matrix = matrix.astype(np.float64)
+        centre = matrix.mean(axis=0)
+        centred = matrix - centre
+        if method == "random":
+            directions = np.random.default_rng(seed).standard_normal((matrix.shape[1], size))
+        else:
+            _, values, right = np.linalg.svd(centred, full_matrices=False)
+            rank = int((values > 1e-6 * max(values.max(initial=0.0), 1e-12)).sum())
+            directions = right[: min(size, rank)].T
+        spread = (centred @ directions).std(axis=0)
+        return cls(centre, directions / np.where(spread > 0, spread, 1.0))
+
+    def __call__(self, matrix: np.ndarray) -> np.ndarray:
+        """Return (n, k) float64 rows of (n, d) vectors."""
+        rows: np.ndarray = (matrix - self.centre) @ self.directions
+        return rows
+
+
+@dataclass(eq=False)
+class Initialisation:
+    """What `initialise` has done; print it. It takes it back (`undo`) and embeds items that come later (`embed_new`).
+
+    Attributes
+    ----------
+    vectors : Vectors
+        What they started from.
+    scale : float
+        Standard deviation of the columns that were filled.
+    n_items, n_users : int
+        Rows that were filled, of `item_rows` and `user_rows` in all.
+    tables : tuple of str
+        Names of the parameters that were changed.
+    """
+
+    vectors: Vectors
+    scale: float
+    n_items: int = 0
+    n_users: int = 0
+    item_rows: int = 0
+    user_rows: int = 0
+    tables: tuple[str, ...] = ()
+    _before: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _projections: dict[str, Projection] = field(default_factory=dict, repr=False)
+    _item_index: IdIndex | None = field(default=None, repr=False)
+
+    def undo(self, model: nn.Module) -> None:
+        """Give the tables of a model the values that they had before."""
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, before in self._before.items():
+                parameters[name].copy_(before)
+
+    def embed_new(
+        self, model: nn.Module, vectors: VectorSource, *, item_index: IdIndex | None = None, **options: Any
+    ) -> int:
+        """Give rows to items that came after training, by the projection that the others started from.
+
+        The ids need codes within the tables, which a vocabulary with room to spare has, and no training row: the rows
+        of items that were trained would be lost.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The trained model that was initialised.
+        vectors : path, pandas.DataFrame, mapping or Vectors
+            Of the new items only; texts are encoded in the space of the first ones.
+        item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
+            Raw id -> code, with the new ones; default: the one that `initialise` was given.
+        **options
+            Of `Vectors.read`.
+
+        Returns
+        -------
+        int
+            Rows that were filled.
+
+        Raises
+        ------
+        VectorsError
+            If the vectors are of another length, or no id has a code within a table.
+        """
+        read = self.vectors.more(vectors, **options)
+        parameters, filled = dict(model.named_parameters()), 0
+        index = item_index if item_index is not None else self._item_index
+        for name, projection in self._projections.items():
+            table = parameters[name]
+            codes, matrix = read.items.by_code(index, table.shape[0], what="items")
+            if matrix.shape[1] != len(projection.centre):
+                raise VectorsError(
+                    f"{read.source}: vectors of {matrix.shape[1]} numbers, and the first ones had "
+                    f"{len(projection.centre)}. Take those of the same encoder."
+                )
+            _fill(table, codes, self.scale * projection(matrix))
+            filled = max(filled, len(codes))
+        if filled == 0:
+            raise VectorsError(
+                f"{read.source}: no item has a code within the embedding tables. Pass item_index= with the new ids, "
+                "and build models with a vocabulary that has room for them."
+            )
+        return filled
+
+    def __str__(self) -> str:
+        if not self.tables:
+            return "not initialised: scale 0 leaves the model as it is"
+        return (
+            f"initialised {', '.join(self.tables)} from {self.vectors.source}, scale {self.scale:g}: {self.n_items} of "
+            f"{self.item_rows} item rows, {self.n_users} of {self.user_rows} user rows"
+        )
+
+
+def initialise(
+    model: Any,
+    vectors: VectorSource,
+    *,
+    user: str,
+    item: str,
+    x: Mapping[str, Any] | None = None,
+    y: Any = None,
+    scale: float = DEFAULT_SCALE,
+    method: str = "svd",
+    users: str = "auto",
+    user_index: IdIndex | None = None,
+    item_index: IdIndex | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Initialisation:
+    """Start a model's embeddings from vectors of its items: a projection of what texts say (Harte et al., RecSys 2023).
+
+    Rows of the item's embedding tables become the vectors' leading principal components, scaled to a standard
+    deviation of `scale` in every column. Rows of the user's tables become the mean over the items that the user has
+    taken in training, or the user's own vectors. Rows without a vector keep their start, the linear part is left alone,
+    and class, ``state_dict`` keys and serving stay the plain model's. Call it before `fit`, before or after `wrap`.
+
+    Parameters
+    ----------
+    model : deepctr_torch or fuxictr.pytorch model
+        Not trained yet.
+    vectors : path, pandas.DataFrame, mapping or Vectors
+        As `Vectors.read` takes them: a text table, a table with titles, or vectors of your own, by raw id.
+    user, item : str
+        The model's features that carry the ids.
+    x, y : mapping of str to array, and array, optional
+        The training rows' id columns, as codes, and labels: who took what. Without them users have no history.
+    scale : float, default=0.3
+        Standard deviation of each filled column. 0 leaves the model as it is.
+    method : {"svd", "random"}, default="svd"
+        How vectors become as short as the embedding.
+    users : {"auto", "history", "vectors", "none"}, default="auto"
+        Where user rows come from: the mean of the item rows of their training positives, the users' own vectors in
+        `vectors`, or nowhere. ``auto`` is ``history`` where `x` and `y` are given, else ``none``.
+    user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
+        Raw id -> code, as of `wrap`.
+    seed : int, default=0
+        Of ``method="random"``. The global random numbers are not touched.
+    **options
+        Of `Vectors.read`: ``titles``, ``encoder``.
+
+    Returns
+    -------
+    Initialisation
+        What was done.
+
+    Raises
+    ------
+    VectorsError
+        If no vector belongs to an item of the model, the model has no embedding of the item, or an argument makes no
+        sense.
+    UnsupportedModelError
+        If the model is of neither library.
+
+    Warns
+    -----
+    CoverageWarning
+        If fewer than half of the item rows get a vector.
+
+    Examples
+    --------
+    >>> initialise(model, "llm_texts.parquet", user="user_id", item="item_id", x=x, y=y)  # doctest: +SKIP
+    """
+    backend = backend_of(model)
+    if backend is None:
+        raise UnsupportedModelError([f"a {type(model).__name__} is no DeepCTR-Torch model and no FuxiCTR one."])
+    if not np.isfinite(scale) or scale < 0 or method not in METHODS or users not in USERS:
+        raise VectorsError(
+            f"scale={scale!r} must be a number of at least 0, method={method!r} one of {METHODS}, users={users!r} one "
+            f"of {USERS}."
+        )
+    if (x is None) != (y is None) or (users == "history" and x is None):
+        raise VectorsError("users='history' needs x and y: the id columns and the labels of the training rows.")
+    read = Vectors.read(vectors, **options)
+    if users == "vectors" and read.users is None:
+        raise VectorsError(f"users='vectors', and {read.source} has none of users. Use users='history' with x and y.")
+    if scale == 0:
+        return Initialisation(read, 0.0)
+    where = "history" if users == "auto" and x is not None else "none" if users == "auto" else users
+    item_index = backend.id_index(model, item) if item_index is None else item_index
+    user_index = backend.id_index(model, user) if user_index is None else user_index
+    item_tables = _tables(backend, model, item)
+    done = Initialisation(read, scale, tables=tuple(item_tables), _item_index=item_index)
+    for name, table in item_tables.items():
+        codes, matrix = _known(read.items, item_index, table.shape[0], "items", read.source)
+        projection = Projection.fit(matrix, table.shape[1], method, seed)
+        done._before[name], done._projections[name] = table.detach().clone(), projection
+        _fill(table, codes, scale * projection(matrix))
+        done.n_items, done.item_rows = len(codes), table.shape[0]
+    if where != "none":
+        _initialise_users(done, _tables(backend, model, user), item_tables, read, where, user_index, x, y, user, item)
+    if 2 * done.n_items < done.item_rows:
+        warnings.warn(
+            f"{done.n_items} of {done.item_rows} rows of the item embedding have a vector in {read.source}; the others "
+            "keep their random start. Check that ids and item_index are those of the model.",
+            CoverageWarning,
+            stacklevel=2,
+        )
+    return done
+
+
+def _initialise_users(
+    done: Initialisation,
+    user_tables: dict[str, Tensor],
+    item_tables: dict[str, Tensor],
+    read: Vectors,
+    where: str,
+    user_index: IdIndex | None,
+    x: Mapping[str, Any] | None,
+    y: Any,
+    user: str,
+    item: str,
+) -> None:
+    """Fill user tables, each from the item table of its size."""
+    for name, table in user_tables.items():
+        partner = next((key for key, other in item_tables.items() if other.shape[1] == table.shape[1]), None)
+        if partner is None or name in done._before:
+            continue
+        if where == "history":
+            assert x is not None
+            width = done._projections[partner].directions.shape[1]
+            codes, rows = _history_means(x[user], x[item], y, item_tables[partner][:, :width], table.shape[0])
+        else:
+            assert read.users is not None
+            codes, matrix = _known(read.users, user_index, table.shape[0], "users", read.source)
+            rows = done.scale * done._projections[partner](matrix)
+        done._before[name] = table.detach().clone()
+        done.tables += (name,)
+        _fill(table, codes, rows)
+        done.n_users, done.user_rows = len(codes), table.shape[0]
+
+
+def _tables(backend: Backend, model: nn.Module, feature: str) -> dict[str, Tensor]:
+    """Return a feature's embedding tables by parameter name, but those of one number a row, the linear part's."""
+    name = backend.embedding_name(model, feature)
+    weights = {
+        id(module[name].weight)
+        for module in model.modules()
+        if isinstance(module, nn.ModuleDict) and name in module and isinstance(module[name], nn.Embedding)
+    }
+    found = {key: p for key, p in model.named_parameters() if id(p) in weights and p.dim() == 2 and p.shape[1] > 1}
+    if not found:
+        raise VectorsError(
+            f"the model has no embedding table of {feature!r} to initialise (a linear model, or the name of a feature "
+            "that is none of its own). Name the feature that carries the id, of a model with embeddings."
+        )
+    return found
+
+
+def _known(
+    vectors: IdVectors, index: IdIndex | None, n_rows: int, what: str, source: str
+) -> tuple[np.ndarray, np.ndarray]:
+    codes, matrix = vectors.by_code(index, n_rows, what=what)
+    if len(codes) == 0:
+        first = vectors.ids.iloc[0]
+        raise VectorsError(
+            f"{source}: none of the {len(vectors)} {what} is known to the model (the first is {first!r}). Pass "
+            f"{what[:-1]}_index=, which says what code each raw id has."
+        )
+    return codes, matrix
+
+
+def _history_means(
+    users: Any, items: Any, labels: Any, item_rows: Tensor, n_users: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes of users with a positive row, and the means of their items' rows."""
+    taken = np.asarray(labels).reshape(-1) > 0
+    users, items = (np.asarray(column).reshape(-1).astype(np.int64)[taken] for column in (users, items))
+    rows = item_rows.detach().cpu().double().numpy()
+    sums = np.zeros((n_users, rows.shape[1]))
+    np.add.at(sums, users, rows[items])
+    counts = np.bincount(users, minlength=n_users)
+    codes = np.flatnonzero(counts)
+    return codes, sums[codes] / counts[codes, None]
+
+
+def _fill(table: Tensor, codes: np.ndarray, rows: np.ndarray) -> None:
+    """Write rows into the first columns of a table; the others, and other rows, keep their values."""
+    with torch.no_grad():
+        where = torch.from_numpy(codes).to(table.device)
+        table[where, : rows.shape[1]] = torch.from_numpy(rows).to(table.device, table.dtype)

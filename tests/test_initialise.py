@@ -1,0 +1,292 @@
+"""`initialise`: rows against naive computations, what stays as it was, what is refused, items that come later."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import sllmr_plugin
+from sllmr_plugin import CoverageWarning, SelectiveConfig, Vectors, initialise, unwrap, wrap
+from sllmr_plugin.backends.initialise import Projection
+from sllmr_plugin.errors import TextEncoderError, UnsupportedModelError, VectorsError
+from sllmr_plugin.knowledge import TfidfSvdEncoder
+
+from .matrix import backbones as zoo
+
+BY_NAME = {backbone.name: backbone for backbone in zoo.BACKBONES}
+DEEPFM = BY_NAME["DeepFM"]
+IDS = {"user": "user_id", "item": "item_id"}
+ITEM, USER = "embedding_dict.item_id.weight", "embedding_dict.user_id.weight"
+
+
+@pytest.fixture
+def matrix():
+    """A vector an item, more numbers than the embedding has."""
+    return np.random.default_rng(3).normal(size=(zoo.N_ITEMS, 7)).astype(np.float32)
+
+
+@pytest.fixture
+def vectors(matrix):
+    return {code: row for code, row in enumerate(matrix, start=1)}
+
+
+@pytest.fixture
+def training():
+    x, y = zoo.samples()
+    return {"x": x, "y": y}
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def naive_rows(matrix, size):
+    """Principal components by the covariance's eigenvectors, each column brought to a standard deviation of 1."""
+    centred = matrix.astype(np.float64) - matrix.mean(axis=0, dtype=np.float64)
+    values, directions = np.linalg.eigh(centred.T @ centred)
+    rows = centred @ directions[:, np.argsort(values)[::-1][:size]]
+    return rows / rows.std(axis=0)
+
+
+def test_item_rows_are_the_scaled_principal_components(vectors, matrix):
+    model = zoo.build(DEEPFM)
+    before = state(model)
+    done = initialise(model, vectors, **IDS, scale=0.25)
+    rows = model.embedding_dict["item_id"].weight.detach().numpy()
+    expected = 0.25 * naive_rows(matrix, zoo.DIM)
+    signs = np.sign((rows[1:] * expected).sum(axis=0))  # a component's sign is open
+    np.testing.assert_allclose(rows[1:], expected * signs, atol=1e-5)
+    assert torch.equal(model.embedding_dict["item_id"].weight[0], before[ITEM][0])  # no id has the code 0
+    assert (done.n_items, done.item_rows, done.n_users) == (zoo.N_ITEMS, zoo.N_ITEMS + 1, 0)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {ITEM}
+    assert list(model.state_dict()) == list(before)
+
+
+def test_user_rows_are_the_means_of_what_the_users_took(vectors, training):
+    model = zoo.build(DEEPFM)
+    before = state(model)
+    initialise(model, vectors, **IDS, **training)
+    x, y = training["x"], training["y"]
+    items, users = (model.embedding_dict[name].weight.detach() for name in ("item_id", "user_id"))
+    for user in range(zoo.N_USERS + 1):
+        taken = [item for u, item, label in zip(x["user_id"], x["item_id"], y, strict=True) if u == user and label == 1]
+        expected = sum(items[item] for item in taken) / len(taken) if taken else before[USER][user]
+        torch.testing.assert_close(users[user], expected)
+
+
+def test_users_can_start_from_their_own_vectors(training):
+    frame = pd.DataFrame(
+        {
+            "kind": ["item"] * 4 + ["user"] * 2,
+            "id": ["1", "2", "3", "4", "1", "2"],
+            "text": ["red car", "blue car", "red farm", "blue farm", "red car", "likes nothing known"],
+        }
+    )
+    read = Vectors.read(frame)
+    model = zoo.build(DEEPFM)
+    with pytest.warns(CoverageWarning, match="4 of 25 rows of the item embedding have a vector"):
+        done = initialise(model, read, **IDS, users="vectors")
+    assert done.n_users == 2
+    items, users = (model.embedding_dict[name].weight for name in ("item_id", "user_id"))
+    width = min(zoo.DIM, 3)  # four texts have three directions from their mean
+    torch.testing.assert_close(users[1, :width], items[1, :width])  # the same text
+    with pytest.raises(VectorsError, match="none of users. Use users='history'"):
+        initialise(model, {1: [0.0, 1.0], 2: [1.0, 0.0]}, **IDS, users="vectors")
+
+
+def test_a_table_wider_than_the_vectors_keeps_the_rest_of_its_start():
+    model = zoo.build(DEEPFM)
+    before = state(model)
+    with pytest.warns(CoverageWarning):
+        initialise(model, {1: [0.0, 1.0], 2: [1.0, 0.0], 3: [1.0, 1.0]}, **IDS)
+    after = state(model)
+    assert torch.equal(after[ITEM][:, 2:], before[ITEM][:, 2:])
+    assert torch.equal(after[ITEM][4:], before[ITEM][4:])
+    assert not torch.equal(after[ITEM][1:4, :2], before[ITEM][1:4, :2])
+
+
+@pytest.mark.parametrize("backbone", zoo.BACKBONES, ids=lambda backbone: backbone.name)
+def test_scale_0_is_the_plain_model_and_another_scale_reaches_the_output(backbone, vectors, training):
+    model = zoo.build(backbone)
+    before, random = state(model), torch.get_rng_state()
+    if backbone.name == "MLR":
+        with pytest.raises(VectorsError, match="no embedding table of 'item_id'"):
+            initialise(model, vectors, **IDS, **training)
+        return
+    assert str(initialise(model, vectors, **IDS, **training, scale=0)).startswith("not initialised")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    inputs = zoo.inputs(model)
+    untouched = zoo.predict(model, inputs)
+    done = initialise(model, vectors, **IDS, **training, scale=1.0)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not np.array_equal(zoo.predict(model, inputs), untouched)
+    done.undo(model)
+    assert np.array_equal(zoo.predict(model, inputs), untouched)
+
+
+@pytest.mark.parametrize("name", ["DIN", "DIEN"])
+def test_histories_read_the_same_rows(name, vectors):
+    model = zoo.build(BY_NAME[name])
+    initialise(model, vectors, **IDS)
+    assert set(model.embedding_dict) >= {"item_id"}
+    assert "hist_item_id" not in model.embedding_dict  # they share the item's table
+
+
+def test_wrapping_before_or_after_makes_no_difference(vectors, training):
+    def trained(order):
+        model = zoo.build(DEEPFM)
+        for step in order:
+            if step == "wrap":
+                model = wrap(model, zoo.score_frame(), **IDS, config=SelectiveConfig(gate="none", seed=1))
+            else:
+                initialise(model, vectors, **IDS, **training)
+        zoo.compile_model(DEEPFM, model)
+        zoo.fit(DEEPFM, model, epochs=1)
+        return state(unwrap(model))
+
+    first, second = trained(["wrap", "initialise"]), trained(["initialise", "wrap"])
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_raw_ids_go_through_an_index(vectors):
+    index = {f"sku{code}": code for code in range(1, zoo.N_ITEMS + 1)}
+    by_name = {f"sku{code}": row for code, row in vectors.items()}
+    one, other = zoo.build(DEEPFM), zoo.build(DEEPFM)
+    initialise(one, vectors, **IDS)
+    initialise(other, by_name, **IDS, item_index=index)
+    assert torch.equal(one.embedding_dict["item_id"].weight, other.embedding_dict["item_id"].weight)
+    with pytest.raises(VectorsError, match=r"none of the 24 items is known.*'sku1'.*item_index="):
+        initialise(zoo.build(DEEPFM), by_name, **IDS, item_index={"other": 1})
+
+
+def test_items_that_come_later_get_the_row_they_would_have_started_with(tmp_path):
+    titles = [f"word{code % 5} word{code % 7} thing" for code in range(1, zoo.N_ITEMS + 1)]
+    frame = pd.DataFrame({"item_id": range(1, zoo.N_ITEMS + 1), "title": titles})
+    model = zoo.build(DEEPFM)
+    done = initialise(model, frame.iloc[:-2], **IDS)
+    assert done.n_items == zoo.N_ITEMS - 2
+    twin = frame.iloc[[0]].assign(item_id=zoo.N_ITEMS)  # the last item, with the title of the first
+    start = model.embedding_dict["item_id"].weight[1].detach().clone()
+    zoo.compile_model(DEEPFM, model)
+    zoo.fit(DEEPFM, model, epochs=1)
+    trained = state(model)
+    assert done.embed_new(model, twin) == 1
+    after = state(model)
+    torch.testing.assert_close(after[ITEM][zoo.N_ITEMS], start, atol=1e-4, rtol=1e-4)
+    after[ITEM][zoo.N_ITEMS] = trained[ITEM][zoo.N_ITEMS]
+    assert all(torch.equal(after[name], trained[name]) for name in trained)
+    with pytest.raises(VectorsError, match="no item has a code within"):
+        done.embed_new(model, twin.assign(item_id=999))
+    with pytest.raises(VectorsError, match="vectors of 2 numbers"):
+        done.embed_new(model, {zoo.N_ITEMS: [1.0, 2.0]})
+
+
+def test_random_projections_are_reproducible_and_standardised(matrix):
+    one, other = (Projection.fit(matrix, 3, "random", seed=5)(matrix) for _ in range(2))
+    assert np.array_equal(one, other)
+    np.testing.assert_allclose(one.std(axis=0), 1.0)
+    np.testing.assert_allclose(one.mean(axis=0), 0.0, atol=1e-6)
+    assert not np.array_equal(one, Projection.fit(matrix, 3, "random", seed=6)(matrix))
+
+
+# ---------------------------------------------------------------------- sources of vectors
+
+
+def test_files_hold_texts_or_vectors(tmp_path, matrix):
+    ids = np.arange(1, zoo.N_ITEMS + 1)
+    np.savez(tmp_path / "vectors.npz", ids=ids, vectors=matrix)
+    frame = pd.DataFrame({"item_id": ids, "vector": list(matrix)})
+    frame.to_parquet(tmp_path / "vectors.parquet")
+    wide = pd.DataFrame(matrix, columns=[f"v{k}" for k in range(7)]).assign(item_id=ids)
+    for source in (
+        tmp_path / "vectors.npz",
+        tmp_path / "vectors.parquet",
+        frame,
+        wide,
+        dict(zip(ids, matrix, strict=True)),
+    ):
+        read = Vectors.read(source)
+        assert read.items.ids.tolist() == ids.tolist()
+        np.testing.assert_array_equal(read.items.matrix, matrix)
+
+
+def test_titles_and_descriptions_are_joined_by_id(tmp_path):
+    texts = pd.DataFrame({"kind": ["item", "item", "user"], "id": ["07", "8", "1"], "text": ["a b", "c d", "a"]})
+    items = pd.DataFrame({"item_id": ["07", "9"], "title": ["zelda", "mario"]})
+    seen = []
+
+    class Spy(TfidfSvdEncoder):
+        def encode(self, texts):
+            seen.extend(texts)
+            return super().encode(texts)
+
+    read = Vectors.read(texts, titles=items, encoder=Spy(dim=2))
+    assert seen == ["zelda. a b", ". c d", "a"]
+    assert read.items.ids.tolist() == ["07", "8"]
+    assert len(read.users) == 1
+    assert repr(read) == "Vectors of the vectors DataFrame: items: 2 of 2 numbers, users: 1 of 2 numbers"
+
+
+def test_an_encoder_encodes_further_texts_in_the_space_of_the_first():
+    encoder = TfidfSvdEncoder(dim=2)
+    with pytest.raises(TextEncoderError, match="not fitted yet"):
+        encoder.transform(["red"])
+    first = encoder.encode(["red car", "blue car", "red farm"])
+    np.testing.assert_allclose(encoder.transform(["red car", "blue car", "red farm"]), first, atol=1e-5)
+    np.testing.assert_allclose(encoder.transform(["unheard of"]), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({1: [1.0, np.nan], 2: [0.0, 1.0]}, "vector of 1 is not finite"),
+        ({1: [1.0], 2: [0.0, 1.0]}, "all of one length"),
+        (pd.DataFrame({"item_id": [1, 1], "title": ["a b", "c d"]}), "the id 1 has two vectors or texts"),
+        (pd.DataFrame({"item": [1], "title": ["a"]}), "no column 'item_id', but 'item', 'title'"),
+        (pd.DataFrame({"item_id": [1], "brand": ["a"]}), "the column 'brand' holds no numbers"),
+        (pd.DataFrame({"item_id": [1, 2], "title": [" ", None]}), "no item has a text"),
+        ("vectors.npy", "has vectors without ids"),
+        ("missing.npz", "no such file"),
+        ("missing.parquet", "no such file"),
+    ],
+)
+def test_sources_that_cannot_be_used_say_why(source, message):
+    with pytest.raises(VectorsError, match=message):
+        Vectors.read(source)
+
+
+def test_pickles_are_not_loaded(tmp_path):
+    np.savez(tmp_path / "vectors.npz", ids=np.array(["a", {}], dtype=object), vectors=np.zeros((2, 2)))
+    with pytest.raises(VectorsError, match="not two plain arrays"):
+        Vectors.read(tmp_path / "vectors.npz")
+
+
+def test_arguments_that_make_no_sense_are_refused(vectors, training):
+    model = zoo.build(DEEPFM)
+    before = state(model)
+    for options in ({"scale": -1}, {"scale": float("nan")}, {"method": "pca"}, {"users": "mean"}):
+        with pytest.raises(VectorsError, match=next(iter(options))):
+            initialise(model, vectors, **IDS, **options)
+    with pytest.raises(VectorsError, match="needs x and y"):
+        initialise(model, vectors, **IDS, users="history")
+    with pytest.raises(VectorsError, match="no embedding table of 'price'"):
+        initialise(model, vectors, user="user_id", item="price")
+    with pytest.raises(UnsupportedModelError):
+        initialise(torch.nn.Linear(2, 2), vectors, **IDS)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert sllmr_plugin.initialise is initialise
+
+
+def test_a_copy_of_an_initialised_model_trains_on(vectors, training):
+    model = zoo.build(DEEPFM)
+    initialise(model, vectors, **IDS, **training)
+    twin = copy.deepcopy(model)
+    for one in (model, twin):
+        zoo.compile_model(DEEPFM, one)
+        zoo.fit(DEEPFM, one, epochs=1)
+    assert all(torch.equal(value, twin.state_dict()[name]) for name, value in model.state_dict().items())
