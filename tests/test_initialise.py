@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sllmr_plugin
-from sllmr_plugin import CoverageWarning, SelectiveConfig, Vectors, initialise, unwrap, wrap
+from sllmr_plugin import CoverageWarning, SelectiveConfig, Vectors, initialise, unwrap
 from sllmr_plugin.backends.initialise import Projection
 from sllmr_plugin.errors import TextEncoderError, UnsupportedModelError, VectorsError
 from sllmr_plugin.knowledge import TfidfSvdEncoder
@@ -31,7 +31,7 @@ def matrix():
 
 @pytest.fixture
 def vectors(matrix):
-    return {code: row for code, row in enumerate(matrix, start=1)}
+    return dict(enumerate(matrix, start=1))
 
 
 @pytest.fixture
@@ -113,20 +113,26 @@ def test_a_table_wider_than_the_vectors_keeps_the_rest_of_its_start():
 @pytest.mark.parametrize("backbone", zoo.BACKBONES, ids=lambda backbone: backbone.name)
 def test_scale_0_is_the_plain_model_and_another_scale_reaches_the_output(backbone, vectors, training):
     model = zoo.build(backbone)
-    before, random = state(model), torch.get_rng_state()
+    before = state(model)
     if backbone.name == "MLR":
         with pytest.raises(VectorsError, match="no embedding table of 'item_id'"):
             initialise(model, vectors, **IDS, **training)
         return
     assert str(initialise(model, vectors, **IDS, **training, scale=0)).startswith("not initialised")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    inputs = zoo.inputs(model)
-    untouched = zoo.predict(model, inputs)
+    inputs, plain = zoo.inputs(model), copy.deepcopy(model)
+    random = torch.get_rng_state()
     done = initialise(model, vectors, **IDS, **training, scale=1.0)
     assert torch.equal(torch.get_rng_state(), random)
-    assert not np.array_equal(zoo.predict(model, inputs), untouched)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == set(done.tables)
+    started = copy.deepcopy(model)
+    for one in (plain, started):  # some have a flat output before the first step
+        zoo.compile_model(backbone, one)
+        zoo.fit(backbone, one, epochs=1)
+    assert not np.array_equal(zoo.predict(started, inputs), zoo.predict(plain, inputs))
     done.undo(model)
-    assert np.array_equal(zoo.predict(model, inputs), untouched)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["DIN", "DIEN"])
@@ -142,7 +148,7 @@ def test_wrapping_before_or_after_makes_no_difference(vectors, training):
         model = zoo.build(DEEPFM)
         for step in order:
             if step == "wrap":
-                model = wrap(model, zoo.score_frame(), **IDS, config=SelectiveConfig(gate="none", seed=1))
+                model = zoo.wrapped(DEEPFM, model, SelectiveConfig(gate="none", seed=1))
             else:
                 initialise(model, vectors, **IDS, **training)
         zoo.compile_model(DEEPFM, model)
@@ -216,7 +222,9 @@ def test_files_hold_texts_or_vectors(tmp_path, matrix):
 
 
 def test_titles_and_descriptions_are_joined_by_id(tmp_path):
-    texts = pd.DataFrame({"kind": ["item", "item", "user"], "id": ["07", "8", "1"], "text": ["a b", "c d", "a"]})
+    texts = pd.DataFrame(
+        {"kind": ["item", "item", "user"], "id": ["07", "8", "1"], "text": ["sword quest", "kart race", "sword"]}
+    )
     items = pd.DataFrame({"item_id": ["07", "9"], "title": ["zelda", "mario"]})
     seen = []
 
@@ -226,7 +234,7 @@ def test_titles_and_descriptions_are_joined_by_id(tmp_path):
             return super().encode(texts)
 
     read = Vectors.read(texts, titles=items, encoder=Spy(dim=2))
-    assert seen == ["zelda. a b", ". c d", "a"]
+    assert seen == ["zelda. sword quest", ". kart race", "sword"]
     assert read.items.ids.tolist() == ["07", "8"]
     assert len(read.users) == 1
     assert repr(read) == "Vectors of the vectors DataFrame: items: 2 of 2 numbers, users: 1 of 2 numbers"

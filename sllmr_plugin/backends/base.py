@@ -75,8 +75,11 @@ def _itself(model: Any) -> Any:
     return model
 
 
-def _same_name(model: Any, feature: str) -> str:
-    return feature
+def embeddings_named(model: nn.Module, name: str) -> list[nn.Embedding]:
+    """Return the embeddings under a name in any dictionary of modules of a model, each once."""
+    dictionaries = [module for module in model.modules() if isinstance(module, nn.ModuleDict)]
+    found = [table[name] for table in dictionaries if name in table]
+    return [module for module in dict.fromkeys(found) if isinstance(module, nn.Embedding)]
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,15 @@ class Backend:
         Takes model and feature; returns how raw ids become codes where the library has kept that, else None.
     row_model : callable
         Takes a model; returns one that is called with rows, (n_rows, width), laid out as its `feature_index` says.
-    embedding_name : callable
-        Takes model and feature; returns the name under which the model keeps that feature's embedding tables.
+    embeddings : callable
+        Takes model and feature; returns the embedding modules that the feature's ids are looked up in.
     """
 
     mixin: type
     find_problems: Callable[..., tuple[list[str], Features | None]]
     id_index: Callable[[Any, str], IdIndex | None] = _no_index
     row_model: Callable[[Any], Any] = _itself
-    embedding_name: Callable[[Any, str], str] = _same_name
+    embeddings: Callable[[Any, str], list[nn.Embedding]] = embeddings_named
 
 
 def backend_of(model: object) -> Backend | None:

@@ -293,12 +293,7 @@ def _initialise_users(
 
 def _tables(backend: Backend, model: nn.Module, feature: str) -> dict[str, Tensor]:
     """Return a feature's embedding tables by parameter name, but those of one number a row, the linear part's."""
-    name = backend.embedding_name(model, feature)
-    weights = {
-        id(module[name].weight)
-        for module in model.modules()
-        if isinstance(module, nn.ModuleDict) and name in module and isinstance(module[name], nn.Embedding)
-    }
+    weights = {id(module.weight) for module in backend.embeddings(model, feature)}
     found = {key: p for key, p in model.named_parameters() if id(p) in weights and p.dim() == 2 and p.shape[1] > 1}
     if not found:
         raise VectorsError(

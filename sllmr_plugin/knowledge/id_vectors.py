@@ -178,14 +178,12 @@ class Vectors:
         frames = [frame[frame["text"].astype(str).str.strip() != ""] for frame in frames]
         if frames[0].empty:
             raise VectorsError(f"{source}: no item has a text. Check the column of texts.")
+        ids = [_once(frame["id"].reset_index(drop=True), source) for frame in frames]
         together = [str(text) for frame in frames for text in frame["text"]]
         encoder = encoder or TfidfSvdEncoder(dim=_DIM)
         matrix = encode_finite(encoder, together)
         parts = np.split(matrix, np.cumsum([len(frame) for frame in frames])[:-1])
-        found = [
-            IdVectors(_once(frame["id"].reset_index(drop=True), source), part, written)
-            for frame, part in zip(frames, parts, strict=True)
-        ]
+        found = [IdVectors(own, part, written) for own, part in zip(ids, parts, strict=True)]
         return cls(found[0], found[1] if len(found) > 1 and len(found[1]) else None, source, encoder)
 
     def more(self, source: VectorSource, **options: Any) -> Vectors:
@@ -221,9 +219,9 @@ class _Fitted:
 
 
 def _once(ids: pd.Series, source: str) -> pd.Series:
-    twice = ids[ids.duplicated()]
-    if len(twice):
-        raise VectorsError(f"{source}: the id {twice.iloc[0]!r} has two vectors or texts. Keep one of them.")
+    twice = ids[ids.duplicated()].tolist()
+    if twice:
+        raise VectorsError(f"{source}: the id {twice[0]!r} has two vectors or texts. Keep one of them.")
     return ids
 
 
@@ -237,7 +235,9 @@ def _of_arrays(ids: Any, vectors: Any, source: str) -> IdVectors:
     bad = ~np.isfinite(matrix).all(axis=1)
     ids = pd.Series(ids)
     if bad.any():
-        raise VectorsError(f"{source}: the vector of {ids[int(bad.argmax())]!r} is not finite. Leave that id out.")
+        raise VectorsError(
+            f"{source}: the vector of {ids.tolist()[int(bad.argmax())]!r} is not finite. Leave that id out."
+        )
     return IdVectors(_once(ids, source), matrix)
 
 

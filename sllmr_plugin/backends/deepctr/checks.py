@@ -12,7 +12,7 @@ from torch import nn
 from ...config import SelectiveConfig
 from ...errors import DataError, SLLMRError
 from ...training.rows import Features
-from ..base import dropout_problems, head_of, name_problems, task_problems
+from ..base import dropout_problems, embeddings_named, head_of, name_problems, task_problems
 
 FLOAT32_IDS = 2**24
 
@@ -44,11 +44,17 @@ def feature_columns(model: nn.Module) -> dict[str, Any]:
     return columns
 
 
-def embedding_name(model: nn.Module, feature: str) -> str:
-    """Return the key of a feature's tables in the model's dictionaries of embeddings; "" where it uses none."""
+def embeddings_of(model: nn.Module, feature: str) -> list[nn.Embedding]:
+    """Return the embeddings that a model looks a feature's ids up in."""
     if _derives(model, "MLR"):  # BaseModel makes tables for it that its linear parts never look at
-        return ""
-    return getattr(feature_columns(model).get(feature), "embedding_name", feature)
+        return []
+    name = getattr(feature_columns(model).get(feature), "embedding_name", feature)
+    if not _derives(model, "ONN"):
+        return embeddings_named(model, name)
+    # A table for every pair of features takes their place.
+    pairs = [(key.split("+"), pair) for key, pair in model.second_order_embedding_dict.items()]
+    sides = [(pair.emb1 if names[0] == name else pair.emb2) for names, pair in pairs if name in names]
+    return [module for module in sides if isinstance(module, nn.Embedding)]
 
 
 def default_item_features(model: nn.Module, item: str) -> list[str]:

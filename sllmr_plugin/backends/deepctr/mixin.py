@@ -28,7 +28,7 @@ from ..optimizer import sync_optimizer
 from ..processes import Processes, check_processes
 from ..wrapped import WrappedMixin, plain_class, warn_if_only_warm_up, wrapped_class
 from .augmented import AugmentMixin, augmented_class, complete, unaugmented_class
-from .checks import embedding_name, find_problems, prediction_head, require_arrays, require_compiled, shares_forward
+from .checks import embeddings_of, find_problems, prediction_head, require_arrays, require_compiled, shares_forward
 from .fit_seams import LeanL2, whole_batches
 from .quiet import QuietImport
 
@@ -318,4 +318,4 @@ def _fit_arguments(fit: Callable[..., Any], args: tuple, kwargs: dict[str, Any])
     return {"callbacks": None, **arguments}
 
 
-BACKEND = Backend(SLLMRMixin, find_problems, embedding_name=embedding_name)
+BACKEND = Backend(SLLMRMixin, find_problems, embeddings=embeddings_of)
