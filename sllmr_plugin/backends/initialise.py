@@ -25,6 +25,9 @@ DEFAULT_SCALE = 0.3
 class Projection:
     """Takes vectors of items, or of users in the same space, to rows of an embedding table.
 
+    Of a vector only the direction counts, seen from the items' mean: every row has a root mean square of 1. On the
+    video games that is better than standardised columns, by 0.004 to 0.007 AUC (docs/initialise.md).
+
     Attributes
     ----------
     centre : numpy.ndarray
@@ -38,27 +41,25 @@ class Projection:
 
     @classmethod
     def fit(cls, matrix: np.ndarray, size: int, method: str = "svd", seed: int = 0) -> Projection:
-        """Fit on the items' vectors, (n, d): rows of the result have a standard deviation of 1 in every column.
+        """Fit on the items' vectors, (n, d).
 
         ``svd`` takes the leading principal components; ``random`` a Gaussian random projection, which keeps distances
-        up to noise (Johnson and Lindenstrauss, 1984) and every column alike.
+        up to noise (Johnson and Lindenstrauss, 1984).
         """
         matrix = matrix.astype(np.float64)
         centre = matrix.mean(axis=0)
-        centred = matrix - centre
         if method == "random":
-            directions = np.random.default_rng(seed).standard_normal((matrix.shape[1], size))
-        else:
-            _, values, right = np.linalg.svd(centred, full_matrices=False)
-            rank = int((values > 1e-6 * max(values.max(initial=0.0), 1e-12)).sum())
-            directions = right[: min(size, rank)].T
-        spread = (centred @ directions).std(axis=0)
-        return cls(centre, directions / np.where(spread > 0, spread, 1.0))
+            return cls(centre, np.random.default_rng(seed).standard_normal((matrix.shape[1], size)))
+        _, values, right = np.linalg.svd(matrix - centre, full_matrices=False)
+        rank = int((values > 1e-6 * max(values.max(initial=0.0), 1e-12)).sum())
+        return cls(centre, right[: min(size, rank)].T)
 
     def __call__(self, matrix: np.ndarray) -> np.ndarray:
-        """Return (n, k) float64 rows of (n, d) vectors."""
-        rows: np.ndarray = (matrix - self.centre) @ self.directions
-        return rows
+        """Return (n, k) float64 rows of (n, d) vectors; zeros of a vector that is the mean."""
+        rows = (matrix - self.centre) @ self.directions
+        size = np.sqrt(np.square(rows).mean(axis=1, keepdims=True)) if rows.shape[1] else np.ones((len(rows), 1))
+        scaled: np.ndarray = rows / np.where(size > 1e-9, size, 1.0)
+        return scaled
 
 
 @dataclass(eq=False)
@@ -70,7 +71,7 @@ class Initialisation:
     vectors : Vectors
         What they started from.
     scale : float
-        Standard deviation of the columns that were filled.
+        Root mean square of each item row.
     n_items, n_users : int
         Rows that were filled, of `item_rows` and `user_rows` in all.
     tables : tuple of str
@@ -171,8 +172,8 @@ def initialise(
 ) -> Initialisation:
     """Start a model's embeddings from vectors of its items: a projection of what texts say (Harte et al., RecSys 2023).
 
-    Rows of the item's embedding tables become the vectors' leading principal components, scaled to a standard
-    deviation of `scale` in every column. Rows of the user's tables become the mean over the items that the user has
+    Rows of the item's embedding tables become the vectors' leading principal components, each row scaled to a root mean
+    square of `scale`. Rows of the user's tables become the mean over the items that the user has
     taken in training, or the user's own vectors. Rows without a vector keep their start, the linear part is left alone,
     and class, ``state_dict`` keys and serving stay the plain model's. Call it before `fit`, before or after `wrap`.
 
@@ -187,7 +188,7 @@ def initialise(
     x, y : mapping of str to array, and array, optional
         The training rows' id columns, as codes, and labels: who took what. Without them users have no history.
     scale : float, default=0.3
-        Standard deviation of each filled column. 0 leaves the model as it is.
+        Root mean square of each item row. 0 leaves the model as it is.
     method : {"svd", "random"}, default="svd"
         How vectors become as short as the embedding.
     users : {"auto", "history", "vectors", "none"}, default="auto"
