@@ -91,6 +91,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .backends.augment import unaugment as unaugment
     from .backends.deepctr.mixin import SLLMRCallback as SLLMRCallback
     from .backends.deepctr.mixin import SLLMRMixin as SLLMRMixin
+    from .backends.initialise import Initialisation as Initialisation
+    from .backends.initialise import initialise as initialise
     from .config import SelectiveConfig as SelectiveConfig
     from .errors import AdaptorWarning as AdaptorWarning
     from .errors import AlreadyWrappedError as AlreadyWrappedError
@@ -112,11 +114,13 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .errors import TextEncoderError as TextEncoderError
     from .errors import TextTableError as TextTableError
     from .errors import UnsupportedModelError as UnsupportedModelError
+    from .errors import VectorsError as VectorsError
     from .errors import WrapError as WrapError
     from .evaluation.reliability import Reliability as Reliability
     from .evaluation.reliability import reliability as reliability
     from .knowledge import KARAdaptor as KARAdaptor
     from .knowledge import LLMCFAdaptor as LLMCFAdaptor
+    from .knowledge.id_vectors import Vectors as Vectors
     from .knowledge.texts import TextTable as TextTable
     from .knowledge.vectors import SentenceTransformerEncoder as SentenceTransformerEncoder
     from .knowledge.vectors import TextEncoder as TextEncoder

@@ -294,8 +294,8 @@ def _initialise_users(
 
 def _tables(backend: Backend, model: nn.Module, feature: str) -> dict[str, Tensor]:
     """Return a feature's embedding tables by parameter name, but those of one number a row, the linear part's."""
-    weights = {id(module.weight) for module in backend.embeddings(model, feature)}
-    found = {key: p for key, p in model.named_parameters() if id(p) in weights and p.dim() == 2 and p.shape[1] > 1}
+    weights = {id(module.weight) for module in backend.embeddings(model, feature) if module.embedding_dim > 1}
+    found: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if id(value) in weights}
     if not found:
         raise VectorsError(
             f"the model has no embedding table of {feature!r} to initialise (a linear model, or the name of a feature "

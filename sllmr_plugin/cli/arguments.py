@@ -58,6 +58,13 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         ("--valid-users", defaults.valid_users, "users ranked to choose the epoch"),
     ):
         parser.add_argument(flag, type=positive, default=default, metavar="N", help=f"{text} (default: {default})")
+    parser.add_argument("--redraw", action="store_true", help="draw other negatives in every epoch")
+    parser.add_argument(
+        "--patience",
+        type=positive,
+        metavar="N",
+        help="stop when N epochs in a row have not raised the validation AUC (default: train all epochs)",
+    )
     parser.add_argument(
         "--learning-rate",
         type=rate,
@@ -159,6 +166,8 @@ def run_settings(
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         negatives=arguments.negatives,
+        redraw=arguments.redraw,
+        patience=arguments.patience,
         test_users=test_users,
         valid_users=arguments.valid_users,
         test_items=test_items,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..backends.initialise import DEFAULT_SCALE, USERS
 from ..config import SelectiveConfig
 from ..datasets.interactions import load_interactions
 from ..errors import ConfigError
@@ -17,10 +18,22 @@ from ..evaluation.corruption import CORRUPTIONS, corrupt
 from ..evaluation.run import ALL_MODES, check_texts
 from ..evaluation.strata import read_labels, stratify
 from ..evaluation.tables import format_table
+from ..evaluation.training import Start
 from ..knowledge import SentenceTransformerEncoder
+from ..knowledge.id_vectors import Vectors
 from ..scores.table import ScoreTable
 from ..zoo.deepctr import BACKBONES
-from .arguments import add_data, add_engine, add_training, names, open_engine, positive, read_overrides, run_settings
+from .arguments import (
+    add_data,
+    add_engine,
+    add_training,
+    names,
+    open_engine,
+    positive,
+    rate,
+    read_overrides,
+    run_settings,
+)
 
 _EPILOG = """\
 Every mode of a seed starts from the same weights and sees the same batches, and each run keeps its epoch of
@@ -35,6 +48,8 @@ examples:
   sllmr compare ... --set weight=0.2 --set loss=hinge --out runs/hinge
   sllmr compare ... --corrupt warm_inverted --out runs/warm_inverted
   sllmr compare ... --modes none,kd,kar,llm_cf,gated --texts texts.parquet --out runs/baselines
+  sllmr compare ... --modes none,init,init+gated --initialise titles --out runs/initialised
+  sllmr compare ... --epochs 8 --negatives 4 --redraw --patience 3 --out runs/strong
   sllmr compare ... --config runs/tune/chosen.yaml --out runs/tuned
   sllmr compare ... --eval-users 500 --seeds 1 --out runs/quick_look
   sllmr compare ... --backbone xdeepfm,din --rank-items 200 --out runs/slow_backbones
@@ -81,6 +96,26 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="encode them with this model of sentence-transformers (default: TF-IDF and SVD, nothing to download)",
     )
+    parser.add_argument(
+        "--initialise",
+        metavar="titles|FILE",
+        help="vectors that the embeddings of the modes init, init+gated, ... start from: the titles of --items, a text "
+        "table of sllmr texts (put behind the titles), or vectors of your own (docs/initialise.md)",
+    )
+    parser.add_argument(
+        "--initialise-scale",
+        type=rate,
+        default=DEFAULT_SCALE,
+        metavar="X",
+        help="root mean square of an item's row (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--initialise-users",
+        choices=USERS,
+        default="auto",
+        help="where user rows come from: the mean of their training items, their own vectors, or nowhere "
+        "(default: auto, the mean)",
+    )
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
     add_training(parser)
     parser.add_argument("--eval-users", type=positive, metavar="N", help="test users ranked (default: all)")
@@ -125,7 +160,8 @@ def _run(arguments: argparse.Namespace) -> None:
             seeds=arguments.seeds,
             settings=run_settings(arguments, test_users=arguments.eval_users, test_items=arguments.rank_items),
             texts=arguments.texts,
-            encoder=SentenceTransformerEncoder(arguments.text_model) if arguments.text_model else None,
+            encoder=_encoder(arguments),
+            start=_start(arguments),
             config_overrides={**fields, **read_overrides(arguments.overrides)},
             strata=labels,
             engine=engine,
@@ -133,6 +169,24 @@ def _run(arguments: argparse.Namespace) -> None:
     print(format_table(comparison))
     print(f"\nRun folder: {arguments.out}; for other metrics and forms: sllmr table {arguments.out} --help")
     print(f"A page with plots: sllmr report {shlex.quote(str(arguments.out))}")
+
+
+def _encoder(arguments: argparse.Namespace) -> SentenceTransformerEncoder | None:
+    return SentenceTransformerEncoder(arguments.text_model) if arguments.text_model else None
+
+
+def _start(arguments: argparse.Namespace) -> Start | None:
+    """Return what ``--initialise`` names, None where it names nothing."""
+    source = arguments.initialise
+    if source is None:
+        return None
+    if arguments.items is None and source == "titles":
+        raise ConfigError("--initialise titles reads the titles of --items; give that, too.")
+    titles = None if source == "titles" else arguments.items
+    vectors = Vectors.read(
+        arguments.items if source == "titles" else source, titles=titles, encoder=_encoder(arguments)
+    )
+    return Start(vectors, arguments.initialise_scale, arguments.initialise_users)
 
 
 def _read_config(path: str) -> tuple[dict[str, Any], list[str]]:

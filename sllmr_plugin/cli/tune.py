@@ -82,6 +82,7 @@ def _compare_command(arguments: argparse.Namespace, result: TuneResult) -> str:
         ("batch_size", defaults.batch_size),
         ("negatives", defaults.negatives),
         ("valid_users", defaults.valid_users),
+        ("patience", defaults.patience),
         ("learning_rate", defaults.learning_rate),
         ("dropout", defaults.dropout),
         ("rank_items", defaults.valid_items),
@@ -89,4 +90,5 @@ def _compare_command(arguments: argparse.Namespace, result: TuneResult) -> str:
     ):
         value = getattr(arguments, name)
         words += [f"--{name.replace('_', '-')}", str(value)] if value != default else []
+    words += ["--redraw"] * arguments.redraw
     return shlex.join([*words, "--out", str(arguments.out / "test")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -11,7 +13,7 @@ from .negatives import UnseenItems
 
 
 def training_rows(
-    data: Interactions, *, negatives: int = 1, history_length: int = 10, seed: int = 0
+    data: Interactions, *, negatives: int = 1, history_length: int = 10, seed: int | Sequence[int] = 0
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Build the rows a model is trained on.
 
@@ -28,7 +30,7 @@ def training_rows(
         Negatives drawn for each positive, with replacement. More of them sharpen the ranking and cost time.
     history_length : int, default 10
         L, the most recent items kept of a history.
-    seed : int, default 0
+    seed : int or sequence of int, default 0
         Seed of the draw.
 
     Returns

@@ -18,6 +18,7 @@ from ..datasets.features import training_rows
 from ..datasets.interactions import Interactions
 from ..errors import ConfigError, CoverageWarning, SLLMRError
 from ..knowledge import Adaptor, EncodedTexts, TextEncoder, TextTable
+from ..knowledge.id_vectors import Vectors
 from ..parallel.engine import Engine
 from ..progress import RunProgress
 from ..scores.table import ScoreTable
@@ -26,10 +27,20 @@ from .comparison import Comparison, compare_runs
 from .differences import BASELINE
 from .folder_files import digest, score_digest
 from .reliability import reliability
-from .run import ALL_MODES, TEXT_MODES, RunResult, build_adaptor, check_texts, describe_texts, train_and_rank
+from .run import (
+    ALL_MODES,
+    INITIALISED,
+    TEXT_MODES,
+    RunResult,
+    build_adaptor,
+    check_texts,
+    describe_texts,
+    train_and_rank,
+)
 from .runs import RunFolder
 from .strata import label_test, stratify
-from .training import RunSettings
+from .training import RunSettings, Start
+from .untrained import rank_untrained
 
 
 def describe_inputs(data: Interactions, scores: ScoreTable, texts: TextTable | None = None) -> dict[str, Any]:
@@ -86,6 +97,7 @@ def compare(
     config_overrides: Mapping[str, Any] | None = None,
     texts: str | Path | pd.DataFrame | TextTable | None = None,
     encoder: TextEncoder | None = None,
+    start: Start | None = None,
     overwrite: bool = False,
     strata: Sequence[pd.DataFrame] = (),
     verbose: bool = True,
@@ -98,6 +110,8 @@ def compare(
     validation AUC. A run is written to `out` as soon as it is finished; called again with the same settings, the
     runs that are there are not made again. Before a run trains, `check_leakage` looks for held-out interactions
     in what it learns from. If the table has probes, the first plain model is compared with the LLM (`reliability`).
+    What needs no training is ranked beside the models: popularity and, where items have titles or texts, their content
+    (`rank_untrained`).
 
     Parameters
     ----------
@@ -123,6 +137,8 @@ def compare(
         other texts, or none, are not mixed with these. Reasoning texts among them are the exemplars of ``llm_cf``.
     encoder : TextEncoder, optional
         Encodes them; default: `TfidfSvdEncoder`.
+    start : Start, optional
+        What the embeddings of the modes ``init``, ``init+gated``, ``init+global``, ... start from.
     overwrite : bool, default=False
         Drop runs in `out` that were made with other settings instead of refusing to mix.
     strata : sequence of DataFrame, default=()
@@ -156,6 +172,11 @@ def compare(
     names = [check_backbone(name, *sizes) for name in names]
     configs = _configs(modes, config_overrides or {})
     check_texts(modes, texts)
+    if start is None and any(mode in INITIALISED for mode in modes):
+        raise ConfigError(
+            "the modes that begin with init start from vectors of the items; give some (--initialise titles or FILE; "
+            "start=Start(Vectors.read(...)) in Python)."
+        )
     if any(mode in TEXT_MODES for mode in modes):
         for name in names:
             check_dense(name)
@@ -169,11 +190,16 @@ def compare(
     encoded = EncodedTexts.of(texts, encoder) if texts is not None else None
     labels = label_test(data, strata) if len(strata) else None
     everything = {**_everything_else(data, scores, settings, config_overrides or {}), **describe_texts(encoded)}
+    if start is not None:
+        everything["start"] = {**_described(start.vectors), "scale": start.scale, "users": start.users}
     folder = RunFolder(out, everything, overwrite=overwrite)
 
     folder.set_inputs(describe_inputs(data, scores, texts))
     if labels is not None:
         folder.set_labels(labels)
+    if not folder.untrained:
+        ranked = {name: getattr(settings, name) for name in ("test_users", "test_items", "valid_users", "valid_items")}
+        folder.set_untrained(rank_untrained(data, _item_texts(data, texts), **ranked))
     chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     plan = list(itertools.product(names, chosen_seeds, configs))
     progress = RunProgress(len(plan), verbose=verbose)
@@ -191,7 +217,8 @@ def compare(
             judge = _reliability_into(folder, rows, scores, configs[mode], mode, name, seed)
             adaptor = build_adaptor(mode, encoded, rows, seed)
             config, told = configs[mode], (progress, judge, verbose)
-            folder.add(_run(data, rows, scores, name, config, mode, seed, settings, adaptor, *told, engine))
+            first = start if mode in INITIALISED else None
+            folder.add(_run(data, rows, scores, name, config, mode, seed, settings, adaptor, first, *told, engine))
     asked = [(name, mode, seed) for name, seed, mode in plan]
     comparison = compare_runs(folder, asked)
     whole = comparison if set(asked) == set(folder.runs) else compare_runs(folder, list(folder.runs))
@@ -209,6 +236,7 @@ def _run(
     seed: int,
     settings: RunSettings,
     adaptor: Adaptor | None,
+    start: Start | None,
     progress: RunProgress,
     inspect: Callable[[Any], None],
     verbose: bool,
@@ -232,6 +260,7 @@ def _run(
         settings=settings,
         mode=mode,
         adaptor=adaptor,
+        start=start,
         report=report,
         inspect=inspect,
         verbose=verbose,
@@ -273,7 +302,31 @@ def _configs(modes: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Se
     if unknown:
         raise ConfigError(f"mode={unknown[0]!r} is none of {', '.join(map(repr, ALL_MODES))}. Take some of these.")
     # What reads texts trains the plain model, with more inputs.
-    return {mode: SelectiveConfig.of_mode("none" if mode in TEXT_MODES else mode, overrides) for mode in modes}
+    trained = {mode: INITIALISED.get(mode, "none" if mode in TEXT_MODES else mode) for mode in modes}
+    return {mode: SelectiveConfig.of_mode(how, overrides) for mode, how in trained.items()}
+
+
+def _described(vectors: Vectors) -> dict[str, Any]:
+    """Return what results depend on of vectors, as plain JSON values."""
+    kinds = {"items": vectors.items, "users": vectors.users}
+    return {
+        name: digest(np.frombuffer("\0".join(map(str, part.ids)).encode(), dtype=np.uint8), part.matrix)
+        for name, part in kinds.items()
+        if part is not None
+    }
+
+
+def _item_texts(data: Interactions, texts: TextTable | None) -> list[str] | None:
+    """Return title and text of each item, by code from 1; None where there are neither."""
+    if data.titles is None and (texts is None or texts.items.empty):
+        return None
+    codes = range(1, data.n_items + 1)
+    found = pd.Series("", index=codes)
+    if data.titles is not None:
+        found = data.titles.reindex(codes, fill_value="")
+    if texts is not None:
+        found = found + " " + texts.items.reindex(codes, fill_value="")
+    return list(found)
 
 
 def _everything_else(

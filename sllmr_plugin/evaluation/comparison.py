@@ -140,11 +140,14 @@ class Comparison:
         To the plain model of the same backbone.
     strata : list of StratumAuc
         AUC by the user's labels; empty without any.
+    untrained : dict of str to dict of str to float
+        AUC of what needs no training, by name, see `rank_untrained`.
     """
 
     runs: list[RunResult]
     differences: list[Difference] = field(default_factory=list)
     strata: list[StratumAuc] = field(default_factory=list)
+    untrained: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[RunResult]:
         return iter(self.runs)
@@ -172,7 +175,7 @@ def compare_runs(folder: RunFolder, keys: Sequence[tuple[str, str, int]]) -> Com
         The runs in the order of `keys`.
     """
     labels = folder.labels()
-    comparison = Comparison([folder.runs[key] for key in keys])
+    comparison = Comparison([folder.runs[key] for key in keys], untrained=folder.untrained)
     for backbone in dict.fromkeys(key[0] for key in keys):
         rankings = {key[1:]: folder.ranking(key) for key in keys if key[0] == backbone}
         comparison.differences.extend(differences_to_plain(backbone, rankings, labels))

@@ -21,10 +21,12 @@ from ..scores.table import ScoreTable
 from .folder_files import digest
 from .metrics import click_metrics, labelled_rows, predict_rows, ranking_metrics
 from .ranking import full_ranking, sample_size, summarize
-from .training import RunSettings, require_split, train
+from .training import RunSettings, Start, require_split, train
 
 TEXT_MODES = ("kar", "llm_cf")
-ALL_MODES = (*MODES, *TEXT_MODES)
+INITIALISED = {"init" if mode == "none" else f"init+{mode}": mode for mode in MODES}
+"""Modes whose embeddings start from vectors of the items, and the mode that trains them from there."""
+ALL_MODES = (*MODES, *TEXT_MODES, *INITIALISED)
 """Every mode of a comparison: those that are short for fields of `SelectiveConfig`, and those that need texts."""
 
 
@@ -154,7 +156,8 @@ class RunResult:
         """Return the fields but the ranking, with None for NaN, which JSON lacks."""
         values = asdict(replace(self, ranking=None))
         del values["ranking"]
-        return _replace(values, lambda value: None if value != value else value)
+        plain: dict[str, Any] = replace_nan(values)
+        return plain
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunResult:
@@ -175,6 +178,7 @@ def train_and_rank(
     settings: RunSettings,
     mode: str | None = None,
     adaptor: Adaptor | None = None,
+    start: Start | None = None,
     report: Callable[[int, float], None] = lambda epoch, auc: None,
     inspect: Callable[[Any], None] = lambda model: None,
     verbose: bool = True,
@@ -204,6 +208,8 @@ def train_and_rank(
         Name of the mode in the result; default: the config's.
     adaptor : Adaptor, optional
         Fills dense columns from texts, in training and in the ranking; see `train`.
+    start : Start, optional
+        What the embeddings start from; see `train`.
     report : callable, optional
         Called after each epoch with its number, counted from 1, and its validation AUC.
     inspect : callable, optional
@@ -236,6 +242,7 @@ def train_and_rank(
         seed=seed,
         settings=settings,
         adaptor=adaptor,
+        start=start,
         report=report,
         verbose=verbose,
         engine=engine,
@@ -262,7 +269,7 @@ def train_and_rank(
         n_tail=int(summary["n_tail"]),
         epoch=trained.epoch,
         seconds=trained.seconds,
-        gate=_gate_means(model.history.history, trained.epoch),
+        gate=_gate_means(trained.epochs[trained.epoch - 1]),
         n_undefined=int(summary["n_undefined"]),
         test_items=test_items,
         sampling_error=_sampling_error(summary) if test_items else None,
@@ -283,11 +290,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def _gate_means(history: Mapping[str, list[float]], epoch: int) -> dict[str, float] | None:
-    """Return the gate's means of an epoch counted from 1; None if the model was not regularized."""
-    if GATE_MEANS["all"] not in history:
-        return None
-    return {name: float(history[key][epoch - 1]) for name, key in GATE_MEANS.items()}
+def _gate_means(epoch: Mapping[str, float]) -> dict[str, float] | None:
+    """Return the gate's means of an epoch; None if the model was not regularized by pairs."""
+    return {name: epoch[key] for name, key in GATE_MEANS.items()} if GATE_MEANS["all"] in epoch else None
 
 
 def _by_raw_ids(ranking: pd.DataFrame, data: Interactions) -> pd.DataFrame:
@@ -302,6 +307,11 @@ def _by_raw_ids(ranking: pd.DataFrame, data: Interactions) -> pd.DataFrame:
 
 def _sampling_error(summary: Mapping[str, float]) -> dict[str, float]:
     return {name: summary[name + "_se"] for name in ("auc", "auc_cold", "auc_tail")}
+
+
+def replace_nan(value: Any) -> Any:
+    """Return JSON values with None for NaN, which JSON lacks."""
+    return _replace(value, lambda part: None if part != part else part)
 
 
 def _replace(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -12,7 +12,8 @@ import pandas as pd
 from ..errors import RunFolderError
 from .differences import Difference, StratumAuc
 from .folder_files import changes, read_json, write_json, write_whole
-from .run import RunResult
+from .run import RunResult, replace_nan
+from .untrained import UNTRAINED
 
 FORMAT = 2
 """Number of the layout of a run folder; 1 was a plain list of runs without rankings."""
@@ -44,6 +45,8 @@ class RunFolder:
         Of all runs; empty while a comparison is unfinished.
     strata : list of StratumAuc
         Of all runs; empty while a comparison is unfinished, and without labels.
+    untrained : dict of str to dict of str to float
+        What `rank_untrained` found, by name; empty until then. In ``results.json`` each stands under its name.
     report : dict or None
         What `sllmr_plugin.report.summary.summarise` made of the runs; None until then.
 
@@ -59,6 +62,7 @@ class RunFolder:
         self.runs: dict[tuple[str, str, int], RunResult] = {}
         self.differences: list[Difference] = []
         self.strata: list[StratumAuc] = []
+        self.untrained: dict[str, dict[str, float]] = {}
         self.report: dict[str, Any] | None = None
         if settings is None:
             if not self.results_file.exists():
@@ -135,6 +139,11 @@ class RunFolder:
         self.differences, self.strata, self.report = list(differences), list(strata), None
         self._save()
 
+    def set_untrained(self, untrained: Mapping[str, Mapping[str, float]]) -> None:
+        """Write what needs no training."""
+        self.untrained = {name: dict(values) for name, values in untrained.items()}
+        self._save()
+
     def set_report(self, report: Mapping[str, Any]) -> None:
         """Write what a report shows; plain JSON values."""
         self.report = dict(report)
@@ -181,6 +190,7 @@ class RunFolder:
             "runs": [run.to_json() for run in self.runs.values()],
             "differences": [difference.to_json() for difference in self.differences],
             "strata": [asdict(stratum) for stratum in self.strata],
+            **replace_nan(self.untrained),
             **({"report": self.report} if self.report is not None else {}),
         }
         write_json(self.results_file, content)
@@ -193,6 +203,11 @@ class RunFolder:
             self.differences = [Difference.from_json(values) for values in content["differences"]]
             self.strata = [StratumAuc(**values) for values in content["strata"]]
             self.report = content.get("report")
+            self.untrained = {
+                name: {key: float("nan") if value is None else value for key, value in content[name].items()}
+                for name in UNTRAINED
+                if name in content
+            }
         except (TypeError, KeyError, AttributeError) as error:
             raise RunFolderError(
                 f"{self.results_file}: not the results of a comparison ({error}); choose another folder."

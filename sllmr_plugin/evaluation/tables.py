@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -86,10 +86,16 @@ def _table(backbone: str, comparison: Comparison, more: bool) -> BackboneTable:
     runs = [run for run in comparison if run.backbone == backbone]
     modes = {mode: [run for run in runs if run.mode == mode] for mode in dict.fromkeys(r.mode for r in runs)}
     differences = [difference for difference in comparison.differences if difference.backbone == backbone]
-    sections = [_results(modes), *_differences(differences), *_gates(modes), *_labels(backbone, comparison)]
+    sections = [
+        _results(modes, comparison.untrained),
+        *_differences(differences),
+        *_gates(modes),
+        *_labels(backbone, comparison),
+    ]
     if more:
         sections += _more(modes)
-    return BackboneTable(_caption(backbone, runs), sections, _remarks(differences))
+    remarks = [*_remarks(differences), *_below_untrained(modes, comparison.untrained)]
+    return BackboneTable(_caption(backbone, runs), sections, remarks)
 
 
 def _caption(backbone: str, runs: list[RunResult]) -> list[str]:
@@ -117,12 +123,21 @@ def _sampling(runs: Sequence[RunResult]) -> list[str]:
     ]
 
 
-def _results(modes: dict[str, list[RunResult]]) -> Section:
+def _results(modes: dict[str, list[RunResult]], untrained: Mapping[str, Mapping[str, float]]) -> Section:
     section = Section("mode", [*_METRICS.values(), "kept epoch", "fit seconds"])
     for mode, runs in modes.items():
         means = [spread([getattr(run, metric) for run in runs]) for metric in _METRICS]
         section.add(mode, [*means, *(f"{np.mean([getattr(r, f) for r in runs]):.1f}" for f in ("epoch", "seconds"))])
+    for name, aucs in untrained.items():
+        section.add(name, [*(spread([aucs[metric]]) for metric in _METRICS), "-", "-"])
     return section
+
+
+def _below_untrained(modes: dict[str, list[RunResult]], untrained: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Say which modes rank worse than something that needs no training."""
+    means = {mode: float(np.mean([run.auc for run in runs])) for mode, runs in modes.items()}
+    below = {name: [mode for mode, auc in means.items() if auc < aucs["auc"]] for name, aucs in untrained.items()}
+    return [f"below {name}, which needs no training: {', '.join(found)}" for name, found in below.items() if found]
 
 
 def _differences(differences: list[Difference]) -> list[Section]:
@@ -157,7 +172,9 @@ def _remarks(differences: list[Difference]) -> list[str]:
 def _gates(modes: dict[str, list[RunResult]]) -> list[Section]:
     # A mode without a gate follows the LLM everywhere: its means are 1 and say nothing.
     section = Section("mean gate", ["all pairs", "cold users", "long-tail items", "neither"])
-    for mode in ("joint", "gated"):
+    for mode in modes:
+        if mode.rpartition("+")[2] not in ("joint", "gated"):
+            continue
         gates = [run.gate for run in modes.get(mode, []) if run.gate]
         if gates:
             section.add(mode, [spread([gate[name] for gate in gates], 3) for name in GATE_MEANS])

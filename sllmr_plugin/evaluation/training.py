@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -13,10 +14,13 @@ import numpy as np
 import torch
 
 from ..backends.augment import augment
+from ..backends.initialise import DEFAULT_SCALE, initialise
 from ..config import SelectiveConfig
+from ..datasets.features import training_rows
 from ..datasets.interactions import Interactions
-from ..errors import EvaluationError
+from ..errors import EvaluationError, InactiveWarning
 from ..knowledge import Adaptor
+from ..knowledge.id_vectors import Vectors
 from ..parallel.engine import Engine
 from ..scores.table import ScoreTable
 from ..settings import Bounds, Settings
@@ -47,6 +51,10 @@ class RunSettings(Settings):
     negatives : int, default=1
         Items drawn as negatives for each training positive; the data's own negatives, where it has some,
         take their place.
+    redraw : bool, default=False
+        Draw other negatives in every epoch.
+    patience : int or None, default=None
+        Stop when so many epochs in a row have not raised the validation AUC; None trains all epochs.
     history_length : int, default=10
         Last interactions that DIN and DIEN read.
     test_users : int or None, default=None
@@ -74,6 +82,8 @@ class RunSettings(Settings):
     batch_size: _Count = 256
     learning_rate: Annotated[float, Bounds(above=0)] = 1e-3
     negatives: Annotated[int, Bounds(least=0)] = 1
+    redraw: bool = False
+    patience: _Count | None = None
     history_length: _Count = 10
     test_users: _Count | None = None
     valid_users: _Count | None = 1500
@@ -110,6 +120,25 @@ class Trained:
     epochs: list[dict[str, float]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What embeddings start from (`sllmr_plugin.initialise`).
+
+    Attributes
+    ----------
+    vectors : Vectors
+        Of items and, maybe, users, by raw id.
+    scale : float, default=0.3
+        Root mean square of each item row.
+    users : {"auto", "history", "vectors", "none"}, default="auto"
+        Where user rows come from.
+    """
+
+    vectors: Vectors
+    scale: float = DEFAULT_SCALE
+    users: str = "auto"
+
+
 class BestEpoch:
     """DeepCTR-Torch callback that measures the model after each epoch and keeps the best weights.
 
@@ -119,6 +148,8 @@ class BestEpoch:
         Takes the model, returns its validation AUC.
     report : callable
         Called after each epoch with its number, counted from 1, and its AUC.
+    patience : int or None, default=None
+        Stop the training when so many epochs in a row are no better.
 
     Attributes
     ----------
@@ -134,9 +165,12 @@ class BestEpoch:
         Time spent measuring.
     """
 
-    def __init__(self, measure: Callable[[Any], float], report: Callable[[int, float], None]) -> None:
+    def __init__(
+        self, measure: Callable[[Any], float], report: Callable[[int, float], None], patience: int | None = None
+    ) -> None:
         self._measure = measure
         self._report = report
+        self._patience = patience
         self.model: Any = None
         self.epoch = 0
         self.auc = -np.inf
@@ -170,8 +204,15 @@ class BestEpoch:
             self.state = self.model.state_dict()
             for name, value in self.state.items():
                 self.state[name] = value.detach().cpu().clone()
+        if self.is_over:
+            self.model.stop_training = True
         self.seconds += time.perf_counter() - start
         self._report(epoch + 1, auc)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the patience has run out."""
+        return self._patience is not None and len(self.aucs) - self.epoch >= self._patience
 
 
 def train(
@@ -184,6 +225,7 @@ def train(
     seed: int,
     settings: RunSettings,
     adaptor: Adaptor | None = None,
+    start: Start | None = None,
     report: Callable[[int, float], None] = lambda epoch, auc: None,
     verbose: bool = True,
     engine: Engine | None = None,
@@ -212,6 +254,8 @@ def train(
         Sizes; those of the test ranking are not used.
     adaptor : Adaptor, optional
         Fills dense columns that the model is built with. It is trained, so every run needs one of its own.
+    start : Start, optional
+        What the embeddings of items and users start from; the rest of the model starts as ever.
     report : callable, optional
         Called after each epoch with its number, counted from 1, and its validation AUC.
     verbose : bool, default=True
@@ -246,6 +290,19 @@ def train(
     )
     if adaptor is not None:
         model = augment(model, adaptor, user="user_id", item="item_id")
+    if start is not None:
+        initialise(
+            model,
+            start.vectors,
+            user="user_id",
+            item="item_id",
+            x=rows[0],
+            y=rows[1],
+            scale=start.scale,
+            users=start.users,
+            user_index=data.user_index,
+            item_index=data.item_index,
+        )
     if config.active:
         model = wrap(model, scores, user="user_id", item="item_id", config=config)
     model.compile(torch.optim.Adam(model.parameters(), lr=settings.learning_rate), "binary_crossentropy")
@@ -264,26 +321,47 @@ def train(
         )
         return ranking["auc"].mean()
 
-    best = BestEpoch(validate, report)
+    best = BestEpoch(validate, report, settings.patience)
     torch.manual_seed(seed)  # whatever building and wrapping drew, the batches come in the same order
-    start = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()):  # DeepCTR-Torch prints even with verbose=0
-        model.fit(
-            input_rows(model, rows[0]),
-            rows[1],
-            batch_size=settings.batch_size,
-            epochs=settings.epochs,
-            verbose=0,
-            callbacks=[best],
-        )
-    seconds = time.perf_counter() - start - best.seconds
+    began = time.perf_counter()
+    logs = _fit(model, data, rows, best, settings, seed)
+    seconds = time.perf_counter() - began - best.seconds
     if not best.state:
         raise EvaluationError(
             "every validation user has interacted with the whole catalogue, so no epoch can be chosen; "
             "pass the full list of items."
         )
     model.load_state_dict(best.state)
-    return Trained(model, best.epoch, float(best.auc), seconds, _by_epoch(model.history.history, best.aucs))
+    return Trained(model, best.epoch, float(best.auc), seconds, logs)
+
+
+def _fit(
+    model: Any,
+    data: Interactions,
+    rows: tuple[dict[str, np.ndarray], np.ndarray],
+    best: BestEpoch,
+    settings: RunSettings,
+    seed: int,
+) -> list[dict[str, float]]:
+    """Fit a model, with other negatives in every epoch if the settings say so; return what `Trained.epochs` has."""
+    options = {"batch_size": settings.batch_size, "verbose": 0, "callbacks": [best]}
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepCTR-Torch prints even with verbose=0
+        if not settings.redraw or data.has_negatives:
+            model.fit(input_rows(model, rows[0]), rows[1], epochs=settings.epochs, **options)
+            return _by_epoch(model.history.history, best.aucs)
+        logs: list[dict[str, float]] = []
+        # A call of fit an epoch: the optimizer, the gate and the draws of pairs go on where they were.
+        for epoch in range(settings.epochs):
+            if epoch:
+                sizes = {"negatives": settings.negatives, "history_length": settings.history_length}
+                rows = training_rows(data, **sizes, seed=(seed, epoch))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "warmup_epochs", InactiveWarning)  # of an epoch that is warm-up
+                model.fit(input_rows(model, rows[0]), rows[1], initial_epoch=epoch, epochs=epoch + 1, **options)
+            logs += _by_epoch(model.history.history, best.aucs[-1:])
+            if best.is_over:
+                break
+    return logs
 
 
 def _by_epoch(history: Mapping[str, Sequence[float]], aucs: Sequence[float]) -> list[dict[str, float]]:

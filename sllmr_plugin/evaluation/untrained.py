@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..datasets.interactions import Interactions
 from ..errors import EvaluationError
-from .ranking import full_ranking
+from .ranking import full_ranking, summarize
 
 UNTRAINED = ("popularity", "content", "content+popularity")
 POPULARITY_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -91,9 +91,7 @@ def _item_vectors(data: Interactions, texts: Sequence[str]) -> sparse.csr_matrix
     try:
         vectors = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts)
     except ValueError:  # an empty vocabulary
-        raise EvaluationError(
-            "the items' texts hold no words to compare. Check them."
-        ) from None
+        raise EvaluationError("the items' texts hold no words to compare. Check them.") from None
     padding = sparse.csr_matrix((1, vectors.shape[1]), dtype=np.float32)
     return sparse.vstack([padding, vectors], format="csr")
 
@@ -162,3 +160,40 @@ def untrained_models(
         models["content"] = UntrainedModel(data, texts, popularity_weight=0)
         models["content+popularity"] = UntrainedModel(data, texts, popularity_weight=weight)
     return models
+
+
+def rank_untrained(
+    data: Interactions,
+    texts: Sequence[str] | None,
+    *,
+    test_users: int | None = None,
+    test_items: int | None = None,
+    valid_users: int | None = None,
+    valid_items: int | None = None,
+) -> dict[str, dict[str, float]]:
+    """Rank the test interactions with what needs no training.
+
+    Parameters
+    ----------
+    data : Interactions
+        As of a comparison.
+    texts : sequence of str or None
+        (n_items,) text of each item; None leaves content out.
+    test_users, test_items, valid_users, valid_items : int, optional
+        As of `RunSettings`.
+
+    Returns
+    -------
+    dict of str to dict of str to float
+        A name of `UNTRAINED` -> ``auc``, ``auc_cold`` and ``auc_tail``, and ``popularity_weight`` where it was chosen.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for name, model in untrained_models(data, texts, users=valid_users, n_items=valid_items).items():
+        ranking = full_ranking(
+            model, data, "test", users=test_users, n_items=test_items, rows_per_block=ROWS_PER_BLOCK, verbose=False
+        )
+        summary = summarize(ranking)
+        found[name] = {key: float(summary[key]) for key in ("auc", "auc_cold", "auc_tail")}
+        if name == "content+popularity":
+            found[name]["popularity_weight"] = float(model.popularity_weight)
+    return found

@@ -52,7 +52,8 @@ def embeddings_of(model: nn.Module, feature: str) -> list[nn.Embedding]:
     if not _derives(model, "ONN"):
         return embeddings_named(model, name)
     # A table for every pair of features takes their place.
-    pairs = [(key.split("+"), pair) for key, pair in model.second_order_embedding_dict.items()]
+    tables: Any = model.second_order_embedding_dict
+    pairs = [(key.split("+"), pair) for key, pair in tables.items()]
     sides = [(pair.emb1 if names[0] == name else pair.emb2) for names, pair in pairs if name in names]
     return [module for module in sides if isinstance(module, nn.Embedding)]
 

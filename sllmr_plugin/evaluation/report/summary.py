@@ -40,6 +40,7 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         by_size += gains_by_size(backbone, rankings)
     runs = [folder.runs[key] for key in keys]
     epochs = _epochs(runs)
+    gated = epochs["mode"].isin([mode for mode in epochs["mode"] if mode.rpartition("+")[2] in _GATED])
     return {
         "runs": [_without_epochs(run) for run in runs],
         "levels": levels,
@@ -47,7 +48,8 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         "gains_by_size": [{**d.to_json(), "clear": d.clear} for d in by_size],
         "curves": _means(epochs, ["valid_auc", "loss"]),
         "gate": _means(
-            epochs[epochs["mode"].isin(_GATED)], [key for key in epochs if key in REGIONS or key.startswith(WEIGHT)]
+            epochs[gated],
+            [key for key in epochs if key in REGIONS or key.startswith(WEIGHT)],
         ),
         "versions": _versions(runs),
         "settings": folder.settings,
