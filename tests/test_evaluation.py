@@ -233,7 +233,7 @@ def one_run(data, scores, mode="none", backbone="deepfm", seed=1, settings=SMALL
         training_rows(data, seed=seed),
         table,
         backbone=backbone,
-        config=SelectiveConfig.of_mode(mode, dict(**config)),
+        config=SelectiveConfig.of_mode(mode, config),
         seed=seed,
         settings=settings,
         verbose=False,
