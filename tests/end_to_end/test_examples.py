@@ -34,6 +34,10 @@ def test_the_change_to_a_plain_script_is_two_lines():
         ("deepfm_plain.py", ["test: {'auc'"]),
         ("two_tower_loss.py", ["epoch 5: {'loss'", "'gate_neither': 0.0"]),
         ("deepfm_with_llm.py", ["test: {'auc'", "sllmr - loss"]),
+        (
+            "initialise_deepfm.py",
+            ["initialised embedding_dict.item_id.weight", "item rows", "test: {'auc'", "sllmr - loss"],
+        ),
         ("din_histories.py", ["DIN wrapped: loss ranknet, gate auto", "fitted on probes", "epoch 2: loss"]),
         (
             "kar_texts.py",
