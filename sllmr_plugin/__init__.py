@@ -55,6 +55,9 @@ _MODULES = {
         "VectorsError",
         "WrapError",
     ),
+    "evaluation.compare": ("compare",),
+    "evaluation.tune": ("tune",),
+    "datasets.interactions": ("load_interactions",),
     "evaluation.reliability": (
         "Reliability",
         "reliability",
@@ -77,6 +80,7 @@ _MODULES = {
     ),
     "wrapping": (
         "disabled",
+        "load",
         "unwrap",
         "wrap",
     ),
@@ -94,6 +98,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .backends.initialise import Initialisation as Initialisation
     from .backends.initialise import initialise as initialise
     from .config import SelectiveConfig as SelectiveConfig
+    from .datasets.interactions import load_interactions as load_interactions
     from .errors import AdaptorWarning as AdaptorWarning
     from .errors import AlreadyWrappedError as AlreadyWrappedError
     from .errors import AugmentError as AugmentError
@@ -116,8 +121,10 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .errors import UnsupportedModelError as UnsupportedModelError
     from .errors import VectorsError as VectorsError
     from .errors import WrapError as WrapError
+    from .evaluation.compare import compare as compare
     from .evaluation.reliability import Reliability as Reliability
     from .evaluation.reliability import reliability as reliability
+    from .evaluation.tune import tune as tune
     from .knowledge import KARAdaptor as KARAdaptor
     from .knowledge import LLMCFAdaptor as LLMCFAdaptor
     from .knowledge.id_vectors import Vectors as Vectors
@@ -129,6 +136,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .scores.table import Coverage as Coverage
     from .scores.table import ScoreTable as ScoreTable
     from .wrapping import disabled as disabled
+    from .wrapping import load as load
     from .wrapping import unwrap as unwrap
     from .wrapping import wrap as wrap
 

@@ -22,6 +22,7 @@ from .scores.table import Coverage, ScoreTable
 from .training.ensemble import Checkpoint, read_checkpoints
 from .training.probes import DisagreementMemory
 from .training.rows import Features, TrainingRows
+from .training.saved import Recipe
 from .training.session import TrainingSession
 from .training.view import Usable, usable_scores
 
@@ -319,7 +320,11 @@ class Handle:
         )
 
     def save(self, directory: str | Path) -> None:
-        """Write settings (YAML) and gate (safetensors) into a folder, to stand beside the model's weights."""
+        """Write settings, gate, table and the recipe of `wrap` into a folder, to stand beside the model's weights.
+
+        `sllmr_plugin.load` puts them on a model again. Settings are YAML, the recipe is JSON, arrays are safetensors;
+        of a table that lies in a folder of its own, only the place is kept. The checkpoints of `set_ensemble` are not.
+        """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.to_yaml(folder / _CONFIG_FILE)
@@ -328,6 +333,16 @@ class Handle:
         tensors |= {_KEYS: self.disagreements.keys, _SEEN: self.disagreements.seen}
         metadata = {"gate": type(self.gate).__name__, "calibrated": str(self.gate.calibrated)}
         safetensors.torch.save_file(tensors, folder / _GATE_FILE, metadata=metadata)
+        counts = {"history_length": self.history_length, "popularity": self.popularity}
+        Recipe(
+            self.model_name,
+            self.features,
+            self.task,
+            self.table,
+            self.item_values,
+            {name: value for name, value in counts.items() if value is not None},
+            self.n_fits,
+        ).write(folder)
 
     def load(self, directory: str | Path) -> None:
         """Read settings and gate back from a folder written by `save`.
@@ -354,6 +369,10 @@ class Handle:
         gate.load_state_dict(tensors)
         gate.calibrated = metadata.get("calibrated") == "True"
         self.config, self.gate = config, gate.to(self._device)
+
+    def __repr__(self) -> str:
+        """Return what `status` prints."""
+        return str(self.status())
 
     def to_device(self, change: Callable[[Tensor], Tensor]) -> None:
         """Follow ``model.to()`` and its kin: `change` is what ``nn.Module._apply`` hands to every tensor."""

@@ -21,6 +21,7 @@ from .handle import Handle, check_gate
 from .scores.ids import IdIndex
 from .scores.table import ScoreTable
 from .training.rows import Features, encode_item_table
+from .training.saved import Recipe
 
 Result = TypeVar("Result")
 Model = TypeVar("Model", bound=Any)  # a model of a CTR library; these have no types
@@ -147,6 +148,62 @@ def wrap(
     plain: type = type(model)
     model.__class__ = wrapped_class(backend.mixin, plain)
     sync_optimizer(model)
+    return model
+
+
+def load(model: Model, directory: str | Path, *, scores: ScoreTable | None = None) -> Model:
+    """Wrap a model as the one was whose ``model.sllmr.save(directory)`` made a folder; nothing else is needed.
+
+    Settings, gate, table, item table, counts and the number of trainings are those that were saved, so training goes on
+    as if it had never stopped. The weights are the model's own: ``model.load_state_dict(...)``, before or after this.
+
+    Parameters
+    ----------
+    model : deepctr_torch or fuxictr.pytorch model
+        Built like the one that was saved: the same class and features.
+    directory : path
+        The folder.
+    scores : ScoreTable, optional
+        Takes the place of the table that was saved, for instance where its folder has moved
+        (``ScoreTable.open(folder)``).
+
+    Returns
+    -------
+    model
+        The same object, wrapped.
+
+    Raises
+    ------
+    AlreadyWrappedError
+        If it is wrapped.
+    WrapError
+        If its class or its features are others.
+    SLLMRError
+        If a file is missing or has been altered.
+
+    Examples
+    --------
+    >>> model.sllmr.save("runs/mine/sllmr")  # doctest: +SKIP
+    >>> model = load(DeepFM(columns, columns), "runs/mine/sllmr")  # doctest: +SKIP
+    """
+    folder = Path(directory)
+    recipe = Recipe.read(folder, scores)
+    differences = recipe.differences(type(model).__name__, getattr(model, "feature_index", recipe.features.layout))
+    if differences and not is_wrapped(model):
+        raise WrapError(differences)
+    features = recipe.features
+    model = wrap(
+        model,
+        recipe.table,
+        user=features.user,
+        item=features.item,
+        item_features=list(features.item_features),
+        task=recipe.task,
+    )
+    handle: Handle = model.sllmr
+    handle.item_values, handle.n_fits = recipe.item_values, recipe.n_fits
+    handle.history_length, handle.popularity = (recipe.counts.get(name) for name in ("history_length", "popularity"))
+    handle.load(folder)
     return model
 
 

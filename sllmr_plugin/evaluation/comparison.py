@@ -158,6 +158,14 @@ class Comparison:
     def __getitem__(self, number: int) -> RunResult:
         return self.runs[number]
 
+    def __repr__(self) -> str:
+        """Return a line a backbone and mode: the mean AUC over seeds."""
+        lines = [f"Comparison of {len(self)} runs"]
+        for key in dict.fromkeys((run.backbone, run.mode) for run in self):
+            aucs = [run.auc for run in self if (run.backbone, run.mode) == key]
+            lines.append(f"  {' '.join(key):<24}AUC {np.mean(aucs):.4f}  ({len(aucs)} seeds)")
+        return "\n".join([*lines, "  (print sllmr_plugin.evaluation.format_table(comparison) for all of it)"])
+
 
 def compare_runs(folder: RunFolder, keys: Sequence[tuple[str, str, int]]) -> Comparison:
     """Compare runs of a folder: differences to the plain model and AUC by the user's labels.

@@ -110,6 +110,15 @@ class ScoreTable:
     origin: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
+    def __len__(self) -> int:
+        """Return how many pairs were kept, candidates and probes."""
+        return len(self.candidates) + len(self.probes)
+
+    def __repr__(self) -> str:
+        """Return what was kept, and how the scores were made."""
+        made = f"\n  made by {self.origin['model']}" if "model" in self.origin else ""
+        return f"ScoreTable: {self.coverage}{made}" + (f"\n  in {self.folder}" if self.folder else "")
+
     def __deepcopy__(self, memo: dict) -> ScoreTable:
         return self
 
