@@ -6,6 +6,7 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from ..errors import InactiveWarning, SLLMRError, UnsupportedModelError
 from ..handle import Handle, require_sampled_uncertainty
 from ..parallel.ranks import Ranks
 from ..regularizer.losses import RankNet
-from ..regularizer.uncertainty import UNCERTAINTIES, variance_share
+from ..regularizer.uncertainty import UNCERTAINTIES, Uncertainty, variance_share
 from ..training.session import StepPlan, TrainingSession
 from ..training.view import Usable
 from .forward import batch_norms, call_with, captured_input, dropouts, training_mode
@@ -28,6 +29,28 @@ _SCORING_ROWS = 1024  # larger blocks outgrow the cache of a CPU
 _LOOK_AHEAD = 0.001
 
 _Base: Any = object  # the real base, a model class, is put behind the mixin when a model is wrapped
+
+
+@dataclass(frozen=True, eq=False)
+class Constants:
+    """What does not change during a training, found out once.
+
+    Attributes
+    ----------
+    head : nn.Module or None
+        The layer whose input is the task's logit.
+    norms : list of batch normalisations
+        The modules that keep batch statistics.
+    uncertainty : Uncertainty
+        As the settings choose it.
+    shares_forward : bool
+        Whether extra rows may ride in the batch's own forward pass, as far as the model's class says.
+    """
+
+    head: nn.Module | None
+    norms: list[_BatchNorm]
+    uncertainty: Uncertainty
+    shares_forward: bool
 
 
 class ScoresMixin(_Base):
@@ -56,13 +79,27 @@ class ScoresMixin(_Base):
         """Return the layer whose input is the task's logit, None where there is no such layer."""
         raise NotImplementedError
 
+    def _shares_forward(self, norms: list[_BatchNorm]) -> bool:
+        """Return whether the model's class lets extra rows ride in the batch's own forward pass."""
+        raise NotImplementedError
+
+    def _constants(self) -> Constants:
+        """Return what was found out for the training at hand; outside of one, find it out."""
+        session = self.sllmr.session
+        if session is not None and session.constants is not None:
+            found: Constants = session.constants
+            return found
+        norms = batch_norms(self)
+        uncertainty = UNCERTAINTIES.make(self.sllmr.config.uncertainty)
+        return Constants(self._head(), norms, uncertainty, self._shares_forward(norms))
+
     def _untouched(self) -> AbstractContextManager[None]:
         """Undo, on leaving, what a forward pass writes to the model beside its output."""
         return nullcontext()
 
     def _plain(self, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Tensor, Tensor]:
         """Run the plain forward pass: output, and logit and probability (n_rows,) of the task."""
-        with captured_input(self._head()) as seen:
+        with captured_input(self._constants().head) as seen:
             output = super().forward(inputs, *args, **kwargs)
         probability = self._probability(output)
         # DeepCTR-Torch's layer adds its bias in place, so what it was given is the logit. Some models never call the
@@ -75,7 +112,7 @@ class ScoresMixin(_Base):
         return probability if self.sllmr.features.regression else torch.logit(probability, eps=1e-6)
 
     def _uncertainty(self, batch: Tensor, plan: StepPlan, probability: Tensor) -> Tensor:
-        measure = UNCERTAINTIES.make(self.sllmr.config.uncertainty)
+        measure = self._constants().uncertainty
         if measure.source == "probability":
             return measure(probability.detach()[plan.source])
         return self._sampled_uncertainty(torch.cat([batch, plan.rows])[plan.source])
@@ -114,7 +151,7 @@ class ScoresMixin(_Base):
         if len(rows) == 0:  # a step without a pair, which models cannot run
             return rows.new_zeros(0)
         with training_mode(list(self.modules()), False), self._untouched():
-            if UNCERTAINTIES.class_of(self.sllmr.config.uncertainty).source == "checkpoints":
+            if self._constants().uncertainty.source == "checkpoints":
                 inputs = self._inputs(rows)
                 opinions = [
                     self._probability(call_with(self, checkpoint, inputs)) for checkpoint in self.sllmr.checkpoints
@@ -128,12 +165,12 @@ class ScoresMixin(_Base):
     def _variance(self, opinions: Tensor) -> Tensor:
         if self.sllmr.features.regression:
             return variance_share(opinions)
-        return UNCERTAINTIES.make(self.sllmr.config.uncertainty)(opinions)
+        return self._constants().uncertainty(opinions)
 
     @torch.no_grad()
     def _score_rows(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score rows in evaluation mode, in blocks: logit, probability and uncertainty, (n_rows,) each."""
-        measure = UNCERTAINTIES.make(self.sllmr.config.uncertainty)
+        measure = self._constants().uncertainty
         logits, probabilities, uncertainties = [], [], []
         for block in rows.split(_SCORING_ROWS):
             block = block.to(self.device)
@@ -236,7 +273,9 @@ class WrappedMixin(ScoresMixin):
 
     def _watched(self, output: Any) -> Any:
         """Return an output of a pass outside of `fit`; its backward pass is a training loop other than `fit`."""
-        if self.training and torch.is_grad_enabled() and not self.sllmr.told_of_own_loop:
+        handle = self.sllmr
+        watched = handle.enabled and handle.config.active and not handle.told_of_own_loop
+        if watched and self.training and torch.is_grad_enabled():
             for tensor in output.values() if isinstance(output, Mapping) else [output]:
                 if isinstance(tensor, Tensor) and tensor.requires_grad:
                     tensor.register_hook(lambda _: self._warn_of_own_loop())
@@ -255,15 +294,6 @@ class WrappedMixin(ScoresMixin):
             stacklevel=3,
         )
 
-    def _batch_norms(self) -> list[_BatchNorm]:
-        """Return the modules that keep batch statistics, looked up once a training."""
-        session = self.sllmr.session
-        if session is None:
-            return batch_norms(self)
-        if session.norms is None:
-            session.norms = batch_norms(self)
-        return session.norms
-
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Configure as the plain model does; a gate that is trained by descent joins the optimizer."""
         super().compile(*args, **kwargs)
@@ -278,7 +308,7 @@ class WrappedMixin(ScoresMixin):
         handle.n_fits += 1
         ranks = handle.processes.ranks if handle.processes is not None else Ranks()
         seed = int(ranks.of_first(torch.tensor((seed + handle.n_fits - 1) % 2**63)))
-        return TrainingSession(
+        session = TrainingSession(
             handle.config,
             handle.gate,
             self._prepare(arguments),
@@ -289,6 +319,8 @@ class WrappedMixin(ScoresMixin):
             memory=handle.disagreements,
             ranks=ranks,
         )
+        session.constants = self._constants()
+        return session
 
     def _require_uncertainty(self) -> None:
         """Raise `SLLMRError` if the uncertainty that the settings name cannot be had."""

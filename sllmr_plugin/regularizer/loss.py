@@ -129,7 +129,8 @@ class SelectiveLoss(nn.Module):
             margin = self.loss.default_margin[score_space]
         self.margin = margin
         self.score_space = score_space
-        self._pairs_per_user, self._pair_rule = pairs_per_user, pair_rule
+        self._pairs_per_user = pairs_per_user
+        self.pair_rule = pair_rule if isinstance(pair_rule, PairRule) else PAIR_RULES.make(pair_rule)
         self._generator = generator
         self.statistics: dict[str, Tensor] = {}
 
@@ -251,7 +252,7 @@ class SelectiveLoss(nn.Module):
             llm_scores[entry],
             valid,
             max_pairs=self._pairs_per_user,
-            rule=self._pair_rule,
+            rule=self.pair_rule,
             generator=self._generator,
         )
         return OrderedPairs(entry.flatten()[pairs.preferred], entry.flatten()[pairs.other])

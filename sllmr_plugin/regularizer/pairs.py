@@ -112,7 +112,8 @@ def select_pairs(
     n_users, width = scores.shape
     gap = scores.unsqueeze(2) - scores.unsqueeze(1)  # (n_users, width, width): t_i - t_j
     is_pair = (gap > 0) & valid.unsqueeze(2) & valid.unsqueeze(1)
-    key = PAIR_RULES.make(rule).keys(gap, generator).masked_fill(~is_pair, -torch.inf).view(n_users, width * width)
+    rule = rule if isinstance(rule, PairRule) else PAIR_RULES.make(rule)
+    key = rule.keys(gap, generator).masked_fill(~is_pair, -torch.inf).view(n_users, width * width)
     best = key.topk(min(max_pairs, width * width), dim=1)
     user, slot = torch.nonzero(best.values > -torch.inf, as_tuple=True)
     cell = best.indices[user, slot]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import SelectiveConfig
 from ..errors import HookNeverFiredError, InactiveWarning, NoPairsError
@@ -80,8 +80,8 @@ class TrainingSession:
         Whether extra rows may go through the batch's own forward pass; None until a backend that has to try it out has.
     outputs_checked : bool
         Whether a backend has looked at what the model gives, in the first step.
-    norms : list of modules or None
-        The model's modules that keep batch statistics, once a backend has looked them up: not anew every step.
+    constants : object
+        What a backend has found out about the model for the whole training.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class TrainingSession:
         self.began = False
         self.rows_ride_along: bool | None = True
         self.outputs_checked = False
-        self.norms: list[_BatchNorm] | None = None
+        self.constants: Any = None
         self._pending: tuple[StepResult, int, float] | None = None
         self._reset_account()
 
@@ -160,7 +160,7 @@ class TrainingSession:
 
         # Only items that a pair (or, pointwise, the loss) uses become rows; pairs are renumbered to match.
         used = torch.zeros(valid.numel(), dtype=torch.bool)
-        if config.pairwise:
+        if self.selective.loss.pairwise:
             used[pairs.preferred] = used[pairs.other] = True
         else:
             used = valid.flatten()
@@ -187,7 +187,7 @@ class TrainingSession:
         valid = block.valid & own_user.unsqueeze(1)
         own = own_user[pairs.preferred // max(width, 1)]
         own_pairs = OrderedPairs(pairs.preferred[own], pairs.other[own])
-        if self.config.pairwise:
+        if self.selective.loss.pairwise:
             return valid, own_pairs, len(own_pairs) / max(len(pairs), 1)
         return valid, own_pairs, int(valid.sum()) / max(int(block.valid.sum()), 1)
 
@@ -216,12 +216,12 @@ class TrainingSession:
         return self._sampler.draw_for(present), batch.detach().cpu(), template[present]
 
     def _select(self, scores: Tensor, valid: Tensor) -> OrderedPairs:
-        if not self.config.pairwise or scores.numel() == 0:
+        if not self.selective.loss.pairwise or scores.numel() == 0:
             empty = torch.empty(0, dtype=torch.int64)
             return OrderedPairs(empty, empty)
         config = self.config
         return select_pairs(
-            scores, valid, max_pairs=config.pairs_per_user, rule=config.pair_rule, generator=self._generator
+            scores, valid, max_pairs=config.pairs_per_user, rule=self.selective.pair_rule, generator=self._generator
         )
 
     def _with_in_batch(
@@ -338,7 +338,7 @@ class TrainingSession:
                 + "Use user_source='table', or score more candidates a user."
             )
         gates = (self._gate_sums / self._gate_counts).tolist()
-        if self.config.pairwise:
+        if self.selective.loss.pairwise:
             warn_of_gate(self.gate, gates[0])
         self._warn_if_flat()
         return self._logs(
@@ -355,7 +355,7 @@ class TrainingSession:
         if self._last_pairs is None:
             return
         (logit, pairs), self._last_pairs = self._last_pairs, None
-        if self.config.pairwise:
+        if self.selective.loss.pairwise:
             difference = logit[pairs.preferred] - logit[pairs.other]
         else:
             difference = logit[1:] - logit[:-1]
@@ -382,7 +382,7 @@ class TrainingSession:
 
     def _logs(self, *, loss: float, coverage: float, gates: list[float]) -> dict[str, float]:
         logs = {"sllmr_loss": loss, "sllmr_pairs": float(self._terms), "sllmr_coverage": coverage}
-        if self.config.pairwise:
+        if self.selective.loss.pairwise:
             logs |= {f"sllmr_gate{'' if r == 'all' else '_' + r}": m for r, m in zip(REGIONS, gates, strict=True)}
         # As they are at the end of the epoch; a gate that is fitted at its start has used them all along.
         return logs | {f"sllmr_gate_w_{name}": value for name, value in self.gate.coefficients().items()}

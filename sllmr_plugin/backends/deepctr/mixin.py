@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import HookNeverFiredError, InactiveWarning, UnsupportedModelError
 from ...parallel.ranks import Ranks
@@ -172,7 +173,7 @@ class SLLMRMixin(WrappedMixin):
             result = self._plain_fit(**arguments)
         finally:
             handle.session = None
-        if not session.began and arguments.get("epochs", 1) > arguments.get("initial_epoch", 0):
+        if not session.began:
             raise HookNeverFiredError(
                 f"{type(self).__name__}.fit trained without the callbacks it was given, so the regularizer never "
                 "started. Pass `callbacks` on to super().fit."
@@ -246,6 +247,9 @@ class SLLMRMixin(WrappedMixin):
     def _head(self) -> nn.Module | None:
         return prediction_head(self, self.sllmr.task)
 
+    def _shares_forward(self, norms: list[_BatchNorm]) -> bool:
+        return shares_forward(unaugmented_class(plain_class(self)), self, bool(norms))
+
     @contextmanager
     def _untouched(self) -> Iterator[None]:
         """Undo what a forward pass writes to `aux_loss` (DIEN's), which `fit` adds to the loss of the batch."""
@@ -259,9 +263,10 @@ class SLLMRMixin(WrappedMixin):
         self, inputs: Tensor, batch: Tensor, rows: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         n = batch.shape[0]
-        norms = self._batch_norms()
+        constants = self._constants()
+        norms = constants.norms
         both = torch.cat([batch, rows])
-        if shares_forward(unaugmented_class(plain_class(self)), self, bool(norms)):
+        if constants.shares_forward:
             with statistics_of_first(norms, n, both.shape[0]):
                 output, logit, probability = self._plain(both, *args, **kwargs)
             return output[:n], logit, probability

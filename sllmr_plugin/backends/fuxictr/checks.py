@@ -18,6 +18,7 @@ from ...training.rows import Features, Layout
 from ..base import dropout_problems, head_of, name_problems, task_problems
 from .data import VOCABULARY_FILE, fuxictr_index, layout_of, to_batch
 
+_LOG = logging.getLogger(__name__)
 SEAMS = ("fit", "train_epoch", "compute_loss", "get_inputs", "forward")
 """Methods of a FuxiCTR model that the mixin overrides or calls; releases are told apart by them, not by number."""
 
@@ -28,7 +29,7 @@ def id_index(model: Any, feature: str) -> IdIndex | None:
     if not (folder / VOCABULARY_FILE).exists():
         return None
     index = fuxictr_index(folder, feature)
-    logging.info("[SLLMR] ids of %s are looked up in %s", feature, folder / VOCABULARY_FILE)
+    _LOG.info("[SLLMR] ids of %s are looked up in %s", feature, folder / VOCABULARY_FILE)
     return index
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import HookNeverFiredError, ProcessesError, SLLMRError
 from ...parallel.ranks import Ranks
@@ -31,6 +32,7 @@ from ..wrapped import WrappedMixin, warn_if_only_warm_up
 from .checks import find_problems, id_index, prediction_head
 from .data import RowScorer, StreamedRows, random_state_kept, to_batch, to_rows, training_pieces, with_rows
 
+_LOG = logging.getLogger(__name__)
 _TRIED_ROWS = (8, 64, 512)  # more where the model fails on fewer; the whole batch comes last
 
 Batch = Mapping[str, Tensor]
@@ -98,7 +100,7 @@ class FuxiCTRMixin(WrappedMixin):
         handle.epochs.append(account)
         if account["sllmr_pairs"]:
             told = " - ".join(f"{key[6:]}: {value:.4g}" for key, value in account.items())
-            logging.info("[SLLMR] epoch %d: %s", len(handle.epochs), told)
+            _LOG.info("[SLLMR] epoch %d: %s", len(handle.epochs), told)
         return result
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -172,6 +174,9 @@ class FuxiCTRMixin(WrappedMixin):
     def _head(self) -> nn.Module | None:
         return prediction_head(self, self.sllmr.task)
 
+    def _shares_forward(self, norms: list[_BatchNorm]) -> bool:
+        return True  # tried out on the first step's rows
+
     @contextmanager
     def _untouched(self) -> Iterator[None]:
         """Give back the random numbers that a pass of our own takes: the order of later epochs hangs on them."""
@@ -190,7 +195,7 @@ class FuxiCTRMixin(WrappedMixin):
     def _forward_with(
         self, inputs: Batch, batch: Tensor, rows: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Mapping[str, Any], Tensor, Tensor]:
-        n, n_all, norms = len(batch), len(batch) + len(rows), self._batch_norms()
+        n, n_all, norms = len(batch), len(batch) + len(rows), self._constants().norms
         session = self.sllmr.session
         if len(rows) and session is not None and session.rows_ride_along is None:
             session.rows_ride_along = self._may_ride_along(batch, rows)
