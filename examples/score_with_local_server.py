@@ -17,10 +17,10 @@ from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates
 from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.own import score_with
+from sllmr_plugin.scoring.prices import RunLimits
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.requests import plan_requests
 from sllmr_plugin.scoring.run import run
-from sllmr_plugin.scoring.run_summary import RunLimits
 from sllmr_plugin.scoring.table import build_score_table, write_score_table
 
 

@@ -14,10 +14,9 @@ from sllmr_plugin.scoring import batch as batch_module
 from sllmr_plugin.scoring.batch import run_batches
 from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.prices import Price, estimate_tokens
+from sllmr_plugin.scoring.prices import Price, RunLimits, estimate_tokens
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run import run
-from sllmr_plugin.scoring.run_summary import RunLimits
 
 from .scoring_server import ScoringServer
 from .test_scoring_run import requests, truth

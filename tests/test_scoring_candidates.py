@@ -12,9 +12,9 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.demo import demo_paths, load_demo
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import ConfigError, CoverageWarning, DataError
+from sllmr_plugin.scores.origin import read_metadata
 from sllmr_plugin.scoring import candidates as module
 from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates, read_categories
-from sllmr_plugin.scoring.table import read_metadata
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from sllmr_plugin.errors import ScoringStoppedError, ServerError
 from sllmr_plugin.scoring import servers as server_errors
 from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.ledger_file import LedgerReader
-from sllmr_plugin.scoring.ledger_report import refused
+from sllmr_plugin.scoring.ledger_report import LedgerReader, refused
 from sllmr_plugin.scoring.prices import Price
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run import run
-from sllmr_plugin.scoring.servers import ServerForm, cause_of, words
+from sllmr_plugin.scoring.schema import ServerForm
+from sllmr_plugin.scoring.servers import cause_of, words
 
 from .test_scoring_run import _environment, requests, setting, truth  # noqa: F401  (fixtures)
 

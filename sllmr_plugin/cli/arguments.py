@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 from ..parallel.ray import RayEngine
 from ..scoring.connections import hide_secrets
-from ..scoring.conversation import Conversation
+from ..scoring.prices import RunLimits
 from ..scoring.prompts import PromptTemplate
-from ..scoring.questions import Questions
-from ..scoring.run_summary import RunLimits
+from ..scoring.questions import Conversation, Questions
 from ..scoring.schema import ANSWER_KINDS
 
 if TYPE_CHECKING:

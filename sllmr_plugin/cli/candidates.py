@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ..datasets.interactions import load_interactions
+from ..scores.origin import check_parquet_path
 from ..scoring.candidates import CandidateSettings, draw_candidates, read_categories
-from ..scoring.table import check_parquet_path
 from .arguments import INTERACTIONS_HELP, add_engine, open_engine, positive
 
 _EPILOG = """\

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from ..scoring.ledger import Ledger
-from ..scoring.ledger_file import LedgerReader
 from ..scoring.ledger_report import (
+    LedgerReader,
     answers_by_model,
     export_answers,
     failures,

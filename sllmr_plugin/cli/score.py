@@ -13,21 +13,20 @@ from typing import Any
 from ..datasets.interactions import Interactions, load_interactions
 from ..errors import ConfigError, IncompleteWarning
 from ..parallel.ray import RayEngine
+from ..scores.origin import check_parquet_path
 from ..scoring.batch import run_batches
-from ..scoring.conversation import Conversation, R
-from ..scoring.dry_run import estimate
+from ..scoring.dry_run import Prices, estimate, in_batches
 from ..scoring.ledger import Ledger
-from ..scoring.ledger_file import LedgerReader
-from ..scoring.lexical import LexicalScorer
-from ..scoring.own import load_scorer, score_with, spread_scorer
+from ..scoring.ledger_report import LedgerReader
+from ..scoring.own import LexicalScorer, load_scorer, score_with, spread_scorer
 from ..scoring.partitions import PartitionFiles, merge_partitions, partition_folder
-from ..scoring.prices import Prices, Spending, in_batches
+from ..scoring.prices import RunLimits, Spending
+from ..scoring.questions import Conversation, R
 from ..scoring.ray import run_on_ray
 from ..scoring.ray_worker import ServerSettings
 from ..scoring.requests import ScoringRequests, plan_requests
 from ..scoring.run import run
-from ..scoring.run_summary import RunLimits
-from ..scoring.table import MISSING, ScoredPairs, build_score_table, check_parquet_path, write_score_table
+from ..scoring.table import MISSING, ScoredPairs, build_score_table, write_score_table
 from .arguments import (
     INTERACTIONS_HELP,
     add_asking,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.interactions import load_interactions
+from ..scores.origin import check_parquet_path
 from ..scoring.prices import Spending
-from ..scoring.table import check_parquet_path
 from ..scoring.texts.plan import DEFAULT_KINDS, KINDS, Kind, plan_texts, read_attributes
 from ..scoring.texts.prompts import TextTemplate
 from ..scoring.texts.questions import TextQuestions

@@ -14,18 +14,17 @@ from tqdm import tqdm
 
 from ..errors import ScoringStoppedError, ServerError
 from .batch_file import FIRST_UNLIMITED, MOST_REQUESTS, BatchSize, read_lines, says_queue_is_full, written_line
-from .budget import AnswerLengths
 from .client import OpenAIClient
-from .conversation import Conversation, Question, R
 from .ledger import Ledger
 from .ledger_file import Refusal
 from .limits import backoff
 from .partitions import PartitionFiles, merge_partitions, partition_folder
-from .prices import Price, estimate_tokens
+from .prices import AnswerLengths, Price, RunLimits, RunSummary, estimate_tokens
+from .questions import Conversation, Question, R
 from .run import check_price, in_a_loop
-from .run_summary import RunLimits, RunSummary
 from .runner import UNUSABLE_IN_A_ROW
-from .servers import OF_ONE_REQUEST, OF_THE_FORM, FormSearch, ServerForm
+from .schema import FormSearch, ServerForm
+from .servers import OF_ONE_REQUEST, OF_THE_FORM
 
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _SEARCHED = 500  # batches of the account among which to look for one of ours

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ServerError
-from .answer_text import how_it_ended, read_message, token_logprobs
+from .answer_text import breaks_bounds, how_it_ended, read_message, token_logprobs
 from .connections import Connections, key_remover, named_secrets, scrubber
 from .limits import Quota
 from .prices import estimate_tokens
-from .schema import AnswerForm, SchemaLimits, breaks_bounds, response_format
-from .servers import OF_THE_FORM, ErrorReader, FormSearch, ServerForm
+from .schema import AnswerForm, FormSearch, SchemaLimits, ServerForm, response_format
+from .servers import OF_THE_FORM, ErrorReader
 
 _LARGEST_COUNT = 2**53
 # A request that a server does not understand comes back with one of these, in whatever words.

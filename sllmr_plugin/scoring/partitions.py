@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from .ledger import Ledger
-from .ledger_file import LedgerAnswer
+from .ledger import Ledger, LedgerAnswer
 
 _PAGE = 1000  # keys, or answers, moved at a time
 _PATIENCE = 60.0  # seconds: the workers of a process that was killed end a moment after it

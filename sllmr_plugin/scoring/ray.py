@@ -10,17 +10,15 @@ from typing import Any
 
 from ..errors import EngineError, ScoringStoppedError, ServerError, SLLMRError
 from ..parallel.ray import RayEngine
-from .conversation import Conversation, Question
-from .ledger import Ledger
-from .ledger_file import LedgerAnswer
+from .ledger import Ledger, LedgerAnswer
 from .limits import CircuitBreaker, Quota
 from .partitions import PartitionFiles, merge_partitions, partition_folder
-from .prices import Price
+from .prices import Price, RunLimits, RunSummary
+from .questions import Conversation, Question
 from .ray_worker import Reply, ScoringWorker, ServerSettings
 from .run import check_can_run, settle
-from .run_summary import RunLimits, RunSummary
 from .runner import Runner
-from .servers import ServerForm
+from .schema import ServerForm
 
 _START_SECONDS = 300.0  # for all workers: on a busy machine a process takes long to import what it needs
 _RESTART_SECONDS = 120.0

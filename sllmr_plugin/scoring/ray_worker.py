@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SLLMRError, SLLMRWarning
-from .asking import ServerAsker
 from .client import OpenAIClient, server_address
-from .conversation import Conversation, Question
-from .ledger import Ledger
-from .ledger_file import LedgerAnswer
+from .ledger import Ledger, LedgerAnswer
 from .limits import Quota
 from .prices import Price
-from .schema import AnswerForm
-from .servers import ServerForm
+from .questions import Conversation, Question
+from .run import ServerAsker
+from .schema import AnswerForm, ServerForm
 
 _PATIENCE = 60.0  # seconds: this worker's own predecessor, killed, lets go of the partition in a moment
 

@@ -8,20 +8,19 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from ..errors import ScoringStoppedError, ServerError
-from .asking import Asker
-from .budget import AnswerLengths, Budget
-from .conversation import Conversation, Question, Request
-from .ledger import Ledger
-from .ledger_file import LedgerAnswer, Refusal
+from .ledger import Ledger, LedgerAnswer
+from .ledger_file import Refusal
 from .limits import CircuitBreaker, Pace, Quota, backoff
-from .prices import Price, estimate_tokens
-from .run_summary import RunLimits, RunSummary
-from .servers import OF_ONE_REQUEST, ServerForm, with_remedy
+from .prices import AnswerLengths, Budget, Price, RunLimits, RunSummary, estimate_tokens
+from .questions import Conversation, Question
+from .requests import Request
+from .schema import ServerForm
+from .servers import OF_ONE_REQUEST, with_remedy
 
 _LONGEST_RETRY_AFTER = 600.0
 #: So many paid answers that cannot be used, with none between that can, mean that the rest would be no better.
@@ -397,3 +396,29 @@ class Runner:
         finally:
             for number in caught:
                 self._loop.remove_signal_handler(number)
+
+
+class Asker(Protocol):
+    """What the runner needs of whoever asks.
+
+    Attributes
+    ----------
+    address, form
+        As of `Client`.
+    """
+
+    address: str
+    form: ServerForm
+
+    @property
+    def quota(self) -> Quota | None:
+        """What the server has told last of what may be asked."""
+        ...
+
+    async def ask(self, question: Question) -> LedgerAnswer:
+        """Ask once, and read the answer; raise `ServerError` if none comes."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        ...

@@ -11,11 +11,11 @@ from typing import Any
 from ...errors import AnswerError
 from ..answer_text import final_answer
 from ..client import Completion
-from ..conversation import Answers, Conversation
-from ..ledger_file import LedgerAnswer
+from ..ledger import LedgerAnswer
 from ..loose_json import Object, String, find_json
 from ..prices import Spending
 from ..prompts import Message
+from ..questions import Answers, Conversation
 from ..schema import TEXT_KEY, TEXT_VERSION, AnswerForm
 from .plan import KINDS, Kind, TextRequest
 from .prompts import TextTemplate

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from ...errors import DataError
+from ...scores.origin import write_parquet
 from ..prices import Spending
-from ..requests import clean_title
-from ..table import write_parquet
+from ..prompts import clean_title
 from .plan import KINDS, TextRequest, TextRequests
 
 #: What the origin of such texts names in place of a model.
