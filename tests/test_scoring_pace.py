@@ -6,12 +6,12 @@ from concurrent.futures import Future
 import pytest
 
 from sllmr_plugin.errors import ServerError
+from sllmr_plugin.scoring.asking import ServerAsker
 from sllmr_plugin.scoring.client import Completion
 from sllmr_plugin.scoring.ledger_file import Completions
 from sllmr_plugin.scoring.limits import CircuitBreaker, Left, Quota
 from sllmr_plugin.scoring.prices import Price, RunLimits, estimate_tokens
 from sllmr_plugin.scoring.questions import Questions
-from sllmr_plugin.scoring.run import ServerAsker
 from sllmr_plugin.scoring.runner import Runner
 from sllmr_plugin.scoring.schema import ServerForm
 

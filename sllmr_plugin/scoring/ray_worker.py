@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SLLMRError, SLLMRWarning
+from .asking import ServerAsker
 from .client import OpenAIClient, server_address
 from .ledger import Ledger, LedgerAnswer
 from .limits import Quota
 from .prices import Price
 from .questions import Conversation, Question
-from .run import ServerAsker
 from .schema import AnswerForm, ServerForm
 
 _PATIENCE = 60.0  # seconds: this worker's own predecessor, killed, lets go of the partition in a moment

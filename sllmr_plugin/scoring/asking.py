@@ -1,0 +1,212 @@
+"""Where answers come from (`ServerAsker`) and what becomes of the requests they are about (`Tally`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Generic, Protocol
+
+from .client import Completion
+from .ledger import Ledger, LedgerAnswer
+from .ledger_file import Refusal
+from .limits import Quota
+from .prices import Price, RunSummary, Spending
+from .questions import Conversation, Question, R
+from .schema import ServerForm
+
+
+class Client(Protocol):
+    """What asking needs of a client; `OpenAIClient` is one.
+
+    Attributes
+    ----------
+    address : str
+        Of the server, without secrets.
+    form : ServerForm
+        The form of request that the server is taken to want; set from the ledger before the first request.
+    answered : bool
+        Whether the server has answered in that form.
+    """
+
+    address: str
+    form: ServerForm
+    answered: bool
+
+    @property
+    def quota(self) -> Quota | None:
+        """What the server has told last of what may be asked."""
+        ...
+
+    async def complete(self, messages: list, n_candidates: int, parameters: dict) -> Completion:
+        """Ask once; raise `ServerError` if no answer comes."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class ServerAsker:
+    """Asks a server from this process.
+
+    Parameters
+    ----------
+    client : Client
+        Whom to ask; closed with this object.
+    questions : Questions
+        How to read the answers.
+    price : Price or None
+        What they cost; without it that is not known.
+    """
+
+    def __init__(self, client: Client, questions: Conversation[Any], price: Price | None) -> None:
+        self._client, self._questions, self._price = client, questions, price
+        self.address = client.address
+
+    @property
+    def form(self) -> ServerForm:
+        """The client's."""
+        return self._client.form
+
+    @form.setter
+    def form(self, form: ServerForm) -> None:
+        self._client.form = form
+
+    def begin_with(self, form: ServerForm, *, answered: bool) -> None:
+        """Ask in this form from now on, which another process has found out if `answered`."""
+        if not self._client.answered:
+            self._client.form, self._client.answered = form, answered
+
+    async def ask(self, question: Question) -> LedgerAnswer:
+        """Ask once, and read the answer; raise `ServerError` if none comes."""
+        return self.read(question, await self.complete(question))
+
+    @property
+    def quota(self) -> Quota | None:
+        """The client's."""
+        return self._client.quota
+
+    async def complete(self, question: Question) -> Completion:
+        """Ask once; raise `ServerError` if no answer comes."""
+        return await self._client.complete(question.messages, question.request.n_candidates, question.parameters)
+
+    def read(self, question: Question, completion: Completion) -> LedgerAnswer:
+        """Read an answer, and reckon what it cost."""
+        used = completion.prompt_tokens, completion.completion_tokens, completion.cached_tokens
+        return self._questions.read(question, completion, self._price.cost(*used) if self._price else None)
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        await self._client.close()
+
+
+class Asker(Protocol):
+    """What the runner needs of whoever asks.
+
+    Attributes
+    ----------
+    address, form
+        As of `Client`.
+    """
+
+    address: str
+    form: ServerForm
+
+    @property
+    def quota(self) -> Quota | None:
+        """What the server has told last of what may be asked."""
+        ...
+
+    async def ask(self, question: Question) -> LedgerAnswer:
+        """Ask once, and read the answer; raise `ServerError` if none comes."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        ...
+
+
+class Tally(Generic[R]):
+    """Follows the conversations about requests, counts what becomes of them, and hands usable answers on.
+
+    Whoever asks, one at a time or in batches, goes through these methods, so each request is rendered, looked up and
+    read once a run.
+
+    Parameters
+    ----------
+    questions : Conversation
+    ledger : Ledger
+    take : callable, optional
+        Gets every request that has a usable answer, with that answer, once it is committed, in the order in which they
+        come.
+    spending : Spending, optional
+        Gets every answer to these requests, earlier ones and unusable ones included.
+
+    Attributes
+    ----------
+    summary : RunSummary
+        The counts so far.
+    unanswered : list of Request
+        Those that got no answer.
+    """
+
+    def __init__(
+        self,
+        questions: Conversation[R],
+        ledger: Ledger,
+        take: Callable[[R, LedgerAnswer], None] | None = None,
+        spending: Spending | None = None,
+    ) -> None:
+        self._questions, self._ledger, self._take, self._spending = questions, ledger, take, spending
+        self.summary = RunSummary()
+        self.unanswered: list[R] = []
+
+    def begin(self, request: R) -> Question[R] | None:
+        """Return what has to be asked about a request; None if the ledger settles it."""
+        self.summary.requests += 1
+        question, answer = self._questions.replay(request, self._ledger, self._spending)
+        if question is None:
+            self.summary.reused += not isinstance(answer, Refusal)
+            self.settle(request, answer)
+        return question
+
+    def received(self, answer: LedgerAnswer) -> None:
+        """Count an answer that has come and is committed."""
+        self.summary.asked += 1
+        self.summary.prompt_tokens += answer.prompt_tokens
+        self.summary.completion_tokens += answer.completion_tokens
+
+    def go_on(self, question: Question[R], answer: LedgerAnswer) -> Question[R] | None:
+        """Return what to ask after a committed answer; None if it settles the request."""
+        if self._spending is not None:
+            self._spending.add(answer, question.messages)
+        following = None if answer.ok else self._questions.next(question, answer)
+        if following is None:
+            self.settle(question.request, answer)
+        return following
+
+    def settle(self, request: R, answer: LedgerAnswer | Refusal | None) -> None:
+        """Count what a request has come to: an answer, a refusal, or nothing."""
+        if answer is None:
+            self.summary.unanswered += 1
+            self.unanswered.append(request)
+        elif isinstance(answer, Refusal):
+            self.summary.refused += 1
+            self.summary.last_refusal = answer.reason
+        elif not answer.ok:
+            self.summary.failed += 1
+            self.summary.last_problem = answer.error
+        elif self._take is not None:
+            self._take(request, answer)
+
+    def look_up(self, request: R) -> None:
+        """Hand on the answer that the ledger has to a request that is not asked, without counting the request."""
+        _, answer = self._questions.replay(request, self._ledger, self._spending)
+        if self._take is not None and isinstance(answer, LedgerAnswer) and answer.ok:
+            self._take(request, answer)
+
+    async def note_form(self, address: str, form: ServerForm) -> None:
+        """Have the next run begin with the form of request that a server took."""
+        self.summary.adapted = form.told()
+        if form != (self._ledger.form_of(address, self._questions.model) or ServerForm()):
+            await asyncio.wrap_future(self._ledger.remember_form(address, self._questions.model, form))
