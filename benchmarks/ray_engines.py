@@ -29,8 +29,8 @@ from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.prices import RunLimits
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.ray import run_on_ray
-from sllmr_plugin.scoring.ray_worker import ServerSettings
 from sllmr_plugin.scoring.run import run
+from sllmr_plugin.scoring.settings import ServerSettings
 
 
 class Timed(Requests):

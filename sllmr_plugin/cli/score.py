@@ -23,9 +23,9 @@ from ..scoring.partitions import PartitionFiles, merge_partitions, partition_fol
 from ..scoring.prices import RunLimits, Spending
 from ..scoring.questions import Conversation, R
 from ..scoring.ray import run_on_ray
-from ..scoring.ray_worker import ServerSettings
 from ..scoring.requests import ScoringRequests, plan_requests
 from ..scoring.run import run
+from ..scoring.settings import ServerSettings
 from ..scoring.table import MISSING, ScoredPairs, build_score_table, write_score_table
 from .arguments import (
     INTERACTIONS_HELP,

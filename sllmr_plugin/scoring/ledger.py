@@ -132,7 +132,8 @@ class Ledger:
     Attributes
     ----------
     n_interrupted : int
-        Requests that were in flight when the process that held the ledger before was killed.
+        Requests that were in flight when the process that held the ledger before was killed, until a run has told of
+        them.
 
     Raises
     ------

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, ScoringStoppedError, ServerError, SLLMRError
 from ..parallel.ray import RayEngine
+from .asking import Tally
 from .ledger import Ledger, LedgerAnswer
 from .limits import CircuitBreaker, Quota
-from .partitions import PartitionFiles, merge_partitions, partition_folder
-from .prices import Price, RunLimits, RunSummary
+from .partitions import PartitionFiles, merge_partitions, partition_folder, take_over
+from .prices import Price, RunLimits, RunSummary, Spending
 from .questions import Conversation, Question
-from .ray_worker import Reply, ScoringWorker, ServerSettings
+from .ray_worker import Reply, ScoringWorker
 from .run import check_can_run, settle
 from .runner import Runner
 from .schema import ServerForm
+from .settings import ServerSettings
 
 _START_SECONDS = 300.0  # for all workers: on a busy machine a process takes long to import what it needs
 _RESTART_SECONDS = 120.0
@@ -36,6 +38,8 @@ def run_on_ray(
     price: Price | None = None,
     breaker: CircuitBreaker | None = None,
     verbose: bool = True,
+    take: Callable[[Any, LedgerAnswer], None] | None = None,
+    spending: Spending | None = None,
 ) -> RunSummary:
     """Ask a server about all requests through Ray workers; the answers are in the ledger afterwards.
 
@@ -56,7 +60,7 @@ def run_on_ray(
         Answers there are not asked for again. The folder `partition_folder` names has to be writable on all machines.
     engine : RayEngine
         The cluster, and how many workers.
-    limits, price, breaker, verbose
+    limits, price, breaker, verbose, take, spending
         As of `run`, for all workers together.
 
     Returns
@@ -73,18 +77,20 @@ def run_on_ray(
     limits = limits or RunLimits()
     check_can_run(questions, ledger, limits, price)
     folder = partition_folder(ledger.path)
-    merge_partitions(ledger, PartitionFiles(folder))
+    tally = Tally(questions, ledger, take, spending)
     with _Cluster(engine, folder) as cluster:
-        cluster.merge_into(ledger)
+        take_over(ledger, *cluster.partitions)
         asker = cluster.start_workers(server, questions, price, limits.concurrency)
+        breaker = breaker or CircuitBreaker()
         try:
-            return settle(
-                Runner(requests, questions, asker, ledger, limits, price, breaker or CircuitBreaker(), verbose)
-            )
+            summary = settle(Runner(requests, questions, asker, ledger, limits, price, breaker, verbose, tally))
         finally:  # what came for questions that this process had given up waiting for
             cluster.kill_workers()
-            merge_partitions(ledger, PartitionFiles(folder))
-            cluster.merge_into(ledger)
+            found = sum(merge_partitions(ledger, one) for one in (PartitionFiles(folder), *cluster.partitions))
+        if found:
+            for request in tally.unanswered:
+                tally.look_up(request)
+    return summary
 
 
 class RayAsker:
@@ -177,9 +183,10 @@ class _Cluster:
         while self._workers:
             self._ray.kill(self._workers.pop())
 
-    def merge_into(self, ledger: Ledger) -> int:
-        """Take what the other machines' partitions hold into the ledger; return how many answers it did not have."""
-        return sum(merge_partitions(ledger, RemotePartitions(self._engine, reader)) for reader in self._readers)
+    @property
+    def partitions(self) -> list[RemotePartitions]:
+        """The other machines' partitions."""
+        return [RemotePartitions(self._engine, reader) for reader in self._readers]
 
     def start_workers(
         self, server: ServerSettings, questions: Conversation[Any], price: Price | None, concurrency: int

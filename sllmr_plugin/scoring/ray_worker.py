@@ -11,38 +11,14 @@ from typing import Any
 
 from ..errors import SLLMRError, SLLMRWarning
 from .asking import ServerAsker
-from .client import OpenAIClient, server_address
 from .ledger import Ledger, LedgerAnswer
 from .limits import Quota
 from .prices import Price
 from .questions import Conversation, Question
-from .schema import AnswerForm, ServerForm
+from .schema import ServerForm
+from .settings import ServerSettings
 
 _PATIENCE = 60.0  # seconds: this worker's own predecessor, killed, lets go of the partition in a moment
-
-
-@dataclass(frozen=True)
-class ServerSettings:
-    """Whom to ask, without any key: each process reads its own from ``OPENAI_API_KEY``.
-
-    Attributes
-    ----------
-    model, base_url, timeout, answer
-        As of `OpenAIClient`.
-    """
-
-    model: str
-    base_url: str | None = None
-    timeout: float = 60.0
-    answer: AnswerForm = "scores"
-
-    def client(self) -> OpenAIClient:
-        """Return a client with this process's key."""
-        return OpenAIClient(self.model, base_url=self.base_url, timeout=self.timeout, answer=self.answer)
-
-    def address(self) -> str:
-        """Return the address that this process would ask, without secrets."""
-        return server_address(self.base_url)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ..errors import PriceError, ScoringStoppedError
-from .asking import Client, ServerAsker
-from .ledger import Ledger
+from .asking import Client, ServerAsker, Tally
+from .ledger import Ledger, LedgerAnswer
 from .limits import CircuitBreaker
-from .partitions import PartitionFiles, merge_partitions, partition_folder
-from .prices import Price, RunLimits, RunSummary
+from .partitions import take_over
+from .prices import Price, RunLimits, RunSummary, Spending
 from .questions import Conversation, R
 from .runner import Runner
 
@@ -29,6 +29,8 @@ def run(
     price: Price | None = None,
     breaker: CircuitBreaker | None = None,
     verbose: bool = True,
+    take: Callable[[R, LedgerAnswer], None] | None = None,
+    spending: Spending | None = None,
 ) -> RunSummary:
     """Ask a server about all requests; the answers are in the ledger afterwards.
 
@@ -55,6 +57,10 @@ def run(
         When to stop because nothing works.
     verbose : bool, default=True
         Show progress.
+    take : callable, optional
+        Called with every request that has a usable answer, and that answer, once it is committed.
+    spending : Spending, optional
+        Gets every answer to these requests, earlier and unusable ones included.
 
     Returns
     -------
@@ -74,9 +80,10 @@ def run(
     """
     limits = limits or RunLimits()
     check_can_run(questions, ledger, limits, price)
-    merge_partitions(ledger, PartitionFiles(partition_folder(ledger.path)))
-    asker = ServerAsker(client, questions, price)
-    return settle(Runner(requests, questions, asker, ledger, limits, price, breaker or CircuitBreaker(), verbose))
+    take_over(ledger)
+    asker, tally = ServerAsker(client, questions, price), Tally(questions, ledger, take, spending)
+    breaker = breaker or CircuitBreaker()
+    return settle(Runner(requests, questions, asker, ledger, limits, price, breaker, verbose, tally))
 
 
 def check_can_run(questions: Conversation[Any], ledger: Ledger, limits: RunLimits, price: Price | None) -> None:
