@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sllmr_plugin.datasets.demo import demo_paths
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates
+from sllmr_plugin.scoring.candidates import draw_candidates
 from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.own import score_with
@@ -43,7 +43,7 @@ def main():
     folder = arguments.out or Path(tempfile.mkdtemp())
 
     data = load_interactions(demo_paths().interactions, demo_paths().items)
-    candidates = draw_candidates(data, CandidateSettings(users=arguments.users, per_user=8))
+    candidates = draw_candidates(data, users=arguments.users, per_user=8)
     requests = plan_requests(candidates.frame, data)
 
     if arguments.base_url:

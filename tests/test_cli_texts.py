@@ -242,7 +242,7 @@ def test_the_cap_leaves_texts_of_both_kinds(files, server, tmp_path, capsys):
 
 
 def test_batches_fill_the_same_ledger(files, server, tmp_path, monkeypatch):
-    monkeypatch.setattr("sllmr_plugin.cli.score.run_batches", functools.partial(run_batches, poll_seconds=0.01))
+    monkeypatch.setattr("sllmr_plugin.scoring.run.run_batches", functools.partial(run_batches, poll_seconds=0.01))
     arguments = ["texts", *files, "--base-url", server.base_url]
     assert main([*arguments, "--batch"]) == 0
     assert len(server.batches) == 1

@@ -7,7 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -135,8 +135,8 @@ def test_spread_draws_are_the_same(demo, monkeypatch, change):
     data, settings = demo[0], CandidateSettings(per_user=10, seed=2, **change)
     categories = read_categories(demo_paths().items)
     engine = Pickling(3)
-    there = draw_candidates(data, settings, categories=categories, engine=engine)
-    here = draw_candidates(data, settings, categories=categories)
+    there = draw_candidates(data, **asdict(settings), categories=categories, engine=engine)
+    here = draw_candidates(data, **asdict(settings), categories=categories)
     pd.testing.assert_frame_equal(there.frame, here.frame)
     assert there.summary == here.summary
     assert engine.n_shards > 5

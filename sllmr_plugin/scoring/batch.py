@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import ScoringStoppedError, ServerError
-from .asking import ServerAsker, Tally
+from .asking import ServerAsker, Tally, check_price, in_a_loop
 from .batch_file import FIRST_UNLIMITED, MOST_REQUESTS, BatchSize, read_lines, says_queue_is_full, written_line
 from .client import OpenAIClient
 from .ledger import Ledger, LedgerAnswer
@@ -23,7 +23,6 @@ from .limits import backoff
 from .partitions import take_over
 from .prices import AnswerLengths, Price, RunLimits, RunSummary, Spending, estimate_tokens
 from .questions import Conversation, Question, R
-from .run import check_price, in_a_loop
 from .runner import UNUSABLE_IN_A_ROW
 from .schema import FormSearch, ServerForm
 from .servers import OF_ONE_REQUEST, OF_THE_FORM

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +14,11 @@ import pandas as pd
 from ..datasets.interactions import Interactions
 from ..errors import ConfigError, CoverageWarning, DataError
 from ..parallel.engine import Engine, cut
-from ..scores.origin import write_parquet
+from ..scores.origin import check_parquet_path, write_parquet
 from ..scores.reading import read_table
 from .draws import CandidateSummary, Draw, diverse, id_keys, long_tail, mix, popular, summarise
+from .requests import TableLike, read_data
+from .settings import opened_engine, takes
 
 _AT_LEAST = {"users": 1, "per_user": 1, "pool": 1, "cold_history": 0, "seed": 0}
 
@@ -100,9 +104,9 @@ Drawn = tuple[np.ndarray, np.ndarray]  # rows and items
 SOURCES = ("long_tail", "cold_diverse", "popular", "probe")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Candidates:
-    """Pairs to be scored.
+    """Pairs to be scored; the ``repr`` says what they cover.
 
     Attributes
     ----------
@@ -114,14 +118,20 @@ class Candidates:
         What they cover.
     settings : CandidateSettings
         How they were drawn.
+    path : pathlib.Path or None
+        The file that they are in.
     """
 
     frame: pd.DataFrame
     summary: CandidateSummary
     settings: CandidateSettings
+    path: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.summary}" + (f"\n\nCandidates: {self.path}" if self.path is not None else "")
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the pairs as parquet, settings and summary in its schema (see `parquet.read_metadata`).
+        """Write the pairs as parquet, settings and summary in its schema (see `read_metadata`).
 
         Raises
         ------
@@ -131,14 +141,18 @@ class Candidates:
         write_parquet(self.frame, path, {"settings": asdict(self.settings), "counts": asdict(self.summary)})
 
 
+@takes(CandidateSettings)
 def draw_candidates(
-    data: Interactions,
-    settings: CandidateSettings | None = None,
+    interactions: Interactions | TableLike,
+    items: TableLike | CandidateSettings | None = None,
     *,
+    out: str | os.PathLike[str] | None = None,
     categories: np.ndarray | None = None,
-    engine: Engine | None = None,
+    engine: str | Engine | None = "local",
+    workers: int | None = None,
+    **settings: Any,
 ) -> Candidates:
-    """Choose users and draw their candidates (paper, Sec. 3.1 and 4.3).
+    """Choose users and draw their candidates: ``sllmr candidates`` in Python (paper, Sec. 3.1 and 4.3).
 
     A user's own training and validation items are never drawn. A probe is the exception: a validation item mixed in
     unmarked, which tells later whether the scorer finds it. Test items are drawn like any other unseen item, for a
@@ -146,17 +160,24 @@ def draw_candidates(
 
     Parameters
     ----------
-    data : Interactions
-        Users without a training interaction are not asked about, since no model row can be made for them; items
-        without a title are not drawn if the catalogue has titles.
-    settings : CandidateSettings, optional
-        By default all users, with 20 candidates each.
+    interactions : path, pandas.DataFrame or Interactions
+        As of `load_interactions`. Users without a training interaction are not asked about, since no model row can be
+        made for them; items without a title are not drawn if the catalogue has titles.
+    items : path or pandas.DataFrame, optional
+        The catalogue: ``item_id, title[, category]``. Diverse items come from as many categories as possible, and from
+        all bands of popularity in any case.
+    out : path, optional
+        A parquet file to write.
     categories : ndarray, optional
-        (n_items,) labels in the order of ``data.item_ids``, see `read_categories`. Diverse items then come from as
-        many categories as possible; from all bands of popularity they come in any case.
-    engine : Engine or None, default=None
-        Draws popular and diverse items for parts of the users in other processes, for instance `RayEngine`; the
-        result is the same. None draws them here.
+        (n_items,) labels in the order of ``Interactions.item_ids``, for interactions that are loaded already; by
+        default those of `items`, see `read_categories`.
+    engine : {"local", "ray"} or Engine, default="local"
+        Draws popular and diverse items for parts of the users in other processes; the result is the same.
+    workers : int, optional
+        Of engine ray; by default as many as the cluster has CPUs.
+    **settings
+        Fields of `CandidateSettings`, which are the flags of ``sllmr candidates``: ``users``, ``per_user``,
+        ``cold_share``, ``probe_share`` and others. By default all users, with 20 candidates each.
 
     Returns
     -------
@@ -164,8 +185,10 @@ def draw_candidates(
 
     Raises
     ------
+    ConfigError
+        If settings are out of range.
     DataError
-        If no item has a title.
+        If a file cannot be used, or no item has a title.
 
     Warns
     -----
@@ -175,11 +198,39 @@ def draw_candidates(
     Examples
     --------
     >>> from sllmr_plugin.datasets.demo import load_demo
-    >>> drawn = draw_candidates(load_demo()[0], CandidateSettings(users=100, per_user=10))
+    >>> drawn = draw_candidates(load_demo()[0], users=100, per_user=10)
     >>> drawn.frame["source"].value_counts().to_dict()
     {'popular': 554, 'long_tail': 297, 'cold_diverse': 149, 'probe': 20}
     """
-    settings = settings or CandidateSettings()
+    if isinstance(items, CandidateSettings):
+        warnings.warn(
+            "draw_candidates(data, CandidateSettings(...)) will go with the next version; give the settings as "
+            "keyword arguments: draw_candidates(data, users=1000).",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        settings = {**asdict(items), **settings}
+        items = None
+    chosen = CandidateSettings(**settings)
+    path = None
+    if out is not None:
+        path = check_parquet_path(out, (one for one in (interactions, items) if isinstance(one, str | os.PathLike)))
+    data = read_data(interactions, items)
+    if categories is None and items is not None:
+        categories = read_categories(items)
+    if engine is None or isinstance(engine, str):
+        with opened_engine(engine or "local", workers) as opened:
+            drawn = _draw(data, chosen, categories, opened)
+    else:
+        drawn = _draw(data, chosen, categories, engine)
+    if path is not None:
+        drawn.write(path)
+    return replace(drawn, path=path)
+
+
+def _draw(
+    data: Interactions, settings: CandidateSettings, categories: np.ndarray | None, engine: Engine | None
+) -> Candidates:
     item_key = np.zeros(data.n_items + 1, dtype=np.uint64)
     item_key[1:] = id_keys(data.item_ids, seed=settings.seed, purpose=1)
     items = _drawable_items(data, item_key)
@@ -326,12 +377,12 @@ def _warn(summary: CandidateSummary, settings: CandidateSettings) -> None:
             f"{summary.users_short} of {summary.users} users get fewer than {settings.per_user} candidates. "
             "Raise pool or lower per_user.",
             CoverageWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     if settings.probe_share > 0 and summary.probes == 0:
         warnings.warn(
             "no user has a probe, so the default gate cannot be fitted and falls back to a fixed rule. Ask about more "
             "users, raise probe_share, or give interactions with validation items.",
             CoverageWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -12,6 +12,7 @@ import yaml
 
 from ..errors import PriceError
 from .ledger_file import Completions, Refusal
+from .ledger_report import LedgerReader
 from .prices import Price, estimate_tokens
 from .questions import Answers, Conversation, R
 
@@ -34,18 +35,23 @@ class Estimate:
         The messages of the first requests.
     assumed : str
         What the length of an answer is taken to be.
+    free : str
+        What is done in place of asking, where no model is asked.
     """
 
     requests: int
-    known: int
-    refused: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost: float | None
-    first: list[list[dict[str, str]]]
-    assumed: str
+    known: int = 0
+    refused: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = 0.0
+    first: list[list[dict[str, str]]] = field(default_factory=list, repr=False)
+    assumed: str = ""
+    free: str = ""
 
     def __str__(self) -> str:
+        if self.free:
+            return f"{self.requests} {self.free}"
         lines = []
         for number, messages in enumerate(self.first, start=1):
             lines.append(f"--- prompt {number} ---")
@@ -109,6 +115,16 @@ def estimate(
     cost = price.cost(prompt_tokens, completion_tokens) if price else None
     assumed = _assumed(unlimited, written)
     return Estimate(n_requests, known, refused, prompt_tokens, completion_tokens, cost, first, assumed)
+
+
+def estimate_run(
+    requests: Iterable[R], questions: Conversation[R], ledger: Path, price: Price | None, *, show: int = 2
+) -> Estimate:
+    """Count what a run with a ledger's file would ask; it need not exist, and is not made. See `estimate`."""
+    if not ledger.exists():
+        return estimate(requests, questions, None, price, show=show)
+    with LedgerReader(ledger) as reader:
+        return estimate(requests, questions, reader, price, show=show)
 
 
 def _assumed(unlimited: bool, written: Completions | None) -> str:

@@ -172,6 +172,33 @@ def load_scorer(spec: str) -> Scorer:
     return scorer
 
 
+def find_scorer(scorer: str | Scorer, titles: Iterable[str] | None, *, by_name: bool = False) -> Any:
+    """Return the object that a setting names.
+
+    Parameters
+    ----------
+    scorer : str or Scorer
+        ``lexical``, ``attributes``, ``MODULE:NAME``, or the object itself.
+    titles : iterable of str or None
+        Of the whole catalogue.
+    by_name : bool, default=False
+        Leave ``MODULE:NAME`` as it is, for processes that make their own; a wrong name is an error all the same.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such scorer.
+    """
+    if not isinstance(scorer, str):
+        return scorer
+    if scorer in ("lexical", "attributes"):
+        return LexicalScorer([] if titles is None else titles, words=scorer == "attributes")
+    if ":" not in scorer:
+        raise ConfigError(f"there is no scorer {scorer!r}; write openai, lexical, attributes or MODULE:NAME.")
+    found = load_scorer(scorer)
+    return scorer if by_name else found
+
+
 def _take(waiting: deque[tuple[ScoringRequest, Future[ScoredAnswer]]]) -> tuple[ScoringRequest, ScoredAnswer]:
     request, future = waiting.popleft()
     return request, future.result()

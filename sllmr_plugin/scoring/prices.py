@@ -152,6 +152,11 @@ class Spending:
         self.cut_prompts += is_cut(messages, answer.prompt_tokens)
         self._cost = None if self._cost is None or answer.cost is None else self._cost + answer.cost
 
+    @property
+    def cost(self) -> float | None:
+        """USD; None if a price was not known."""
+        return self._cost
+
     def recorded(self) -> dict[str, Any]:
         """Return what a file's origin says: ``tokens``, and ``cost`` in USD, None where a price was not known.
 

@@ -384,7 +384,7 @@ class Questions(Conversation[ScoringRequest]):
     ) -> Iterator[tuple[ScoringRequest, ScoredAnswer]]:
         """Yield the requests that have a usable answer in the ledger, in their order, with its scores."""
         for request, answer in self.usable(requests, ledger, spending):
-            yield request, self._scored(answer, request)
+            yield request, self.scored(answer, request)
 
     def _parse(self, text: str, request: ScoringRequest, logprobs: list | bool | None = False) -> ScoredAnswer:
         """Read an answer; `logprobs` is False where it is to be read as written."""
@@ -397,7 +397,8 @@ class Questions(Conversation[ScoringRequest]):
                 warnings.warn(f"the scores are taken as written: {error}", LogprobsWarning, stacklevel=2)
         return parse_scores(text, request)
 
-    def _scored(self, answer: LedgerAnswer, request: ScoringRequest) -> ScoredAnswer:
+    def scored(self, answer: LedgerAnswer, request: ScoringRequest) -> ScoredAnswer:
+        """Return a usable answer as scores by item id."""
         if self.template.answer == "ranking":  # the temperature may have changed since
             return self._parse(answer.response, request)
         pairs = list(zip(request.item_ids, answer.scores or (), strict=True))

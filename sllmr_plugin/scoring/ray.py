@@ -10,14 +10,13 @@ from typing import Any
 
 from ..errors import EngineError, ScoringStoppedError, ServerError, SLLMRError
 from ..parallel.ray import RayEngine
-from .asking import Tally
+from .asking import Tally, check_can_run, settle
 from .ledger import Ledger, LedgerAnswer
 from .limits import CircuitBreaker, Quota
-from .partitions import PartitionFiles, merge_partitions, partition_folder, take_over
+from .partitions import PartitionFiles, Partitions, merge_partitions, partition_folder, take_over
 from .prices import Price, RunLimits, RunSummary, Spending
 from .questions import Conversation, Question
 from .ray_worker import Reply, ScoringWorker
-from .run import check_can_run, settle
 from .runner import Runner
 from .schema import ServerForm
 from .settings import ServerSettings
@@ -86,7 +85,8 @@ def run_on_ray(
             summary = settle(Runner(requests, questions, asker, ledger, limits, price, breaker, verbose, tally))
         finally:  # what came for questions that this process had given up waiting for
             cluster.kill_workers()
-            found = sum(merge_partitions(ledger, one) for one in (PartitionFiles(folder), *cluster.partitions))
+            left: list[Partitions] = [PartitionFiles(folder), *cluster.partitions]
+            found = sum(merge_partitions(ledger, one) for one in left)
         if found:
             for request in tally.unanswered:
                 tally.look_up(request)

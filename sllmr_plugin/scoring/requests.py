@@ -8,15 +8,18 @@ import os
 import warnings
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from ..datasets.interactions import Interactions
+from ..datasets.interactions import Interactions, load_interactions
 from ..errors import ConfigError, CoverageWarning, DataError
 from ..scores.ids import encode_ids
 from ..scores.reading import Table, read_ids, read_table
+
+#: A file, or its rows.
+TableLike: TypeAlias = str | os.PathLike[str] | pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,15 @@ class ScoringRequests:
                 shuffled = prompt_order(user, items[start:end], repeat=repeat, seed=self.seed)
                 titles = tuple(self.title_of[item] for item in shuffled)
                 yield ScoringRequest(user, self.histories[number], shuffled, titles, repeat)
+
+
+def read_data(
+    interactions: Interactions | TableLike, items: TableLike | None, *, titles_from: str = "title"
+) -> Interactions:
+    """Return interactions, loaded if they are not yet."""
+    if isinstance(interactions, Interactions):
+        return interactions
+    return load_interactions(interactions, items, titles_from=titles_from)
 
 
 def plan_requests(

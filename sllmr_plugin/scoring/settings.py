@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ..errors import ConfigError
+from ..parallel.ray import RayEngine, open_engine
 from .client import OpenAIClient, server_address
 from .connections import hide_secrets
 from .dry_run import Prices, in_batches
@@ -43,6 +47,8 @@ class ServerSettings:
         """Return the address that this process would ask, without secrets."""
         return server_address(self.base_url)
 
+
+logger = logging.getLogger("sllmr_plugin.scoring")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -112,9 +118,13 @@ class AskSettings:
 
     def price(self) -> Price | None:
         """Return what the model costs, with the discount of batches if they are used; None if that is not known."""
-        prices = Prices.read(self.prices)
+        prices = Prices.read(None if self.prices is None else Path(self.prices))
         price = prices.of(self.model)
         return in_batches(price, prices.batch_discount) if self.batch else price
+
+    def ledger_beside(self, table: Path) -> Path:
+        """Return where the answers behind a table are kept."""
+        return Path(self.ledger) if self.ledger else table.with_suffix(".ledger.sqlite")
 
     def server(self, answer: AnswerForm) -> ServerSettings:
         """Return whom to ask for answers of a form."""
@@ -186,7 +196,7 @@ class ScoreSettings(AskSettings):
     def questions(self) -> Questions:
         """Return what to ask."""
         template = (
-            PromptTemplate.from_file(self.template, answer=self.answer)
+            PromptTemplate.from_file(Path(self.template), answer=self.answer)
             if self.template
             else PromptTemplate(answer=self.answer)
         )
@@ -201,6 +211,15 @@ class ScoreSettings(AskSettings):
 def recorded_extra_body(questions: Conversation[Any]) -> dict[str, Any]:
     """Return what a table's settings say of ``extra_body``, without secrets: nothing where there is none."""
     return {"extra_body": hide_secrets(questions.extra_body)} if questions.extra_body else {}
+
+
+@contextlib.contextmanager
+def opened_engine(engine: str, workers: int | None) -> Iterator[RayEngine | None]:
+    """Connect to an engine as `open_engine` does, and log how many workers it has."""
+    with open_engine(engine, workers) as opened:
+        if opened is not None:
+            logger.info("engine ray: %d workers", opened.workers)
+        yield opened
 
 
 def takes(settings: type) -> Callable[[F], F]:

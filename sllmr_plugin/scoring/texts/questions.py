@@ -252,7 +252,11 @@ class TextQuestions(Conversation[TextRequest]):
     ) -> Iterator[tuple[TextRequest, str]]:
         """Yield the requests that have a usable answer in the ledger, in their order, with its text."""
         for request, answer in self.usable(requests, ledger, spending):
-            yield request, self._parse(answer.response, request)
+            yield request, self.text(answer, request)
+
+    def text(self, answer: LedgerAnswer, request: TextRequest) -> str:
+        """Return the text of a usable answer."""
+        return self._parse(answer.response, request)
 
     def _parse(self, answer: str, request: TextRequest) -> str:
         template = self.templates[request.kind]
