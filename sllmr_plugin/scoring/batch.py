@@ -210,7 +210,7 @@ class _Batches:
                 input_file_id=file.id,
                 endpoint="/v1/chat/completions",
                 completion_window="24h",
-                metadata={"sllmr_token": token},
+                metadata={"sllmr_token": token, "sllmr_form": self._client.form.to_json()},
             )
 
         try:
@@ -257,11 +257,14 @@ class _Batches:
                 raise self._stopped(f"the server refused {batch_id}: {self._client.scrub(problems)}. Correct that")
             self._client.form, self._summary.last_problem = other, self._client.scrub(problems)
             return False
+        # An earlier run may have made it, before it was known what the server takes.
+        made_in = (batch.metadata or {}).get("sllmr_form")
+        form = ServerForm.from_json(made_in) if made_in else self._client.form
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id:
                 response = await self._call(functools.partial(self._library.files.content, file_id))
                 for entry in read_lines(response.content):
-                    await self._merge(entry, marks)
+                    await self._merge(entry, marks, form)
         received = self._summary.asked - before
         settled, why = await self._settle_refused(received > 0)
         if set(self._ledger.batch_marks(token)) - self._waiting.keys():
@@ -333,7 +336,7 @@ class _Batches:
                 return batch
             await asyncio.sleep(self._poll_seconds)
 
-    async def _merge(self, entry: dict[str, Any], marks: dict[str, int]) -> None:
+    async def _merge(self, entry: dict[str, Any], marks: dict[str, int], form: ServerForm) -> None:
         """Commit one answer of a batch; one that is none waits for the next batch."""
         key = str(entry.get("custom_id"))
         if key not in self._waiting or key not in marks:
@@ -346,7 +349,7 @@ class _Batches:
                 status = response.get("status_code") if isinstance(response, dict) else None
                 said = {"error": entry["error"]} if entry.get("error") else body or "no response"
                 raise self._client.refusal(status, said)
-            completion = self._client.read_body(response.get("body"), question.messages)
+            completion = self._client.read_body(response.get("body"), question.messages, form)
         except ServerError as error:
             self._summary.last_problem = str(error)
             if error.kind in ("refused", "hopeless"):

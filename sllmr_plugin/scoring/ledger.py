@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -39,7 +38,8 @@ class LedgerAnswer:
     repeat : int
         Which repeat of the question this is.
     request : dict
-        JSON values that describe the question; never its text, a key or a header.
+        JSON values that describe the question; never its text, a key or a header. Its ``parameters`` are those sent,
+        and ``left_out`` names what the server did not take (``temperature``, ``system``).
     response : str
         The text of the answer.
     scores : tuple of (float or None), or None
@@ -75,33 +75,6 @@ class LedgerAnswer:
     def ok(self) -> bool:
         """Whether the answer can be used."""
         return self.error is None
-
-
-def ledger_key(
-    messages: Sequence[Mapping[str, Any]], model: str, parameters: Mapping[str, Any], schema_version: int | str
-) -> str:
-    """Return the key of a question: SHA-256 over canonical JSON of all that decides its answer.
-
-    Where the question is sent to, and how many are sent at a time, are no part of it.
-
-    Parameters
-    ----------
-    messages : sequence of mapping
-        The rendered chat messages.
-    model : str
-        The model's name.
-    parameters : mapping
-        Generation parameters such as temperature; plain JSON values.
-    schema_version : int or str
-        Version of the form of the answer.
-
-    Examples
-    --------
-    >>> ledger_key([{"role": "user", "content": "hi"}], "m", {"temperature": 0}, 1)[:12]
-    '761ea490cf94'
-    """
-    text = json.dumps([list(messages), model, dict(parameters), schema_version], sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 _KILLED = "the process ended while the request was in flight"

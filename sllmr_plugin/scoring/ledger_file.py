@@ -1,9 +1,11 @@
-"""The form of a ledger: its tables, and how its file is opened."""
+"""The form of a ledger: its tables and keys, and how its file is opened."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,3 +188,30 @@ def ledger_failure(path: Path, error: Exception) -> LedgerError:
         f"{path}: {error}. Check that the file is a ledger, that its disk has room and that it may be written; "
         "the same command then goes on with all answers committed so far."
     )
+
+
+def ledger_key(
+    messages: Sequence[Mapping[str, Any]], model: str, parameters: Mapping[str, Any], schema_version: int | str
+) -> str:
+    """Return the key of a question: SHA-256 over canonical JSON of all that decides its answer.
+
+    Where the question is sent to, and how many are sent at a time, are no part of it.
+
+    Parameters
+    ----------
+    messages : sequence of mapping
+        The rendered chat messages.
+    model : str
+        The model's name.
+    parameters : mapping
+        Generation parameters such as temperature; plain JSON values.
+    schema_version : int or str
+        Version of the form of the answer.
+
+    Examples
+    --------
+    >>> ledger_key([{"role": "user", "content": "hi"}], "m", {"temperature": 0}, 1)[:12]
+    '761ea490cf94'
+    """
+    text = json.dumps([list(messages), model, dict(parameters), schema_version], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

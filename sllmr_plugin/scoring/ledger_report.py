@@ -25,6 +25,7 @@ _BY_MODEL = f"""
 SELECT model, {_KIND} AS kind, count(*) AS answers, sum(status = 'ok') AS usable, sum(status = 'failed') AS unusable,
        sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
        coalesce(sum(cost), 0) AS cost, sum(cost IS NULL) AS without_price,
+       sum(json_extract(request, '$.left_out') IS NOT NULL) AS adapted,
        min(created_at) AS first, max(created_at) AS last
 FROM answers GROUP BY 1, 2 ORDER BY 1, 2
 """

@@ -135,10 +135,12 @@ class Spending:
         As the server counted them.
     cut_prompts : int
         Prompts of which the server dropped a part, see `is_cut`.
+    own_temperature : int
+        Answers at the server's own temperature, since it did not take the one asked for.
     """
 
     def __init__(self) -> None:
-        self.prompt_tokens = self.completion_tokens = self.cut_prompts = 0
+        self.prompt_tokens = self.completion_tokens = self.cut_prompts = self.own_temperature = 0
         self._cost: float | None = 0.0
         self._seen: set[str] = set()
 
@@ -150,6 +152,7 @@ class Spending:
         self.prompt_tokens += answer.prompt_tokens
         self.completion_tokens += answer.completion_tokens
         self.cut_prompts += is_cut(messages, answer.prompt_tokens)
+        self.own_temperature += "temperature" in answer.request.get("left_out", ())
         self._cost = None if self._cost is None or answer.cost is None else self._cost + answer.cost
 
     @property
@@ -160,20 +163,26 @@ class Spending:
     def recorded(self) -> dict[str, Any]:
         """Return what a file's origin says: ``tokens``, and ``cost`` in USD, None where a price was not known.
 
-        ``cut_prompts`` is there if it is not 0.
+        ``cut_prompts`` and ``own_temperature`` are there if they are not 0.
         """
         tokens = {"prompt": self.prompt_tokens, "completion": self.completion_tokens}
-        cut = {"cut_prompts": self.cut_prompts} if self.cut_prompts else {}
-        return {"tokens": tokens, "cost": None if self._cost is None else round(self._cost, 6), **cut}
+        counts = {name: getattr(self, name) for name in ("cut_prompts", "own_temperature") if getattr(self, name)}
+        return {"tokens": tokens, "cost": None if self._cost is None else round(self._cost, 6), **counts}
 
     def notes(self) -> list[str]:
         """Return the lines of a summary on what is wrong with the answers although they can be used."""
-        if not self.cut_prompts:
-            return []
-        return [
-            f"  {self.cut_prompts} answers are to prompts of which the server dropped a part (it counted less than "
-            "half the tokens): start it with a longer context, and ask anew with another --ledger"
-        ]
+        notes = []
+        if self.cut_prompts:
+            notes.append(
+                f"  {self.cut_prompts} answers are to prompts of which the server dropped a part (it counted less than "
+                "half the tokens): start it with a longer context, and ask anew with another --ledger"
+            )
+        if self.own_temperature:
+            notes.append(
+                f"  {self.own_temperature} answers are at the server's own temperature, since it did not take the one "
+                "asked for"
+            )
+        return notes
 
 
 _GUESSED_COMPLETION = 1000  # tokens of an answer without a limit, as long as there has been none

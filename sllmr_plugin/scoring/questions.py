@@ -12,17 +12,17 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from ..errors import AnswerError, ConfigError, LogprobsError, LogprobsWarning, PromptCutWarning, ServerError
 from .answer_text import ends_in_json
-from .answers import label_positions, parse_scores
+from .answers import keeps_to_the_form, parse_scores
 from .client import Completion
 from .connections import checked_extra_body, hide_secrets
-from .ledger import LedgerAnswer, ledger_key
-from .ledger_file import Completions, Refusal
+from .ledger import LedgerAnswer
+from .ledger_file import Completions, Refusal, ledger_key
 from .logprobs import expected_scores
 from .prices import Spending, is_cut
 from .prompts import Message, PromptTemplate, ask_again
 from .ranking_answers import DEFAULT_TEMPERATURE, parse_ranking
 from .requests import Request, ScoredAnswer, ScoringRequest
-from .schema import SCHEMA_VERSION, AnswerForm
+from .schema import SCHEMA_VERSION, AnswerForm, ServerForm
 
 _CUT = (
     "the server counted less than half the tokens that a prompt must have, so it has dropped a part of it and the "
@@ -80,17 +80,6 @@ class Conversation(ABC, Generic[R]):
 
     An answer that cannot be used is shown to the model together with what is wrong with it. Each such attempt is a
     question with a ledger key of its own, so a run that was killed takes up a conversation where it stopped.
-
-    Attributes
-    ----------
-    model : str
-        The model's name.
-    temperature : float or None
-        None leaves it to the server.
-    attempts : int
-        How often a request is asked in all if its answers cannot be used.
-    extra_body : mapping or None
-        What else the body of a request holds, for the server to read.
     """
 
     #: Part of every ledger key: raised when an answer is asked for, or read, in another way than before.
@@ -185,7 +174,7 @@ class Conversation(ABC, Generic[R]):
             model=self.model,
             user_id=question.request.subject,
             repeat=question.request.repeat,
-            request=self._noted(question),
+            request=self._noted(question, completion.form),
             response=completion.text,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
@@ -208,12 +197,22 @@ class Conversation(ABC, Generic[R]):
             cause=problem.cause,
         )
 
-    def _noted(self, question: Question[R]) -> dict[str, Any]:
-        """Return what the ledger notes of a question, which is never its text."""
+    def _noted(self, question: Question[R], form: ServerForm | None = None) -> dict[str, Any]:
+        """Return what the ledger notes of a question, which is never its text: with the parameters that were sent.
+
+        The key is that of the question as it was meant, so that it is the same whatever a server takes.
+        """
+        parameters, left_out = hide_secrets(question.parameters), []
+        if form is not None and not form.temperature and parameters.get("temperature") is not None:
+            parameters["temperature"] = None
+            left_out.append("temperature")
+        if form is not None and not form.system and any(one["role"] == "system" for one in question.messages):
+            left_out.append("system")
         return {
             "messages_sha256": hashlib.sha256(json.dumps(question.messages).encode()).hexdigest(),
-            "parameters": hide_secrets(question.parameters),
+            "parameters": parameters,
             "schema_version": self.version,
+            **({"left_out": left_out} if left_out else {}),
             **self.described(question.request),
         }
 
@@ -352,24 +351,12 @@ class Questions(Conversation[ScoringRequest]):
 
     def reread(self, answer: LedgerAnswer, request: ScoringRequest) -> dict[str, Any]:
         """Return what `understood` makes of the text today; scores from log-probabilities are kept."""
-        if self._keeps_to_the_form(answer.response, request):  # which is read alike by all versions
+        if keeps_to_the_form(
+            answer.response, request.n_candidates, self.template.answer
+        ):  # which is read alike by all versions
             return {}
         read = self._parse(answer.response, request, logprobs=False)
         return {} if self.top_logprobs else self._content(read, request)
-
-    def _keeps_to_the_form(self, text: str, request: ScoringRequest) -> bool:
-        """Tell whether an answer is what was asked for and nothing else: most are, and a table has very many."""
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
-            return False
-        inner = found.get(self.template.answer) if isinstance(found, dict) and len(found) == 1 else None
-        if self.template.answer == "ranking":
-            numbers = range(1, request.n_candidates + 1)
-            return isinstance(inner, list) and len(inner) > 0 and sorted(inner, key=str) == sorted(numbers, key=str)
-        return (
-            isinstance(inner, dict) and len(inner) > 0 and inner.keys() <= label_positions(request.n_candidates).keys()
-        )
 
     @staticmethod
     def _content(answer: ScoredAnswer, request: ScoringRequest) -> dict[str, Any]:

@@ -213,9 +213,14 @@ def recorded_extra_body(questions: Conversation[Any]) -> dict[str, Any]:
     return {"extra_body": hide_secrets(questions.extra_body)} if questions.extra_body else {}
 
 
+def opened_engine(engine: str, workers: int | None) -> contextlib.AbstractContextManager[RayEngine | None]:
+    """Connect to an engine as `open_engine` does, and log how many workers it has; None is this process."""
+    local = engine == "local" and workers is None
+    return contextlib.nullcontext() if local else _opened(engine, workers)
+
+
 @contextlib.contextmanager
-def opened_engine(engine: str, workers: int | None) -> Iterator[RayEngine | None]:
-    """Connect to an engine as `open_engine` does, and log how many workers it has."""
+def _opened(engine: str, workers: int | None) -> Iterator[RayEngine | None]:
     with open_engine(engine, workers) as opened:
         if opened is not None:
             logger.info("engine ray: %d workers", opened.workers)

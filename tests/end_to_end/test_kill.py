@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from sllmr_plugin.scoring.ledger import ledger_key
+from sllmr_plugin.scoring.ledger_file import ledger_key
 
 from ..scoring_server import ScoringServer
 from .nursery import wait_for_a_moment
