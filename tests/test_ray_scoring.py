@@ -8,8 +8,7 @@ import pytest
 from sllmr_plugin.errors import LogprobsWarning, ScoringStoppedError, ServerError
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.questions import Questions
-from sllmr_plugin.scoring.ray import RayAsker
-from sllmr_plugin.scoring.ray_worker import Reply, ScoringWorker
+from sllmr_plugin.scoring.ray import RayAsker, Reply, ScoringWorker
 from sllmr_plugin.scoring.schema import ServerForm
 from sllmr_plugin.scoring.settings import ServerSettings
 
