@@ -24,6 +24,7 @@ from sllmr_plugin.errors import (
     ServerError,
     SLLMRWarning,
 )
+from sllmr_plugin.scoring.asking import Tally
 from sllmr_plugin.scoring.client import Completion, OpenAIClient
 from sllmr_plugin.scoring.dry_run import estimate
 from sllmr_plugin.scoring.ledger import Ledger
@@ -794,3 +795,20 @@ def test_scores_from_log_probabilities_are_kept_as_they_were(setting):
     assert all(before[user] != scores for user, scores in truth(asked).items())
     assert here.run(asked, questions).asked == 0
     assert here.scores(asked, questions) == before
+
+
+def test_what_comes_late_is_handed_on_without_another_count(tmp_path):
+    """A worker may have received an answer that the run had given up waiting for."""
+    (request,), taken, spending = requests(1), [], Spending()
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        tally = Tally(QUESTIONS, ledger, lambda *pair: taken.append(pair), spending)
+        question = tally.begin(request)
+        tally.settle(request, None)
+        assert (tally.unanswered, taken) == ([request], [])
+        completion = Completion('{"scores": {"1": 0.5}}', 700, 3)
+        answer = QUESTIONS.read(question, completion, 0.25)
+        ledger.record(answer).result()
+        tally.look_up(request)
+    assert taken == [(request, answer)]
+    assert spending.cost == 0.25
+    assert (tally.summary.requests, tally.summary.asked, tally.summary.unanswered) == (1, 0, 1)

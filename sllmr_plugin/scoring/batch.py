@@ -260,6 +260,8 @@ class _Batches:
         # An earlier run may have made it, before it was known what the server takes.
         made_in = (batch.metadata or {}).get("sllmr_form")
         form = ServerForm.from_json(made_in) if made_in else self._client.form
+        if not self._client.answered:
+            self._client.form = form
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id:
                 response = await self._call(functools.partial(self._library.files.content, file_id))
