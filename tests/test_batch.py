@@ -35,7 +35,7 @@ def ask(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-SECRETKEY-0123456789")
     monkeypatch.setattr(batch_module, "backoff", lambda failures, retry_after=None: 0.01)
 
-    def ask(server, asked, *, questions=QUESTIONS, price=None, most=10**6, **limits):
+    def ask(server, asked, *, questions=QUESTIONS, price=None, most=10**6, take=None, **limits):
         client = OpenAIClient("tiny", base_url=server.base_url, timeout=5)
         limits = RunLimits(**{"retries": 2, **limits})
         with Ledger(tmp_path / "a.sqlite") as ledger:
@@ -49,6 +49,7 @@ def ask(tmp_path, monkeypatch):
                 poll_seconds=0.01,
                 most_requests=most,
                 verbose=False,
+                take=take,
             )
 
     return ask
@@ -311,8 +312,10 @@ def test_requests_with_the_very_same_words_share_an_answer_and_count_apart(ask, 
     one, other = requests(2)
     same = replace(one, user_id="twin", item_ids=tuple(f"{item}-twin" for item in one.item_ids))
     with ScoringServer(["extreme"]) as server:  # the first answer cannot be used, and is asked about again
-        summary = ask(server, [one, other, same])
+        taken = []
+        summary = ask(server, [one, other, same], take=lambda request, answer: taken.append(request.user_id))
         assert len(server.seen) == 3
+    assert sorted(taken) == sorted(["u0", "twin", "u1"])
     assert (summary.requests, summary.asked, summary.unanswered, summary.failed) == (3, 3, 0, 0)
     assert scores([one, other, same]) == truth([one, other, same])
 

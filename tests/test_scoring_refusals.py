@@ -202,6 +202,9 @@ def test_a_form_without_anything_is_found_too(setting):  # noqa: F811
     assert here.scores(asked) == truth(asked)
     assert "takes no temperature" in str(summary)
     assert "--temperature none" in str(summary)
+    with Ledger(here.path) as ledger:
+        noted = [ledger.get(QUESTIONS.first(request).key).request for request in asked]
+    assert [one["left_out"] for one in noted] == [["temperature", "system"]] * 4
     first = here.server.seen[-1].body["messages"][0]["content"]
     system, user = (message["content"] for message in QUESTIONS.messages(asked[3]))
     assert first == f"{system}\n\n{user}"
