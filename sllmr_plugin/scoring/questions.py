@@ -252,15 +252,6 @@ class Conversation(ABC, Generic[R]):
             question = None if answer.ok else self.next(question, answer)
         return question, answer
 
-    def usable(
-        self, requests: Iterable[R], ledger: Answers, spending: Spending | None = None
-    ) -> Iterator[tuple[R, LedgerAnswer]]:
-        """Yield the requests that have a usable answer in the ledger, in their order, with that answer."""
-        for request in requests:
-            _, answer = self.replay(request, ledger, spending)
-            if isinstance(answer, LedgerAnswer) and answer.ok:
-                yield request, answer
-
 
 # An entry of an answer has 8 tokens or so; models that do not keep to the schema need some more.
 _TOKENS_PER_CANDIDATE = 20
@@ -370,8 +361,10 @@ class Questions(Conversation[ScoringRequest]):
         self, requests: Iterable[ScoringRequest], ledger: Answers, spending: Spending | None = None
     ) -> Iterator[tuple[ScoringRequest, ScoredAnswer]]:
         """Yield the requests that have a usable answer in the ledger, in their order, with its scores."""
-        for request, answer in self.usable(requests, ledger, spending):
-            yield request, self.scored(answer, request)
+        for request in requests:
+            _, answer = self.replay(request, ledger, spending)
+            if isinstance(answer, LedgerAnswer) and answer.ok:
+                yield request, self.scored(answer, request)
 
     def _parse(self, text: str, request: ScoringRequest, logprobs: list | bool | None = False) -> ScoredAnswer:
         """Read an answer; `logprobs` is False where it is to be read as written."""
