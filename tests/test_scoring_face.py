@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import dataclasses
+import doctest
 import functools
+import importlib
 import inspect
 import json
 import logging
@@ -203,6 +205,8 @@ def test_scorers_without_a_server(files, tmp_path):
     assert read_metadata(result.path)["scorer"] == "Half"
     assert (result.asked, result.cost, result.complete) == (None, 0.0, True)
     assert repr(result).endswith(f"Score table: {result.path}")
+    with pytest.raises(ConfigError, match=r"need a name.*score_with\(..., name=, ledger=\)"):
+        ask(drawn.frame, clicks, items, scorer=Half(), ledger=tmp_path / "l.sqlite", out=tmp_path / "s.parquet")
     with pytest.raises(ConfigError, match="there is no scorer 'lexcal'"):
         ask(drawn.frame, clicks, items, scorer="lexcal", out=tmp_path / "s.parquet")
     with pytest.raises(ConfigError, match="write local or ray"):
@@ -333,3 +337,10 @@ def test_a_temperature_that_was_sent_is_noted_as_such(files, server, tmp_path, c
     assert "own_temperature" not in read_metadata(result.path)
     assert main(["ledger", "stats", str(result.asked.ledger)]) == 0
     assert "left out" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", ["candidates", "run"])
+def test_the_examples_in_the_docstrings(module):
+    result = doctest.testmod(importlib.import_module(f"sllmr_plugin.scoring.{module}"))
+    assert result.attempted > 2
+    assert result.failed == 0

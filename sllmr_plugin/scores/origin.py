@@ -108,8 +108,8 @@ class PromptOrder:
         """
         return abs(self.correlation) >= max(ECHO, 2 * self.chance) - 1e-9
 
-    def warn(self) -> None:
-        """Warn if the scores are an echo."""
+    def warn(self, stacklevel: int = 3) -> None:
+        """Warn if the scores are an echo; `stacklevel` is as of `warnings.warn`."""
         if self.is_echo:
             first = "first" if self.correlation < 0 else "last"
             warnings.warn(
@@ -118,7 +118,7 @@ class PromptOrder:
                 "about the items. Ask about each user several times in other orders (--repeats 3 of sllmr score) and "
                 "look at the column spread, or use another model or --answer.",
                 OrderEchoWarning,
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
 
     def __str__(self) -> str:

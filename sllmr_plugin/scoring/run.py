@@ -262,12 +262,15 @@ def score_candidates(
 
     Examples
     --------
+    >>> import tempfile
     >>> from sllmr_plugin.datasets.demo import demo_paths
     >>> from sllmr_plugin.scoring import draw_candidates, score_candidates
-    >>> drawn = draw_candidates(demo_paths().interactions, demo_paths().items, users=40)
-    >>> result = score_candidates(
-    ...     drawn.frame, demo_paths().interactions, demo_paths().items, out=folder / "scores.parquet", scorer="lexical"
-    ... )  # doctest: +SKIP
+    >>> data = demo_paths().interactions, demo_paths().items
+    >>> drawn = draw_candidates(*data, users=40)
+    >>> out = tempfile.mkdtemp() + "/scores.parquet"
+    >>> result = score_candidates(drawn.frame, *data, out=out, scorer="lexical", verbose=False)
+    >>> result.counts.requests, len(result.table) == len(drawn.frame)
+    (40, True)
     """
     chosen = ScoreSettings(**settings)
     used = (candidates, interactions, items, chosen.ledger, chosen.template, chosen.prices)

@@ -177,6 +177,11 @@ class ScoreSettings(AskSettings):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.ledger and not isinstance(self.scorer, str):
+            raise ConfigError(
+                "answers in a ledger need a name that changes with the scorer. Give the scorer as MODULE:NAME, or pass "
+                "the object to score_with(..., name=, ledger=)."
+            )
         if self.engine == "ray" and self.batch:
             raise ConfigError(
                 "--batch hands all requests to the server at once, so there is nothing to spread; leave out --engine "

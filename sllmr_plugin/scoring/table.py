@@ -217,7 +217,7 @@ class ScoreTableBuilder:
             duplicates=self._duplicates,
         )
         if counts.prompt_order is not None:
-            counts.prompt_order.warn()
+            counts.prompt_order.warn(stacklevel=4)
         return ScoredPairs(frame, counts)
 
     def _matrices(self) -> tuple[np.ndarray, np.ndarray]:
