@@ -209,13 +209,13 @@ def test_scorers_without_a_server(files, tmp_path):
         ask(drawn.frame, clicks, items, scorer=Half(), ledger=tmp_path / "l.sqlite", out=tmp_path / "s.parquet")
     with pytest.raises(ConfigError, match="there is no scorer 'lexcal'"):
         ask(drawn.frame, clicks, items, scorer="lexcal", out=tmp_path / "s.parquet")
-    with pytest.raises(ConfigError, match="write local or ray"):
+    with pytest.raises(ConfigError, match="engine='dask' is none of 'local', 'ray'"):
         ask(drawn.frame, clicks, items, scorer="lexical", engine="dask", out=tmp_path / "s.parquet")
     with pytest.raises(DataError, match="would be lost"):
         ask(tmp_path / "c.parquet", clicks, items, out=tmp_path / "c.parquet")
     titles = write_texts(clicks, items, writer="titles", kind=["item"], out=tmp_path / "t.parquet")
     assert titles.table["text"].tolist()[:1] == [f"Thing {titles.table['id'].iloc[0]}"]
-    with pytest.raises(ConfigError, match="writer is 'title'"):
+    with pytest.raises(ConfigError, match="writer='title' is none of"):
         write_texts(clicks, items, writer="title", out=tmp_path / "t.parquet")
 
 
@@ -344,3 +344,15 @@ def test_the_examples_in_the_docstrings(module):
     result = doctest.testmod(importlib.import_module(f"sllmr_plugin.scoring.{module}"))
     assert result.attempted > 2
     assert result.failed == 0
+
+
+def test_settings_out_of_range_are_all_named_before_anything_is_read(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"concurrency=0 must be at least 1; timeout=-1.0 must be above 0; answer='rank'"
+    ):
+        ask("no.parquet", "no.csv", "no.csv", out=tmp_path / "s.parquet", concurrency=0, timeout=-1, answer="rank")
+    with pytest.raises(ConfigError, match="kind='user' is text, but a list of texts is wanted"):
+        write_texts("no.csv", "no.csv", out=tmp_path / "t.parquet", kind="user")
+    with pytest.raises(ConfigError) as told:
+        ask("no.parquet", "no.csv", "no.csv", out=tmp_path / "s.parquet", extra_body="api-key-9", concurrency=0)
+    assert "api-key-9" not in str(told.value)

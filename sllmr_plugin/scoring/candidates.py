@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from ..datasets.interactions import Interactions
-from ..errors import ConfigError, CoverageWarning, DataError
+from ..errors import CoverageWarning, DataError
 from ..parallel.engine import Engine, cut
 from ..scores.origin import check_parquet_path, write_parquet
 from ..scores.reading import read_table
+from ..settings import Bounds, Settings
 from .draws import CandidateSummary, Draw, diverse, id_keys, long_tail, mix, popular, summarise
 from .requests import TableLike, read_data
 from .settings import opened_engine, takes
 
-_AT_LEAST = {"users": 1, "per_user": 1, "pool": 1, "cold_history": 0, "seed": 0}
+_Share: TypeAlias = Annotated[float, Bounds(least=0, most=1)]
 
 
 @dataclass(frozen=True)
-class CandidateSettings:
+class CandidateSettings(Settings):
     """The budget and the mixture of `draw_candidates`.
 
     Parameters
@@ -60,32 +61,22 @@ class CandidateSettings:
         If numbers are out of range; all of them are named.
     """
 
-    users: int | None = None
-    cold_share: float = 0.5
-    per_user: int = 20
-    pool: int = 300
-    tail_share: float = 0.3
-    diverse_share: float = 0.3
-    probe_share: float = 0.2
-    cold_history: int = 3
-    tail_quantile: float = 0.1
-    seed: int = 0
+    users: Annotated[int, Bounds(least=1)] | None = None
+    cold_share: _Share = 0.5
+    per_user: Annotated[int, Bounds(least=1)] = 20
+    pool: Annotated[int, Bounds(least=1)] = 300
+    tail_share: _Share = 0.3
+    diverse_share: _Share = 0.3
+    probe_share: _Share = 0.2
+    cold_history: Annotated[int, Bounds(least=0)] = 3
+    tail_quantile: _Share = 0.1
+    seed: Annotated[int, Bounds(least=0, below=2**64)] = 0
 
-    def __post_init__(self) -> None:
-        problems = []
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if entry.name in _AT_LEAST:
-                if value is not None and value < _AT_LEAST[entry.name]:
-                    problems.append(f"{entry.name} is {value}, give at least {_AT_LEAST[entry.name]}")
-            elif not 0 <= value <= 1:
-                problems.append(f"{entry.name} is {value}, give a share from 0 to 1")
-        if self.seed >= 2**64:
-            problems.append(f"seed is {self.seed}, give one below 2**64")
+    def problems(self) -> list[str]:
+        """Return what does not go together."""
         if self.tail_share + self.diverse_share > 1:
-            problems.append("tail_share and diverse_share are more than 1 together, lower one of them")
-        if problems:
-            raise ConfigError("; ".join(problems) + ".")
+            return ["tail_share and diverse_share are more than 1 together, lower one of them"]
+        return []
 
     @property
     def n_tail(self) -> int:

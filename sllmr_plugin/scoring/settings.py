@@ -6,13 +6,13 @@ import contextlib
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from ..errors import ConfigError
 from ..parallel.ray import RayEngine, open_engine
+from ..settings import Bounds, Settings
 from .client import OpenAIClient, server_address
 from .connections import hide_secrets
 from .dry_run import Prices, in_batches
@@ -20,7 +20,6 @@ from .prices import Price, RunLimits
 from .prompts import PromptTemplate
 from .questions import Conversation, Questions
 from .ranking_answers import DEFAULT_TEMPERATURE
-from .requests import Scorer
 from .schema import AnswerForm, AnswerKind
 
 
@@ -53,8 +52,13 @@ logger = logging.getLogger("sllmr_plugin.scoring")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_Path: TypeAlias = str | os.PathLike
+_Count: TypeAlias = Annotated[int, Bounds(least=1)]
+_Rate: TypeAlias = Annotated[float, Bounds(above=0)]
+
+
 @dataclass(frozen=True, kw_only=True)
-class AskSettings:
+class AskSettings(Settings):
     """Whom to ask, how, how fast and for how much.
 
     Parameters
@@ -97,20 +101,20 @@ class AskSettings:
 
     model: str = "gpt-4o-mini"
     base_url: str | None = None
-    history_length: int = 10
-    temperature: float | None = 0.0
-    max_tokens: int | str | None = "auto"
-    attempts: int = 3
-    extra_body: Mapping[str, Any] | None = None
-    ledger: str | os.PathLike[str] | None = None
-    max_cost: float | None = None
-    prices: str | os.PathLike[str] | None = None
-    concurrency: int = RunLimits.concurrency
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    retries: int = RunLimits.retries
+    history_length: Annotated[int, Bounds(least=0)] = 10
+    temperature: Annotated[float, Bounds(least=0)] | None = 0.0
+    max_tokens: _Count | Literal["auto"] | None = "auto"
+    attempts: _Count = 3
+    extra_body: Any = None  # checked where no message can show what it holds
+    ledger: _Path | None = None
+    max_cost: _Rate | None = None
+    prices: _Path | None = None
+    concurrency: _Count = RunLimits.concurrency
+    requests_per_minute: _Rate | None = None
+    tokens_per_minute: _Rate | None = None
+    retries: Annotated[int, Bounds(least=0)] = RunLimits.retries
     batch: bool = False
-    timeout: float = 60.0
+    timeout: _Rate = 60.0
 
     def limits(self) -> RunLimits:
         """Return how a run may ask."""
@@ -165,33 +169,36 @@ class ScoreSettings(AskSettings):
         Decides the orders.
     """
 
-    scorer: str | Scorer = "openai"
-    missing: str = "leave_out"
+    scorer: Any = "openai"
+    missing: Literal["leave_out", "half"] = "leave_out"
     engine: Literal["local", "ray"] = "local"
-    workers: int | None = None
-    template: str | os.PathLike[str] | None = None
+    workers: _Count | None = None
+    template: _Path | None = None
     answer: AnswerKind = "scores"
-    ranking_temperature: float = DEFAULT_TEMPERATURE
-    logprobs: int | None = None
-    repeats: int = 1
+    ranking_temperature: _Rate = DEFAULT_TEMPERATURE
+    logprobs: _Count | None = None
+    repeats: _Count = 1
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
+        """Return what does not go together."""
+        problems = []
         if self.ledger and not isinstance(self.scorer, str):
-            raise ConfigError(
-                "answers in a ledger need a name that changes with the scorer. Give the scorer as MODULE:NAME, or pass "
-                "the object to score_with(..., name=, ledger=)."
+            problems.append(
+                "answers in a ledger need a name that changes with the scorer: give the scorer as MODULE:NAME, or pass "
+                "the object to score_with(..., name=, ledger=)"
             )
         if self.engine == "ray" and self.batch:
-            raise ConfigError(
-                "--batch hands all requests to the server at once, so there is nothing to spread; leave out --engine "
-                "ray."
+            problems.append(
+                "--batch hands all requests to the server at once, so there is nothing to spread: leave out "
+                "--engine ray"
             )
         if self.engine == "ray" and self.scorer != "openai" and self.ledger:
-            raise ConfigError(
-                "answers of a scorer of your own are kept in a --ledger by --engine local alone; leave out one of the "
-                "two."
+            problems.append(
+                "answers of a scorer of your own are kept in a --ledger by --engine local alone: leave out one of the "
+                "two"
             )
+        return problems
 
     @property
     def scorer_name(self) -> str:

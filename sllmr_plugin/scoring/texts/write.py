@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Annotated, Any, Literal, cast, overload
 
 from ...datasets.interactions import Interactions
-from ...errors import ConfigError, DataError
+from ...errors import DataError
 from ...scores.origin import check_parquet_path
+from ...settings import Bounds
 from ..asking import Asked, WrittenTable
 from ..dry_run import Estimate, estimate_run
 from ..ledger import LedgerAnswer
@@ -45,19 +45,15 @@ class TextSettings(AskSettings):
         Longest text asked for.
     """
 
-    kind: Sequence[Kind] = DEFAULT_KINDS
-    users: int | None = None
-    exemplars: int = 1000
+    kind: tuple[str, ...] = DEFAULT_KINDS  # `plan_texts` says which there are
+    users: Annotated[int, Bounds(least=1)] | None = None
+    exemplars: Annotated[int, Bounds(least=1)] = 1000
     writer: Literal["openai", "titles"] = "openai"
-    user_template: str | os.PathLike[str] | None = None
-    item_template: str | os.PathLike[str] | None = None
-    reasoning_template: str | os.PathLike[str] | None = None
-    attributes: Sequence[str] | None = None
-    max_words: int = 120
-
-    def __post_init__(self) -> None:
-        if self.writer not in ("openai", "titles"):
-            raise ConfigError(f"writer is {self.writer!r}; write openai or titles.")
+    user_template: str | os.PathLike | None = None
+    item_template: str | os.PathLike | None = None
+    reasoning_template: str | os.PathLike | None = None
+    attributes: tuple[str, ...] | None = None
+    max_words: Annotated[int, Bounds(least=1)] = 120
 
     def questions(self) -> TextQuestions:
         """Return what to ask."""
@@ -168,7 +164,7 @@ def write_texts(
     path = check_parquet_path(out, (one for one in used if isinstance(one, str | os.PathLike)))
     requests = plan_texts(
         read_data(interactions, items),
-        chosen.kind,
+        cast("tuple[Kind, ...]", chosen.kind),
         users=chosen.users,
         exemplars=chosen.exemplars,
         history_length=chosen.history_length,
