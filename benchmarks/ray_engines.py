@@ -26,11 +26,11 @@ from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.evaluation.ranking import full_ranking
 from sllmr_plugin.parallel.ray import RayEngine
 from sllmr_plugin.scoring.ledger import Ledger
+from sllmr_plugin.scoring.prices import RunLimits
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.ray import run_on_ray
-from sllmr_plugin.scoring.ray_worker import ServerSettings
 from sllmr_plugin.scoring.run import run
-from sllmr_plugin.scoring.run_summary import RunLimits
+from sllmr_plugin.scoring.settings import ServerSettings
 
 
 class Timed(Requests):

@@ -30,10 +30,10 @@ import openai
 
 from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger
+from sllmr_plugin.scoring.prices import RunLimits
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.requests import ScoringRequest
 from sllmr_plugin.scoring.run import run
-from sllmr_plugin.scoring.run_summary import RunLimits
 
 ROOT = Path(__file__).parent.parent
 

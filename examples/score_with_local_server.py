@@ -12,16 +12,7 @@ import tempfile
 from pathlib import Path
 
 from sllmr_plugin.datasets.demo import demo_paths
-from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates
-from sllmr_plugin.scoring.client import OpenAIClient
-from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.own import score_with
-from sllmr_plugin.scoring.questions import Questions
-from sllmr_plugin.scoring.requests import plan_requests
-from sllmr_plugin.scoring.run import run
-from sllmr_plugin.scoring.run_summary import RunLimits
-from sllmr_plugin.scoring.table import build_score_table, write_score_table
+from sllmr_plugin.scoring import draw_candidates, score_candidates
 
 
 class CommonWords:
@@ -42,25 +33,14 @@ def main():
     arguments = parser.parse_args()
     folder = arguments.out or Path(tempfile.mkdtemp())
 
-    data = load_interactions(demo_paths().interactions, demo_paths().items)
-    candidates = draw_candidates(data, CandidateSettings(users=arguments.users, per_user=8))
-    requests = plan_requests(candidates.frame, data)
+    data = demo_paths().interactions, demo_paths().items
+    candidates = draw_candidates(*data, users=arguments.users, per_user=8)
 
     if arguments.base_url:
-        questions = Questions(arguments.model)
-        client = OpenAIClient(arguments.model, base_url=arguments.base_url)
-        with Ledger(folder / "answers.sqlite") as ledger:
-            print(run(requests, questions, client, ledger, limits=RunLimits(concurrency=4)))
-            scored = build_score_table(requests, questions.stored_answers(requests, ledger))
-        write_score_table(scored, folder / "llm_scores.parquet", scorer="openai", model=arguments.model)
-        print(scored.counts)
+        server = {"base_url": arguments.base_url, "model": arguments.model, "concurrency": 4}
+        print(score_candidates(candidates.frame, *data, out=folder / "llm_scores.parquet", **server))
 
-    with Ledger(folder / "own_answers.sqlite") as ledger:
-        scored = build_score_table(
-            requests, score_with(CommonWords(), requests, name="common words, version 1", ledger=ledger)
-        )
-    write_score_table(scored, folder / "own_scores.parquet", scorer="common words")
-    print(scored.counts)
+    print(score_candidates(candidates.frame, *data, out=folder / "own_scores.parquet", scorer=CommonWords()))
     print(f"Tables: {folder}")
 
 

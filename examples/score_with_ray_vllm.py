@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sllmr_plugin.datasets.demo import demo_paths
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates
+from sllmr_plugin.scoring.candidates import draw_candidates
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.ray_llm import BatchStages, score_in_rounds
@@ -59,7 +59,7 @@ def main():
     arguments = parser.parse_args()
 
     data = load_interactions(demo_paths().interactions, demo_paths().items)
-    candidates = draw_candidates(data, CandidateSettings(users=arguments.users))
+    candidates = draw_candidates(data, users=arguments.users)
     requests = plan_requests(candidates.frame, data)
     questions = Questions(arguments.model)
     stages = BatchStages(questions)

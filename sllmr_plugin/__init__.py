@@ -78,6 +78,9 @@ _MODULES = {
         "Coverage",
         "ScoreTable",
     ),
+    "scoring.candidates": ("draw_candidates",),
+    "scoring.run": ("score_candidates",),
+    "scoring.texts.write": ("write_texts",),
     "wrapping": (
         "disabled",
         "load",
@@ -135,6 +138,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .regularizer.loss import SelectiveLoss as SelectiveLoss
     from .scores.table import Coverage as Coverage
     from .scores.table import ScoreTable as ScoreTable
+    from .scoring.candidates import draw_candidates as draw_candidates
+    from .scoring.run import score_candidates as score_candidates
+    from .scoring.texts.write import write_texts as write_texts
     from .wrapping import disabled as disabled
     from .wrapping import load as load
     from .wrapping import unwrap as unwrap

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -14,10 +15,9 @@ from sllmr_plugin.scoring import batch as batch_module
 from sllmr_plugin.scoring.batch import run_batches
 from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.prices import Price, estimate_tokens
+from sllmr_plugin.scoring.prices import Price, RunLimits, estimate_tokens
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run import run
-from sllmr_plugin.scoring.run_summary import RunLimits
 
 from .scoring_server import ScoringServer
 from .test_scoring_run import requests, truth
@@ -35,7 +35,7 @@ def ask(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-SECRETKEY-0123456789")
     monkeypatch.setattr(batch_module, "backoff", lambda failures, retry_after=None: 0.01)
 
-    def ask(server, asked, *, questions=QUESTIONS, price=None, most=10**6, **limits):
+    def ask(server, asked, *, questions=QUESTIONS, price=None, most=10**6, take=None, **limits):
         client = OpenAIClient("tiny", base_url=server.base_url, timeout=5)
         limits = RunLimits(**{"retries": 2, **limits})
         with Ledger(tmp_path / "a.sqlite") as ledger:
@@ -49,6 +49,7 @@ def ask(tmp_path, monkeypatch):
                 poll_seconds=0.01,
                 most_requests=most,
                 verbose=False,
+                take=take,
             )
 
     return ask
@@ -277,6 +278,46 @@ def test_a_batch_that_is_rejected_as_a_whole_for_its_form_is_made_again_in_anoth
         assert "takes no temperature" in str(summary)
         assert len(server.batches) == 2
     assert scores(asked) == truth(asked)
+
+
+def test_a_batch_of_a_killed_run_is_noted_in_the_form_that_it_was_made_in(ask, scores, tmp_path, monkeypatch):
+    asked, original, named = requests(3), Ledger.name_batch, []
+
+    def killed(self, *arguments):
+        original(self, *arguments).result()
+        named.append(arguments)
+        if len(named) == 2:
+            raise Killed
+        return original(self, *arguments)
+
+    with ScoringServer() as server:
+        server.batch_plan = {
+            "rejected": lambda file: "line 1: 'temperature' is not supported" if b'"temperature"' in file else None
+        }
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, "name_batch", killed)
+            with pytest.raises(Killed):
+                ask(server, asked)
+        summary = ask(server, asked)
+        assert len(server.batches) == 2  # the one without a temperature was found again
+        with Ledger(tmp_path / "a.sqlite") as ledger:
+            noted = [ledger.get(QUESTIONS.first(request).key).request for request in asked]
+            assert not ledger.form_of(server.base_url, "tiny").temperature
+    assert [(one["left_out"], one["parameters"]["temperature"]) for one in noted] == [(["temperature"], None)] * 3
+    assert "takes no temperature" in str(summary)
+    assert scores(asked) == truth(asked)
+
+
+def test_requests_with_the_very_same_words_share_an_answer_and_count_apart(ask, scores):
+    one, other = requests(2)
+    same = replace(one, user_id="twin", item_ids=tuple(f"{item}-twin" for item in one.item_ids))
+    with ScoringServer(["extreme"]) as server:  # the first answer cannot be used, and is asked about again
+        taken = []
+        summary = ask(server, [one, other, same], take=lambda request, answer: taken.append(request.user_id))
+        assert len(server.seen) == 3
+    assert sorted(taken) == sorted(["u0", "twin", "u1"])
+    assert (summary.requests, summary.asked, summary.unanswered, summary.failed) == (3, 3, 0, 0)
+    assert scores([one, other, same]) == truth([one, other, same])
 
 
 def test_prompts_of_a_batch_that_are_all_refused_are_told_with_the_way_out(ask):

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from sllmr_plugin.cli import main
+from sllmr_plugin.scores.origin import read_metadata
 from sllmr_plugin.scoring.batch import run_batches
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.ledger_file import LedgerReader
-from sllmr_plugin.scoring.table import read_metadata
+from sllmr_plugin.scoring.ledger_report import LedgerReader
 
 from .scoring_server import ScoringServer, score_of
 
@@ -301,7 +301,7 @@ def test_an_object_of_ones_own_scores_through_the_same_ledger(files, tmp_path, m
 
 def test_batches_fill_the_same_ledger_at_half_the_price(files, server, tmp_path, capsys, monkeypatch):
     waits_less = functools.partial(run_batches, poll_seconds=0.01)
-    monkeypatch.setattr("sllmr_plugin.cli.score.run_batches", waits_less)
+    monkeypatch.setattr("sllmr_plugin.scoring.run.run_batches", waits_less)
     arguments = ["score", *files, "--base-url", server.base_url]
     assert main([*arguments, "--batch"]) == 0
     assert len(server.batches) == 1

@@ -15,11 +15,11 @@ from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.knowledge import LLMCFAdaptor
 from sllmr_plugin.knowledge.texts import KINDS as TABLE_KINDS
 from sllmr_plugin.knowledge.texts import TextTable
+from sllmr_plugin.scores.origin import read_metadata
 from sllmr_plugin.scoring.batch import run_batches
 from sllmr_plugin.scoring.client import Completion
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.ledger_file import LedgerReader
-from sllmr_plugin.scoring.table import read_metadata
+from sllmr_plugin.scoring.ledger_report import LedgerReader
 from sllmr_plugin.scoring.texts.plan import DEFAULT_KINDS, KINDS, plan_texts
 from sllmr_plugin.scoring.texts.prompts import TextTemplate
 from sllmr_plugin.scoring.texts.questions import TextQuestions
@@ -242,7 +242,7 @@ def test_the_cap_leaves_texts_of_both_kinds(files, server, tmp_path, capsys):
 
 
 def test_batches_fill_the_same_ledger(files, server, tmp_path, monkeypatch):
-    monkeypatch.setattr("sllmr_plugin.cli.score.run_batches", functools.partial(run_batches, poll_seconds=0.01))
+    monkeypatch.setattr("sllmr_plugin.scoring.run.run_batches", functools.partial(run_batches, poll_seconds=0.01))
     arguments = ["texts", *files, "--base-url", server.base_url]
     assert main([*arguments, "--batch"]) == 0
     assert len(server.batches) == 1

@@ -2,12 +2,13 @@
 
 import builtins
 import doctest
+import logging
 import os
 import pickle
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates, 
 from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.own import spread_scorer
-from sllmr_plugin.scoring.partitions import PartitionFiles, merge_partitions, partition_folder
+from sllmr_plugin.scoring.partitions import PartitionFiles, merge_partitions, partition_folder, take_over
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run import run
 from sllmr_plugin.zoo.deepctr import build_model, input_rows
@@ -135,8 +136,8 @@ def test_spread_draws_are_the_same(demo, monkeypatch, change):
     data, settings = demo[0], CandidateSettings(per_user=10, seed=2, **change)
     categories = read_categories(demo_paths().items)
     engine = Pickling(3)
-    there = draw_candidates(data, settings, categories=categories, engine=engine)
-    here = draw_candidates(data, settings, categories=categories)
+    there = draw_candidates(data, **asdict(settings), categories=categories, engine=engine)
+    here = draw_candidates(data, **asdict(settings), categories=categories)
     pd.testing.assert_frame_equal(there.frame, here.frame)
     assert there.summary == here.summary
     assert engine.n_shards > 5
@@ -208,6 +209,23 @@ def test_a_partition_that_is_being_written_or_is_none_is_an_error_and_stays(tmp_
         with pytest.raises(LedgerError, match=r"0\.sqlite"):
             merge_partitions(ledger, PartitionFiles(folder))
     assert (folder / "0.sqlite").exists()
+
+
+def test_what_a_kill_has_cost_is_told_once_and_without_what_workers_had_received(tmp_path, caplog):
+    path = tmp_path / "a.sqlite"
+    with Ledger(path) as ledger:
+        for number in range(3):
+            ledger.mark_sent(f"k{number}", "u")[1].result()
+    with Ledger(partition_folder(path) / "0.sqlite") as part:
+        part.record(replace(ANSWER, key="k1")).result()
+    with caplog.at_level(logging.INFO, "sllmr_plugin.scoring"), Ledger(path) as ledger:
+        assert ledger.n_interrupted == 3
+        take_over(ledger)
+        take_over(ledger)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert told[0].startswith("1 answers that workers of the last run had received")
+    assert "killed with 2 requests in flight" in told[1]
 
 
 # --- the command line

@@ -89,7 +89,7 @@ def test_drawing_candidates_and_asking_a_server_need_no_training_library(tmp_pat
 
 
 def test_a_worker_of_scoring_on_ray_needs_no_training_library():
-    assert imported_by("import sllmr_plugin.scoring.ray_worker", of=HEAVY) == []
+    assert imported_by("import sllmr_plugin.scoring.ray", of=HEAVY) == []
 
 
 # ---------------------------------------------------------------------- the public names

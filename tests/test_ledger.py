@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from sllmr_plugin.errors import LedgerError
 from sllmr_plugin.scoring.client import Completion
-from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.ledger_file import LedgerAnswer, LedgerReader, Refusal, ledger_key
-from sllmr_plugin.scoring.ledger_report import failures, known_servers, refused
+from sllmr_plugin.scoring.ledger import Ledger, LedgerAnswer
+from sllmr_plugin.scoring.ledger_file import Refusal, ledger_key
+from sllmr_plugin.scoring.ledger_report import LedgerReader, failures, known_servers, refused
 from sllmr_plugin.scoring.prompts import PromptTemplate
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.requests import ScoringRequest
-from sllmr_plugin.scoring.servers import ServerForm
+from sllmr_plugin.scoring.schema import ServerForm
 
 ANSWER = LedgerAnswer(
     key="k1",

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sllmr_plugin.scoring.budget import Budget
 from sllmr_plugin.scoring.limits import CircuitBreaker, Left, Pace, Quota, backoff, read_quota, read_retry_after
+from sllmr_plugin.scoring.prices import Budget
 
 
 class Clock:

@@ -8,9 +8,9 @@ import pytest
 from sllmr_plugin.errors import LogprobsWarning, ScoringStoppedError, ServerError
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.questions import Questions
-from sllmr_plugin.scoring.ray import RayAsker
-from sllmr_plugin.scoring.ray_worker import Reply, ScoringWorker, ServerSettings
-from sllmr_plugin.scoring.servers import ServerForm
+from sllmr_plugin.scoring.ray import RayAsker, Reply, ScoringWorker
+from sllmr_plugin.scoring.schema import ServerForm
+from sllmr_plugin.scoring.settings import ServerSettings
 
 from .scoring_server import ScoringServer, score_of
 from .test_ledger import ANSWER

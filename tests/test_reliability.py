@@ -13,7 +13,7 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.errors import OrderEchoWarning
 from sllmr_plugin.evaluation.plots import plot_gate
 from sllmr_plugin.evaluation.reliability import MEASURES
-from sllmr_plugin.scoring.table import write_parquet
+from sllmr_plugin.scores.origin import write_parquet
 from sllmr_plugin.wrapping import is_wrapped
 from tests.matrix import backbones as zoo
 

@@ -1,6 +1,7 @@
 """Candidates: what may never be drawn, what must be covered, and that more users leave the others alone."""
 
 import doctest
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,9 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.demo import demo_paths, load_demo
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import ConfigError, CoverageWarning, DataError
+from sllmr_plugin.scores.origin import read_metadata
 from sllmr_plugin.scoring import candidates as module
 from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates, read_categories
-from sllmr_plugin.scoring.table import read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_test_items_are_drawn_like_any_unseen_item():
     rows += [(1000 + user, user % 4) for user in range(200)]  # keeps the four most popular in training
     data = load_interactions(pd.DataFrame(rows, columns=["user_id", "item_id"]))
     test = raw_pairs(data, "test")
-    drawn = draw_candidates(data, CandidateSettings(per_user=2, pool=4, tail_share=0, diverse_share=0)).frame
+    drawn = draw_candidates(data, per_user=2, pool=4, tail_share=0, diverse_share=0).frame
     asked = drawn[(drawn["user_id"] < 1000) & (drawn["kind"] == "candidate")]
     assert len(asked) == 800
     hits = len(pairs_of(asked) & test)
@@ -73,7 +74,7 @@ def test_negatives_that_train_are_not_drawn_either():
         {"user_id": [1] * 6, "item_id": range(6), "label": [1, 0, 0, 1, 1, 1], "split": ["train"] * 4 + ["valid"] * 2}
     )
     data = load_interactions(frame, pd.DataFrame({"item_id": range(10)}))
-    drawn = draw_candidates(data, CandidateSettings(per_user=4, probe_share=1, tail_share=0.5)).frame
+    drawn = draw_candidates(data, per_user=4, probe_share=1, tail_share=0.5).frame
     assert sorted(drawn.loc[drawn["kind"] == "candidate", "item_id"]) == [6, 7, 8, 9]
     assert drawn.loc[drawn["kind"] == "probe", "item_id"].isin([4, 5]).tolist() == [True]
 
@@ -83,7 +84,7 @@ def test_items_without_title_are_not_drawn():
     items.loc[10:19, "title"] = ["", None] * 5
     data = load_interactions(pd.DataFrame({"user_id": [1, 1, 1], "item_id": [1, 2, 3]}), items)
     with pytest.warns(CoverageWarning, match="no user has a probe"):
-        drawn = draw_candidates(data, CandidateSettings(per_user=18)).frame
+        drawn = draw_candidates(data, per_user=18).frame
     assert set(drawn["item_id"]) == set(range(30)) - {1, 2} - set(range(10, 20))
     items["title"] = ""
     with pytest.raises(DataError, match="no item has a title"):
@@ -95,7 +96,7 @@ def test_items_without_title_are_not_drawn():
 
 def test_sources_and_their_shares(demo):
     data, categories = demo
-    frame = draw_candidates(data, CandidateSettings(pool=50), categories=categories).frame
+    frame = draw_candidates(data, pool=50, categories=categories).frame
     code = data.item_index[frame["item_id"]].to_numpy()
     history = data.history_length[data.user_index[frame["user_id"]].to_numpy()]
     popularity = data.popularity[1:]
@@ -116,7 +117,7 @@ def test_sources_and_their_shares(demo):
 
 def test_long_tail_items_get_about_as_many_users(demo):
     data, categories = demo
-    drawn = draw_candidates(data, CandidateSettings(users=500, diverse_share=0, pool=50), categories=categories)
+    drawn = draw_candidates(data, users=500, diverse_share=0, pool=50, categories=categories)
     counts = drawn.frame.loc[drawn.frame["source"] == "long_tail", "item_id"].value_counts()
     # 3,000 deals over 40 items are 75 each; own items, few in the tail, can only take away.
     assert 60 <= counts.min() <= counts.max() <= 76
@@ -125,7 +126,7 @@ def test_long_tail_items_get_about_as_many_users(demo):
 def test_every_item_of_the_pool_comes_up_about_as_often(demo):
     data, _ = demo
     settings = CandidateSettings(per_user=10, pool=100, tail_share=0, diverse_share=0)
-    frame = draw_candidates(data, settings).frame
+    frame = draw_candidates(data, **asdict(settings)).frame
     code = data.item_index[frame.loc[frame["source"] == "popular", "item_id"]].to_numpy()
     shown = np.bincount(code, minlength=data.n_items + 1)
     seen = pd.concat([data.train[["user", "item"]], data.valid]).drop_duplicates()
@@ -137,7 +138,7 @@ def test_every_item_of_the_pool_comes_up_about_as_often(demo):
 
 def test_diverse_items_span_categories_and_popularity(demo):
     data, categories = demo
-    frame = draw_candidates(data, CandidateSettings(tail_share=0), categories=categories).frame
+    frame = draw_candidates(data, tail_share=0, categories=categories).frame
     diverse = frame[frame["source"] == "cold_diverse"]
     label = pd.Series(categories, index=data.item_ids)[diverse["item_id"]].to_numpy()
     # Six items over five categories: all five, but where the tries found the user's own items only.
@@ -162,7 +163,7 @@ def test_without_categories_each_band_of_popularity_gives_one():
     data = load_interactions(train, items)
     only_cold = {"users": 42, "cold_share": 1, "cold_history": 1}  # the 40, and 2 who took item 0 alone
     settings = CandidateSettings(per_user=4, tail_share=0, diverse_share=1, probe_share=0, **only_cold)
-    frame = draw_candidates(data, settings).frame
+    frame = draw_candidates(data, **asdict(settings)).frame
     frame = frame[frame["user_id"] < 1000]
     assert set(frame["source"]) == {"cold_diverse"}
     quarters = (frame["item_id"] // 6).groupby(frame["user_id"]).agg(sorted)
@@ -172,7 +173,7 @@ def test_without_categories_each_band_of_popularity_gives_one():
 
 def test_probes_are_taken_alike_from_cold_users_and_others(demo):
     data, categories = demo
-    drawn = draw_candidates(data, CandidateSettings(users=1000, probe_share=0.25), categories=categories)
+    drawn = draw_candidates(data, users=1000, probe_share=0.25, categories=categories)
     users = data.user_index[drawn.frame.loc[drawn.frame["kind"] == "probe", "user_id"]].to_numpy()
     cold = (data.history_length[users] <= 3).sum()
     assert (cold, len(users) - cold) == (125, 125)
@@ -182,7 +183,7 @@ def test_probes_are_taken_alike_from_cold_users_and_others(demo):
 def test_users_without_training_interactions_are_not_asked_about():
     rows = pd.DataFrame({"user_id": [1, 1, 2], "item_id": [1, 2, 3], "split": ["train", "valid", "valid"]})
     data = load_interactions(rows, pd.DataFrame({"item_id": range(9)}))
-    drawn = draw_candidates(data, CandidateSettings(per_user=5, probe_share=1))
+    drawn = draw_candidates(data, per_user=5, probe_share=1)
     assert set(drawn.frame["user_id"]) == {1}
     assert drawn.summary.unknown_users == 1
     assert "(1 without are left out)" in str(drawn.summary)
@@ -190,7 +191,7 @@ def test_users_without_training_interactions_are_not_asked_about():
 
 @pytest.mark.parametrize(("cold_share", "users", "expected"), [(0.5, 200, 100), (0.0, 200, 0), (1.0, 1500, 1097)])
 def test_cold_share_as_far_as_there_are_users(demo, cold_share, users, expected):
-    summary = draw_candidates(demo[0], CandidateSettings(users=users, cold_share=cold_share)).summary
+    summary = draw_candidates(demo[0], users=users, cold_share=cold_share).summary
     assert (summary.users, summary.cold_users) == (users, expected)
 
 
@@ -204,9 +205,7 @@ def test_more_users_leave_the_others_as_they_were(fewer, more, seed):
     fewer, more = sorted((fewer, more))
     categories = read_categories(items)
     drawn = [
-        draw_candidates(
-            data, CandidateSettings(users=users, per_user=8, pool=15, probe_share=1, seed=seed), categories=categories
-        ).frame
+        draw_candidates(data, users=users, per_user=8, pool=15, probe_share=1, seed=seed, categories=categories).frame
         for users in (fewer, more)
     ]
     common = drawn[1][drawn[1]["user_id"].isin(drawn[0]["user_id"])].reset_index(drop=True)
@@ -217,8 +216,7 @@ def test_more_users_leave_the_others_as_they_were(fewer, more, seed):
 def test_the_seed_decides(demo):
     data, categories = demo
     first, again, other = (
-        draw_candidates(data, CandidateSettings(users=100, seed=seed), categories=categories).frame
-        for seed in (0, 0, 1)
+        draw_candidates(data, users=100, seed=seed, categories=categories).frame for seed in (0, 0, 1)
     )
     pd.testing.assert_frame_equal(first, again)
     assert len(pairs_of(first) & pairs_of(other)) < 0.1 * len(first)
@@ -228,8 +226,8 @@ def test_ids_shared_by_users_and_items_do_not_tie_the_draws():
     """User 7 and item 9 must not be drawn just because user 9 and item 7 are."""
     data, _ = small(n_users=30, n_items=60)
     with pytest.warns(CoverageWarning, match="fewer than 20"):
-        frame = draw_candidates(data, CandidateSettings(pool=15, tail_share=0, diverse_share=0)).frame
-    frame = draw_candidates(data, CandidateSettings(per_user=6, pool=60, tail_share=0, diverse_share=0)).frame
+        frame = draw_candidates(data, pool=15, tail_share=0, diverse_share=0).frame
+    frame = draw_candidates(data, per_user=6, pool=60, tail_share=0, diverse_share=0).frame
     pairs = {pair for pair in pairs_of(frame) if max(pair) < 30}
     mirrored = sum((item, user) in pairs for user, item in pairs)
     assert mirrored < 0.4 * len(pairs)  # a symmetric key would make nearly all of them so; chance is a fifth
@@ -246,15 +244,15 @@ def test_users_stand_in_random_order(demo):
 
 
 def test_settings_name_every_problem():
-    with pytest.raises(ConfigError, match="users is 0, give at least 1; probe_share is 1.5, give a share from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"users=0 must be at least 1; probe_share=1.5 must lie in \[0, 1\]"):
         CandidateSettings(users=0, probe_share=1.5)
     with pytest.raises(ConfigError, match="tail_share and diverse_share are more than 1 together, lower one"):
         CandidateSettings(tail_share=0.6, diverse_share=0.6)
-    with pytest.raises(ConfigError, match="seed is 18446744073709551616, give one below"):
+    with pytest.raises(ConfigError, match=r"seed=18446744073709551616 must lie in \[0, "):
         CandidateSettings(seed=2**64)
-    with pytest.raises(ConfigError, match="pool is -1"):
+    with pytest.raises(ConfigError, match="pool=-1"):
         CandidateSettings(pool=-1)
-    with pytest.raises(ConfigError, match="cold_share is nan"):
+    with pytest.raises(ConfigError, match="cold_share=nan"):
         CandidateSettings(cold_share=float("nan"))
 
 
@@ -262,13 +260,13 @@ def test_too_small_a_pool_is_said():
     data, _ = small()
     settings = CandidateSettings(per_user=20, pool=5, tail_share=0, diverse_share=0)
     with pytest.warns(CoverageWarning, match="6 of 6 users get fewer than 20 candidates. Raise pool or lower per_user"):
-        summary = draw_candidates(data, settings).summary
+        summary = draw_candidates(data, **asdict(settings)).summary
     assert summary.users_short == 6
 
 
 def test_the_summary_counts_what_is_there(demo):
     data, categories = demo
-    drawn = draw_candidates(data, CandidateSettings(users=300), categories=categories)
+    drawn = draw_candidates(data, users=300, categories=categories)
     frame, summary = drawn.frame, drawn.summary
     asked = frame[frame["kind"] == "candidate"]
     assert summary.users == frame["user_id"].nunique() == 300
@@ -307,7 +305,7 @@ def test_the_command_writes_the_file_and_prints_what_it_covers(tmp_path, capsys)
     assert main(["candidates", *files, *flags, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     settings = CandidateSettings(users=50, per_user=8, probe_share=0.5, seed=3, pool=40)
-    expected = draw_candidates(load_demo()[0], settings, categories=read_categories(paths.items))
+    expected = draw_candidates(load_demo()[0], **asdict(settings), categories=read_categories(paths.items))
     pd.testing.assert_frame_equal(pd.read_parquet(out), expected.frame)
     assert list(expected.frame.columns) == ["user_id", "item_id", "kind", "source"]
     assert str(expected.summary) in printed
@@ -320,7 +318,7 @@ def test_the_command_writes_the_file_and_prints_what_it_covers(tmp_path, capsys)
     ("flags", "message"),
     [
         (["--out", "x.csv"], "x.csv: cannot be written as parquet; give a file name that ends in .parquet"),
-        (["--out", "x.parquet", "--probe-share", "2"], "probe_share is 2.0, give a share from 0 to 1"),
+        (["--out", "x.parquet", "--probe-share", "2"], "probe_share=2.0 must lie in [0, 1]"),
     ],
 )
 def test_the_command_refuses_in_one_line(flags, message, capsys):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sllmr_plugin.errors import DataError
-from sllmr_plugin.scoring import lexical
-from sllmr_plugin.scoring.lexical import LexicalScorer
+from sllmr_plugin.scoring import own
+from sllmr_plugin.scoring.own import LexicalScorer
 from sllmr_plugin.scoring.requests import ScoringRequest
 
 TITLES = ["red kite", "red rose", "kite string", "blue moon", "Blue Moon II"]
@@ -104,6 +104,6 @@ def test_titles_are_needed():
 
 
 def test_the_example_in_the_docstring():
-    result = doctest.testmod(lexical)
+    result = doctest.testmod(own)
     assert result.attempted > 0
     assert result.failed == 0

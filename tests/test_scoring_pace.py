@@ -10,11 +10,10 @@ from sllmr_plugin.scoring.asking import ServerAsker
 from sllmr_plugin.scoring.client import Completion
 from sllmr_plugin.scoring.ledger_file import Completions
 from sllmr_plugin.scoring.limits import CircuitBreaker, Left, Quota
-from sllmr_plugin.scoring.prices import Price, estimate_tokens
+from sllmr_plugin.scoring.prices import Price, RunLimits, estimate_tokens
 from sllmr_plugin.scoring.questions import Questions
-from sllmr_plugin.scoring.run_summary import RunLimits
 from sllmr_plugin.scoring.runner import Runner
-from sllmr_plugin.scoring.servers import ServerForm
+from sllmr_plugin.scoring.schema import ServerForm
 
 from .test_scoring_run import requests
 

@@ -11,12 +11,12 @@ from sllmr_plugin.errors import ScoringStoppedError, ServerError
 from sllmr_plugin.scoring import servers as server_errors
 from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.ledger_file import LedgerReader
-from sllmr_plugin.scoring.ledger_report import refused
+from sllmr_plugin.scoring.ledger_report import LedgerReader, refused
 from sllmr_plugin.scoring.prices import Price
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run import run
-from sllmr_plugin.scoring.servers import ServerForm, cause_of, words
+from sllmr_plugin.scoring.schema import ServerForm
+from sllmr_plugin.scoring.servers import cause_of, words
 
 from .test_scoring_run import _environment, requests, setting, truth  # noqa: F401  (fixtures)
 
@@ -202,6 +202,9 @@ def test_a_form_without_anything_is_found_too(setting):  # noqa: F811
     assert here.scores(asked) == truth(asked)
     assert "takes no temperature" in str(summary)
     assert "--temperature none" in str(summary)
+    with Ledger(here.path) as ledger:
+        noted = [ledger.get(QUESTIONS.first(request).key).request for request in asked]
+    assert [one["left_out"] for one in noted] == [["temperature", "system"]] * 4
     first = here.server.seen[-1].body["messages"][0]["content"]
     system, user = (message["content"] for message in QUESTIONS.messages(asked[3]))
     assert first == f"{system}\n\n{user}"

@@ -24,16 +24,16 @@ from sllmr_plugin.errors import (
     ServerError,
     SLLMRWarning,
 )
+from sllmr_plugin.scoring.asking import Tally
 from sllmr_plugin.scoring.client import Completion, OpenAIClient
 from sllmr_plugin.scoring.dry_run import estimate
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.limits import CircuitBreaker, Pace
 from sllmr_plugin.scoring.logprobs import expected_scores
-from sllmr_plugin.scoring.prices import Price, Spending
+from sllmr_plugin.scoring.prices import Price, RunLimits, Spending
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.requests import ScoringRequest
 from sllmr_plugin.scoring.run import run
-from sllmr_plugin.scoring.run_summary import RunLimits
 from sllmr_plugin.scoring.schema import response_format
 from sllmr_plugin.scoring.texts.plan import TextRequest
 from sllmr_plugin.scoring.texts.questions import TextQuestions
@@ -795,3 +795,20 @@ def test_scores_from_log_probabilities_are_kept_as_they_were(setting):
     assert all(before[user] != scores for user, scores in truth(asked).items())
     assert here.run(asked, questions).asked == 0
     assert here.scores(asked, questions) == before
+
+
+def test_what_comes_late_is_handed_on_without_another_count(tmp_path):
+    """A worker may have received an answer that the run had given up waiting for."""
+    (request,), taken, spending = requests(1), [], Spending()
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        tally = Tally(QUESTIONS, ledger, lambda *pair: taken.append(pair), spending)
+        question = tally.begin(request)
+        tally.settle(request, None)
+        assert (tally.unanswered, taken) == ([request], [])
+        completion = Completion('{"scores": {"1": 0.5}}', 700, 3)
+        answer = QUESTIONS.read(question, completion, 0.25)
+        ledger.record(answer).result()
+        tally.look_up(request)
+    assert taken == [(request, answer)]
+    assert spending.cost == 0.25
+    assert (tally.summary.requests, tally.summary.asked, tally.summary.unanswered) == (1, 0, 1)

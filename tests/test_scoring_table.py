@@ -12,17 +12,10 @@ from hypothesis import strategies as st
 from sllmr_plugin import __version__
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import ConfigError, DataError, OrderEchoWarning, ScoreTableError
-from sllmr_plugin.scores.origin import PromptOrder
+from sllmr_plugin.scores.origin import PromptOrder, check_parquet_path, read_metadata, write_parquet
 from sllmr_plugin.scores.table import ScoreTable
 from sllmr_plugin.scoring.requests import ScoredAnswer, ScoringRequest, plan_requests
-from sllmr_plugin.scoring.table import (
-    auc_interval,
-    build_score_table,
-    check_parquet_path,
-    read_metadata,
-    write_parquet,
-    write_score_table,
-)
+from sllmr_plugin.scoring.table import auc_interval, build_score_table, write_score_table
 
 CLICKS = pd.DataFrame(
     {

@@ -6,7 +6,7 @@ import pytest
 from sklearn.preprocessing import LabelEncoder
 
 from sllmr_plugin import CoverageError, TextTable, TextTableError
-from sllmr_plugin.scoring.table import write_parquet
+from sllmr_plugin.scores.origin import write_parquet
 
 FRAME = pd.DataFrame(
     {

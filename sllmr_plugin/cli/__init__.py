@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import logging
 import os
 import select
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from tqdm import tqdm
 
 from .. import __version__
 from ..errors import SLLMRError, SLLMRWarning
@@ -123,7 +127,7 @@ def guarded(program: str, run: Callable[[], int]) -> int:
 
 def _told_in_lines(program: str, run: Callable[[], int]) -> int:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _log_as_lines():
             _show_own_warnings_as_lines(program)
             return run()
     except SLLMRError as error:
@@ -161,6 +165,26 @@ def _is_unread(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+class _Lines(logging.Handler):
+    """Writes what scoring logs to standard error, above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(record.getMessage(), sys.stderr)
+
+
+@contextlib.contextmanager
+def _log_as_lines() -> Iterator[None]:
+    logger, handler = logging.getLogger("sllmr_plugin.scoring"), _Lines()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _show_own_warnings_as_lines(program: str) -> None:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..parallel import ray
 from ..parallel.ray import RayEngine
-from ..scoring.connections import hide_secrets
-from ..scoring.conversation import Conversation
-from ..scoring.prompts import PromptTemplate
-from ..scoring.questions import Questions
-from ..scoring.run_summary import RunLimits
-from ..scoring.schema import ANSWER_KINDS
 
 if TYPE_CHECKING:
     from ..evaluation.training import RunSettings
@@ -120,13 +113,9 @@ def add_engine(parser: argparse.ArgumentParser, what: str) -> None:
 @contextlib.contextmanager
 def open_engine(arguments: argparse.Namespace) -> Iterator[RayEngine | None]:
     """Connect to what the arguments of `add_engine` ask for; None is this process."""
-    if arguments.engine == "local":
-        if arguments.workers is not None:
-            raise ConfigError("--workers is for --engine ray; add that, or leave it out.")
-        yield None
-        return
-    with RayEngine(arguments.workers) as engine:
-        print(f"engine ray: {engine.workers} workers", file=sys.stderr)
+    with ray.open_engine(arguments.engine, arguments.workers) as engine:
+        if engine is not None:
+            print(f"engine ray: {engine.workers} workers", file=sys.stderr)
         yield engine
 
 
@@ -242,176 +231,3 @@ def device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise argparse.ArgumentTypeError(f"{name} cannot be used: {str(error).splitlines()[0]}") from None
     return name
-
-
-def add_asking(parser: argparse.ArgumentParser) -> None:
-    """Add what a language model is asked."""
-    group = parser.add_argument_group("what is asked")
-    add_model(group, max_tokens="200 + 20 a candidate")
-    group.add_argument("--template", type=Path, metavar="FILE", help="a prompt of your own: docs/scoring_prompts.md")
-    group.add_argument(
-        "--answer", choices=ANSWER_KINDS, default="scores", help="ask for scores or for an order (default: scores)"
-    )
-    group.add_argument(
-        "--ranking-temperature",
-        type=rate,
-        default=Questions("").ranking_temperature,
-        metavar="X",
-        help="of the soft scores that an order is turned into (default: %(default)s)",
-    )
-    group.add_argument(
-        "--logprobs",
-        type=positive,
-        metavar="N",
-        help="take expected scores over the N likeliest tokens, where the server tells them (at OpenAI up to 20)",
-    )
-    group.add_argument(
-        "--repeats", type=positive, default=1, metavar="R", help="ask R times in other orders and average (default: 1)"
-    )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="decides the orders (default: 0)")
-
-
-def add_model(group: argparse._ArgumentGroup, *, max_tokens: str) -> None:
-    """Add who is asked, with how much of a history, and how; `max_tokens` says what the default is."""
-    group.add_argument(
-        "--model", default="gpt-4o-mini", metavar="NAME", help="as the server calls it (default: %(default)s)"
-    )
-    group.add_argument(
-        "--base-url",
-        metavar="URL",
-        help="a server of your own, such as http://localhost:8000/v1; no key is needed then (default: OPENAI_BASE_URL, "
-        "else OpenAI)",
-    )
-    group.add_argument(
-        "--history-length", type=natural, default=10, metavar="L", help="titles of the user's last items (default: 10)"
-    )
-    group.add_argument(
-        "--temperature",
-        type=number_or_none,
-        default=0.0,
-        metavar="X",
-        help="of the model; none leaves it to the server (default: 0)",
-    )
-    group.add_argument(
-        "--max-tokens",
-        type=count_or_none,
-        default="auto",
-        metavar="N",
-        help=f"longest answer; none sets no limit, models that think first need more (default: {max_tokens})",
-    )
-    group.add_argument(
-        "--attempts",
-        type=positive,
-        default=3,
-        metavar="N",
-        help="how often to ask if the answer cannot be used; the error is fed back (default: 3)",
-    )
-    group.add_argument(
-        "--extra-body",
-        type=json_object,
-        metavar="JSON",
-        help='what else each request holds, for servers that take it: \'{"reasoning_effort": "low"}\', '
-        '\'{"chat_template_kwargs": {"enable_thinking": false}}\'; another one asks anew',
-    )
-
-
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Add how fast to ask, for how much, and where answers are kept."""
-    defaults = RunLimits()
-    group = parser.add_argument_group("how it is asked")
-    group.add_argument(
-        "--dry-run", action="store_true", help="print the first prompts, the requests, tokens and dollars; send nothing"
-    )
-    group.add_argument(
-        "--max-cost",
-        type=rate,
-        metavar="USD",
-        help="send nothing that could make the ledger's total exceed this",
-    )
-    group.add_argument("--prices", type=Path, metavar="FILE", help="YAML of USD per million tokens (default: bundled)")
-    group.add_argument("--ledger", type=Path, metavar="FILE", help="SQLite file of all answers (default: beside --out)")
-    group.add_argument(
-        "--concurrency",
-        type=positive,
-        default=defaults.concurrency,
-        metavar="N",
-        help="requests in flight (default: %(default)s)",
-    )
-    group.add_argument("--requests-per-minute", type=rate, metavar="N", help="(default: no limit but the server's)")
-    group.add_argument("--tokens-per-minute", type=rate, metavar="N", help="(default: no limit but the server's)")
-    group.add_argument(
-        "--retries",
-        type=natural,
-        default=defaults.retries,
-        metavar="N",
-        help="how often to send a request again that got no answer (default: %(default)s)",
-    )
-    group.add_argument(
-        "--batch",
-        action="store_true",
-        help="use the server's Batch API: half the price at OpenAI, answers within a day; the run waits, and may be "
-        "stopped and started again meanwhile",
-    )
-    group.add_argument("--timeout", type=rate, default=60.0, metavar="SECONDS", help="for one request (default: 60)")
-
-
-def questions_of(arguments: argparse.Namespace) -> Questions:
-    """Return what the arguments of `add_asking` ask."""
-    if arguments.template:
-        template = PromptTemplate.from_file(arguments.template, answer=arguments.answer)
-    else:
-        template = PromptTemplate(answer=arguments.answer)
-    return Questions(
-        arguments.model,
-        template,
-        temperature=arguments.temperature,
-        max_tokens=arguments.max_tokens,
-        attempts=arguments.attempts,
-        top_logprobs=arguments.logprobs,
-        ranking_temperature=arguments.ranking_temperature,
-        extra_body=arguments.extra_body,
-    )
-
-
-def stored_extra_body(questions: Conversation[Any]) -> dict[str, Any]:
-    """Return what a table's settings say of ``--extra-body``: nothing where there is none."""
-    return {"extra_body": hide_secrets(questions.extra_body)} if questions.extra_body else {}
-
-
-def natural(text: str) -> int:
-    """Read a count that may be 0."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is less than 0")
-    return number
-
-
-def number_or_none(text: str) -> float | None:
-    """Read a number of at least 0, or "none"."""
-    number = None if text == "none" else float(text)
-    if number is not None and not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is neither a number of at least 0 nor none")
-    return number
-
-
-def count_or_none(text: str) -> int | str | None:
-    """Read a count, "none" or "auto"."""
-    return {"none": None, "auto": "auto"}[text] if text in ("none", "auto") else positive(text)
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """Read a JSON object; the error does not show the text, which may hold a secret."""
-    example = """write it in single quotes: '{"reasoning_effort": "low"}'"""
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"no JSON: {error.msg} at character {error.pos + 1}; {example}") from None
-    except (ValueError, RecursionError):
-        raise argparse.ArgumentTypeError(f"no JSON that can be sent; {example}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"JSON, but no object; {example}")
-    return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
-from ..datasets.interactions import load_interactions
-from ..scoring.candidates import CandidateSettings, draw_candidates, read_categories
-from ..scoring.table import check_parquet_path
-from .arguments import INTERACTIONS_HELP, add_engine, open_engine, positive
+from ..scoring.candidates import CandidateSettings, draw_candidates
+from .arguments import INTERACTIONS_HELP, add_engine, positive
 
 _EPILOG = """\
 Each user becomes one prompt, so --users is the bill. Every user gets long-tail items, dealt in turn so that all of
@@ -63,20 +62,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    settings = CandidateSettings(
-        users=arguments.users,
-        cold_share=arguments.cold_share,
-        per_user=arguments.per_user,
-        pool=arguments.pool,
-        tail_share=arguments.tail_share,
-        diverse_share=arguments.diverse_share,
-        probe_share=arguments.probe_share,
-        seed=arguments.seed,
+    given = [field.name for field in dataclasses.fields(CandidateSettings) if hasattr(arguments, field.name)]
+    drawn = draw_candidates(
+        arguments.interactions,
+        arguments.items,
+        out=arguments.out,
+        engine=arguments.engine,
+        workers=arguments.workers,
+        **{name: getattr(arguments, name) for name in given},
     )
-    check_parquet_path(arguments.out, (arguments.interactions, arguments.items))
-    data = load_interactions(arguments.interactions, arguments.items)
-    with open_engine(arguments) as engine:
-        candidates = draw_candidates(data, settings, categories=read_categories(arguments.items), engine=engine)
-    candidates.write(arguments.out)
-    print(candidates.summary)
-    print(f"\nCandidates: {arguments.out}")
+    print(drawn)

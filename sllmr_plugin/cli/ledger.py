@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from ..scoring.ledger import Ledger
-from ..scoring.ledger_file import LedgerReader
 from ..scoring.ledger_report import (
+    LedgerReader,
     answers_by_model,
     export_answers,
     failures,
@@ -75,6 +75,8 @@ def _stats(arguments: argparse.Namespace) -> None:
         print(f"  {row.prompt_tokens} prompt tokens, {row.completion_tokens} completion tokens, ${row.cost:.4f}")
         if row.without_price:
             print(f"  {row.without_price} answers of unknown price count as nothing")
+        if row.adapted:
+            print(f"  {row.adapted} answers to requests from which a part was left out that the server did not take")
         print(f"  from {row.first} to {row.last}")
     for row in unanswered.itertuples():
         print(f"{row.requests} requests without an answer, ${row.possible_cost:.4f} at most: {row.reason}")

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from ..datasets.interactions import load_interactions
-from ..scoring.prices import Spending
-from ..scoring.table import check_parquet_path
-from ..scoring.texts.plan import DEFAULT_KINDS, KINDS, Kind, plan_texts, read_attributes
-from ..scoring.texts.prompts import TextTemplate
-from ..scoring.texts.questions import TextQuestions
-from ..scoring.texts.table import NO_MODEL, WrittenTexts, build_text_table, write_text_table, write_titles
-from .arguments import INTERACTIONS_HELP, add_limits, add_model, names, positive, stored_extra_body
-from .score import answered
+from ..scoring.texts.plan import KINDS, Kind
+from ..scoring.texts.write import TextResult, TextSettings, write_texts
+from .arguments import INTERACTIONS_HELP, names, positive
+from .asking import add_limits, add_model, settings_of
 
 _EPILOG = """\
 What is shown of a user are titles of training interactions, never of held-out ones. Answers go into a ledger as those
@@ -54,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind",
         type=_kinds,
-        default=list(DEFAULT_KINDS),
+        default=TextSettings.kind,
         metavar="KIND[,KIND]",
         help="user (preferences), item (facts), reasoning (why a user took an item or did not; read by "
         "LLM-CF, beside the other two) (default: user,item)",
@@ -63,7 +57,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exemplars",
         type=positive,
-        default=1000,
+        default=TextSettings.exemplars,
         metavar="N",
         help="with kind reasoning: about N training interactions, and N items that their users did not take (default: "
         "%(default)s, as many as LLM-CF draws without reasoning)",
@@ -71,7 +65,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--writer",
         choices=("openai", "titles"),
-        default="openai",
+        default=TextSettings.writer,
         help="openai (any server with chat completions) or titles (no model at all: titles and attributes in the place "
         "of each text, and no reasoning in them) (default: openai)",
     )
@@ -89,7 +83,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "categories, where they are)",
     )
     group.add_argument(
-        "--max-words", type=positive, default=120, metavar="N", help="longest text asked for (default: %(default)s)"
+        "--max-words",
+        type=positive,
+        default=TextSettings.max_words,
+        metavar="N",
+        help="longest text asked for (default: %(default)s)",
     )
     add_limits(parser)
     parser.set_defaults(run=_run)
@@ -103,69 +101,12 @@ def _kinds(text: str) -> list[Kind]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    check_parquet_path(arguments.out)
-    requests = plan_texts(
-        load_interactions(arguments.interactions, arguments.items),
-        arguments.kind,
-        users=arguments.users,
-        exemplars=arguments.exemplars,
-        history_length=arguments.history_length,
-        attributes=read_attributes(arguments.items, arguments.attributes),
+    result = write_texts(
+        arguments.interactions,
+        arguments.items,
+        out=arguments.out,
+        dry_run=arguments.dry_run,
+        **settings_of(arguments, TextSettings),
     )
-    if arguments.writer == "titles":
-        if arguments.dry_run:
-            print(f"{len(requests)} texts from titles, which cost nothing.")
-        else:
-            _write(arguments, build_text_table(requests, write_titles(requests)), {}, model=NO_MODEL)
-            if requests.exemplars:
-                print("No language model reasoned: the texts of exemplars are their labels, titles and attributes.")
-        return 0
-    questions, spending = _questions(arguments), Spending()
-    with answered(arguments, requests, questions, show=max(2, len(arguments.kind))) as (ledger, code):
-        if ledger is None:
-            return code
-        written = build_text_table(requests, questions.stored_texts(requests, ledger, spending))
-    settings = {
-        "temperature": questions.temperature,
-        "attempts": questions.attempts,
-        "max_words": arguments.max_words,
-        **stored_extra_body(questions),
-    }
-    prompt_hash = {kind: template.prompt_hash for kind, template in questions.templates.items()}
-    _write(arguments, written, settings, model=arguments.model, prompt_hash=prompt_hash, spending=spending)
-    print(f"Ledger: {ledger.path}")
-    return code
-
-
-def _questions(arguments: argparse.Namespace) -> TextQuestions:
-    templates = {}
-    for kind in KINDS:
-        path = getattr(arguments, f"{kind}_template")
-        templates[kind] = (
-            TextTemplate.from_file(path, kind, max_words=arguments.max_words)
-            if path
-            else TextTemplate(kind, max_words=arguments.max_words)
-        )
-    return TextQuestions(
-        arguments.model,
-        templates,
-        temperature=arguments.temperature,
-        max_tokens=arguments.max_tokens,
-        attempts=arguments.attempts,
-        extra_body=arguments.extra_body,
-    )
-
-
-def _write(
-    arguments: argparse.Namespace,
-    written: WrittenTexts,
-    settings: dict[str, Any],
-    spending: Spending | None = None,
-    **origin: Any,
-) -> None:
-    settings = {"history_length": arguments.history_length, "attributes": arguments.attributes, **settings}
-    if "reasoning" in arguments.kind:
-        settings["exemplars"] = arguments.exemplars
-    write_text_table(written, arguments.out, writer=arguments.writer, settings=settings, spending=spending, **origin)
-    print("\n".join([str(written.counts), *(spending.notes() if spending else [])]))
-    print(f"Text table: {arguments.out}")
+    print(result)
+    return int(isinstance(result, TextResult) and not result.complete)

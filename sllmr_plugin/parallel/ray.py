@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ..errors import EngineError, SLLMRError
+from ..errors import ConfigError, EngineError, SLLMRError
 from .engine import Result, Shard, Shared
 
 _RETRIES = 5  # of a shard whose worker process died
@@ -166,3 +167,37 @@ def _connect(ray: Any, workers: int | None) -> None:
 def _call(function: Callable[[Shared, Shard], Result], shared: Shared, shard: Shard) -> Result:
     """Work on a shard: the body of a task."""
     return function(shared, shard)
+
+
+@contextlib.contextmanager
+def open_engine(engine: str, workers: int | None = None) -> Iterator[RayEngine | None]:
+    """Connect to an engine by its name, as commands and functions take it.
+
+    Parameters
+    ----------
+    engine : {"local", "ray"}
+        ``local`` is this process.
+    workers : int or None, default=None
+        Of ``ray``.
+
+    Yields
+    ------
+    RayEngine or None
+        None for ``local``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such engine, or workers are given to ``local``.
+    EngineError
+        As of `RayEngine`.
+    """
+    if engine not in ("local", "ray"):
+        raise ConfigError(f"engine is {engine!r}; write local or ray.")
+    if engine == "local":
+        if workers is not None:
+            raise ConfigError("--workers is for --engine ray; add that, or leave it out.")
+        yield None
+        return
+    with RayEngine(workers) as opened:
+        yield opened

@@ -283,3 +283,20 @@ def _piece(piece: Any) -> tuple[str, str]:
     if not isinstance(kind, str) or not isinstance(text, str):
         raise TypeError("content has a piece that is no text")
     return kind, text
+
+
+#: The number behind a label, or as much of it as there is.
+_SCORE = re.compile(r'"[0-9]{1,9}"\s*:\s*([-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)')
+
+
+def breaks_bounds(text: str) -> bool:
+    """Tell whether an answer has a score outside 0 to 1, so that a schema's bounds were not kept.
+
+    The text is looked at as it stands, since a model without bounds may write digits until it is cut off.
+
+    Examples
+    --------
+    >>> breaks_bounds('{"scores": {"1": 0.5, "2": 85.0'), breaks_bounds('{"scores": {"1": 0.5, "2": 1.0}}')
+    (True, False)
+    """
+    return any(not 0 <= float(score) <= 1 for score in _SCORE.findall(text))

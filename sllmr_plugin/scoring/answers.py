@@ -12,7 +12,7 @@ from ..errors import AnswerError
 from .answer_text import final_answer
 from .loose_json import Array, Number, Object, String, Value, find_json
 from .requests import ScoredAnswer, ScoringRequest
-from .schema import ID_KEYS, LABEL, SCORE_KEY
+from .schema import ID_KEYS, LABEL, SCORE_KEY, AnswerKind
 
 _NUMBER = re.compile(r"\s*([-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*")
 _INTEGER = re.compile(LABEL.pattern.replace("([0-9]", "([-+]?[0-9]"), re.IGNORECASE)  # also of no candidate
@@ -113,6 +113,19 @@ def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def label_positions(n_candidates: int) -> dict[str, int]:
     """Return the labels that a prompt shows, each with its candidate's position; not to be changed."""
     return {str(position + 1): position for position in range(n_candidates)}
+
+
+def keeps_to_the_form(text: str, n_candidates: int, answer: AnswerKind) -> bool:
+    """Tell whether an answer is what was asked for and nothing else: most are, and a table has very many."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    inner = found.get(answer) if isinstance(found, dict) and len(found) == 1 else None
+    if answer == "ranking":
+        numbers = range(1, n_candidates + 1)
+        return isinstance(inner, list) and len(inner) > 0 and sorted(inner, key=str) == sorted(numbers, key=str)
+    return isinstance(inner, dict) and len(inner) > 0 and inner.keys() <= label_positions(n_candidates).keys()
 
 
 def answer_of(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import io
+import itertools
+import logging
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -13,19 +15,19 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import ScoringStoppedError, ServerError
+from .asking import ServerAsker, Tally, check_price, in_a_loop
 from .batch_file import FIRST_UNLIMITED, MOST_REQUESTS, BatchSize, read_lines, says_queue_is_full, written_line
-from .budget import AnswerLengths
 from .client import OpenAIClient
-from .conversation import Conversation, Question, R
-from .ledger import Ledger
-from .ledger_file import Refusal
+from .ledger import Ledger, LedgerAnswer
 from .limits import backoff
-from .partitions import PartitionFiles, merge_partitions, partition_folder
-from .prices import Price, estimate_tokens
-from .run import check_price, in_a_loop
-from .run_summary import RunLimits, RunSummary
+from .partitions import take_over
+from .prices import AnswerLengths, Price, RunLimits, RunSummary, Spending, estimate_tokens
+from .questions import Conversation, Question, R
 from .runner import UNUSABLE_IN_A_ROW
-from .servers import OF_ONE_REQUEST, OF_THE_FORM, FormSearch, ServerForm
+from .schema import FormSearch, ServerForm
+from .servers import OF_ONE_REQUEST, OF_THE_FORM
+
+logger = logging.getLogger("sllmr_plugin.scoring")
 
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _SEARCHED = 500  # batches of the account among which to look for one of ours
@@ -42,6 +44,8 @@ def run_batches(
     poll_seconds: float = 30.0,
     most_requests: int = MOST_REQUESTS,
     verbose: bool = True,
+    take: Callable[[R, LedgerAnswer], None] | None = None,
+    spending: Spending | None = None,
 ) -> RunSummary:
     """Ask all requests through a server's Batch API.
 
@@ -53,7 +57,7 @@ def run_batches(
     Parameters
     ----------
     requests : iterable of ScoringRequest or TextRequest
-        Gone through once for each batch: give something that can be gone through again, such as a list.
+        Gone through once; those without an answer are kept until they have one.
     questions, client, ledger
         As of `run`.
     limits : RunLimits, optional
@@ -66,6 +70,8 @@ def run_batches(
         Of one batch.
     verbose : bool, default=True
         Show progress.
+    take, spending
+        As of `run`.
 
     Returns
     -------
@@ -79,8 +85,9 @@ def run_batches(
     """
     limits = limits or RunLimits()
     check_price(questions, limits, price)
-    merge_partitions(ledger, PartitionFiles(partition_folder(ledger.path)))
-    batches = _Batches(requests, questions, client, ledger, limits, price, poll_seconds, most_requests, verbose)
+    take_over(ledger)
+    tally = Tally(questions, ledger, take, spending)
+    batches = _Batches(requests, questions, client, ledger, limits, price, poll_seconds, most_requests, verbose, tally)
     try:
         return in_a_loop(batches.main, batches.interrupt)
     except asyncio.CancelledError:
@@ -99,11 +106,14 @@ class _Batches:
         poll_seconds: float,
         most_requests: int,
         verbose: bool,
+        tally: Tally[Any],
     ) -> None:
         self._requests, self._questions, self._client, self._ledger = requests, questions, client, ledger
         self._limits, self._price = limits, price
+        self._asker = ServerAsker(client, questions, price)
         self._poll_seconds, self._verbose = poll_seconds, verbose
-        self._summary = RunSummary()
+        self._tally, self._summary = tally, tally.summary
+        self._waiting: dict[str, list[Question]] = {}  # by key; requests with the very same messages wait together
         self._library = client.library
         self._refused: list[tuple[Question, int, ServerError]] = []  # of the batch that is being read
         self._size = BatchSize(most_requests)
@@ -116,15 +126,15 @@ class _Batches:
         self._search = FormSearch(self._client.form)
         self._bar = tqdm(unit=" answers", disable=not self._verbose, file=sys.stderr, dynamic_ncols=True)
         try:
+            for request in self._requests:
+                self._wait_for(self._tally.begin(request))
             while True:
-                pending = self._pending()
                 for token, batch_id in self._ledger.open_batches():
                     most = self._size.tokens
-                    fruitful = await self._finish(token, batch_id, pending)
+                    fruitful = await self._finish(token, batch_id)
                     if self._size.tokens == most:
                         fruitless = 0 if fruitful else fruitless + 1
-                pending = self._pending()
-                chunk = self._affordable(pending)
+                chunk = self._affordable()
                 if not chunk:
                     break
                 if fruitless > self._limits.retries:
@@ -136,6 +146,8 @@ class _Batches:
         finally:
             self._bar.close()
             await self._client.close()
+        for question in itertools.chain.from_iterable(self._waiting.values()):
+            self._tally.settle(question.request, None)
         summary = self._summary
         summary.total_cost = self._ledger.spent()
         summary.cost = summary.total_cost - start
@@ -151,33 +163,20 @@ class _Batches:
         if self._task is not None:
             self._loop.call_soon_threadsafe(self._task.cancel)
 
-    def _pending(self) -> dict[str, Question]:
-        """Return the questions that have no answer, by key; count the requests on the way."""
-        pending = {}
-        self._summary.requests = self._summary.failed = self._summary.refused = 0
-        for request in self._requests:
-            self._summary.requests += 1
-            question, answer = self._questions.replay(request, self._ledger)
-            if question is not None:
-                pending[question.key] = question
-            elif isinstance(answer, Refusal):
-                self._summary.refused += 1
-                self._summary.last_refusal = answer.reason
-            elif answer is not None and not answer.ok:
-                self._summary.failed += 1
-                self._summary.last_problem = answer.error
-        self._summary.unanswered = len(pending)
-        if not self._summary.asked:
-            self._summary.reused = self._summary.requests - len(pending) - self._summary.refused
-        return pending
+    def _wait_for(self, question: Question | None) -> None:
+        """Have a question be in one of the next batches, unless its answer has come with that of another request."""
+        while question is not None and (answer := self._ledger.get(question.key)) is not None:
+            question = self._tally.go_on(question, answer)
+        if question is not None:
+            self._waiting.setdefault(question.key, []).append(question)
 
-    def _affordable(self, pending: dict[str, Question]) -> list[tuple[Question, float, bytes]]:
+    def _affordable(self) -> list[tuple[Question, float, bytes]]:
         """Return questions for one batch, each with its highest cost and its line of the file."""
         left = None if self._limits.max_cost is None else self._limits.max_cost - self._ledger.spent()
         chunk: list[tuple[Question, float, bytes]] = []
         written = self._ledger.completions(self._questions.model)
         size = total_tokens = 0
-        for question in pending.values():
+        for question, *_ in self._waiting.values():
             limit, tokens = question.parameters["max_tokens"], estimate_tokens(question.messages)
             cost = self._price.cost(tokens, limit or AnswerLengths(written).longest) if self._price else 0.0
             unknown = limit is None and not written.number and left is not None
@@ -211,7 +210,7 @@ class _Batches:
                 input_file_id=file.id,
                 endpoint="/v1/chat/completions",
                 completion_window="24h",
-                metadata={"sllmr_token": token},
+                metadata={"sllmr_token": token, "sllmr_form": self._client.form.to_json()},
             )
 
         try:
@@ -225,15 +224,13 @@ class _Batches:
                 await asyncio.wrap_future(self._ledger.close_batch(token))
             raise
         await asyncio.wrap_future(self._ledger.name_batch(token, batch.id))
-        self._bar.write(
-            f"{batch.id}: {len(chunk)} requests sent; Ctrl-C is safe, the same command waits on", sys.stderr
-        )
+        logger.info("%s: %d requests sent; Ctrl-C is safe, the same command waits on", batch.id, len(chunk))
 
-    async def _finish(self, token: str, batch_id: str | None, pending: dict[str, Question]) -> bool:
+    async def _finish(self, token: str, batch_id: str | None) -> bool:
         """Wait for a batch and put its answers into the ledger; return whether it brought anything."""
         marks = self._ledger.batch_marks(token)
         self._usable, before = 0, self._summary.asked
-        if marks and not marks.keys() & pending.keys():
+        if marks and not marks.keys() & self._waiting.keys():
             raise self._stopped(
                 f"the ledger has an open batch ({batch_id}) of other requests. Run the command that made it first, or "
                 "give this one another --ledger"
@@ -252,7 +249,7 @@ class _Batches:
             problems = "; ".join(str(getattr(one, "message", one)) for one in told) or "it does not say why"
             codes = " ".join(str(getattr(one, "code", "")) for one in told)
             if says_queue_is_full(f"{codes} {problems}"):
-                self._make_smaller([pending[key] for key in marks if key in pending], problems)
+                self._make_smaller([self._waiting[key][0] for key in marks if key in self._waiting], problems)
                 return False
             cause = self._client.refusal(400, problems).cause
             other = self._search.next(self._client.form, cause, guess=False) if cause in OF_THE_FORM else None
@@ -260,14 +257,19 @@ class _Batches:
                 raise self._stopped(f"the server refused {batch_id}: {self._client.scrub(problems)}. Correct that")
             self._client.form, self._summary.last_problem = other, self._client.scrub(problems)
             return False
+        # An earlier run may have made it, before it was known what the server takes.
+        made_in = (batch.metadata or {}).get("sllmr_form")
+        form = ServerForm.from_json(made_in) if made_in else self._client.form
+        if not self._client.answered:
+            self._client.form = form
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id:
                 response = await self._call(functools.partial(self._library.files.content, file_id))
                 for entry in read_lines(response.content):
-                    await self._merge(entry, marks, pending)
+                    await self._merge(entry, marks, form)
         received = self._summary.asked - before
         settled, why = await self._settle_refused(received > 0)
-        if set(self._ledger.batch_marks(token)) - pending.keys():
+        if set(self._ledger.batch_marks(token)) - self._waiting.keys():
             # Answers to requests that this command does not have; their own command will take them.
             self._summary.last_problem = f"{batch_id} also holds requests of another command"
             return received + settled > 0
@@ -297,17 +299,16 @@ class _Batches:
         done, others = [], []
         for question, mark, problem in refused:
             if problem.kind == "refused" and (answered or problem.cause in OF_ONE_REQUEST):
-                done.append(self._ledger.refuse(self._questions.refused(question, problem), mark))
+                refusal = self._questions.refused(question, problem)
+                done.append(self._ledger.refuse(refusal, mark))
+                for one in self._waiting.pop(question.key, []):
+                    self._tally.settle(one.request, refusal)
             else:
                 others.append(problem)
         for future in done:
             await asyncio.wrap_future(future)
         if answered:
-            form = self._client.form
-            self._summary.adapted = form.told()
-            server = self._client.address, self._questions.model
-            if form != (self._ledger.form_of(*server) or ServerForm()):
-                await asyncio.wrap_future(self._ledger.remember_form(*server, form))
+            await self._tally.note_form(self._client.address, self._client.form)
         if not others:
             return len(done), None
         other = None if answered else self._search.next(self._client.form, others[0].cause, guess=True)
@@ -325,7 +326,7 @@ class _Batches:
                 "have ended"
             )
         self._size.lower(sum(estimate_tokens(question.messages) for question in questions), said)
-        self._bar.write(f"the server takes no batch of {len(questions)} requests; the next is smaller", sys.stderr)
+        logger.info("the server takes no batch of %d requests; the next is smaller", len(questions))
 
     async def _ended(self, batch_id: str) -> Any:
         while True:
@@ -337,12 +338,12 @@ class _Batches:
                 return batch
             await asyncio.sleep(self._poll_seconds)
 
-    async def _merge(self, entry: dict[str, Any], marks: dict[str, int], pending: dict[str, Question]) -> None:
-        """Commit one answer of a batch; one that is none is left pending, for the next batch."""
-        question = pending.get(str(entry.get("custom_id")))
-        mark = marks.get(question.key) if question is not None else None
-        if question is None or mark is None:
+    async def _merge(self, entry: dict[str, Any], marks: dict[str, int], form: ServerForm) -> None:
+        """Commit one answer of a batch; one that is none waits for the next batch."""
+        key = str(entry.get("custom_id"))
+        if key not in self._waiting or key not in marks:
             return
+        question, mark = self._waiting[key][0], marks[key]
         response = entry.get("response")
         try:
             if not isinstance(response, dict) or response.get("status_code") != 200:
@@ -350,21 +351,19 @@ class _Batches:
                 status = response.get("status_code") if isinstance(response, dict) else None
                 said = {"error": entry["error"]} if entry.get("error") else body or "no response"
                 raise self._client.refusal(status, said)
-            completion = self._client.read_body(response.get("body"), question.messages)
+            completion = self._client.read_body(response.get("body"), question.messages, form)
         except ServerError as error:
             self._summary.last_problem = str(error)
             if error.kind in ("refused", "hopeless"):
                 self._refused.append((question, mark, error))
             return
-        used = completion.prompt_tokens, completion.completion_tokens
-        cost = self._price.cost(*used, completion.cached_tokens) if self._price else None
-        answer = self._questions.read(question, completion, cost)
+        answer = self._asker.read(question, completion)
         await asyncio.wrap_future(self._ledger.record(answer, mark))
         self._client.answered = True
         self._usable += answer.ok
-        self._summary.asked += 1
-        self._summary.prompt_tokens += used[0]
-        self._summary.completion_tokens += used[1]
+        self._tally.received(answer)
+        for one in self._waiting.pop(key):
+            self._wait_for(self._tally.go_on(one, answer))
         self._bar.update()
 
     async def _find(self, token: str) -> Any:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from ..datasets.interactions import Interactions
-from ..errors import ConfigError, CoverageWarning, DataError
+from ..errors import CoverageWarning, DataError
 from ..parallel.engine import Engine, cut
+from ..scores.origin import check_parquet_path, write_parquet
 from ..scores.reading import read_table
-from .draws import Draw, diverse, id_keys, long_tail, mix, popular
-from .table import write_parquet
+from ..settings import Bounds, Settings
+from .draws import CandidateSummary, Draw, diverse, id_keys, long_tail, mix, popular, summarise
+from .requests import TableLike, read_data
+from .settings import opened_engine, takes
 
-_AT_LEAST = {"users": 1, "per_user": 1, "pool": 1, "cold_history": 0, "seed": 0}
+_Share: TypeAlias = Annotated[float, Bounds(least=0, most=1)]
 
 
 @dataclass(frozen=True)
-class CandidateSettings:
+class CandidateSettings(Settings):
     """The budget and the mixture of `draw_candidates`.
 
     Parameters
@@ -56,32 +61,22 @@ class CandidateSettings:
         If numbers are out of range; all of them are named.
     """
 
-    users: int | None = None
-    cold_share: float = 0.5
-    per_user: int = 20
-    pool: int = 300
-    tail_share: float = 0.3
-    diverse_share: float = 0.3
-    probe_share: float = 0.2
-    cold_history: int = 3
-    tail_quantile: float = 0.1
-    seed: int = 0
+    users: Annotated[int, Bounds(least=1)] | None = None
+    cold_share: _Share = 0.5
+    per_user: Annotated[int, Bounds(least=1)] = 20
+    pool: Annotated[int, Bounds(least=1)] = 300
+    tail_share: _Share = 0.3
+    diverse_share: _Share = 0.3
+    probe_share: _Share = 0.2
+    cold_history: Annotated[int, Bounds(least=0)] = 3
+    tail_quantile: _Share = 0.1
+    seed: Annotated[int, Bounds(least=0, below=2**64)] = 0
 
-    def __post_init__(self) -> None:
-        problems = []
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if entry.name in _AT_LEAST:
-                if value is not None and value < _AT_LEAST[entry.name]:
-                    problems.append(f"{entry.name} is {value}, give at least {_AT_LEAST[entry.name]}")
-            elif not 0 <= value <= 1:
-                problems.append(f"{entry.name} is {value}, give a share from 0 to 1")
-        if self.seed >= 2**64:
-            problems.append(f"seed is {self.seed}, give one below 2**64")
+    def problems(self) -> list[str]:
+        """Return what does not go together."""
         if self.tail_share + self.diverse_share > 1:
-            problems.append("tail_share and diverse_share are more than 1 together, lower one of them")
-        if problems:
-            raise ConfigError("; ".join(problems) + ".")
+            return ["tail_share and diverse_share are more than 1 together, lower one of them"]
+        return []
 
     @property
     def n_tail(self) -> int:
@@ -94,144 +89,15 @@ class CandidateSettings:
         return min(round(self.per_user * self.diverse_share), self.per_user - self.n_tail)
 
 
-@dataclass(frozen=True)
-class CandidateSummary:
-    """Counts of a set of candidates.
-
-    Attributes
-    ----------
-    users, cold_users : int
-        Users asked about, and the cold ones of them.
-    known_users, known_cold_users : int
-        The same of all users with a training interaction.
-    unknown_users : int
-        Users without one, who are not asked about.
-    users_short : int
-        Users with fewer candidates than asked for.
-    popular, cold_diverse, long_tail : int
-        Candidates by source.
-    probes, cold_probes : int
-        Probes, and those of cold users.
-    items, tail_items : int
-        Distinct items among the candidates, and long-tail items of them, from whatever source.
-    catalogue, catalogue_tail : int
-        All items, and all long-tail ones that can be drawn.
-    tail_users : tuple of int
-        Fewest, median and most users of a long-tail item.
-    cold_history, tail_popularity : int
-        A user with at most so many training interactions is cold, an item with at most so many long-tail.
-    """
-
-    users: int
-    cold_users: int
-    known_users: int
-    known_cold_users: int
-    unknown_users: int
-    users_short: int
-    popular: int
-    cold_diverse: int
-    long_tail: int
-    probes: int
-    cold_probes: int
-    items: int
-    tail_items: int
-    catalogue: int
-    catalogue_tail: int
-    tail_users: tuple[int, int, int]
-    cold_history: int
-    tail_popularity: int
-
-    @property
-    def candidates(self) -> int:
-        """Pairs without the probes."""
-        return self.popular + self.cold_diverse + self.long_tail
-
-    def __str__(self) -> str:
-        fewest, median, most = self.tail_users
-        lines = [
-            f"{self.candidates} candidates and {self.probes} probes of {self.users} users: {self.users} prompts of "
-            f"about {(self.candidates + self.probes) / self.users:.1f} items",
-            f"  users        {_of(self.users, self.known_users)} with a training interaction"
-            + (f" ({self.unknown_users} without are left out)" if self.unknown_users else ""),
-            f"  cold users   {_of(self.cold_users, self.known_cold_users)} with at most {self.cold_history} of them",
-            f"  items        {_of(self.items, self.catalogue)} of the catalogue",
-            f"  long tail    {_of(self.tail_items, self.catalogue_tail)} items with at most {self.tail_popularity} "
-            f"training interactions, {fewest} to {most} users each (median {median})",
-            f"  sources      {self.popular} popular, {self.cold_diverse} diverse for cold users, "
-            f"{self.long_tail} long-tail",
-            f"  probes       {self.cold_probes} of cold users, {self.probes - self.cold_probes} of others",
-        ]
-        if self.users_short:
-            lines.append(f"  {self.users_short} users have fewer candidates than asked for")
-        return "\n".join(lines)
-
-
-def summarise(
-    data: Interactions,
-    *,
-    cold: np.ndarray,
-    row: np.ndarray,
-    item: np.ndarray,
-    source: pd.Series,
-    tail: np.ndarray,
-    settings: CandidateSettings,
-) -> CandidateSummary:
-    """Count what candidates cover.
-
-    Parameters
-    ----------
-    data : Interactions
-    cold : ndarray
-        (n_users,) bool, of the users asked about.
-    row, item, source : ndarray
-        (n_pairs,) position of the user, code of the item, name of the source.
-    tail : ndarray
-        Codes of the long-tail items.
-    settings : CandidateSettings
-        Gives the bounds of "cold" and "short".
-    """
-    history = data.history_length[1:]
-    is_probe = (source == "probe").to_numpy()
-    by_source = source.value_counts()
-    candidate_items = item[~is_probe]
-    users_of_tail = np.bincount(candidate_items, minlength=data.n_items + 1)[tail]
-    per_user = np.bincount(row[~is_probe], minlength=len(cold))
-    fewest, median, most = np.quantile(users_of_tail, (0, 0.5, 1)).astype(int) if len(tail) else (0, 0, 0)
-    return CandidateSummary(
-        users=len(cold),
-        cold_users=int(cold.sum()),
-        known_users=int((history > 0).sum()),
-        known_cold_users=int(((history > 0) & (history <= settings.cold_history)).sum()),
-        unknown_users=int((history == 0).sum()),
-        users_short=int((per_user < settings.per_user).sum()),
-        popular=int(by_source.get("popular", 0)),
-        cold_diverse=int(by_source.get("cold_diverse", 0)),
-        long_tail=int(by_source.get("long_tail", 0)),
-        probes=int(is_probe.sum()),
-        cold_probes=int((is_probe & cold[row]).sum()),
-        items=len(np.unique(candidate_items)),
-        tail_items=int((users_of_tail > 0).sum()),
-        catalogue=data.n_items,
-        catalogue_tail=len(tail),
-        tail_users=(int(fewest), int(median), int(most)),
-        cold_history=settings.cold_history,
-        tail_popularity=int(data.popularity[tail].max()) if len(tail) else 0,
-    )
-
-
-def _of(part: int, whole: int) -> str:
-    return f"{part} of {whole} ({part / whole:.0%})" if whole else f"{part} of 0"
-
-
 _LEAST_USERS = 1000  # of a part that is drawn in another process
 Drawn = tuple[np.ndarray, np.ndarray]  # rows and items
 
 SOURCES = ("long_tail", "cold_diverse", "popular", "probe")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Candidates:
-    """Pairs to be scored.
+    """Pairs to be scored; the ``repr`` says what they cover.
 
     Attributes
     ----------
@@ -243,14 +109,20 @@ class Candidates:
         What they cover.
     settings : CandidateSettings
         How they were drawn.
+    path : pathlib.Path or None
+        The file that they are in.
     """
 
     frame: pd.DataFrame
     summary: CandidateSummary
     settings: CandidateSettings
+    path: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.summary}" + (f"\n\nCandidates: {self.path}" if self.path is not None else "")
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the pairs as parquet, settings and summary in its schema (see `parquet.read_metadata`).
+        """Write the pairs as parquet, settings and summary in its schema (see `read_metadata`).
 
         Raises
         ------
@@ -260,14 +132,18 @@ class Candidates:
         write_parquet(self.frame, path, {"settings": asdict(self.settings), "counts": asdict(self.summary)})
 
 
+@takes(CandidateSettings)
 def draw_candidates(
-    data: Interactions,
-    settings: CandidateSettings | None = None,
+    interactions: Interactions | TableLike,
+    items: TableLike | CandidateSettings | None = None,
     *,
+    out: str | os.PathLike[str] | None = None,
     categories: np.ndarray | None = None,
-    engine: Engine | None = None,
+    engine: str | Engine | None = "local",
+    workers: int | None = None,
+    **settings: Any,
 ) -> Candidates:
-    """Choose users and draw their candidates (paper, Sec. 3.1 and 4.3).
+    """Choose users and draw their candidates: ``sllmr candidates`` in Python (paper, Sec. 3.1 and 4.3).
 
     A user's own training and validation items are never drawn. A probe is the exception: a validation item mixed in
     unmarked, which tells later whether the scorer finds it. Test items are drawn like any other unseen item, for a
@@ -275,17 +151,24 @@ def draw_candidates(
 
     Parameters
     ----------
-    data : Interactions
-        Users without a training interaction are not asked about, since no model row can be made for them; items
-        without a title are not drawn if the catalogue has titles.
-    settings : CandidateSettings, optional
-        By default all users, with 20 candidates each.
+    interactions : path, pandas.DataFrame or Interactions
+        As of `load_interactions`. Users without a training interaction are not asked about, since no model row can be
+        made for them; items without a title are not drawn if the catalogue has titles.
+    items : path or pandas.DataFrame, optional
+        The catalogue: ``item_id, title[, category]``. Diverse items come from as many categories as possible, and from
+        all bands of popularity in any case.
+    out : path, optional
+        A parquet file to write.
     categories : ndarray, optional
-        (n_items,) labels in the order of ``data.item_ids``, see `read_categories`. Diverse items then come from as
-        many categories as possible; from all bands of popularity they come in any case.
-    engine : Engine or None, default=None
-        Draws popular and diverse items for parts of the users in other processes, for instance `RayEngine`; the
-        result is the same. None draws them here.
+        (n_items,) labels in the order of ``Interactions.item_ids``, for interactions that are loaded already; by
+        default those of `items`, see `read_categories`.
+    engine : {"local", "ray"} or Engine, default="local"
+        Draws popular and diverse items for parts of the users in other processes; the result is the same.
+    workers : int, optional
+        Of engine ray; by default as many as the cluster has CPUs.
+    **settings
+        Fields of `CandidateSettings`, which are the flags of ``sllmr candidates``: ``users``, ``per_user``,
+        ``cold_share``, ``probe_share`` and others. By default all users, with 20 candidates each.
 
     Returns
     -------
@@ -293,8 +176,10 @@ def draw_candidates(
 
     Raises
     ------
+    ConfigError
+        If settings are out of range.
     DataError
-        If no item has a title.
+        If a file cannot be used, or no item has a title.
 
     Warns
     -----
@@ -304,11 +189,39 @@ def draw_candidates(
     Examples
     --------
     >>> from sllmr_plugin.datasets.demo import load_demo
-    >>> drawn = draw_candidates(load_demo()[0], CandidateSettings(users=100, per_user=10))
+    >>> drawn = draw_candidates(load_demo()[0], users=100, per_user=10)
     >>> drawn.frame["source"].value_counts().to_dict()
     {'popular': 554, 'long_tail': 297, 'cold_diverse': 149, 'probe': 20}
     """
-    settings = settings or CandidateSettings()
+    if isinstance(items, CandidateSettings):
+        warnings.warn(
+            "draw_candidates(data, CandidateSettings(...)) will go with the next version; give the settings as "
+            "keyword arguments: draw_candidates(data, users=1000).",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        settings = {**asdict(items), **settings}
+        items = None
+    chosen = CandidateSettings(**settings)
+    path = None
+    if out is not None:
+        path = check_parquet_path(out, (one for one in (interactions, items) if isinstance(one, str | os.PathLike)))
+    data = read_data(interactions, items)
+    if categories is None and items is not None:
+        categories = read_categories(items)
+    if engine is None or isinstance(engine, str):
+        with opened_engine(engine or "local", workers) as opened:
+            drawn = _draw(data, chosen, categories, opened)
+    else:
+        drawn = _draw(data, chosen, categories, engine)
+    if path is not None:
+        drawn.write(path)
+    return replace(drawn, path=path)
+
+
+def _draw(
+    data: Interactions, settings: CandidateSettings, categories: np.ndarray | None, engine: Engine | None
+) -> Candidates:
     item_key = np.zeros(data.n_items + 1, dtype=np.uint64)
     item_key[1:] = id_keys(data.item_ids, seed=settings.seed, purpose=1)
     items = _drawable_items(data, item_key)
@@ -340,7 +253,16 @@ def draw_candidates(
             "source": np.array(SOURCES)[source],
         }
     )
-    summary = summarise(data, cold=cold, row=row, item=item, source=frame["source"], tail=tail, settings=settings)
+    summary = summarise(
+        data,
+        cold=cold,
+        row=row,
+        item=item,
+        source=frame["source"],
+        tail=tail,
+        per_user=settings.per_user,
+        cold_history=settings.cold_history,
+    )
     _warn(summary, settings)
     return Candidates(frame, summary, settings)
 
@@ -446,12 +368,12 @@ def _warn(summary: CandidateSummary, settings: CandidateSettings) -> None:
             f"{summary.users_short} of {summary.users} users get fewer than {settings.per_user} candidates. "
             "Raise pool or lower per_user.",
             CoverageWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     if settings.probe_share > 0 and summary.probes == 0:
         warnings.warn(
             "no user has a probe, so the default gate cannot be fitted and falls back to a fixed rule. Ask about more "
             "users, raise probe_share, or give interactions with validation items.",
             CoverageWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ServerError
-from .answer_text import how_it_ended, read_message, token_logprobs
+from .answer_text import breaks_bounds, how_it_ended, read_message, token_logprobs
 from .connections import Connections, key_remover, named_secrets, scrubber
 from .limits import Quota
 from .prices import estimate_tokens
-from .schema import AnswerForm, SchemaLimits, breaks_bounds, response_format
-from .servers import OF_THE_FORM, ErrorReader, FormSearch, ServerForm
+from .schema import AnswerForm, FormSearch, SchemaLimits, ServerForm, response_format
+from .servers import OF_THE_FORM, ErrorReader
 
 _LARGEST_COUNT = 2**53
 # A request that a server does not understand comes back with one of these, in whatever words.
@@ -49,6 +49,8 @@ class Completion:
         words.
     beside : str or None
         Where what the model wrote lies if the text is empty, such as ``"reasoning_content"``.
+    form : ServerForm or None
+        The form of the request that it answers, where that is known.
     """
 
     text: str
@@ -60,6 +62,7 @@ class Completion:
     cached_tokens: int = 0
     broken_off: str | None = None
     beside: str | None = None
+    form: ServerForm | None = None
 
 
 class OpenAIClient:
@@ -189,7 +192,7 @@ class OpenAIClient:
             else:
                 if not self.answered:
                     self.form, self.answered = form, True
-                return self._noticed(self._read(completion, messages))
+                return self._noticed(self._read(completion, messages, form))
 
     async def _send(self, body: dict[str, Any]) -> Any:
         """Send a body once; raise `ServerError` unless a chat completion comes back."""
@@ -280,12 +283,12 @@ class OpenAIClient:
         """Return an error in a batch's file in our terms, as `failure` does those of the openai library."""
         return self._errors.read(status if isinstance(status, int) else None, body, {}, answered=self.answered)
 
-    def read_body(self, body: Any, messages: Sequence[Mapping[str, Any]]) -> Completion:
+    def read_body(self, body: Any, messages: Sequence[Mapping[str, Any]], form: ServerForm | None = None) -> Completion:
         """Read a chat completion from JSON values, as batches return it; raise `ServerError` if it is none."""
         problem = self._errors.in_an_answer(body, answered=self.answered)
         if problem is not None:
             raise problem
-        return self._noticed(self._read(body, messages))
+        return self._noticed(self._read(body, messages, form))
 
     def _noticed(self, completion: Completion) -> Completion:
         """Find out from an answer whether the server keeps a schema's bounds; from then on list the scores."""
@@ -294,7 +297,7 @@ class OpenAIClient:
             self.form = replace(self.form, schema_limits="steps")
         return completion
 
-    def _read(self, completion: Any, messages: Sequence[Mapping[str, Any]]) -> Completion:
+    def _read(self, completion: Any, messages: Sequence[Mapping[str, Any]], form: ServerForm | None) -> Completion:
         # The JSON values as they are: openai's objects refuse nothing either, and take longer to build than to read.
         try:
             choice = completion["choices"][0]
@@ -315,6 +318,7 @@ class OpenAIClient:
             broken_off=broken_off,
             beside=message.beside,
             cached_tokens=cached_tokens,
+            form=form,
         )
 
     def _short(self, error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Connections to a server, and the secrets that never leave them."""
+"""Connections to a server, what a request's body may hold besides, and the secrets that never leave."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ..errors import ConfigError
 from .limits import Quota, read_quota
 
 _SHORTEST_SECRET = 6  # a placeholder such as "none" is no secret, and common words must not be cut out of answers
@@ -193,3 +194,38 @@ class Connections:
             return self._openai.DefaultAioHttpClient(timeout=self._timeout, verify=self._tls)
         except (AttributeError, RuntimeError):  # an earlier version of openai, or one without its part for aiohttp
             return self._openai.DefaultAsyncHttpxClient(timeout=self._timeout, verify=self._tls)
+
+
+#: Parameters of a request that `extra_body` must not hold, and what sets them.
+_SET_ELSEWHERE = {
+    "model": "--model (model=) sets it",
+    "messages": "--template (template=) sets them",
+    "stream": "answers are read whole",
+    "stream_options": "answers are read whole",
+    "n": "--repeats asks again, each time in another order",
+    "temperature": "--temperature (temperature=) sets it",
+    "max_tokens": "--max-tokens (max_tokens=) sets it",
+    "max_completion_tokens": "--max-tokens (max_tokens=) sets it",
+    "logprobs": "--logprobs (top_logprobs=) sets it",
+    "top_logprobs": "--logprobs (top_logprobs=) sets it",
+    "response_format": "--answer (the template's answer=) decides it",
+}
+
+
+def checked_extra_body(extra_body: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a copy in plain JSON values, None if there is nothing in it; raise `ConfigError` if it cannot be sent."""
+    if not extra_body and (extra_body is None or isinstance(extra_body, Mapping)):
+        return None
+    example = 'such as {"chat_template_kwargs": {"enable_thinking": false}}'
+    if not isinstance(extra_body, Mapping) or not all(isinstance(name, str) for name in extra_body):
+        raise ConfigError(f"extra_body is no JSON object with names as keys. Give one {example}.")
+    for name in extra_body:
+        if name in _SET_ELSEWHERE:
+            raise ConfigError(f"extra_body must not hold {name}: {_SET_ELSEWHERE[name]}. Leave it out.")
+    try:
+        return json.loads(json.dumps(dict(extra_body), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        # The error's own words could quote a value, which may be a secret.
+        raise ConfigError(
+            f"extra_body holds what JSON cannot say ({type(error).__name__}). Give plain values {example}."
+        ) from None

@@ -1,34 +1,81 @@
-"""`Ledger`: every answer of a language model in one SQLite file, committed before anyone sees it."""
+"""`Ledger`: every answer of a language model in one SQLite file, committed before it counts."""
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import sqlite3
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ..errors import LedgerError
-from .ledger_file import (
-    COLUMNS,
-    Completions,
-    LedgerAnswer,
-    Refusal,
-    connect,
-    find_answer,
-    find_completions,
-    find_refusal,
-    ledger_failure,
-    now,
-    refusal_row,
-    storable,
-    to_row,
-)
-from .servers import ServerForm
+from .ledger_file import COLUMNS, Completions, Refusal, connect, find_completions, find_refusal, ledger_failure
+from .schema import ServerForm
+
+
+@dataclass(frozen=True)
+class LedgerAnswer:
+    """One answer as the ledger keeps it.
+
+    Attributes
+    ----------
+    key : str
+        What `ledger_key` made of the question.
+    first_key : str
+        `key` of the first question of the conversation: differs from `key` when an error was fed back.
+    attempt : int
+        0 for the first question, 1 for the first one with an error fed back.
+    model, user_id : str
+        Who was asked, and about whom (or which item, for a text about one); for the reader of the ledger only.
+    repeat : int
+        Which repeat of the question this is.
+    request : dict
+        JSON values that describe the question; never its text, a key or a header. Its ``parameters`` are those sent,
+        and ``left_out`` names what the server did not take (``temperature``, ``system``).
+    response : str
+        The text of the answer.
+    scores : tuple of (float or None), or None
+        Scores by position in the prompt, None where the answer has none; None for an answer that cannot be used, and
+        for one that is a text, which is read from `response`.
+    n_unasked, n_duplicates : int
+        As of `ScoredAnswer`.
+    prompt_tokens, completion_tokens : int
+        As the server counted them.
+    cost : float or None
+        USD; None when the price of the model is not known.
+    error : str or None
+        Why the answer cannot be used; None for one that can.
+    """
+
+    key: str
+    first_key: str
+    attempt: int
+    model: str
+    user_id: str
+    repeat: int
+    request: dict[str, Any]
+    response: str
+    scores: tuple[float | None, ...] | None = None
+    n_unasked: int = 0
+    n_duplicates: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the answer can be used."""
+        return self.error is None
+
 
 _KILLED = "the process ended while the request was in flight"
 _NOTE_KILLED = "UPDATE unanswered SET reason = ? WHERE reason IS NULL AND batch IS NULL"
@@ -58,7 +105,8 @@ class Ledger:
     Attributes
     ----------
     n_interrupted : int
-        Requests that were in flight when the process that held the ledger before was killed.
+        Requests that were in flight when the process that held the ledger before was killed, until a run has told of
+        them.
 
     Raises
     ------
@@ -271,3 +319,68 @@ class Ledger:
             else:
                 for _, done in work:
                     done.set_result(None)
+
+
+def find_answer(connection: sqlite3.Connection, path: Path, key: str) -> LedgerAnswer | None:
+    """Return the answer with a key, or None."""
+    try:
+        row = connection.execute(f"SELECT {COLUMNS} FROM answers WHERE key = ?", (key,)).fetchone()
+    except sqlite3.Error as error:
+        raise ledger_failure(path, error) from None
+    return None if row is None else from_row(row)
+
+
+def now() -> str:
+    """Return the time, UTC, as the ledger writes it."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def storable(text: str) -> str:
+    """Replace lone surrogates, which JSON can hold and SQLite cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def to_row(answer: LedgerAnswer) -> tuple:
+    """Return the values of `COLUMNS`."""
+    return (
+        answer.key,
+        answer.first_key,
+        answer.attempt,
+        answer.model,
+        storable(answer.user_id),
+        answer.repeat,
+        json.dumps(answer.request, sort_keys=True),
+        storable(answer.response),
+        None if answer.scores is None else json.dumps(answer.scores, allow_nan=False),
+        answer.n_unasked,
+        answer.n_duplicates,
+        answer.prompt_tokens,
+        answer.completion_tokens,
+        answer.cost,
+        None if answer.error is None else storable(answer.error),
+        "ok" if answer.ok else "failed",
+        now(),
+    )
+
+
+def refusal_row(refusal: Refusal) -> tuple:
+    """Return the values of a row of the table of refused questions."""
+    return (
+        refusal.key,
+        refusal.first_key,
+        refusal.attempt,
+        refusal.model,
+        storable(refusal.user_id),
+        refusal.repeat,
+        json.dumps(refusal.request, sort_keys=True),
+        storable(refusal.reason),
+        refusal.cause,
+        now(),
+    )
+
+
+def from_row(row: tuple) -> LedgerAnswer:
+    """Return the answer that a row of `COLUMNS` holds."""
+    answer = LedgerAnswer(*row[:-2])  # the status follows from the error, the date is for readers of the file
+    scores = None if row[8] is None else tuple(json.loads(row[8]))
+    return replace(answer, request=json.loads(row[6]), scores=scores)

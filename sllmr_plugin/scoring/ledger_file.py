@@ -1,14 +1,12 @@
-"""The form of a ledger: its tables, its rows, its keys, and `LedgerReader`."""
+"""The form of a ledger: its tables and keys, and how its file is opened."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,61 +81,6 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class LedgerAnswer:
-    """One answer as the ledger keeps it.
-
-    Attributes
-    ----------
-    key : str
-        What `ledger_key` made of the question.
-    first_key : str
-        `key` of the first question of the conversation: differs from `key` when an error was fed back.
-    attempt : int
-        0 for the first question, 1 for the first one with an error fed back.
-    model, user_id : str
-        Who was asked, and about whom (or which item, for a text about one); for the reader of the ledger only.
-    repeat : int
-        Which repeat of the question this is.
-    request : dict
-        JSON values that describe the question; never its text, a key or a header.
-    response : str
-        The text of the answer.
-    scores : tuple of (float or None), or None
-        Scores by position in the prompt, None where the answer has none; None for an answer that cannot be used, and
-        for one that is a text, which is read from `response`.
-    n_unasked, n_duplicates : int
-        As of `ScoredAnswer`.
-    prompt_tokens, completion_tokens : int
-        As the server counted them.
-    cost : float or None
-        USD; None when the price of the model is not known.
-    error : str or None
-        Why the answer cannot be used; None for one that can.
-    """
-
-    key: str
-    first_key: str
-    attempt: int
-    model: str
-    user_id: str
-    repeat: int
-    request: dict[str, Any]
-    response: str
-    scores: tuple[float | None, ...] | None = None
-    n_unasked: int = 0
-    n_duplicates: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float | None = None
-    error: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the answer can be used."""
-        return self.error is None
-
-
-@dataclass(frozen=True)
 class Refusal:
     """A question that a server refuses for good, as the ledger keeps it; it cost nothing and is not asked again.
 
@@ -160,90 +103,6 @@ class Refusal:
     request: dict[str, Any]
     reason: str
     cause: str | None = None
-
-
-def ledger_key(
-    messages: Sequence[Mapping[str, Any]], model: str, parameters: Mapping[str, Any], schema_version: int | str
-) -> str:
-    """Return the key of a question: SHA-256 over canonical JSON of all that decides its answer.
-
-    Where the question is sent to, and how many are sent at a time, are no part of it.
-
-    Parameters
-    ----------
-    messages : sequence of mapping
-        The rendered chat messages.
-    model : str
-        The model's name.
-    parameters : mapping
-        Generation parameters such as temperature; plain JSON values.
-    schema_version : int or str
-        Version of the form of the answer.
-
-    Examples
-    --------
-    >>> ledger_key([{"role": "user", "content": "hi"}], "m", {"temperature": 0}, 1)[:12]
-    '761ea490cf94'
-    """
-    text = json.dumps([list(messages), model, dict(parameters), schema_version], sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-class LedgerReader:
-    """Reads a ledger, also while another process writes it.
-
-    Parameters
-    ----------
-    path : path
-        An existing ledger.
-
-    Raises
-    ------
-    LedgerError
-        If there is none, or it cannot be read.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).resolve()
-        if not self.path.is_file():
-            raise LedgerError(f"{self.path}: no such ledger. Give the file that `sllmr score` has written.")
-        try:
-            self.connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=30)
-            check_is_ledger(self.connection, self.path)
-            add_later_tables(self.connection, "TEMP TABLE")  # empty, beside a file that is only read
-        except sqlite3.Error as error:
-            raise ledger_failure(self.path, error) from None
-
-    def get(self, key: str) -> LedgerAnswer | None:
-        """Return the committed answer to a question, or None."""
-        return find_answer(self.connection, self.path, key)
-
-    def refusal(self, key: str) -> Refusal | None:
-        """Return how a question was refused for good, or None."""
-        return find_refusal(self.connection, self.path, key)
-
-    def completions(self, model: str) -> Completions:
-        """Return how long a model's answers without a limit are."""
-        return find_completions(self.connection, model)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self.connection.close()
-
-    def __enter__(self) -> LedgerReader:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-def find_answer(connection: sqlite3.Connection, path: Path, key: str) -> LedgerAnswer | None:
-    """Return the answer with a key, or None."""
-    try:
-        row = connection.execute(f"SELECT {COLUMNS} FROM answers WHERE key = ?", (key,)).fetchone()
-    except sqlite3.Error as error:
-        raise ledger_failure(path, error) from None
-    return None if row is None else from_row(row)
 
 
 def find_refusal(connection: sqlite3.Connection, path: Path, key: str) -> Refusal | None:
@@ -331,57 +190,28 @@ def ledger_failure(path: Path, error: Exception) -> LedgerError:
     )
 
 
-def now() -> str:
-    """Return the time, UTC, as the ledger writes it."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+def ledger_key(
+    messages: Sequence[Mapping[str, Any]], model: str, parameters: Mapping[str, Any], schema_version: int | str
+) -> str:
+    """Return the key of a question: SHA-256 over canonical JSON of all that decides its answer.
 
+    Where the question is sent to, and how many are sent at a time, are no part of it.
 
-def storable(text: str) -> str:
-    """Replace lone surrogates, which JSON can hold and SQLite cannot."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    Parameters
+    ----------
+    messages : sequence of mapping
+        The rendered chat messages.
+    model : str
+        The model's name.
+    parameters : mapping
+        Generation parameters such as temperature; plain JSON values.
+    schema_version : int or str
+        Version of the form of the answer.
 
-
-def to_row(answer: LedgerAnswer) -> tuple:
-    """Return the values of `COLUMNS`."""
-    return (
-        answer.key,
-        answer.first_key,
-        answer.attempt,
-        answer.model,
-        storable(answer.user_id),
-        answer.repeat,
-        json.dumps(answer.request, sort_keys=True),
-        storable(answer.response),
-        None if answer.scores is None else json.dumps(answer.scores, allow_nan=False),
-        answer.n_unasked,
-        answer.n_duplicates,
-        answer.prompt_tokens,
-        answer.completion_tokens,
-        answer.cost,
-        None if answer.error is None else storable(answer.error),
-        "ok" if answer.ok else "failed",
-        now(),
-    )
-
-
-def refusal_row(refusal: Refusal) -> tuple:
-    """Return the values of a row of the table of refused questions."""
-    return (
-        refusal.key,
-        refusal.first_key,
-        refusal.attempt,
-        refusal.model,
-        storable(refusal.user_id),
-        refusal.repeat,
-        json.dumps(refusal.request, sort_keys=True),
-        storable(refusal.reason),
-        refusal.cause,
-        now(),
-    )
-
-
-def from_row(row: tuple) -> LedgerAnswer:
-    """Return the answer that a row of `COLUMNS` holds."""
-    answer = LedgerAnswer(*row[:-2])  # the status follows from the error, the date is for readers of the file
-    scores = None if row[8] is None else tuple(json.loads(row[8]))
-    return replace(answer, request=json.loads(row[6]), scores=scores)
+    Examples
+    --------
+    >>> ledger_key([{"role": "user", "content": "hi"}], "m", {"temperature": 0}, 1)[:12]
+    '761ea490cf94'
+    """
+    text = json.dumps([list(messages), model, dict(parameters), schema_version], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

@@ -1,20 +1,31 @@
-"""What a ledger holds, as data frames."""
+"""A ledger as a reader sees it, also while it is written: `LedgerReader`, and what it holds as data frames."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 
 import pandas as pd
 
-from ..errors import DataError
-from .ledger_file import LedgerReader
+from ..errors import DataError, LedgerError
+from .ledger import LedgerAnswer, find_answer
+from .ledger_file import (
+    Completions,
+    Refusal,
+    add_later_tables,
+    check_is_ledger,
+    find_completions,
+    find_refusal,
+    ledger_failure,
+)
 
 _KIND = "json_extract(request, '$.kind')"  # of a text; scores have none
 _BY_MODEL = f"""
 SELECT model, {_KIND} AS kind, count(*) AS answers, sum(status = 'ok') AS usable, sum(status = 'failed') AS unusable,
        sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
        coalesce(sum(cost), 0) AS cost, sum(cost IS NULL) AS without_price,
+       sum(json_extract(request, '$.left_out') IS NOT NULL) AS adapted,
        min(created_at) AS first, max(created_at) AS last
 FROM answers GROUP BY 1, 2 ORDER BY 1, 2
 """
@@ -103,3 +114,51 @@ def export_answers(reader: LedgerReader, path: str | os.PathLike[str]) -> int:
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error}); choose another place.") from None
     return len(frame)
+
+
+class LedgerReader:
+    """Reads a ledger, also while another process writes it.
+
+    Parameters
+    ----------
+    path : path
+        An existing ledger.
+
+    Raises
+    ------
+    LedgerError
+        If there is none, or it cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).resolve()
+        if not self.path.is_file():
+            raise LedgerError(f"{self.path}: no such ledger. Give the file that `sllmr score` has written.")
+        try:
+            self.connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=30)
+            check_is_ledger(self.connection, self.path)
+            add_later_tables(self.connection, "TEMP TABLE")  # empty, beside a file that is only read
+        except sqlite3.Error as error:
+            raise ledger_failure(self.path, error) from None
+
+    def get(self, key: str) -> LedgerAnswer | None:
+        """Return the committed answer to a question, or None."""
+        return find_answer(self.connection, self.path, key)
+
+    def refusal(self, key: str) -> Refusal | None:
+        """Return how a question was refused for good, or None."""
+        return find_refusal(self.connection, self.path, key)
+
+    def completions(self, model: str) -> Completions:
+        """Return how long a model's answers without a limit are."""
+        return find_completions(self.connection, model)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.connection.close()
+
+    def __enter__(self) -> LedgerReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

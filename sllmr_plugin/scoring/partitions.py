@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from .ledger import Ledger
-from .ledger_file import LedgerAnswer
+from .ledger import Ledger, LedgerAnswer
+
+logger = logging.getLogger("sllmr_plugin.scoring")
 
 _PAGE = 1000  # keys, or answers, moved at a time
 _PATIENCE = 60.0  # seconds: the workers of a process that was killed end a moment after it
@@ -114,3 +116,22 @@ def merge_partitions(ledger: Ledger, partitions: Partitions) -> int:
             after = keys[-1]
         partitions.remove(name)
     return adopted
+
+
+def take_over(ledger: Ledger, *elsewhere: Partitions) -> None:
+    """Take into the ledger what a killed run's workers have received, on this machine and elsewhere; log what was lost.
+
+    Raises
+    ------
+    LedgerError
+        As of `merge_partitions`.
+    """
+    found = sum(merge_partitions(ledger, one) for one in (PartitionFiles(partition_folder(ledger.path)), *elsewhere))
+    if found:
+        logger.warning("%d answers that workers of the last run had received are in the ledger now", found)
+    if ledger.n_interrupted > found:
+        logger.warning(
+            "the last run was killed with %d requests in flight: they are asked again, and may be charged twice",
+            ledger.n_interrupted - found,
+        )
+    ledger.n_interrupted = 0

@@ -1,25 +1,257 @@
-"""`Questions`: a language model is asked for scores or an order, and what its answers mean."""
+"""`Conversation`: what is asked about a request, attempt by attempt; `Questions`: about scores or an order."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from ..errors import AnswerError, ConfigError, LogprobsError, LogprobsWarning
+from ..errors import AnswerError, ConfigError, LogprobsError, LogprobsWarning, PromptCutWarning, ServerError
 from .answer_text import ends_in_json
-from .answers import label_positions, parse_scores
+from .answers import keeps_to_the_form, parse_scores
 from .client import Completion
-from .conversation import Answers, Conversation
-from .ledger_file import LedgerAnswer
+from .connections import checked_extra_body, hide_secrets
+from .ledger import LedgerAnswer
+from .ledger_file import Completions, Refusal, ledger_key
 from .logprobs import expected_scores
-from .prices import Spending
-from .prompts import Message, PromptTemplate
+from .prices import Spending, is_cut
+from .prompts import Message, PromptTemplate, ask_again
 from .ranking_answers import DEFAULT_TEMPERATURE, parse_ranking
-from .requests import ScoredAnswer, ScoringRequest
-from .schema import SCHEMA_VERSION, AnswerForm
+from .requests import Request, ScoredAnswer, ScoringRequest
+from .schema import SCHEMA_VERSION, AnswerForm, ServerForm
+
+_CUT = (
+    "the server counted less than half the tokens that a prompt must have, so it has dropped a part of it and the "
+    "answer is about the rest. Start it with a longer context (llama.cpp: -c, Ollama: num_ctx), or ask less at a time: "
+    "--history-length, and --per-user of sllmr candidates."
+)
+_IN_THE_CONTENT = "Write the answer itself as the message's content, behind short thoughts."
+R = TypeVar("R", bound=Request)
+
+
+class Answers(Protocol):
+    """Where answers are looked up: `Ledger` and `LedgerReader`."""
+
+    def get(self, key: str) -> LedgerAnswer | None:
+        """Return the answer to a question, or None."""
+        ...
+
+    def refusal(self, key: str) -> Refusal | None:
+        """Return how a question was refused for good, or None."""
+        ...
+
+    def completions(self, model: str) -> Completions:
+        """Return how long a model's answers without a limit are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Question(Generic[R]):
+    """One prompt of a conversation about one request.
+
+    Attributes
+    ----------
+    request : Request
+        What it is about.
+    messages : list of dict
+        Chat messages.
+    parameters : dict
+        Generation parameters.
+    key, first_key : str
+        Ledger keys of this question and of the first one of the conversation.
+    attempt : int
+        0 for the first question.
+    """
+
+    request: R
+    messages: list[Message]
+    parameters: dict[str, Any]
+    key: str
+    first_key: str
+    attempt: int
+
+
+class Conversation(ABC, Generic[R]):
+    """Turns requests into questions, and completions into ledger entries; the kinds of answers are its subclasses.
+
+    An answer that cannot be used is shown to the model together with what is wrong with it. Each such attempt is a
+    question with a ledger key of its own, so a run that was killed takes up a conversation where it stopped.
+    """
+
+    #: Part of every ledger key: raised when an answer is asked for, or read, in another way than before.
+    version: ClassVar[int]
+
+    model: str
+    temperature: float | None
+    attempts: int
+    extra_body: Mapping[str, Any] | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "extra_body", checked_extra_body(self.extra_body))
+        if self.temperature is not None:  # 0 and 0.0 are one question, with one ledger key
+            object.__setattr__(self, "temperature", float(self.temperature))
+        if self.attempts < 1:
+            raise ConfigError(f"attempts is {self.attempts}; give at least 1.")
+
+    @property
+    @abstractmethod
+    def form(self) -> AnswerForm:
+        """What an answer is, as the server's schema has it."""
+
+    @abstractmethod
+    def messages(self, request: R) -> list[Message]:
+        """Return the chat messages of the first question about a request."""
+
+    @abstractmethod
+    def parameters(self, request: R) -> dict[str, Any]:
+        """Return what else decides the answer; ``max_tokens`` is among it, None where there is no limit."""
+
+    @abstractmethod
+    def expected_completion(self, request: R) -> int:
+        """Return how many tokens an answer probably has."""
+
+    @abstractmethod
+    def described(self, request: R) -> dict[str, Any]:
+        """Return what the ledger notes of a request, for its reader; JSON values."""
+
+    @abstractmethod
+    def understood(self, completion: Completion, request: R) -> dict[str, Any]:
+        """Return the fields of `LedgerAnswer` that an answer's content fills; raise `AnswerError` if it has none."""
+
+    @abstractmethod
+    def reread(self, answer: LedgerAnswer, request: R) -> dict[str, Any]:
+        """Return what `understood` makes of a stored answer today, as far as it changes; raise `AnswerError` too."""
+
+    def today(self, answer: LedgerAnswer, request: R) -> LedgerAnswer:
+        """Return a stored answer as it is read today: what an older version took for an answer may be none."""
+        if not answer.ok:
+            return answer
+        try:
+            return replace(answer, **self.reread(answer, request))
+        except AnswerError as problem:
+            return replace(answer, scores=None, error=str(problem))
+
+    def first(self, request: R) -> Question[R]:
+        """Return the first question about a request."""
+        messages, parameters = self.messages(request), self.parameters(request)
+        if self.extra_body:
+            parameters |= {"extra_body": self.extra_body}
+        key = ledger_key(messages, self.model, parameters, self.version)
+        return Question(request, messages, parameters, key, key, 0)
+
+    def next(self, question: Question[R], answer: LedgerAnswer) -> Question[R] | None:
+        """Return the question that follows an answer that cannot be used, or None after the last attempt."""
+        if question.attempt + 1 >= self.attempts:
+            return None
+        messages = ask_again(question.messages, answer.response, AnswerError(answer.error))
+        key = ledger_key(messages, self.model, question.parameters, self.version)
+        return Question(question.request, messages, question.parameters, key, question.first_key, question.attempt + 1)
+
+    def read(self, question: Question[R], completion: Completion, cost: float | None) -> LedgerAnswer:
+        """Turn what a model wrote into what the ledger keeps, usable or not; warn if it saw a part of the prompt."""
+        if is_cut(question.messages, completion.prompt_tokens):
+            warnings.warn(_CUT, PromptCutWarning, stacklevel=2)
+        content: dict[str, Any] = {}
+        error = None
+        try:
+            content = self.understood(completion, question.request)
+        except AnswerError as problem:
+            error = f"{problem}"
+            if completion.beside:
+                error = f"the answer is empty, what was written lies in {completion.beside}. {_IN_THE_CONTENT}"
+            elif completion.broken_off:
+                error = f'the server ended the answer ("{completion.broken_off}"). {error}'
+            if completion.cut_off:
+                error = f"the answer was cut off after {completion.completion_tokens} tokens: be brief. {error}"
+        return LedgerAnswer(
+            key=question.key,
+            first_key=question.first_key,
+            attempt=question.attempt,
+            model=self.model,
+            user_id=question.request.subject,
+            repeat=question.request.repeat,
+            request=self._noted(question, completion.form),
+            response=completion.text,
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
+            cost=cost,
+            error=error,
+            **content,
+        )
+
+    def refused(self, question: Question[R], problem: ServerError) -> Refusal:
+        """Return a refusal of the server as a ledger entry."""
+        return Refusal(
+            key=question.key,
+            first_key=question.first_key,
+            attempt=question.attempt,
+            model=self.model,
+            user_id=question.request.subject,
+            repeat=question.request.repeat,
+            request=self._noted(question),
+            reason=problem.reason,
+            cause=problem.cause,
+        )
+
+    def _noted(self, question: Question[R], form: ServerForm | None = None) -> dict[str, Any]:
+        """Return what the ledger notes of a question, which is never its text: with the parameters that were sent.
+
+        The key is that of the question as it was meant, so that it is the same whatever a server takes.
+        """
+        parameters, left_out = hide_secrets(question.parameters), []
+        if form is not None and not form.temperature and parameters.get("temperature") is not None:
+            parameters["temperature"] = None
+            left_out.append("temperature")
+        if form is not None and not form.system and any(one["role"] == "system" for one in question.messages):
+            left_out.append("system")
+        return {
+            "messages_sha256": hashlib.sha256(json.dumps(question.messages).encode()).hexdigest(),
+            "parameters": parameters,
+            "schema_version": self.version,
+            **({"left_out": left_out} if left_out else {}),
+            **self.described(question.request),
+        }
+
+    def replay(
+        self, request: R, ledger: Answers, spending: Spending | None = None
+    ) -> tuple[Question[R] | None, LedgerAnswer | Refusal | None]:
+        """Follow a conversation through the ledger.
+
+        Parameters
+        ----------
+        request : Request
+            What it is about.
+        ledger : Ledger or LedgerReader
+            Where its answers are.
+        spending : Spending, optional
+            Gets every answer that is met.
+
+        Returns
+        -------
+        question : Question or None
+            What has to be asked next; None if the request has its answer, no attempt is left or the server refuses it.
+        answer : LedgerAnswer, Refusal or None
+            The last answer there is, of whatever use; that the server refuses the next question, if it does.
+        """
+        question: Question[R] | None = self.first(request)
+        answer = None
+        while question is not None:
+            found = ledger.get(question.key)
+            if found is None:
+                refusal = ledger.refusal(question.key)
+                if refusal is not None:
+                    return None, refusal
+                break
+            if spending is not None:
+                spending.add(found, question.messages)
+            answer = self.today(found, request)
+            question = None if answer.ok else self.next(question, answer)
+        return question, answer
+
 
 # An entry of an answer has 8 tokens or so; models that do not keep to the schema need some more.
 _TOKENS_PER_CANDIDATE = 20
@@ -110,24 +342,12 @@ class Questions(Conversation[ScoringRequest]):
 
     def reread(self, answer: LedgerAnswer, request: ScoringRequest) -> dict[str, Any]:
         """Return what `understood` makes of the text today; scores from log-probabilities are kept."""
-        if self._keeps_to_the_form(answer.response, request):  # which is read alike by all versions
+        if keeps_to_the_form(
+            answer.response, request.n_candidates, self.template.answer
+        ):  # which is read alike by all versions
             return {}
         read = self._parse(answer.response, request, logprobs=False)
         return {} if self.top_logprobs else self._content(read, request)
-
-    def _keeps_to_the_form(self, text: str, request: ScoringRequest) -> bool:
-        """Tell whether an answer is what was asked for and nothing else: most are, and a table has very many."""
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
-            return False
-        inner = found.get(self.template.answer) if isinstance(found, dict) and len(found) == 1 else None
-        if self.template.answer == "ranking":
-            numbers = range(1, request.n_candidates + 1)
-            return isinstance(inner, list) and len(inner) > 0 and sorted(inner, key=str) == sorted(numbers, key=str)
-        return (
-            isinstance(inner, dict) and len(inner) > 0 and inner.keys() <= label_positions(request.n_candidates).keys()
-        )
 
     @staticmethod
     def _content(answer: ScoredAnswer, request: ScoringRequest) -> dict[str, Any]:
@@ -141,8 +361,10 @@ class Questions(Conversation[ScoringRequest]):
         self, requests: Iterable[ScoringRequest], ledger: Answers, spending: Spending | None = None
     ) -> Iterator[tuple[ScoringRequest, ScoredAnswer]]:
         """Yield the requests that have a usable answer in the ledger, in their order, with its scores."""
-        for request, answer in self.usable(requests, ledger, spending):
-            yield request, self._scored(answer, request)
+        for request in requests:
+            _, answer = self.replay(request, ledger, spending)
+            if isinstance(answer, LedgerAnswer) and answer.ok:
+                yield request, self.scored(answer, request)
 
     def _parse(self, text: str, request: ScoringRequest, logprobs: list | bool | None = False) -> ScoredAnswer:
         """Read an answer; `logprobs` is False where it is to be read as written."""
@@ -155,7 +377,8 @@ class Questions(Conversation[ScoringRequest]):
                 warnings.warn(f"the scores are taken as written: {error}", LogprobsWarning, stacklevel=2)
         return parse_scores(text, request)
 
-    def _scored(self, answer: LedgerAnswer, request: ScoringRequest) -> ScoredAnswer:
+    def scored(self, answer: LedgerAnswer, request: ScoringRequest) -> ScoredAnswer:
+        """Return a usable answer as scores by item id."""
         if self.template.answer == "ranking":  # the temperature may have changed since
             return self._parse(answer.response, request)
         pairs = list(zip(request.item_ids, answer.scores or (), strict=True))

@@ -1,26 +1,140 @@
-"""`run_on_ray`: the same runner, whose questions other processes send."""
+"""`run_on_ray`: the same runner, whose questions the workers of a cluster send and commit (`ScoringWorker`)."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError, ScoringStoppedError, ServerError, SLLMRError
+from ..errors import EngineError, ScoringStoppedError, ServerError, SLLMRError, SLLMRWarning
 from ..parallel.ray import RayEngine
-from .conversation import Conversation, Question
-from .ledger import Ledger
-from .ledger_file import LedgerAnswer
+from .asking import ServerAsker, Tally, check_can_run, settle
+from .ledger import Ledger, LedgerAnswer
 from .limits import CircuitBreaker, Quota
-from .partitions import PartitionFiles, merge_partitions, partition_folder
-from .prices import Price
-from .ray_worker import Reply, ScoringWorker, ServerSettings
-from .run import check_can_run, settle
-from .run_summary import RunLimits, RunSummary
+from .partitions import PartitionFiles, Partitions, merge_partitions, partition_folder, take_over
+from .prices import Price, RunLimits, RunSummary, Spending
+from .questions import Conversation, Question
 from .runner import Runner
-from .servers import ServerForm
+from .schema import ServerForm
+from .settings import ServerSettings
+
+_PATIENCE = 60.0  # seconds: this worker's own predecessor, killed, lets go of the partition in a moment
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a question; errors are values here, so that Ray neither wraps them nor writes them to its logs.
+
+    Attributes
+    ----------
+    answer : LedgerAnswer or None
+        Committed to the worker's partition.
+    problem : SLLMRError or None
+        Why there is none.
+    warnings : tuple of SLLMRWarning
+        To be shown where the user looks.
+    form : ServerForm or None
+        The form of request that was answered.
+    quota : Quota or None
+        What the server has told last of what may be asked.
+    """
+
+    answer: LedgerAnswer | None = None
+    problem: SLLMRError | None = None
+    warnings: tuple[Warning, ...] = ()
+    form: ServerForm | None = None
+    quota: Quota | None = None
+
+
+class ScoringWorker:
+    """The body of a Ray actor.
+
+    Parameters
+    ----------
+    server : ServerSettings
+    questions : Questions
+        How to read the answers.
+    price : Price or None
+    partition : path
+        The ledger partition, on this machine's disk.
+    """
+
+    def __init__(
+        self, server: ServerSettings, questions: Conversation[Any], price: Price | None, partition: Path
+    ) -> None:
+        self._server, self._questions, self._price, self._path = server, questions, price, partition
+        self._asking: dict[str, asyncio.Task[Reply]] = {}
+        self._opened: tuple[ServerAsker, Ledger] | None = None
+
+    async def start(self) -> tuple[str, int] | SLLMRError:
+        """Make the client and the partition; return the server's address and this process's id, or the problem."""
+        try:
+            self._open()
+        except SLLMRError as error:
+            return error
+        return self._server.address(), os.getpid()
+
+    async def ask(self, question: Question, form: ServerForm | None = None, answered: bool = False) -> Reply:
+        """Return the answer to a question: the partition's, or the server's, which is committed there first.
+
+        `form` is the form of request that the server is known to take, and `answered` whether it has in this run.
+        """
+        try:
+            asker, partition = self._open()
+            kept = partition.get(question.key)
+        except SLLMRError as problem:
+            return Reply(problem=problem)
+        if kept is not None:
+            return Reply(kept)
+        if form is not None:
+            asker.begin_with(form, answered=answered)
+        self._asking[question.key] = asyncio.ensure_future(self._send(question))
+        try:
+            return await self._asking[question.key]
+        finally:
+            del self._asking[question.key]
+
+    async def find(self, key: str) -> Reply:
+        """Return the partition's answer to a question, waiting for it if it is just being asked."""
+        if (asking := self._asking.get(key)) is not None:
+            return await asking
+        try:
+            return Reply(self._open()[1].get(key))
+        except SLLMRError as problem:
+            return Reply(problem=problem)
+
+    async def stop(self) -> None:
+        """Let go of server and partition."""
+        if self._opened is not None:
+            asker, ledger = self._opened
+            self._opened = None
+            await asker.close()
+            ledger.close()
+
+    def _open(self) -> tuple[ServerAsker, Ledger]:
+        # Also after Ray has started the process again: nobody calls `start` then.
+        if self._opened is None:
+            asker = ServerAsker(self._server.client(), self._questions, self._price)
+            self._opened = asker, Ledger(self._path, patience=_PATIENCE)
+        return self._opened
+
+    async def _send(self, question: Question) -> Reply:
+        asker, ledger = self._open()
+        try:
+            completion = await asker.complete(question)
+            with warnings.catch_warnings(record=True) as caught:  # no await in here: it would catch other questions'
+                warnings.simplefilter("always", SLLMRWarning)
+                answer = asker.read(question, completion)
+            await asyncio.wrap_future(ledger.record(answer))
+        except SLLMRError as problem:
+            return Reply(problem=problem, quota=asker.quota)
+        told = tuple(one.message for one in caught if isinstance(one.message, SLLMRWarning))
+        return Reply(answer, warnings=told, form=asker.form, quota=asker.quota)
+
 
 _START_SECONDS = 300.0  # for all workers: on a busy machine a process takes long to import what it needs
 _RESTART_SECONDS = 120.0
@@ -38,6 +152,8 @@ def run_on_ray(
     price: Price | None = None,
     breaker: CircuitBreaker | None = None,
     verbose: bool = True,
+    take: Callable[[Any, LedgerAnswer], None] | None = None,
+    spending: Spending | None = None,
 ) -> RunSummary:
     """Ask a server about all requests through Ray workers; the answers are in the ledger afterwards.
 
@@ -58,7 +174,7 @@ def run_on_ray(
         Answers there are not asked for again. The folder `partition_folder` names has to be writable on all machines.
     engine : RayEngine
         The cluster, and how many workers.
-    limits, price, breaker, verbose
+    limits, price, breaker, verbose, take, spending
         As of `run`, for all workers together.
 
     Returns
@@ -75,18 +191,21 @@ def run_on_ray(
     limits = limits or RunLimits()
     check_can_run(questions, ledger, limits, price)
     folder = partition_folder(ledger.path)
-    merge_partitions(ledger, PartitionFiles(folder))
+    tally = Tally(questions, ledger, take, spending)
     with _Cluster(engine, folder) as cluster:
-        cluster.merge_into(ledger)
+        take_over(ledger, *cluster.partitions)
         asker = cluster.start_workers(server, questions, price, limits.concurrency)
+        breaker = breaker or CircuitBreaker()
         try:
-            return settle(
-                Runner(requests, questions, asker, ledger, limits, price, breaker or CircuitBreaker(), verbose)
-            )
+            summary = settle(Runner(requests, questions, asker, ledger, limits, price, breaker, verbose, tally))
         finally:  # what came for questions that this process had given up waiting for
             cluster.kill_workers()
-            merge_partitions(ledger, PartitionFiles(folder))
-            cluster.merge_into(ledger)
+            left: list[Partitions] = [PartitionFiles(folder), *cluster.partitions]
+            found = sum(merge_partitions(ledger, one) for one in left)
+        if found:
+            for request in tally.unanswered:
+                tally.look_up(request)
+    return summary
 
 
 class RayAsker:
@@ -179,9 +298,10 @@ class _Cluster:
         while self._workers:
             self._ray.kill(self._workers.pop())
 
-    def merge_into(self, ledger: Ledger) -> int:
-        """Take what the other machines' partitions hold into the ledger; return how many answers it did not have."""
-        return sum(merge_partitions(ledger, RemotePartitions(self._engine, reader)) for reader in self._readers)
+    @property
+    def partitions(self) -> list[RemotePartitions]:
+        """The other machines' partitions."""
+        return [RemotePartitions(self._engine, reader) for reader in self._readers]
 
     def start_workers(
         self, server: ServerSettings, questions: Conversation[Any], price: Price | None, concurrency: int

@@ -9,10 +9,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from .client import Completion
-from .conversation import Question
-from .ledger import Ledger
-from .ledger_file import LedgerAnswer
-from .questions import Questions
+from .ledger import Ledger, LedgerAnswer
+from .questions import Question, Questions
 from .requests import ScoringRequest
 from .schema import answer_schema
 

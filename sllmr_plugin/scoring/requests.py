@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
-import re
-import unicodedata
 import warnings
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from ..datasets.interactions import Interactions
+from ..datasets.interactions import Interactions, load_interactions
 from ..errors import ConfigError, CoverageWarning, DataError
 from ..scores.ids import encode_ids
 from ..scores.reading import Table, read_ids, read_table
-from .schema import has_meaning
+
+#: A file, or its rows.
+TableLike: TypeAlias = str | os.PathLike[str] | pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -100,57 +99,6 @@ class Scorer(Protocol):
         ...
 
 
-UNTITLED = "(untitled)"
-
-# With these gone a title that a model repeats, escaped or not, can neither open a JSON value, nor end the string that
-# it stands in, nor spell a chat template's control token such as <|im_end|> or [INST], nor a tag of thoughts.
-_INERT = str.maketrans(
-    {"{": "(", "}": ")", "[": "(", "]": ")", '"': "''", "\\": "/", "<": "‹", ">": "›", "◁": "‹", "▷": "›"}
-)
-
-# Control, format (bidi, zero-width, tag), surrogate and private-use characters: nobody sees them, a model reads them.
-_INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co"})
-# Invisible, though their category is that of a letter or mark: joiners, fillers and variation selectors.
-_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\ufe00-\ufe0f\U000e0000-\U000e0fff]")
-
-
-@functools.lru_cache(maxsize=65536)  # the same item is a candidate of many users
-def clean_title(title: str, max_characters: int = 200) -> str:
-    r"""Make a title harmless in a prompt and on a line of its own, changing no ordinary title.
-
-    Compatibility forms are folded (NFKC: full-width brackets become brackets). Then braces and brackets become
-    parentheses, a double quote two apostrophes, a backslash a slash, angle brackets their single-quote look-alikes;
-    white space of any kind becomes one space; characters that cannot be seen go. A title that would be
-    a label or key in an answer, such as ``9`` or ``score``, is put in quotes.
-
-    Parameters
-    ----------
-    title : str
-        Any string.
-    max_characters : int, default=200
-        Longer titles are cut, the last character that is left being an ellipsis.
-
-    Returns
-    -------
-    str
-        1 to `max_characters` characters on one line; ``(untitled)``, cut likewise, where nothing is left.
-
-    Examples
-    --------
-    >>> clean_title('Doom [PS4]\n"Best" {"1": 1.0}')
-    "Doom (PS4) ''Best'' (''1'': 1.0)"
-    """
-    spaced = " ".join(unicodedata.normalize("NFKC", title).split())
-    if not (spaced.isascii() and spaced.isprintable()):
-        spaced = _INVISIBLE.sub("", spaced)
-        spaced = "".join(char for char in spaced if unicodedata.category(char) not in _INVISIBLE_CATEGORIES)
-        spaced = " ".join(spaced.split())  # a character that went may have stood between two spaces
-    clean = spaced.translate(_INERT) or UNTITLED
-    if has_meaning(clean):
-        clean = f"'{clean}'"
-    return clean if len(clean) <= max_characters else clean[: max_characters - 1].rstrip() + "…"
-
-
 _KINDS = ("candidate", "probe")
 
 
@@ -201,6 +149,15 @@ class ScoringRequests:
                 shuffled = prompt_order(user, items[start:end], repeat=repeat, seed=self.seed)
                 titles = tuple(self.title_of[item] for item in shuffled)
                 yield ScoringRequest(user, self.histories[number], shuffled, titles, repeat)
+
+
+def read_data(
+    interactions: Interactions | TableLike, items: TableLike | None, *, titles_from: str = "title"
+) -> Interactions:
+    """Return interactions, loaded if they are not yet."""
+    if isinstance(interactions, Interactions):
+        return interactions
+    return load_interactions(interactions, items, titles_from=titles_from)
 
 
 def plan_requests(
@@ -389,3 +346,22 @@ def training_titles(data: Interactions, users: np.ndarray, length: int) -> tuple
     ends = np.searchsorted(owner, users, side="right")
     starts = np.maximum(np.searchsorted(owner, users, side="left"), ends - length)
     return tuple(tuple(titles[start:end]) for start, end in zip(starts, ends, strict=True))
+
+
+class Request(Protocol):
+    """What the ledger and the server have to know of a request; `ScoringRequest` is one."""
+
+    @property
+    def subject(self) -> str:
+        """The raw id of whom or what it is about, for the reader of the ledger."""
+        ...
+
+    @property
+    def repeat(self) -> int:
+        """Which of the repeated questions about the same it is, from 0."""
+        ...
+
+    @property
+    def n_candidates(self) -> int:
+        """How many candidates the answer's schema has."""
+        ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import sys
 import threading
@@ -13,15 +14,17 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import ScoringStoppedError, ServerError
-from .asking import Asker
-from .budget import AnswerLengths, Budget
-from .conversation import Conversation, Question, Request
-from .ledger import Ledger
-from .ledger_file import LedgerAnswer, Refusal
+from .asking import Asker, Tally
+from .ledger import Ledger, LedgerAnswer
+from .ledger_file import Refusal
 from .limits import CircuitBreaker, Pace, Quota, backoff
-from .prices import Price, estimate_tokens
-from .run_summary import RunLimits, RunSummary
-from .servers import OF_ONE_REQUEST, ServerForm, with_remedy
+from .prices import AnswerLengths, Budget, Price, RunLimits, RunSummary, estimate_tokens
+from .questions import Conversation, Question
+from .requests import Request
+from .schema import ServerForm
+from .servers import OF_ONE_REQUEST, with_remedy
+
+logger = logging.getLogger("sllmr_plugin.scoring")
 
 _LONGEST_RETRY_AFTER = 600.0
 #: So many paid answers that cannot be used, with none between that can, mean that the rest would be no better.
@@ -43,12 +46,14 @@ class Runner:
         price: Price | None,
         breaker: CircuitBreaker,
         verbose: bool,
+        tally: Tally[Any] | None = None,
     ) -> None:
         self._source: Iterator[Request] = iter(requests)
         self._total = len(requests) if isinstance(requests, Sized) else None
         self._questions, self._asker, self._ledger = questions, asker, ledger
         self._limits, self._price, self._breaker, self._verbose = limits, price, breaker, verbose
-        self._summary = RunSummary()
+        self._tally: Tally[Any] = tally or Tally(questions, ledger)
+        self._summary = self._tally.summary
         self._asking: dict[str, asyncio.Future[None]] = {}
         self._error: Exception | None = None
         self._why: str | None = None  # a reason to stop, of which the text is made when all that is paid is in
@@ -78,6 +83,8 @@ class Runner:
         known = self._ledger.form_of(self._asker.address, self._questions.model)
         if known is not None:
             self._asker.form = known
+        else:
+            self._noted_form = self._asker.form
         self._budget.unlimited = self._cost(0, self._lengths.longest)
         self._bar = tqdm(
             total=self._total, unit=" requests", disable=not self._verbose, file=sys.stderr, dynamic_ncols=True
@@ -96,6 +103,9 @@ class Runner:
             await self._asker.close()
         self._summary.cost, self._summary.total_cost = self._budget.spent_here, self._budget.spent
         await self._conclude()
+        if self._summary.stopped == "max_cost":
+            for request in self._source:  # those that are not asked may have answers of earlier runs
+                self._tally.look_up(request)
         return self._summary
 
     async def _conclude(self) -> None:
@@ -129,25 +139,16 @@ class Runner:
 
     async def _settle(self, request: Request) -> None:
         """Hold the conversation about a request to its end."""
-        self._summary.requests += 1
-        question, answer = self._questions.replay(request, self._ledger)
-        if question is None and not isinstance(answer, Refusal):
-            self._summary.reused += 1
+        question = self._tally.begin(request)
         while question is not None:
             answer = await self._answer(question)
-            if not isinstance(answer, LedgerAnswer):
+            if isinstance(answer, LedgerAnswer):
+                self._notice(answer)
+                question = self._tally.go_on(question, answer)
+            else:
+                self._tally.settle(request, answer)
+                self._n_held += answer is not None and answer.key in self._held
                 break
-            self._notice(answer)
-            question = None if answer.ok else self._questions.next(question, answer)
-        if answer is None:
-            self._summary.unanswered += 1
-        elif isinstance(answer, Refusal):
-            self._summary.refused += 1
-            self._summary.last_refusal = answer.reason
-            self._n_held += answer.key in self._held
-        elif not answer.ok:
-            self._summary.failed += 1
-            self._summary.last_problem = answer.error
 
     def _notice(self, answer: LedgerAnswer) -> None:
         """Stop paying a model that does not understand the question."""
@@ -280,24 +281,15 @@ class Runner:
         self._refusals.success()
         self._limited_in_a_row = 0
         self._budget.spent += answer.cost or 0.0
-        self._summary.asked += 1
-        self._summary.prompt_tokens += answer.prompt_tokens
-        self._summary.completion_tokens += answer.completion_tokens
+        self._tally.received(answer)
         total = self._summary.prompt_tokens + self._summary.completion_tokens
         self._bar.set_postfix_str(f"{total} tokens, ${self._budget.spent_here:.4f}", refresh=False)
         if self._asker.form != self._noted_form:
-            await self._note_form()
+            self._noted_form = self._asker.form
+            await self._tally.note_form(self._asker.address, self._noted_form)
         if self._held:
             await self._keep_refusals()
         return answer
-
-    async def _note_form(self) -> None:
-        """Have the next run begin with the form of request that the server took."""
-        form, model = self._asker.form, self._questions.model
-        self._noted_form = form
-        self._summary.adapted = form.told()
-        if form != (self._ledger.form_of(self._asker.address, model) or ServerForm()):
-            await asyncio.wrap_future(self._ledger.remember_form(self._asker.address, model, form))
 
     async def _refused(self, question: Question, problem: ServerError) -> Refusal:
         """Note that the server refuses a question for good; stop the run if it seems to refuse all."""
@@ -380,9 +372,7 @@ class Runner:
             return
         self._summary.stopped = "interrupted"
         self._stop.set()
-        self._bar.write(
-            f"stopping after {self._budget.in_flight} requests in flight; again Ctrl-C drops them", file=sys.stderr
-        )
+        logger.warning("stopping after %d requests in flight; again Ctrl-C drops them", self._budget.in_flight)
 
     @contextlib.contextmanager
     def _stopping_on_signals(self) -> Iterator[None]:

@@ -2,112 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow
-import pyarrow.parquet
 
-from .. import __version__
-from ..errors import ConfigError, DataError, ScoreTableError
-from ..scores.origin import PromptOrder
+from ..errors import ConfigError, ScoreTableError
+from ..scores.origin import PromptOrder, write_parquet
+from ..scores.origin import read_metadata as read_metadata  # where scripts have looked for it
 from .prices import Spending
 from .requests import ScoredAnswer, ScoringRequest, ScoringRequests
-
-_KEY = b"sllmr_plugin"
-
-
-def write_parquet(frame: pd.DataFrame, path: str | os.PathLike[str], metadata: Mapping[str, Any]) -> None:
-    """Write a table with its origin; a reader, or a crash, never meets half a file.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        The rows; the index is not written.
-    path : path
-        Ends in ``.parquet`` or ``.pq``. Missing folders are made; a file that is there is replaced.
-    metadata : mapping
-        Plain JSON values. ``package_version`` and ``created`` (UTC, ISO 8601) are added.
-
-    Raises
-    ------
-    DataError
-        If the name ends otherwise, or the file cannot be written.
-    """
-    path = check_parquet_path(path)
-    origin = {
-        **metadata,
-        "package_version": __version__,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-    table = pyarrow.Table.from_pandas(frame, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: json.dumps(origin).encode()})
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(table, partial)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written ({error}); choose another place.") from None
-
-
-def check_parquet_path(path: str | os.PathLike[str], in_use: Iterable[str | os.PathLike[str] | None] = ()) -> Path:
-    """Return the path if `write_parquet` takes its name: to be asked before hours of work, not after.
-
-    Parameters
-    ----------
-    path : path
-        What is to be written.
-    in_use : iterable of path or None
-        Files of the same work, which writing must not replace.
-
-    Raises
-    ------
-    DataError
-        If it does not end in ``.parquet`` or ``.pq``, is a folder, or is one of the files in use.
-    """
-    path = Path(path)
-    for other in in_use:
-        if other is not None and Path(other).resolve() == path.resolve():
-            raise DataError(f"{path}: is a file that this very run uses, which would be lost; write to another one.")
-    if path.suffix.lower() not in (".parquet", ".pq") or path.is_dir():
-        raise DataError(f"{path}: cannot be written as parquet; give a file name that ends in .parquet.")
-    return path
-
-
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read how a file was made.
-
-    Parameters
-    ----------
-    path : path
-        A parquet file.
-
-    Returns
-    -------
-    dict
-        What `write_parquet` was given and added; empty for a parquet file made by something else.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or no parquet file.
-    """
-    try:
-        found = pyarrow.parquet.read_schema(path).metadata or {}
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({error}); give a file that this package wrote.") from None
-    return json.loads(found[_KEY]) if _KEY in found else {}
-
 
 MISSING = ("leave_out", "half")
 
@@ -230,48 +138,111 @@ def build_score_table(
     OrderEchoWarning
         If the scores follow the order in which the prompts showed the candidates.
     """
-    if missing not in MISSING:
-        raise ConfigError(f"missing is {missing!r}; write one of {', '.join(MISSING)}.")
-    n_pairs, repeats = len(requests.pairs), requests.repeats
-    score, position, tally = _collect(requests, answers)
+    builder = ScoreTableBuilder(requests, missing)
+    for request, answer in answers:
+        builder.add(request, answer)
+    return builder.finish()
 
-    n_answers = (~np.isnan(score)).sum(axis=1)
-    with np.errstate(invalid="ignore"):  # 0 / 0 where no answer scores the pair
-        mean = np.nansum(score, axis=1) / n_answers
-        spread = np.sqrt(np.nansum((score - mean[:, None]) ** 2, axis=1) / n_answers)
-    asked = position >= 0
-    was_answered = asked.any(axis=1)
-    absent = was_answered & (n_answers == 0)
-    if missing == "half":
-        mean[absent], spread[absent] = 0.5, 0.0
-    kept = was_answered if missing == "half" else n_answers > 0
-    if not n_answers.any():
-        raise ScoreTableError(
-            f"not one of {n_pairs} pairs was scored ({tally['answered']} of {len(requests)} requests were answered). "
-            "Look at the first failures and run the same command again."
+
+class ScoreTableBuilder:
+    """Takes answers as they come; parameters are those of `build_score_table`."""
+
+    def __init__(self, requests: ScoringRequests, missing: str = "leave_out") -> None:
+        if missing not in MISSING:
+            raise ConfigError(f"missing is {missing!r}; write one of {', '.join(MISSING)}.")
+        self._requests, self._missing = requests, missing
+        self._item_number = {item: number for number, item in enumerate(requests.title_of)}
+        self._users: list[Any] = []
+        self._repeat, self._length = array("q"), array("q")
+        self._items, self._scores = array("q"), array("d")
+        self._unasked = self._duplicates = 0
+
+    def add(self, request: ScoringRequest, answer: ScoredAnswer) -> None:
+        """Take an answer; raise `ScoreTableError` if it scores what was not asked about."""
+        if not answer.scores.keys() <= set(request.item_ids):
+            stray = next(item for item in answer.scores if item not in request.item_ids)
+            raise ScoreTableError(
+                f"the answer for user {request.user_id!r} scores item {stray!r}, which was not asked about. "
+                "Let the scorer return items of the request only."
+            )
+        self._users.append(request.user_id)
+        self._repeat.append(request.repeat)
+        self._length.append(len(request.item_ids))
+        self._items.extend(self._item_number.get(item, -1) for item in request.item_ids)
+        self._scores.extend(answer.scores.get(item, np.nan) for item in request.item_ids)
+        self._unasked += answer.n_unasked
+        self._duplicates += answer.n_duplicates
+
+    def finish(self) -> ScoredPairs:
+        """Return the table; raises and warns as `build_score_table`."""
+        requests, missing = self._requests, self._missing
+        n_pairs, repeats = len(requests.pairs), requests.repeats
+        score, position = self._matrices()
+
+        answered = int((position[requests.offsets[:-1]] >= 0).sum())
+        n_answers = (~np.isnan(score)).sum(axis=1)
+        with np.errstate(invalid="ignore"):  # 0 / 0 where no answer scores the pair
+            mean = np.nansum(score, axis=1) / n_answers
+            spread = np.sqrt(np.nansum((score - mean[:, None]) ** 2, axis=1) / n_answers)
+        asked = position >= 0
+        was_answered = asked.any(axis=1)
+        absent = was_answered & (n_answers == 0)
+        if missing == "half":
+            mean[absent], spread[absent] = 0.5, 0.0
+        kept = was_answered if missing == "half" else n_answers > 0
+        if not n_answers.any():
+            raise ScoreTableError(
+                f"not one of {n_pairs} pairs was scored ({answered} of {len(requests)} requests were answered). "
+                "Look at the first failures and run the same command again."
+            )
+        frame = requests.pairs.assign(
+            score=mean,
+            prompt_position=position[np.arange(n_pairs), asked.argmax(axis=1)],
+            spread=spread,
+            n_answers=n_answers.astype(np.int32),
+        )[["user_id", "item_id", "score", "kind", "prompt_position", "spread", "n_answers"]]
+        frame = frame[kept].reset_index(drop=True)
+        n_probes = int((frame["kind"] == "probe").sum())
+        counts = ScoringCounts(
+            requests=requests.n_users * repeats,
+            pairs=n_pairs,
+            candidates=len(frame) - n_probes,
+            probes=n_probes,
+            missing=int(absent.sum()),
+            unanswered=int((~was_answered).sum()),
+            **_probe_auc(frame[frame["n_answers"] > 0]),
+            prompt_order=_prompt_order(requests, score, position),
+            answered=answered,
+            unasked=self._unasked,
+            duplicates=self._duplicates,
         )
-    frame = requests.pairs.assign(
-        score=mean,
-        prompt_position=position[np.arange(n_pairs), asked.argmax(axis=1)],
-        spread=spread,
-        n_answers=n_answers.astype(np.int32),
-    )[["user_id", "item_id", "score", "kind", "prompt_position", "spread", "n_answers"]]
-    frame = frame[kept].reset_index(drop=True)
-    n_probes = int((frame["kind"] == "probe").sum())
-    counts = ScoringCounts(
-        requests=requests.n_users * repeats,
-        pairs=n_pairs,
-        candidates=len(frame) - n_probes,
-        probes=n_probes,
-        missing=int(absent.sum()),
-        unanswered=int((~was_answered).sum()),
-        **_probe_auc(frame[frame["n_answers"] > 0]),
-        prompt_order=_prompt_order(requests, score, position),
-        **tally,
-    )
-    if counts.prompt_order is not None:
-        counts.prompt_order.warn()
-    return ScoredPairs(frame, counts)
+        if counts.prompt_order is not None:
+            counts.prompt_order.warn(stacklevel=4)
+        return ScoredPairs(frame, counts)
+
+    def _matrices(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and prompt positions, (n_pairs, repeats), NaN and -1 where there is none."""
+        requests = self._requests
+        n_pairs = len(requests.pairs)
+        score = np.full((n_pairs, requests.repeats), np.nan)
+        position = np.full((n_pairs, requests.repeats), -1, dtype=np.int32)
+        if self._users:
+            lengths = np.array(self._length)
+            row = _locate(requests, self._users, lengths, np.array(self._items))
+            column, value = np.repeat(np.array(self._repeat), lengths), np.array(self._scores)
+            # Written so that infinities fail; NaN is "no score".
+            outside = ~(np.isnan(value) | ((value >= 0) & (value <= 1)))
+            foreign = (row < 0) | (column >= requests.repeats)
+            for wrong, problem, remedy in (
+                (foreign, "is not of this run", "Give the requests that the answers belong to."),
+                (outside, "scores an item outside [0, 1]", "Rescale the scores."),
+            ):
+                if wrong.any():
+                    number = int(np.searchsorted(np.cumsum(lengths), wrong.argmax(), side="right"))
+                    raise ScoreTableError(f"the answer for user {self._users[number]!r} {problem}. {remedy}")
+            score[row, column] = value
+            position[row, column] = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return score, position
 
 
 def write_score_table(
@@ -356,52 +327,6 @@ def _prompt_order(requests: ScoringRequests, score: np.ndarray, position: np.nda
     user = np.repeat(np.arange(requests.n_users), np.diff(requests.offsets))
     answer = user[:, None] * requests.repeats + np.arange(requests.repeats)
     return PromptOrder.of(answer.ravel(), np.where(position < 0, np.nan, position).ravel(), score.ravel())
-
-
-def _collect(
-    requests: ScoringRequests, answers: Iterable[tuple[ScoringRequest, ScoredAnswer]]
-) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Return scores and prompt positions, (n_pairs, repeats), NaN and -1 where there is none, and the tally."""
-    item_number = {item: number for number, item in enumerate(requests.title_of)}
-    users: list[Any] = []
-    repeat, length, items, scores = array("q"), array("q"), array("q"), array("d")
-    unasked = duplicates = 0
-    for request, answer in answers:
-        if not answer.scores.keys() <= set(request.item_ids):
-            stray = next(item for item in answer.scores if item not in request.item_ids)
-            raise ScoreTableError(
-                f"the answer for user {request.user_id!r} scores item {stray!r}, which was not asked about. "
-                "Let the scorer return items of the request only."
-            )
-        users.append(request.user_id)
-        repeat.append(request.repeat)
-        length.append(len(request.item_ids))
-        items.extend(item_number.get(item, -1) for item in request.item_ids)
-        scores.extend(answer.scores.get(item, np.nan) for item in request.item_ids)
-        unasked += answer.n_unasked
-        duplicates += answer.n_duplicates
-
-    n_pairs = len(requests.pairs)
-    score = np.full((n_pairs, requests.repeats), np.nan)
-    position = np.full((n_pairs, requests.repeats), -1, dtype=np.int32)
-    if users:
-        lengths = np.array(length)
-        row = _locate(requests, users, lengths, np.array(items))
-        column, value = np.repeat(np.array(repeat), lengths), np.array(scores)
-        # Written so that infinities fail; NaN is "no score".
-        outside = ~(np.isnan(value) | ((value >= 0) & (value <= 1)))
-        foreign = (row < 0) | (column >= requests.repeats)
-        for wrong, problem, remedy in (
-            (foreign, "is not of this run", "Give the requests that the answers belong to."),
-            (outside, "scores an item outside [0, 1]", "Rescale the scores."),
-        ):
-            if wrong.any():
-                number = int(np.searchsorted(np.cumsum(lengths), wrong.argmax(), side="right"))
-                raise ScoreTableError(f"the answer for user {users[number]!r} {problem}. {remedy}")
-        score[row, column] = value
-        position[row, column] = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    answered = int((position[requests.offsets[:-1]] >= 0).sum())
-    return score, position, {"answered": answered, "unasked": unasked, "duplicates": duplicates}
 
 
 def _locate(requests: ScoringRequests, users: list[Any], lengths: np.ndarray, items: np.ndarray) -> np.ndarray:

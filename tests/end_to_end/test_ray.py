@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,10 @@ def test_rankings_and_candidates_are_those_of_the_local_engine(cluster):
             pd.testing.assert_frame_equal(there, here, check_exact=True)  # one thread here and there
         assert wrapped.sllmr is not None
         settings = CandidateSettings(per_user=12, seed=3)
-        here, there = draw_candidates(data, settings), draw_candidates(data, settings, engine=engine)
+        here, there = (
+            draw_candidates(data, **asdict(settings)),
+            draw_candidates(data, **asdict(settings), engine=engine),
+        )
         pd.testing.assert_frame_equal(there.frame, here.frame)
         assert there.summary == here.summary
     assert ray.is_initialized()  # the cluster was there before

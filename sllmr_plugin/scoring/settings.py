@@ -1,0 +1,255 @@
+"""What scoring can be told: the keyword arguments of `score_candidates`, and the flags of `sllmr score`."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+from ..parallel.ray import RayEngine, open_engine
+from ..settings import Bounds, Settings
+from .client import OpenAIClient, server_address
+from .connections import hide_secrets
+from .dry_run import Prices, in_batches
+from .prices import Price, RunLimits
+from .prompts import PromptTemplate
+from .questions import Conversation, Questions
+from .ranking_answers import DEFAULT_TEMPERATURE
+from .schema import AnswerForm, AnswerKind
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Whom to ask, without any key: each process reads its own from ``OPENAI_API_KEY``.
+
+    Attributes
+    ----------
+    model, base_url, timeout, answer
+        As of `OpenAIClient`.
+    """
+
+    model: str
+    base_url: str | None = None
+    timeout: float = 60.0
+    answer: AnswerForm = "scores"
+
+    def client(self) -> OpenAIClient:
+        """Return a client with this process's key."""
+        return OpenAIClient(self.model, base_url=self.base_url, timeout=self.timeout, answer=self.answer)
+
+    def address(self) -> str:
+        """Return the address that this process would ask, without secrets."""
+        return server_address(self.base_url)
+
+
+logger = logging.getLogger("sllmr_plugin.scoring")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+_Path: TypeAlias = str | os.PathLike
+_Count: TypeAlias = Annotated[int, Bounds(least=1)]
+_Rate: TypeAlias = Annotated[float, Bounds(above=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskSettings(Settings):
+    """Whom to ask, how, how fast and for how much.
+
+    Parameters
+    ----------
+    model : str, default="gpt-4o-mini"
+        As the server calls it.
+    base_url : str, optional
+        A server of your own, such as ``http://localhost:8000/v1``; no key is needed then. By default
+        ``OPENAI_BASE_URL``, else OpenAI, with the key from ``OPENAI_API_KEY``.
+    history_length : int, default=10
+        Titles of the user's last items that a prompt shows.
+    temperature : float or None, default=0
+        Of the model; None leaves it to the server.
+    max_tokens : int, "auto" or None, default="auto"
+        Longest answer. None sets no limit; models that think before they answer need more than "auto".
+    attempts : int, default=3
+        How often to ask if the answer cannot be used; the error is fed back.
+    extra_body : mapping, optional
+        What else each request holds, for servers that take it, such as ``{"reasoning_effort": "low"}``; another one
+        asks anew.
+    ledger : path, optional
+        SQLite file of all answers, each committed before it counts. By default beside the table, named
+        ``.ledger.sqlite`` in place of ``.parquet``. The same call with the same ledger pays for no answer twice.
+    max_cost : float, optional
+        USD. Nothing is sent that could make the ledger's total exceed it.
+    prices : path, optional
+        YAML of USD per million tokens; by default the bundled one.
+    concurrency : int, default=16
+        Requests in flight.
+    requests_per_minute, tokens_per_minute : float, optional
+        By default no limit but the server's.
+    retries : int, default=6
+        How often to send a request again that got no answer.
+    batch : bool, default=False
+        Use the server's Batch API: half the price at OpenAI, answers within a day. The call waits, and may be stopped
+        and made again meanwhile.
+    timeout : float, default=60
+        Seconds for one request.
+    """
+
+    model: str = "gpt-4o-mini"
+    base_url: str | None = None
+    history_length: Annotated[int, Bounds(least=0)] = 10
+    temperature: Annotated[float, Bounds(least=0)] | None = 0.0
+    max_tokens: _Count | Literal["auto"] | None = "auto"
+    attempts: _Count = 3
+    extra_body: Any = None  # checked where no message can show what it holds
+    ledger: _Path | None = None
+    max_cost: _Rate | None = None
+    prices: _Path | None = None
+    concurrency: _Count = RunLimits.concurrency
+    requests_per_minute: _Rate | None = None
+    tokens_per_minute: _Rate | None = None
+    retries: Annotated[int, Bounds(least=0)] = RunLimits.retries
+    batch: bool = False
+    timeout: _Rate = 60.0
+
+    def limits(self) -> RunLimits:
+        """Return how a run may ask."""
+        return RunLimits(**{field.name: getattr(self, field.name) for field in fields(RunLimits)})
+
+    def price(self) -> Price | None:
+        """Return what the model costs, with the discount of batches if they are used; None if that is not known."""
+        prices = Prices.read(None if self.prices is None else Path(self.prices))
+        price = prices.of(self.model)
+        return in_batches(price, prices.batch_discount) if self.batch else price
+
+    def ledger_beside(self, table: Path) -> Path:
+        """Return where the answers behind a table are kept."""
+        return Path(self.ledger) if self.ledger else table.with_suffix(".ledger.sqlite")
+
+    def server(self, answer: AnswerForm) -> ServerSettings:
+        """Return whom to ask for answers of a form."""
+        return ServerSettings(self.model, self.base_url, self.timeout, answer)
+
+    def asking(self) -> dict[str, Any]:
+        """Return what `Questions` and `TextQuestions` share."""
+        names = ("model", "temperature", "max_tokens", "attempts", "extra_body")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings(AskSettings):
+    """What `score_candidates` can be told besides its files; and all of `AskSettings`.
+
+    Parameters
+    ----------
+    scorer : str or Scorer, default="openai"
+        ``"openai"`` is any server with chat completions; ``"lexical"`` and ``"attributes"`` use no model at all;
+        ``"MODULE:NAME"`` is an object of your own with a method ``score(request)``, which may also be given itself.
+    missing : {"leave_out", "half"}, default="leave_out"
+        Candidates that an answer leaves out get no row, or 0.5 as in the paper (Sec. 4.3).
+    engine : {"local", "ray"}, default="local"
+        ``"ray"`` spreads the requests over the processes of a Ray cluster, with the same result.
+    workers : int, optional
+        Of engine ray; by default as many as the cluster has CPUs.
+    template : path, optional
+        A prompt of your own, a text file with placeholders.
+    answer : {"scores", "ranking"}, default="scores"
+        What to ask for.
+    ranking_temperature : float, default=0.5
+        Of the soft scores that a ranking is turned into.
+    logprobs : int, optional
+        Take expected scores over so many of the likeliest tokens, where the server tells them.
+    repeats : int, default=1
+        Ask so often, each time in another order, and average.
+    seed : int, default=0
+        Decides the orders.
+    """
+
+    scorer: Any = "openai"
+    missing: Literal["leave_out", "half"] = "leave_out"
+    engine: Literal["local", "ray"] = "local"
+    workers: _Count | None = None
+    template: _Path | None = None
+    answer: AnswerKind = "scores"
+    ranking_temperature: _Rate = DEFAULT_TEMPERATURE
+    logprobs: _Count | None = None
+    repeats: _Count = 1
+    seed: int = 0
+
+    def problems(self) -> list[str]:
+        """Return what does not go together."""
+        problems = []
+        if self.ledger and not isinstance(self.scorer, str):
+            problems.append(
+                "answers in a ledger need a name that changes with the scorer: give the scorer as MODULE:NAME, or pass "
+                "the object to score_with(..., name=, ledger=)"
+            )
+        if self.engine == "ray" and self.batch:
+            problems.append(
+                "--batch hands all requests to the server at once, so there is nothing to spread: leave out "
+                "--engine ray"
+            )
+        if self.engine == "ray" and self.scorer != "openai" and self.ledger:
+            problems.append(
+                "answers of a scorer of your own are kept in a --ledger by --engine local alone: leave out one of the "
+                "two"
+            )
+        return problems
+
+    @property
+    def scorer_name(self) -> str:
+        """The scorer as a table's origin names it."""
+        return self.scorer if isinstance(self.scorer, str) else type(self.scorer).__name__
+
+    def questions(self) -> Questions:
+        """Return what to ask."""
+        template = (
+            PromptTemplate.from_file(Path(self.template), answer=self.answer)
+            if self.template
+            else PromptTemplate(answer=self.answer)
+        )
+        return Questions(
+            template=template,
+            top_logprobs=self.logprobs,
+            ranking_temperature=self.ranking_temperature,
+            **self.asking(),
+        )
+
+
+def recorded_extra_body(questions: Conversation[Any]) -> dict[str, Any]:
+    """Return what a table's settings say of ``extra_body``, without secrets: nothing where there is none."""
+    return {"extra_body": hide_secrets(questions.extra_body)} if questions.extra_body else {}
+
+
+def opened_engine(engine: str, workers: int | None) -> contextlib.AbstractContextManager[RayEngine | None]:
+    """Connect to an engine as `open_engine` does, and log how many workers it has; None is this process."""
+    local = engine == "local" and workers is None
+    return contextlib.nullcontext() if local else _opened(engine, workers)
+
+
+@contextlib.contextmanager
+def _opened(engine: str, workers: int | None) -> Iterator[RayEngine | None]:
+    with open_engine(engine, workers) as opened:
+        if opened is not None:
+            logger.info("engine ray: %d workers", opened.workers)
+        yield opened
+
+
+def takes(settings: type) -> Callable[[F], F]:
+    """Show the fields of a settings class as keyword arguments of a function that hands its ``**settings`` to it."""
+
+    def show(function: F) -> F:
+        own = inspect.signature(function)
+        named = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        shown = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for field in fields(settings)
+        ]
+        function.__signature__ = own.replace(parameters=[*named, *shown])  # type: ignore[attr-defined]
+        return function
+
+    return show
