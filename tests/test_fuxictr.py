@@ -29,6 +29,7 @@ from sllmr_plugin import (
     SLLMRError,
     UnsupportedModelError,
     WrapError,
+    initialise,
     reliability,
     unwrap,
     wrap,
@@ -627,3 +628,24 @@ def test_scores_are_those_of_predict():
     x = {name: rows[:, first].numpy() for name, (first, _) in model.sllmr.features.layout.items()}
     np.testing.assert_allclose(probability, zoo.predict(model, x)[:, 1], rtol=1e-5)
     np.testing.assert_allclose(logit.sigmoid(), probability, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", zoo.BACKBONES, ids=lambda backbone: backbone.name)
+def test_embeddings_start_from_vectors(backbone):
+    model = zoo.build(backbone)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    keys = list(model.state_dict())
+    vectors = {code: np.random.default_rng(code).normal(size=6) for code in range(1, 25)}
+    x, y = shared.samples()
+    assert str(initialise(model, vectors, user="user_id", item="item_id", x=x, y=y, scale=0)).startswith("not init")
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+    done = initialise(model, vectors, user="user_id", item="item_id", x=x, y=y, scale=0.5)
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == set(done.tables)
+    assert len(changed) == 2  # a history reads the item's own table
+    assert list(model.state_dict()) == keys
+    rows = dict(model.named_parameters())[done.tables[0]].detach()
+    torch.testing.assert_close(rows[1:].square().mean(dim=1).sqrt(), torch.full((24,), 0.5))
+    assert torch.equal(rows[0], before[done.tables[0]][0])  # padding
+    done.undo(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())

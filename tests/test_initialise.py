@@ -190,6 +190,8 @@ def test_items_that_come_later_get_the_row_they_would_have_started_with(tmp_path
         done.embed_new(model, twin.assign(item_id=999))
     with pytest.raises(VectorsError, match="vectors of 2 numbers"):
         done.embed_new(model, {zoo.N_ITEMS: [1.0, 2.0]})
+    with pytest.raises(VectorsError, match="1 of its items had a row from the start .* code 1.*new items only"):
+        done.embed_new(model, twin.assign(item_id=1))
 
 
 def test_random_projections_are_reproducible(matrix):
@@ -233,10 +235,10 @@ def test_titles_and_descriptions_are_joined_by_id(tmp_path):
             return super().encode(texts)
 
     read = Vectors.read(texts, titles=items, encoder=Spy(dim=2))
-    assert seen == ["zelda. sword quest", ". kart race", "sword"]
-    assert read.items.ids.tolist() == ["07", "8"]
+    assert seen == ["zelda. sword quest", ". kart race", "mario", "sword"]
+    assert read.items.ids.tolist() == ["07", "8", "9"]
     assert len(read.users) == 1
-    assert repr(read) == "Vectors of the vectors DataFrame: items: 2 of 2 numbers, users: 1 of 2 numbers"
+    assert repr(read) == "Vectors of the vectors DataFrame: items: 3 of 2 numbers, users: 1 of 2 numbers"
 
 
 def test_an_encoder_encodes_further_texts_in_the_space_of_the_first():
@@ -265,6 +267,44 @@ def test_an_encoder_encodes_further_texts_in_the_space_of_the_first():
 def test_sources_that_cannot_be_used_say_why(source, message):
     with pytest.raises(VectorsError, match=message):
         Vectors.read(source)
+
+
+def test_a_file_of_vectors_with_an_id_twice_says_so(tmp_path):
+    np.savez(tmp_path / "vectors.npz", ids=np.array([1, 1]), vectors=np.zeros((2, 2)))
+    with pytest.raises(VectorsError, match="the id 1 has two vectors"):
+        Vectors.read(tmp_path / "vectors.npz")
+
+
+def test_titles_go_with_a_text_table_only():
+    for source in ({1: [0.0, 1.0]}, "vectors.npz", pd.DataFrame({"item_id": [1], "title": ["red car"]})):
+        with pytest.raises(VectorsError, match="titles= goes with a text table"):
+            Vectors.read(source, titles="items.csv")
+
+
+def test_users_of_another_size_than_all_items_are_told_of(training):
+    from deepctr_torch.inputs import SparseFeat
+    from deepctr_torch.models import WDL
+
+    columns = [SparseFeat("user_id", zoo.N_USERS + 1, 4), SparseFeat("item_id", zoo.N_ITEMS + 1, 6)]
+    vectors = {code: np.random.default_rng(code).normal(size=9) for code in range(1, zoo.N_ITEMS + 1)}
+    with pytest.warns(CoverageWarning, match="no item table as many, so users keep their random start"):
+        done = initialise(WDL(columns, columns), vectors, **IDS, **training)
+    assert (done.n_items, done.n_users) == (zoo.N_ITEMS, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "shown"), [("user_id", -1, "code -1 in row 3"), ("item_id", zoo.N_ITEMS + 1, "code 25 in row 3")]
+)
+def test_training_rows_with_codes_that_there_are_not_are_refused(vectors, training, name, code, shown):
+    x = {**training["x"], name: training["x"][name].copy()}
+    x[name][3] = code
+    model = zoo.build(DEEPFM)
+    before = state(model)
+    with pytest.raises(VectorsError, match=shown):
+        initialise(model, vectors, **IDS, x=x, y=training["y"])
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    with pytest.raises(VectorsError, match="240 rows and y 239"):
+        initialise(zoo.build(DEEPFM), vectors, **IDS, x=training["x"], y=training["y"][1:])
 
 
 def test_pickles_are_not_loaded(tmp_path):

@@ -25,8 +25,7 @@ DEFAULT_SCALE = 0.3
 class Projection:
     """Takes vectors of items, or of users in the same space, to rows of an embedding table.
 
-    Of a vector only the direction counts, seen from the items' mean: every row has a root mean square of 1. On the
-    video games that is better than standardised columns, by 0.004 to 0.007 AUC (docs/initialise.md).
+    Of a vector only the direction counts, seen from the items' mean: every row has a root mean square of 1.
 
     Attributes
     ----------
@@ -87,10 +86,11 @@ class Initialisation:
     tables: tuple[str, ...] = ()
     _before: dict[str, Tensor] = field(default_factory=dict, repr=False)
     _projections: dict[str, Projection] = field(default_factory=dict, repr=False)
+    _codes: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64), repr=False)
     _item_index: IdIndex | None = field(default=None, repr=False)
 
     def undo(self, model: nn.Module) -> None:
-        """Give the tables of a model the values that they had before."""
+        """Give the tables of a model the values that they had before; what an optimizer has gathered stays."""
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, before in self._before.items():
@@ -123,7 +123,7 @@ class Initialisation:
         Raises
         ------
         VectorsError
-            If the vectors are of another length, or no id has a code within a table.
+            If the vectors are of another length, no id has a code within a table, or one was there from the start.
         """
         read = self.vectors.more(vectors, **options)
         parameters, filled = dict(model.named_parameters()), 0
@@ -131,6 +131,12 @@ class Initialisation:
         for name, projection in self._projections.items():
             table = parameters[name]
             codes, matrix = read.items.by_code(index, table.shape[0], what="items")
+            there = np.intersect1d(codes, self._codes)
+            if len(there):
+                raise VectorsError(
+                    f"{read.source}: {len(there)} of its items had a row from the start (the first has the code "
+                    f"{there[0]}), whose training would be lost. Pass the new items only."
+                )
             if matrix.shape[1] != len(projection.centre):
                 raise VectorsError(
                     f"{read.source}: vectors of {matrix.shape[1]} numbers, and the first ones had "
@@ -242,15 +248,19 @@ def initialise(
     item_index = backend.id_index(model, item) if item_index is None else item_index
     user_index = backend.id_index(model, user) if user_index is None else user_index
     item_tables = _tables(backend, model, item)
+    user_tables = {} if where == "none" else _tables(backend, model, user)
+    taken = None
+    if where == "history":
+        sizes = (min(table.shape[0] for table in tables.values()) for tables in (user_tables, item_tables))
+        taken = _taken(x or {}, y, user, item, *sizes)
     done = Initialisation(read, scale, tables=tuple(item_tables), _item_index=item_index)
     for name, table in item_tables.items():
         codes, matrix = _known(read.items, item_index, table.shape[0], "items", read.source)
         projection = Projection.fit(matrix, table.shape[1], method, seed)
         done._before[name], done._projections[name] = table.detach().clone(), projection
         _fill(table, codes, scale * projection(matrix))
-        done.n_items, done.item_rows = len(codes), table.shape[0]
-    if where != "none":
-        _initialise_users(done, _tables(backend, model, user), item_tables, read, where, user_index, x, y, user, item)
+        done.n_items, done.item_rows, done._codes = len(codes), table.shape[0], codes
+    _initialise_users(done, user_tables, item_tables, read, user_index, taken)
     if 2 * done.n_items < done.item_rows:
         warnings.warn(
             f"{done.n_items} of {done.item_rows} rows of the item embedding have a vector in {read.source}; the others "
@@ -266,22 +276,25 @@ def _initialise_users(
     user_tables: dict[str, Tensor],
     item_tables: dict[str, Tensor],
     read: Vectors,
-    where: str,
     user_index: IdIndex | None,
-    x: Mapping[str, Any] | None,
-    y: Any,
-    user: str,
-    item: str,
+    taken: tuple[np.ndarray, np.ndarray] | None,
 ) -> None:
-    """Fill user tables, each from the item table of its size."""
+    """Fill user tables, each from the item table of its size: by who has taken what, else by the users' own vectors."""
     for name, table in user_tables.items():
-        partner = next((key for key, other in item_tables.items() if other.shape[1] == table.shape[1]), None)
-        if partner is None or name in done._before:
+        if name in done._before:  # a table that users and items share
             continue
-        if where == "history":
-            assert x is not None
+        partner = next((key for key, other in item_tables.items() if other.shape[1] == table.shape[1]), None)
+        if partner is None:
+            warnings.warn(
+                f"{name} has {table.shape[1]} numbers a row and no item table as many, so users keep their random "
+                "start. Give both embeddings one size, or pass users='none'.",
+                CoverageWarning,
+                stacklevel=3,
+            )
+            continue
+        if taken is not None:
             width = done._projections[partner].directions.shape[1]
-            codes, rows = _history_means(x[user], x[item], y, item_tables[partner][:, :width], table.shape[0])
+            codes, rows = _history_means(*taken, item_tables[partner][:, :width], table.shape[0])
         else:
             assert read.users is not None
             codes, matrix = _known(read.users, user_index, table.shape[0], "users", read.source)
@@ -317,12 +330,30 @@ def _known(
     return codes, matrix
 
 
-def _history_means(
-    users: Any, items: Any, labels: Any, item_rows: Tensor, n_users: int
+def _taken(
+    x: Mapping[str, Any], y: Any, user: str, item: str, n_users: int, n_items: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return codes of users with a positive row, and the means of their items' rows."""
-    taken = np.asarray(labels).reshape(-1) > 0
-    users, items = (np.asarray(column).reshape(-1).astype(np.int64)[taken] for column in (users, items))
+    """Return user and item codes of the positive rows, checked."""
+    positive = np.asarray(y).reshape(-1) > 0
+    found = []
+    for name, size in ((user, n_users), (item, n_items)):
+        codes = np.asarray(x[name]).reshape(-1).astype(np.int64)
+        if len(codes) != len(positive):
+            raise VectorsError(f"x[{name!r}] has {len(codes)} rows and y {len(positive)}. Give one label a row.")
+        outside = np.flatnonzero((codes < 0) | (codes >= size))
+        if len(outside):
+            raise VectorsError(
+                f"x[{name!r}] has the code {codes[outside[0]]} in row {outside[0]} (counted from 0), and the embedding "
+                f"rows 0 to {size - 1}. Pass the codes that the model is fed."
+            )
+        found.append(codes[positive])
+    return found[0], found[1]
+
+
+def _history_means(
+    users: np.ndarray, items: np.ndarray, item_rows: Tensor, n_users: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes of users who took something, and the means of their items' rows."""
     rows = item_rows.detach().cpu().double().numpy()
     sums = np.zeros((n_users, rows.shape[1]))
     np.add.at(sums, users, rows[items])

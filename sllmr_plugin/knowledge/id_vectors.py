@@ -104,8 +104,8 @@ class Vectors:
             - ``.npz`` with the arrays ``ids`` (n,) and ``vectors`` (n, d); pickled ones are refused;
             - a mapping from raw id to vector.
         titles : path or pandas.DataFrame, optional
-            A table of items with ``title``, to be put before the texts of a text table. Descriptions that a language
-            model writes leave out names, which titles have.
+            A table of items with ``title``, to be put before the texts of a text table; an item that has only one of
+            the two takes that. Descriptions that a language model writes leave out names, which titles have.
         encoder : TextEncoder, optional
             Encodes texts; default: `TfidfSvdEncoder` with 256 dimensions, which needs no download.
         item : str, default="item_id"
@@ -122,6 +122,9 @@ class Vectors:
             raise VectorsError(
                 "a TextTable has the codes of a model in the place of raw ids. Pass the file or frame it was read from."
             )
+        vectors_of_your_own = isinstance(source, Mapping) or Path(str(source)).suffix in (".npz", ".npy")
+        if titles is not None and vectors_of_your_own:
+            raise VectorsError("titles= goes with a text table, and these are vectors. Leave it out.")
         if isinstance(source, Mapping):
             return cls(_of_arrays(list(source), list(source.values()), "the mapping"), source="a mapping")
         if isinstance(source, (str, os.PathLike)) and Path(source).suffix == ".npz":
@@ -134,6 +137,10 @@ class Vectors:
         table = read_table(as_pandas(source), "vectors", error=VectorsError)
         if {"kind", "id", "text"} <= set(table.frame.columns):
             return cls._of_text_table(table, titles, encoder, item)
+        if titles is not None:
+            raise VectorsError(
+                f"titles= goes with a text table, kind, id, text, which {table.name} is not. Leave it out."
+            )
         if item not in table.frame:
             raise VectorsError(
                 f"{table.name} has no column {item!r}, but {', '.join(map(repr, table.frame.columns))}. Name the "
@@ -202,6 +209,8 @@ class Vectors:
             title = dict(zip(named.texts(item), pd.Series(named.texts("title")).fillna(""), strict=True))
             before = items["id"].map(title).fillna("")
             items = items.assign(text=before + ". " + items["text"])
+            alone = [id for id in title if id not in set(items["id"])]
+            items = pd.concat([items, pd.DataFrame({"id": alone, "text": [title[id] for id in alone]})])
         return cls.of_texts(
             items["id"], items["text"], users["id"], users["text"], encoder=encoder, source=table.name, written=True
         )
@@ -244,13 +253,14 @@ def _of_arrays(ids: Any, vectors: Any, source: str) -> IdVectors:
 def _read_npz(path: Path) -> IdVectors:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return _of_arrays(file["ids"], file["vectors"], str(path))
+            ids, vectors = file["ids"], file["vectors"]
     except FileNotFoundError:
         raise VectorsError(f"{path}: no such file. Give the path of an .npz file with ids and vectors.") from None
     except (KeyError, ValueError, OSError) as error:
         raise VectorsError(
             f"{path}: not two plain arrays 'ids' and 'vectors' ({error}). Write them with numpy.savez."
         ) from None
+    return _of_arrays(ids, vectors, str(path))
 
 
 def _of_columns(table: Table, item: str) -> IdVectors:
