@@ -153,10 +153,10 @@ def test_a_dry_run_lists_the_runs_and_estimates_the_rest(data_dir, tmp_path, cap
         run.keep_seconds({"none": 60, "kd": 100}[run.mode])
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "done   amazon_beauty deepfm none seed 0  (1 min 00 s)" in out
+    assert "done   amazon_beauty deepfm none seed 0  (01:00)" in out
     assert "2 runs done, 4 to do, 0 skipped" in out
     # none and kd once more, 60 and 100; gated twice as the mean of these, 80; two at a time
-    assert "about 2 min 40 s left with --jobs 2" in out
+    assert "about 02:40 left with --jobs 2" in out
     assert not (tmp_path / "reproduction.md").exists()
 
 

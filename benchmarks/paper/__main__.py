@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from sllmr_plugin.cli import guarded
 from sllmr_plugin.cli.arguments import add_experiment_keys, check_data_dir, names, positive
 from sllmr_plugin.errors import MissingDataError, RunFolderError
 from sllmr_plugin.evaluation.run import ALL_MODES
-from sllmr_plugin.progress import duration
 
 from .document import data_lines, protocol_lines, write_documents
 from .paper import paper_figures
@@ -147,7 +147,7 @@ def _list(state: State, jobs: int) -> None:
     for word, runs in (("done", state.done), ("to do", state.to_do)):
         for run in runs:
             seconds = run.seconds if word == "done" else None
-            print(f"{word:<6} {run.name}" + ("" if seconds is None else f"  ({duration(seconds)})"))
+            print(f"{word:<6} {run.name}" + ("" if seconds is None else f"  ({tqdm.format_interval(seconds)})"))
     for skipped in state.skipped:
         print(skipped)
     n_skipped = sum(len(skipped.runs) for skipped in state.skipped)
@@ -160,7 +160,8 @@ def _list(state: State, jobs: int) -> None:
             )
         else:
             at_a_time = min(jobs, len(state.to_do))
-            print(f"about {duration(left / at_a_time)} left with --jobs {jobs}, going by the runs that are done")
+            time_left = tqdm.format_interval(left / at_a_time)
+            print(f"about {time_left} left with --jobs {jobs}, going by the runs that are done")
 
 
 @contextlib.contextmanager
