@@ -42,6 +42,8 @@ class Interactions:
         training reads them.
     dropped : dict of str to int
         Rows of the file that were left out: why, and how many.
+    has_splits : bool, default=False
+        True when the file's own ``split`` column made the splits.
     """
 
     train: pd.DataFrame
@@ -53,6 +55,7 @@ class Interactions:
     has_negatives: bool
     test_negatives: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"user": [], "item": []}, dtype="int64"))
     dropped: dict[str, int] = field(default_factory=dict)
+    has_splits: bool = False
 
     @property
     def n_users(self) -> int:
@@ -179,6 +182,7 @@ def load_interactions(
         has_negatives=bool((train["label"] == 0).any()),
         test_negatives=test_negatives.reset_index(drop=True),
         dropped=dropped,
+        has_splits=has_splits,
     )
 
 

@@ -11,9 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
-import pyarrow.parquet
-
 from ..datasets.demo import demo_paths
 from ..datasets.interactions import Interactions, load_interactions
 from ..errors import ConfigError, DataError, DataSetWarning, MissingDataError
@@ -230,8 +227,12 @@ def load_source(source: DataSource, reads: Sequence[str] = ("scores",)) -> tuple
     """
     paths = source.files(reads)
     _check_fingerprints(source, paths)
-    _check_split_column(source, paths["interactions"])
     data = load_interactions(paths["interactions"], paths.get("items"))
+    if source.split == "column" and not data.has_splits:
+        raise DataError(
+            f"{paths['interactions']} has no column `split`, but data.split is 'column'; add it, or set "
+            "data.split=leave-last-out."
+        )
     _check_last_out(source, data, paths["interactions"])
     _check_counts(source, data)
     if "scores" not in paths:
@@ -249,17 +250,6 @@ def _check_fingerprints(source: DataSource, paths: Mapping[str, Path]) -> None:
                 f"{paths[name]} is not the file that data.sha256.{name} was taken of; restore that file, or take the "
                 "line out to use this one."
             )
-
-
-def _check_split_column(source: DataSource, path: Path) -> None:
-    if source.split != "column":
-        return
-    is_parquet = path.suffix == ".parquet"
-    columns = pyarrow.parquet.read_schema(path).names if is_parquet else pd.read_csv(path, nrows=0).columns
-    if "split" not in columns:
-        raise DataError(
-            f"{path} has no column `split`, but data.split is 'column'; add it, or set data.split=leave-last-out."
-        )
 
 
 def _check_last_out(source: DataSource, data: Interactions, path: Path) -> None:
