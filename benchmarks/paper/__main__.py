@@ -20,10 +20,10 @@ from sllmr_plugin.evaluation.run import ALL_MODES
 
 from .document import data_lines, protocol_lines, write_documents
 from .paper import paper_figures
-from .planned import plan_runs
+from .plan import plan_runs
 from .processes import make_runs
 from .progress import Progress
-from .request import FIGURES, TABLES, Request
+from .reproduction import FIGURES, TABLES, Reproduction
 from .results import collect
 from .state import State, look_up
 
@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     check_data_dir(arguments.data_dir)
-    request = Request(
+    reproduction = Reproduction(
         tables=tuple(arguments.tables),
         figures=tuple(arguments.figure),
         data=tuple(arguments.data),
@@ -113,9 +113,9 @@ def _run(arguments: argparse.Namespace) -> int:
         assignments=tuple(arguments.assignments),
         data_dir=arguments.data_dir,
     )
-    for line in request.left_out:
+    for line in reproduction.left_out:
         print(line, file=sys.stderr)
-    state = look_up(plan_runs(request, arguments.out))
+    state = look_up(plan_runs(reproduction, arguments.out))
     if arguments.dry_run:
         _list(state, arguments.jobs)
         return 0
@@ -130,7 +130,7 @@ def _run(arguments: argparse.Namespace) -> int:
         not_made = [str(one) for one in (*failed, *state.skipped)]
         found = collect(done)
         if found:
-            print(write_documents(arguments.out, request, found, command=_command(), not_made=not_made))
+            print(write_documents(arguments.out, reproduction, found, command=_command(), not_made=not_made))
     for results in found:
         print("\n".join([f"{results.data}:", *(f"  {line}" for line in data_lines(results)), ""]))
     print("How these runs differ from the paper's, or where it does not say what it did:")

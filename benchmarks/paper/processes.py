@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sllmr_plugin.parallel.lifeline import lifeline
 
-from .planned import PlannedRun
+from .plan import PlannedRun
 from .progress import Progress
 
 _LOOK_EVERY = 0.1  # seconds

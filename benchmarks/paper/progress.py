@@ -7,7 +7,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from .planned import PlannedRun
+from .plan import PlannedRun
 from .state import State
 
 

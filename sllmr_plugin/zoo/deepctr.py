@@ -115,7 +115,7 @@ def build_model(
     """
     key = check_backbone(name, embedding_dim, dropout, arguments)
     recipe = _RECIPES[key]
-    own = check_arguments(key, arguments or {})
+    from_caller = check_arguments(key, arguments or {})
     columns = _feature_columns(data, recipe, embedding_dim, history_length)
     if dense:
         check_dense(name)
@@ -127,12 +127,12 @@ def build_model(
     if recipe.dropout is not None:
         given[recipe.dropout] = dropout
     try:
-        return _model_class(recipe)(**given, **own, seed=seed, device=device)
+        return _model_class(recipe)(**given, **from_caller, seed=seed, device=device)
     except Exception as error:  # whatever the library makes of a value that it cannot use
-        if not own:
+        if not from_caller:
             raise
         raise BackboneError(
-            f"{recipe.class_name} cannot be built with {own} ({type(error).__name__}: {error}); change these arguments."
+            f"{recipe.class_name} cannot be built with {from_caller} ({type(error).__name__}: {error}); change these arguments."
         ) from error
 
 
