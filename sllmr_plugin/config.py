@@ -49,7 +49,7 @@ class SelectiveConfig(Settings):
         paper's baseline "KD". A `PairLoss` or `PointwiseLoss` of your own is taken, too.
     gate : {"auto", "none", "disagreement", "fixed", "budget", "bilevel", "joint"}, class or Gate, default="auto"
         Where the LLM is followed. ``none`` follows it everywhere (alpha = 1). ``disagreement`` estimates
-        P(LLM right | LLM and backbone disagree) on the table's probes, anew each epoch; ``bilevel`` opens for pairs
+        P(LLM right | LLM and backbone disagree) on the table's probes, again in each epoch; ``bilevel`` opens for pairs
         whose step lowers the loss on the probes; ``joint`` is the gate of the paper's Algorithm 1, which is trained by
         descent on the loss that it multiplies and can therefore only close; ``budget`` is the same with its mean alpha
         held at one half; ``fixed`` opens for cold users and long-tail items. ``auto`` is ``disagreement`` where the
@@ -70,7 +70,7 @@ class SelectiveConfig(Settings):
         Users whose pairs are formed in a training step. None takes one for every 4 rows of the batch, at most 64.
         Each adds the rows of the items in its pairs, between 4 and 6 of them with the other defaults.
     candidates_per_user : int, default=10
-        Scored items of each of them among which pairs are formed, drawn anew in every step where the table
+        Scored items of each of them among which pairs are formed, drawn again in every step where the table
         holds more. Only items in a pair become input rows.
     pairs_per_user : int, default=4
         K, the most pairs formed of a user in a step; fewer where the user has fewer (Sec. 3.2, adaptive
@@ -78,7 +78,7 @@ class SelectiveConfig(Settings):
     pair_rule : {"largest", "gap_weighted", "uniform"}, class or PairRule, default="largest"
         Which pairs are taken when a user has more than K: those of largest score gap (the paper's rule), at
         random with a chance proportional to the gap, or at random. As ``largest`` chooses among
-        items drawn anew, it does not take the same extremes every time, unless `candidates_per_user` is
+        items drawn again, it does not take the same extremes every time, unless `candidates_per_user` is
         as large as the table's share of a user.
     user_source : {"table", "batch"}, default="table"
         Draw the users evenly from the score table, or take those of the batch. Cold users are rare in batches.
@@ -100,7 +100,7 @@ class SelectiveConfig(Settings):
         The weight is multiplied by this after every epoch that used it.
     kd_temperature : float, default=2.0
         T of ``loss="kd"``: both logits are divided by it. Higher ones soften the LLM's scores, so that how far they
-        are from 0 and 1 counts for less; 1 is ``bce`` but for the clipping of scores near 0 and 1.
+        are from 0 and 1 counts for less; 1 is ``bce`` except for the clipping of scores near 0 and 1.
     seed : int or None, default=None
         Seed of the drawing of users, candidates and pairs, kept apart from torch's global generator. None takes
         ``torch.initial_seed()``, so ``torch.manual_seed`` (which DeepCTR-Torch's models call) decides.
@@ -216,7 +216,7 @@ class SelectiveConfig(Settings):
         return float(self.weight) * self.decay ** (epoch - self.warmup_epochs)
 
     def replace(self, **changes: Any) -> SelectiveConfig:
-        """Return a copy with some fields changed, validated anew."""
+        """Return a copy with some fields changed, validated again."""
         return self.from_dict({**self.to_dict(), **changes})
 
     def to_dict(self) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def as_type(value: Any, wanted: Any) -> Any:
 
 
 def type_like(default: Any) -> Any:
-    """Return the type of values that may stand in for a default.
+    """Return the type of values that may replace a default.
 
     A default of 0 is taken for a number of any kind: rates that are off by default are written so.
 

@@ -96,7 +96,7 @@ def wrap(
     if backend is None:
         raise UnsupportedModelError(
             [
-                f"a {type(model).__module__}.{type(model).__name__} is no DeepCTR-Torch model and no FuxiCTR one. "
+                f"a {type(model).__module__}.{type(model).__name__} is neither a DeepCTR-Torch nor a FuxiCTR model. "
                 "Pass a deepctr_torch.models model, or one that derives from fuxictr.pytorch.models.BaseModel."
             ]
         )
@@ -216,7 +216,7 @@ def _type_problems(item_features: object, task: object, config: object) -> list[
     if isinstance(item_features, str):
         problems.append(f"item_features is the string {item_features!r}. Pass a list of feature names.")
     if task is not None and not isinstance(task, int):
-        problems.append(f"task={task!r} is no index. Pass the number of the output, counted from 0.")
+        problems.append(f"task={task!r} is not an index. Pass the number of the output, counted from 0.")
     if not isinstance(config, SelectiveConfig):
         problems.append(
             f"config is a {type(config).__name__}. Pass a SelectiveConfig, e.g. SelectiveConfig.from_dict(...)."

@@ -427,10 +427,10 @@ def test_unreadable_files(tmp_path):
     with pytest.raises(DataError, match=r"f\.xlsx is of an unknown kind; give the interactions as \.csv"):
         load_interactions(tmp_path / "f.xlsx")
     (tmp_path / "f.parquet").write_bytes(b"user_id,item_id")
-    with pytest.raises(DataError, match=r"f\.parquet cannot be read .*write it anew"):
+    with pytest.raises(DataError, match=r"f\.parquet cannot be read .*write it again"):
         load_interactions(tmp_path / "f.parquet")
     (tmp_path / "f.csv.gz").write_bytes(gzip.compress(GOOD.encode())[:-12])
-    with pytest.raises(DataError, match=r"f\.csv\.gz cannot be read .*write it anew"):
+    with pytest.raises(DataError, match=r"f\.csv\.gz cannot be read .*write it again"):
         load_interactions(tmp_path / "f.csv.gz")
     (tmp_path / "f.csv").write_bytes("user_id,item_id\nJosé,1\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"f\.csv is not UTF-8 text .*; save it as UTF-8"):

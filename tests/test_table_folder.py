@@ -136,7 +136,7 @@ def test_a_bad_row_is_refused_by_file_and_number_and_nothing_is_left(tmp_path, c
 
 def test_ids_that_are_no_codes_are_refused_by_file(tmp_path):
     scatter(frame(), tmp_path / "in")
-    with pytest.raises(ScoreTableError, match=r"part-0\.parquet: user_id holds 'u\d+', which is no integer code"):
+    with pytest.raises(ScoreTableError, match=r"part-0\.parquet: user_id holds 'u\d+', which is not an integer code"):
         ScoreTable.build(tmp_path / "in", tmp_path / "out")
 
 

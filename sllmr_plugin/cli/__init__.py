@@ -35,7 +35,7 @@ _COMMANDS = {
 _EPILOG = """\
 examples:
   sllmr demo
-      A first look, on bundled data: a plain DeepFM beside wrapped ones.
+      A first look, on bundled data: a plain DeepFM and wrapped ones.
 
   sllmr train --model deepfm --data demo
       A backbone of the model zoo on one of its data sets; --list names them.
@@ -194,7 +194,7 @@ def build_parser() -> argparse.ArgumentParser:
 class _CommandParser(argparse.ArgumentParser):
     """A command's parser, which imports the command's module once it has arguments to read.
 
-    So `sllmr --help` waits for no module, and a command for none of another's.
+    So `sllmr --help` imports no command, and a command imports only its own modules.
     """
 
     module: str | None = None

@@ -12,7 +12,7 @@ from .arguments import INTERACTIONS_HELP, add_engine, open_engine, positive
 _EPILOG = """\
 Each user becomes one prompt, so --users is the bill. Every user gets long-tail items, dealt in turn so that all of
 them come up about as often, and popular ones; cold users get items of all categories and bands of popularity as well.
-None is the user's own training or validation item, but for the probes: validation items mixed in unmarked, on which the
+None is the user's own training or validation item, except the probes: validation items mixed in unmarked, on which the
 gate finds out where the scores can be trusted. A run with more --users repeats the smaller one and adds to it, so
 no answer that you have is asked for again.
 

@@ -30,7 +30,7 @@ what is done, in this order:
   4. users and items with fewer than --k-core interactions are left out, until none is left to leave out
   5. the rest is put in order of time, ties in the order of the file, and split
   6. with --negatives, rows of label 0 are drawn: never anything the user has, in any split, and nothing twice.
-     Without, the training draws negatives anew for every seed, which is what you want in most cases.
+     Without, the training draws new negatives for every seed, which is what you want in most cases.
 
 examples:
   sllmr prepare amazon2014 --reviews reviews_Beauty_5.json.gz --meta meta_Beauty.json.gz --out data/amazon_beauty
@@ -137,7 +137,7 @@ def _add_table_form(parser: argparse.ArgumentParser) -> None:
 def _renaming(text: str) -> tuple[str, str]:
     own, equals, theirs = text.partition("=")
     if not (own and equals and theirs):
-        raise argparse.ArgumentTypeError(f"{text} is no NAME=THEIRS, such as user_id=visitor")
+        raise argparse.ArgumentTypeError(f"{text} is not of the form NAME=THEIRS, such as user_id=visitor")
     return own, theirs
 
 

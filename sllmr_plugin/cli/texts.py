@@ -57,7 +57,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=list(DEFAULT_KINDS),
         metavar="KIND[,KIND]",
         help="user (preferences), item (facts), reasoning (why a user took an item or did not; read by "
-        "LLM-CF, beside the other two) (default: user,item)",
+        "LLM-CF, with the other two) (default: user,item)",
     )
     parser.add_argument("--users", type=positive, metavar="N", help="texts of so many users (default: all)")
     parser.add_argument(
@@ -85,7 +85,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--attributes",
         type=names,
         metavar="COLUMNS",
-        help="columns of --items that are shown beside an item's title, such as brand,category (default: category and "
+        help="columns of --items that are shown with an item's title, such as brand,category (default: category and "
         "categories, where they are)",
     )
     group.add_argument(

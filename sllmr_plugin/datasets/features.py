@@ -84,7 +84,7 @@ def template_rows(
     users : array-like of int
         (U,) user codes; 0 (unknown) has an empty history.
     split : {"valid", "test"}
-        What is to be ranked: for "valid" the history holds the training positives, for "test" also the
+        What will be ranked: for "valid" the history holds the training positives, for "test" also the
         validation ones.
     history_length : int, default 10
         L, the most recent items kept of a history.
@@ -98,7 +98,7 @@ def template_rows(
     Raises
     ------
     DataError
-        `split` or `history_length` is out of range, or a code is no user's.
+        `split` or `history_length` is out of range, or a code belongs to no user.
     """
     _check_history_length(history_length)
     if split not in ("valid", "test"):

@@ -111,7 +111,7 @@ def draw_negatives(
     Parameters
     ----------
     users, items : ndarray of int
-        (n_positives,) codes from 0; each pair once. Of all splits, if no split's positive is to be drawn.
+        (n_positives,) codes from 0; each pair once. Of all splits, if a positive of any split must not be drawn.
     weights : ndarray of int
         (n_items,) at least 0: ones for a uniform draw, counts of interactions for one by popularity.
     n : int

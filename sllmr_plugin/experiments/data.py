@@ -63,7 +63,7 @@ class DataSource(Settings):
     expected : mapping of str to int, default={}
         ``users``, ``items`` and ``interactions`` that the files hold; a `DataSetWarning` says where they differ.
     sha256 : mapping of str to str, default={}
-        Fingerprints of the files ``interactions``, ``items``, ``scores`` and ``texts``, as far as they are to be
+        Fingerprints of the files ``interactions``, ``items``, ``scores`` and ``texts``, as far as they are
         checked.
 
     Raises
@@ -121,7 +121,7 @@ class DataSource(Settings):
         Parameters
         ----------
         reads : sequence of {"scores", "texts"}, default=("scores",)
-            Files that are needed beside interactions and items.
+            Files that are needed in addition to interactions and items.
 
         Raises
         ------
@@ -210,7 +210,7 @@ def load_source(source: DataSource, reads: Sequence[str] = ("scores",)) -> tuple
     source : DataSource
         Where the files are and what must hold for them.
     reads : sequence of {"scores", "texts"}, default=("scores",)
-        What will be read beside the interactions. Without scores the table is empty; texts are only checked.
+        What will be read in addition to the interactions. Without scores the table is empty; texts are only checked.
 
     Returns
     -------
@@ -275,7 +275,7 @@ def _check_counts(source: DataSource, data: Interactions) -> None:
     if wrong:
         warnings.warn(
             f"{source.name} in {source.path} has {', '.join(wrong)}, so figures under this name will not compare. "
-            "Prepare it anew, or correct data.expected.",
+            "Prepare it again, or correct data.expected.",
             DataSetWarning,
             stacklevel=3,
         )

@@ -73,7 +73,7 @@ class Experiment:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """What is read beside interactions and items: ``scores``, ``texts`` or nothing."""
+        """What is read in addition to interactions and items: ``scores``, ``texts`` or nothing."""
         if self.mode in TEXT_MODES:
             return ("texts",)
         return () if self.mode == BASELINE else ("scores",)

@@ -51,7 +51,7 @@ class RunPlan(Settings):
     seeds : tuple of int, default=(0,)
         A run a seed.
     with_plain : bool, default=False
-        Train the plain model beside the mode, to have differences.
+        Also train the plain model, so that differences can be computed.
     mode : str or None, default=None
         A row of `sllmr_plugin.evaluation.run.ALL_MODES`: the fields of `SelectiveConfig` that it stands for count for
         more than those of the section ``config``, and a baseline that reads LLM-written texts is trained in its place.

@@ -113,7 +113,7 @@ class LLMCFAdaptor(Adaptor):
         # sqrt(hidden). A random start costs 0.003 to 0.012 of the demo's validation AUC after an epoch, in three seeds.
         nn.init.zeros_(self.after_attention.weight)
         nn.init.zeros_(self.after_attention.bias)
-        # So much a cosine counts in the attention's logits, beside what is learned; itself learned.
+        # Learned weight of a cosine in the attention's logits.
         self.similarity_scale = nn.Parameter(torch.tensor(1.0))
 
     @property

@@ -91,7 +91,7 @@ class Table:
     def texts(self, column: str) -> np.ndarray:
         """Return a column as text, (n_rows,) of str: as the file has it, "" where a cell is empty.
 
-        Whole numbers beside empty cells, which pandas holds as floats, are written without ``.0``.
+        Whole numbers in a column with empty cells, which pandas holds as floats, are written without ``.0``.
         """
 
         def text(value: Any) -> str:
@@ -104,7 +104,7 @@ class Table:
         self.refuse(
             inexact(self.frame[column]),
             column,
-            "read the ids as integers or as text where they come from (pandas: dtype=str), and write the table anew",
+            "read the ids as integers or as text where they come from (pandas: dtype=str), and write the table again",
             problem="a float so large that it may stand for several ids",
         )
 
@@ -114,7 +114,7 @@ def as_pandas(table: Any) -> Any:
     if isinstance(table, pd.DataFrame) or not hasattr(table, "to_pandas"):
         return table
     arrow = table.to_arrow() if hasattr(table, "to_arrow") else table
-    return arrow.to_pandas(integer_object_nulls=True)  # whole numbers beside missing ones do not become floats
+    return arrow.to_pandas(integer_object_nulls=True)  # whole numbers in a column with gaps stay whole
 
 
 def read_table(
@@ -173,7 +173,7 @@ def _read_file(path: Path, what: str, numbers: Sequence[str], error: type[SLLMRE
         raise error(f"{name}: no such file; give the path of the {what} as {kinds}")
     try:
         if suffixes and suffixes[-1] in (".parquet", ".pq"):
-            # Whole numbers beside missing ones become Python's own, not floats.
+            # Whole numbers in a column with missing ones become Python integers, not floats.
             frame = pyarrow.parquet.ParquetFile(path).read().to_pandas(integer_object_nulls=True)
             return Table(frame.reset_index(drop=True), name, is_text=False, error=error)
         if ".csv" in suffixes:
@@ -186,7 +186,7 @@ def _read_file(path: Path, what: str, numbers: Sequence[str], error: type[SLLMRE
         raise error(f"{name} is not UTF-8 text ({fault}); save it as UTF-8") from fault
     except (ValueError, OSError, EOFError) as fault:
         reason = " ".join(str(fault).split())
-        raise error(f"{name} cannot be read ({reason}); repair the file or write it anew") from fault
+        raise error(f"{name} cannot be read ({reason}); repair the file or write it again") from fault
     raise error(f"{name} is of an unknown kind; give the {what} as {kinds}, or as a DataFrame")
 
 

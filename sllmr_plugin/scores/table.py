@@ -128,9 +128,8 @@ class ScoreTable:
         scores : path or pandas.DataFrame
             Parquet (``.parquet``, ``.pq``) or CSV (``.csv``, ``.csv.gz``), read by `read_table`, with the columns
             ``user_id``, ``item_id``, ``score`` in [0, 1] and optionally ``kind`` in {candidate, probe}; other columns
-            are ignored, but for the warning that `reliability` takes from ``prompt_position``. A polars DataFrame will
-            do.
-            Or a folder that `build` has made, which is opened.
+            are ignored, except ``prompt_position``, from which `reliability` warns. Data frames of polars and pyarrow
+            are accepted, and so is a folder that `build` has made, which is opened.
         user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
             Raw id -> the code that the model is fed. Without it the ids are taken for codes.
 
@@ -168,7 +167,7 @@ class ScoreTable:
         frame = encoder.encode(checked(rows))
         encoder.require_some(rows.name)
         n_read, dropped = encoder.n_read, encoder.dropped
-        # A pair that is a probe must not train even if it also stands there as a candidate: probes first.
+        # A pair that is a probe must not train even if it is also listed as a candidate: probes first.
         frame = frame.sort_values("is_probe", ascending=False, kind="stable")
         again = frame.duplicated(["user_id", "item_id"]).to_numpy()
         if again.any():

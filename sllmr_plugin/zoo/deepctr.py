@@ -132,7 +132,8 @@ def build_model(
         if not from_caller:
             raise
         raise BackboneError(
-            f"{recipe.class_name} cannot be built with {from_caller} ({type(error).__name__}: {error}); change these arguments."
+            f"{recipe.class_name} cannot be built with {from_caller} ({type(error).__name__}: {error}); change these "
+            "arguments."
         ) from error
 
 
@@ -159,7 +160,7 @@ def check_backbone(
     if embedding_dim < 1 or embedding_dim % heads:
         raise BackboneError(f"{key} cannot have embedding_dim={embedding_dim}; take a positive multiple of {heads}.")
     if not 0 <= dropout < 1:
-        raise BackboneError(f"dropout={dropout} is no rate; take a number in [0, 1).")
+        raise BackboneError(f"dropout={dropout} is not a rate; take a number in [0, 1).")
     if dropout and recipe.dropout is None:
         raise BackboneError(f"{key} has no dropout, so dropout={dropout} would do nothing; leave it at 0.")
     return key

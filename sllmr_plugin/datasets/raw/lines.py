@@ -283,7 +283,7 @@ def read_number(value: Any, name: str) -> float:
     except (TypeError, ValueError, OverflowError):
         result = math.nan
     if not math.isfinite(result):
-        raise BadLine(f"no {name}" if value in (None, "") else f"{name} is no number")
+        raise BadLine(f"no {name}" if value in (None, "") else f"{name} is not a number")
     return result
 
 
