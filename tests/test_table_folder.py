@@ -185,7 +185,7 @@ def test_a_killed_build_leaves_nothing_that_opens(tmp_path):
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "out").exists()
     (left,) = tmp_path.glob(".out.*.partial")
-    with pytest.raises(ScoreTableError, match="no finished score table"):
+    with pytest.raises(ScoreTableError, match="not a finished score table"):
         ScoreTable.open(left)
     ScoreTable.build(tmp_path / "in", tmp_path / "out", **INDEXES)  # what is left does not stand in the way
 
@@ -257,7 +257,7 @@ def test_the_description_is_guarded(folder):
     refused("{", "cannot be read")
     refused("[]", "describes no score table")
     path.unlink()
-    with pytest.raises(ScoreTableError, match="no finished score table"):
+    with pytest.raises(ScoreTableError, match="not a finished score table"):
         ScoreTable.read(folder)
 
 
