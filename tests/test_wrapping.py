@@ -94,7 +94,7 @@ def test_table_and_gate_and_item_table_are_checked_together():
     ("change", "fragment"),
     [
         ({"item_features": "category"}, "list of feature names"),
-        ({"task": "click"}, "no index"),
+        ({"task": "click"}, "not an index"),
         ({"config": {"mode": "none"}}, "Pass a SelectiveConfig"),
         ({"item_table": "items.csv"}, "Pass a DataFrame"),
         ({"user": "item_id"}, "both 'item_id'"),
@@ -121,7 +121,7 @@ def test_wrapping_twice_is_refused():
 
 
 def test_other_models_are_refused():
-    with pytest.raises(UnsupportedModelError, match="no DeepCTR-Torch model"):
+    with pytest.raises(UnsupportedModelError, match="neither a DeepCTR-Torch nor a FuxiCTR model"):
         wrap(torch.nn.Linear(2, 1), zoo.score_frame(), user="user_id", item="item_id")
 
 

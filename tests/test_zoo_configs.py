@@ -185,7 +185,7 @@ def test_what_a_file_cannot_say_is_named(tmp_path):
         ({"model": None}, ConfigError, "no model is named"),
         ({"data": None}, ConfigError, "no data set is named"),
         ({"config": "x.yaml"}, ConfigError, "names model, data and setting itself"),
-        ({"assignments": ["config.weight"]}, ConfigError, "is not of the form KEY=VALUE"),
+        ({"assignments": ["config.weight"]}, ConfigError, "is not KEY=VALUE"),
         ({"assignments": ["weight=1"]}, ConfigError, "-o weight=1: unknown key 'weight'; did you mean 'config.weight'"),
         (
             {"assignments": ["training.embedding_dim=15"]},

@@ -176,7 +176,7 @@ def read_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment} is not of the form FIELD=VALUE; write, say, --set weight=0.2.")
+            raise ConfigError(f"--set {assignment} is not FIELD=VALUE; write for instance --set weight=0.2.")
         overrides[name.strip()] = _value(value.strip())
     SelectiveConfig.from_dict(overrides, source="--set")
     return overrides

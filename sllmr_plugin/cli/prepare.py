@@ -137,7 +137,7 @@ def _add_table_form(parser: argparse.ArgumentParser) -> None:
 def _renaming(text: str) -> tuple[str, str]:
     own, equals, theirs = text.partition("=")
     if not (own and equals and theirs):
-        raise argparse.ArgumentTypeError(f"{text} is not of the form NAME=THEIRS, such as user_id=visitor")
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=THEIRS, such as user_id=visitor")
     return own, theirs
 
 

@@ -100,7 +100,7 @@ def read_assignment(text: str) -> dict[str, Setting]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"-o {text} is not of the form KEY=VALUE; write for instance -o config.weight=0.2.")
+        raise ConfigError(f"-o {text} is not KEY=VALUE; write for instance -o config.weight=0.2.")
     return _read(value, f"-o {text}", prefix=key.strip(), lines=False)
 
 
