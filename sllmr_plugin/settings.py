@@ -165,7 +165,7 @@ def type_like(default: Any) -> Any:
 
 
 def choices_of(cls: type, name: str) -> tuple[str, ...]:
-    """Return the names that a field may have, for the help of a flag; () where it is no choice among names.
+    """Return the names that a field may have, for the help of a flag; () if it is not a choice among names.
 
     Examples
     --------

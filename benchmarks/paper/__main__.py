@@ -190,7 +190,7 @@ def _command() -> str:
 
 
 def _numbers(text: str) -> Sequence[int]:
-    """Read numbers of tables or figures; ``none`` is no number."""
+    """Read numbers of tables or figures; ``none`` stands for none of them."""
     return [] if text == "none" else [int(number) for number in text.split(",")]
 
 

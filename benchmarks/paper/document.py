@@ -21,7 +21,7 @@ from .results import DataResults
 from .tables import figure_2, table_2, table_3
 
 _FORMS = {"text": "txt", "markdown": "md", "latex": "tex"}
-_TITLE = "The paper's tables, made anew"
+_TITLE = "The paper's tables, reproduced"
 FIGURE = "figure2.png"
 
 

@@ -1,4 +1,4 @@
-"""Makes runs, each in a process of its own: what one does, crash or run out of memory, is no other's business."""
+"""Makes runs, each in a process of its own: a crash or a lack of memory affects that run only."""
 
 from __future__ import annotations
 

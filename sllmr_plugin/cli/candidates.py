@@ -22,7 +22,7 @@ examples:
   sllmr candidates ... --users 5000 --per-user 10 --probe-share 0.5
       More users with fewer items each, more probes.
   sllmr candidates ... --cold-share 1 --users 500
-      Cold users only. The gate then knows nothing of the others.
+      Cold users only. The gate then has no information about the others.
 
 next: sllmr score --candidates candidates.parquet --interactions clicks.csv --items items.csv --out llm_scores.parquet
 """

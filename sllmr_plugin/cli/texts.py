@@ -18,8 +18,8 @@ from .score import answered
 
 _EPILOG = """\
 What is shown of a user are titles of training interactions, never of held-out ones. Answers go into a ledger as those
-of sllmr score do: whatever ends a run, the same command goes on where it stopped and pays for no answer twice, and more
---users, --exemplars or kinds pay only for the new ones. The key is read from OPENAI_API_KEY.
+of sllmr score do: after any interruption, the same command continues where it stopped and pays for no answer twice,
+and more --users, --exemplars or kinds pay only for the new ones. The key is read from OPENAI_API_KEY.
 
 examples:
   sllmr texts --interactions clicks.csv --items items.csv --out texts.parquet --dry-run

@@ -201,7 +201,7 @@ def prepare(
 
     In this order: lines are read; interactions rated below `min_rating` go; of those that repeat a user and item the
     earliest stays; users and items outside the k-core go; the rest is ordered by user and time, ties by their order in
-    the file, and split; negatives are drawn. Files may be gzipped, whatever their names.
+    the file, and split; negatives are drawn. Files may be gzipped under any name.
 
     Parameters
     ----------

@@ -47,7 +47,7 @@ class DataSource(Settings):
         interacted with; `scores` and `texts` are read by the modes that use them.
     split : {"leave-last-out", "column"}, default="leave-last-out"
         ``leave-last-out``: the last interaction of a user is test and the one before it validation; a
-        ``split`` column must leave no user more than one of each. ``column``: whatever that column says; it must be
+        ``split`` column must leave no user more than one of each. ``column``: as that column says; it must be
         there.
     source : str, default=""
         Where a user gets the raw files.

@@ -131,7 +131,7 @@ class ScoreTable:
             are ignored, except ``prompt_position``, from which `reliability` warns. Data frames of polars and pyarrow
             are accepted, and so is a folder that `build` has made, which is opened.
         user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
-            Raw id -> the code that the model is fed. Without it the ids are taken for codes.
+            Maps raw ids to the codes in the model's input. Without it the ids are used as codes.
 
         Returns
         -------
@@ -141,10 +141,10 @@ class ScoreTable:
         Raises
         ------
         ScoreTableError
-            If the file cannot be read, is empty, lacks a column, or holds a score outside [0, 1] or that is no
-            number, or an unknown kind.
+            If the file cannot be read, is empty, lacks a column, or holds a score that is not a number in
+            [0, 1], or an unknown kind.
         CoverageError
-            If not one candidate is left.
+            If no candidate is left.
 
         Examples
         --------
@@ -205,10 +205,10 @@ class ScoreTable:
             A parquet file, or a folder of them with the columns of `read`; a column can also be a level of folders
             (``kind=probe/``). Files are read in the order of their paths.
         folder : path
-            Where the table goes. It must not exist. It appears when it is whole: a build that fails or is
-            killed leaves nothing there (killed, a ``.partial`` folder beside it that can be deleted).
+            Where the table is written. It must not exist, and it appears when it is complete. A build that fails leaves
+            nothing; one that is killed leaves a ``.partial`` folder next to it, which can be deleted.
         user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
-            Raw id -> the code that the model is fed. Without it the ids are taken for codes.
+            Maps raw ids to the codes in the model's input. Without it the ids are used as codes.
         verbose : bool, default=False
             Whether to show progress on stderr.
 
@@ -292,7 +292,7 @@ class ScoreTable:
         if self.folder is not None:
             raise ScoreTableError(
                 f"{self.folder}: holds codes outside the model's vocabulary ({n_users} users, {n_items} items). Build "
-                "it anew with a user_index and an item_index of the model's ids, which drop the others."
+                "it again with a user_index and an item_index of the model's ids, which drop the others."
             )
         kept = []
         for group in (self.candidates, self.probes):

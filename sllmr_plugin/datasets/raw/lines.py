@@ -37,7 +37,7 @@ class BadLine(ValueError):  # noqa: N818  (never leaves this package: it becomes
 class RawFile:
     """A raw file, plain or gzipped, that is gone through once.
 
-    Whether it is gzipped is told by its first two bytes, whatever its name. Memory does not grow with the file.
+    Gzip is detected from the first two bytes, not from the name. Memory does not grow with the file.
 
     Parameters
     ----------
