@@ -43,7 +43,7 @@ class SelectiveConfig(Settings):
     Parameters
     ----------
     loss : {"ranknet", "hinge", "mse", "bce", "kd"}, class or Loss, default="ranknet"
-        The loss that follows the LLM. For an ordered pair with score difference d, ``ranknet`` is ``softplus(margin - d)`` and
+        The loss that follows the LLM. On a pair with score difference d, ``ranknet`` is ``softplus(margin - d)`` and
         ``hinge`` ``max(0, margin - d)`` (Sec. 3.2). The others look at single items: ``mse`` and ``bce`` pull every
         scored probability towards the LLM's score, ``kd`` distils the LLM's soft logits (Hinton et al., 2015), the
         paper's baseline "KD". A `PairLoss` or `PointwiseLoss` of your own is accepted as well.
@@ -60,7 +60,7 @@ class SelectiveConfig(Settings):
         ``batch_mean`` adds ``weight * batch_rows * mean over pairs``, so that `weight` means the same
         at every batch size and number of pairs: the loss of a pair relative to the loss of a row.
         ``pair_sum`` adds ``weight * sum over pairs``, as printed in the paper. Both are added to a loss that is a
-        sum over rows, as in DeepCTR-Torch. Where it is a mean, as in FuxiCTR, they are divided by the rows of the batch.
+        sum over rows, as in DeepCTR-Torch. Where it is a mean (FuxiCTR), they are divided by the rows of the batch.
     score_space : {"logit", "probability"}, default="logit"
         Which scores are subtracted. On probabilities the gradient vanishes for items that the model scores
         near 0 or 1; on logits it does not.
