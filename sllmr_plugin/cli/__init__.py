@@ -22,7 +22,7 @@ _COMMANDS = {
     "candidates": "choose the user-item pairs to have scored",
     "score": "have candidates scored by a language model",
     "texts": "have users and items described by a language model",
-    "ledger": "look into the answers that scoring has paid for",
+    "ledger": "inspect the answers that scoring has paid for",
     "build-table": "make a memory-mapped score table of many parquet files",
     "coverage": "report how much of a score table can be used",
     "reliability": "where is the LLM a better judge than the model?",

@@ -53,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("format", choices=CHOICES["format"], metavar="FORMAT", help=", ".join(CHOICES["format"]))
     parser.add_argument("--reviews", required=True, metavar="FILE", help="the interactions, plain or gzipped")
-    parser.add_argument("--meta", metavar="FILE", help="the items; without it no item has a title")
+    parser.add_argument("--meta", metavar="FILE", help="the items; without this file no item has a title")
     parser.add_argument("--users", metavar="FILE", help="the users, where the format has a file of them")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the prepared files")
     _add_choices(parser)
@@ -102,7 +102,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.01,
         metavar="X",
-        help="malformed lines that are put up with, as a share of a file's lines (default: 0.01)",
+        help="accepted malformed lines, as a share of a file's lines (default: 0.01)",
     )
 
 

@@ -167,7 +167,7 @@ def check_backbone(
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return constructor arguments of a backbone as its class wants them.
+    """Return the constructor arguments of a backbone in the types that its class expects.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     BackboneError
-        If the class has no such argument (the nearest is named), it is decided elsewhere, or the type is wrong.
+        If the class has no such argument (the nearest is named), the argument is set elsewhere, or the type is wrong.
     """
     key = _key(name)
     if not arguments:  # and the library need not be imported
@@ -227,7 +227,7 @@ def feature_names(model: Any) -> list[str]:
 
 
 def input_rows(model: Any, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the columns of `rows` that a model reads, fit for its ``fit`` and ``predict``.
+    """Return the columns of `rows` that a model reads, as its ``fit`` and ``predict`` take them.
 
     Parameters
     ----------
