@@ -363,6 +363,13 @@ def test_two_forms_of_one_file_are_not_guessed_between(source):
     assert load_source(dataclasses.replace(source, interactions="interactions.csv.gz"))[0].n_users == 4
 
 
+@pytest.mark.parametrize(("content", "told"), [(b"", "is empty"), (b"user_id,item_id\n\xff,1\n", "not UTF-8")])
+def test_interactions_that_cannot_be_read_are_refused_before_their_split_is_asked_for(source, content, told):
+    (source.path / "interactions.csv").write_bytes(content)
+    with pytest.raises(DataError, match=rf"interactions\.csv {told}|interactions\.csv is {told}"):
+        load_source(dataclasses.replace(source, split="column"))
+
+
 def test_what_a_source_says_of_its_files_is_checked(source):
     with pytest.raises(DataError, match="no column `split`, but data.split is 'column'"):
         load_source(dataclasses.replace(source, split="column"))
