@@ -43,26 +43,26 @@ class SelectiveConfig(Settings):
     Parameters
     ----------
     loss : {"ranknet", "hinge", "mse", "bce", "kd"}, class or Loss, default="ranknet"
-        What follows the LLM. Of an ordered pair with score difference d, ``ranknet`` is ``softplus(margin - d)`` and
+        The loss that follows the LLM. On a pair with score difference d, ``ranknet`` is ``softplus(margin - d)`` and
         ``hinge`` ``max(0, margin - d)`` (Sec. 3.2). The others look at single items: ``mse`` and ``bce`` pull every
         scored probability towards the LLM's score, ``kd`` distils the LLM's soft logits (Hinton et al., 2015), the
-        paper's baseline "KD". A `PairLoss` or `PointwiseLoss` of your own is taken, too.
+        paper's baseline "KD". A `PairLoss` or `PointwiseLoss` of your own is accepted as well.
     gate : {"auto", "none", "disagreement", "fixed", "budget", "bilevel", "joint"}, class or Gate, default="auto"
         Where the LLM is followed. ``none`` follows it everywhere (alpha = 1). ``disagreement`` estimates
-        P(LLM right | LLM and backbone disagree) on the table's probes, anew each epoch; ``bilevel`` opens for pairs
+        P(LLM right | LLM and backbone disagree) on the table's probes, again in each epoch; ``bilevel`` opens for pairs
         whose step lowers the loss on the probes; ``joint`` is the gate of the paper's Algorithm 1, which is trained by
         descent on the loss that it multiplies and can therefore only close; ``budget`` is the same with its mean alpha
         held at one half; ``fixed`` opens for cold users and long-tail items. ``auto`` is ``disagreement`` where the
-        table has probes, else ``fixed``, and ``none`` for the losses of single items, which have no pair to weigh.
+        table has probes, else ``fixed``, and ``none`` for the losses of single items, which have no pairs to weight.
     weight : float, default=0.2
         Lambda, the strength of the regularizer. 0 trains the plain model, bit for bit.
     weight_scale : {"batch_mean", "pair_sum"}, default="batch_mean"
         ``batch_mean`` adds ``weight * batch_rows * mean over pairs``, so that `weight` means the same
-        at every batch size and number of pairs: the share of a pair's loss beside a row's loss.
-        ``pair_sum`` adds ``weight * sum over pairs``, as the paper prints it. Both stand beside a loss that is a
-        sum over rows, DeepCTR-Torch's; beside a mean, FuxiCTR's, what is added is divided by the rows of the batch.
+        at every batch size and number of pairs: the loss of a pair relative to the loss of a row.
+        ``pair_sum`` adds ``weight * sum over pairs``, as printed in the paper. Both are added to a loss that is a
+        sum over rows, as in DeepCTR-Torch. Where it is a mean (FuxiCTR), they are divided by the rows of the batch.
     score_space : {"logit", "probability"}, default="logit"
-        What the difference is taken of. On probabilities the pull fades for items that the model scores
+        Which scores are subtracted. On probabilities the gradient vanishes for items that the model scores
         near 0 or 1; on logits it does not.
     margin : float or None, default=None
         None takes 0 for RankNet and, for the hinge, 1 on logits and 0.1 on probabilities.
@@ -70,7 +70,7 @@ class SelectiveConfig(Settings):
         Users whose pairs are formed in a training step. None takes one for every 4 rows of the batch, at most 64.
         Each adds the rows of the items in its pairs, between 4 and 6 of them with the other defaults.
     candidates_per_user : int, default=10
-        Scored items of each of them among which pairs are formed, drawn anew in every step where the table
+        Scored items of each of them among which pairs are formed, drawn again in every step where the table
         holds more. Only items in a pair become input rows.
     pairs_per_user : int, default=4
         K, the most pairs formed of a user in a step; fewer where the user has fewer (Sec. 3.2, adaptive
@@ -78,12 +78,12 @@ class SelectiveConfig(Settings):
     pair_rule : {"largest", "gap_weighted", "uniform"}, class or PairRule, default="largest"
         Which pairs are taken when a user has more than K: those of largest score gap (the paper's rule), at
         random with a chance proportional to the gap, or at random. As ``largest`` chooses among
-        items drawn anew, it does not take the same extremes every time, unless `candidates_per_user` is
+        items drawn again, it does not take the same extremes every time, unless `candidates_per_user` is
         as large as the table's share of a user.
     user_source : {"table", "batch"}, default="table"
-        Draw the users evenly from the score table, or take those of the batch. Cold users are rare in batches.
+        Draw the users uniformly from the score table, or take those of the batch. Cold users are rare in batches.
     in_batch_pairs : bool, default=False
-        Also form pairs among rows of the batch that happen to belong to one user and carry scores.
+        Also form pairs among rows of the batch that belong to the same user and have scores.
     uncertainty : {"confidence", "entropy", "mc_dropout", "ensemble"}, class or Uncertainty, default="confidence"
         The backbone's own uncertainty q in [0, 1] (Sec. 3.3); ``ensemble`` is the variance over the checkpoints
         given to ``model.sllmr.set_ensemble``.
@@ -93,14 +93,14 @@ class SelectiveConfig(Settings):
         tau_u: a user with fewer training positives is cold.
     tail_quantile : float, default=0.2
         An item is long-tail when its number of training positives is at most the popularity that this
-        share of the items does not exceed; ties are all in.
+        share of the items does not exceed; all ties are included.
     warmup_epochs : int, default=0
         Epochs at the start that train the plain model.
     decay : float, default=1.0
         The weight is multiplied by this after every epoch that used it.
     kd_temperature : float, default=2.0
         T of ``loss="kd"``: both logits are divided by it. Higher ones soften the LLM's scores, so that how far they
-        are from 0 and 1 counts for less; 1 is ``bce`` but for the clipping of scores near 0 and 1.
+        are from 0 and 1 counts for less; 1 is ``bce`` except for the clipping of scores near 0 and 1.
     seed : int or None, default=None
         Seed of the drawing of users, candidates and pairs, kept apart from torch's global generator. None takes
         ``torch.initial_seed()``, so ``torch.manual_seed`` (which DeepCTR-Torch's models call) decides.
@@ -216,7 +216,7 @@ class SelectiveConfig(Settings):
         return float(self.weight) * self.decay ** (epoch - self.warmup_epochs)
 
     def replace(self, **changes: Any) -> SelectiveConfig:
-        """Return a copy with some fields changed, validated anew."""
+        """Return a copy with some fields changed, validated again."""
         return self.from_dict({**self.to_dict(), **changes})
 
     def to_dict(self) -> dict[str, Any]:
@@ -350,5 +350,5 @@ def _without_mode(values: Mapping[str, Any], source: str) -> tuple[str, dict[str
     return mode, fields
 
 
-# As an attribute the deprecated argument would be None, its default, whatever the fields say.
+# As an attribute the deprecated argument would be None, its default, regardless of the fields.
 SelectiveConfig.mode = SelectiveConfig.row  # type: ignore[attr-defined]

@@ -52,7 +52,7 @@ class NotWrappedError(SLLMRError, TypeError):
 
 
 class ScoreTableError(SLLMRError, ValueError):
-    """The score table cannot be read as it stands."""
+    """The score table cannot be read."""
 
 
 class CoverageError(ScoreTableError):
@@ -60,7 +60,7 @@ class CoverageError(ScoreTableError):
 
 
 class TextTableError(SLLMRError, ValueError):
-    """The text table cannot be read as it stands."""
+    """The text table cannot be read."""
 
 
 class TextEncoderError(SLLMRError, RuntimeError):
@@ -84,7 +84,7 @@ class ProcessesError(SLLMRError, RuntimeError):
 
 
 class DataError(SLLMRError, ValueError):
-    """A data file (interactions, items) cannot be used as it stands."""
+    """A data file (interactions, items) cannot be used."""
 
 
 class MissingDataError(DataError):
@@ -96,7 +96,7 @@ class MalformedLinesError(DataError):
 
 
 class PromptError(SLLMRError, ValueError):
-    """A prompt template, or a request that it is to render, cannot be used as it stands."""
+    """A prompt template, or a request for it, cannot be used."""
 
 
 class AnswerError(SLLMRError, ValueError):

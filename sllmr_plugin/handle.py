@@ -132,7 +132,7 @@ def require_sampled_uncertainty(config: SelectiveConfig) -> None:
 class Handle:
     """Everything the regularizer keeps on a model, outside the module tree.
 
-    The gate's parameters are no part of ``model.state_dict()``; they move with ``model.to()`` and are saved
+    The gate's parameters are not part of ``model.state_dict()``; they move with ``model.to()`` and are saved
     by `save`. Users do not build one; `wrap` does.
 
     Parameters
@@ -204,7 +204,7 @@ class Handle:
         self.config, self.gate = self._checked(config)
 
     def configure(self, config: SelectiveConfig | None = None, **changes: Any) -> None:
-        """Change the settings for the next `fit`; the gate starts anew when its kind or its signals change.
+        """Change the settings for the next `fit`; the gate starts again when its kind or its signals change.
 
         Parameters
         ----------

@@ -148,7 +148,7 @@ def as_type(value: Any, wanted: Any) -> Any:
 
 
 def type_like(default: Any) -> Any:
-    """Return the type of values that may stand in for a default.
+    """Return the type of values that may replace a default.
 
     A default of 0 is taken for a number of any kind: rates that are off by default are written so.
 
@@ -165,7 +165,7 @@ def type_like(default: Any) -> Any:
 
 
 def choices_of(cls: type, name: str) -> tuple[str, ...]:
-    """Return the names that a field may have, for the help of a flag; () where it is no choice among names.
+    """Return the names that a field may have, for the help of a flag; () if it is not a choice among names.
 
     Examples
     --------

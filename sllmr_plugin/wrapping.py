@@ -43,8 +43,8 @@ def wrap(
     """Make `model.fit` train with the LLM-guided regularizer, before or after `compile`.
 
     The model is changed in place: its class becomes a subclass of its own class and it gains the attribute
-    `sllmr`. Parameters, ``state_dict`` keys and predictions stay as they are. Everything is checked before
-    anything is touched.
+    `sllmr`. Parameters, ``state_dict`` keys and predictions do not change. Everything is checked before the
+    model is changed.
 
     Parameters
     ----------
@@ -53,36 +53,36 @@ def wrap(
     scores : path, pandas.DataFrame or ScoreTable
         LLM scores: ``user_id, item_id, score`` in [0, 1] and optionally ``kind``; see `ScoreTable.read`.
     user, item : str
-        The model's features that carry the ids.
+        Names of the model's features that hold the ids.
     item_features : sequence of str, optional
         All features that change with the candidate item. Default: `item`; for DIN and DIEN also the features whose
         history they attend to; with FuxiCTR also those whose ``source`` is the item's.
     item_table : pandas.DataFrame, optional
-        A row an item with its raw id (column `item`) and its other item-side features as the model is fed
-        them. Needed for items that never occur in the training rows when there are such features.
+        One row per item: its raw id (column `item`) and its other item-side features, encoded as in the model's
+        input. Needed for items that do not occur in the training rows, if there are such features.
     user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
-        Raw id of the score table -> the code that the model is fed. Default: with FuxiCTR its own vocabulary, if
-        ``feature_vocab.json`` stands in the folder of the model's `feature_map`; else the ids are the codes.
+        Maps raw ids of the score table to the codes in the model's input. Default: with FuxiCTR its own vocabulary, if
+        ``feature_vocab.json`` is in the folder of the model's `feature_map`; else the ids are the codes.
     config : SelectiveConfig, optional
-        What to add and where; the default is ``SelectiveConfig()``.
+        Settings of the regularizer. The default is ``SelectiveConfig()``.
     task : int, optional
-        Required for multi-task models: the output that the LLM's scores speak about.
+        Required for multi-task models: index of the output that the LLM's scores refer to.
 
     Returns
     -------
     model
-        The same object. ``model.sllmr.status()`` tells what it is set to do and has done.
+        The same object. ``model.sllmr.status()`` reports its settings and what it has done.
 
     Raises
     ------
     AlreadyWrappedError
-        If the model is wrapped.
+        If the model is already wrapped.
     UnsupportedModelError
-        If it is of neither library.
+        If the model belongs to neither library.
     WrapError
         Listing every reason why this model cannot be wrapped like this.
     ScoreTableError, CoverageError
-        If the scores cannot be read, or none of them concerns this model.
+        If the scores cannot be read, or none of them can be used with this model.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def wrap(
     if backend is None:
         raise UnsupportedModelError(
             [
-                f"a {type(model).__module__}.{type(model).__name__} is no DeepCTR-Torch model and no FuxiCTR one. "
+                f"a {type(model).__module__}.{type(model).__name__} is neither a DeepCTR-Torch nor a FuxiCTR model. "
                 "Pass a deepctr_torch.models model, or one that derives from fuxictr.pytorch.models.BaseModel."
             ]
         )
@@ -273,7 +273,7 @@ def _type_problems(item_features: object, task: object, config: object) -> list[
     if isinstance(item_features, str):
         problems.append(f"item_features is the string {item_features!r}. Pass a list of feature names.")
     if task is not None and not isinstance(task, int):
-        problems.append(f"task={task!r} is no index. Pass the number of the output, counted from 0.")
+        problems.append(f"task={task!r} is not an index. Pass the number of the output, counted from 0.")
     if not isinstance(config, SelectiveConfig):
         problems.append(
             f"config is a {type(config).__name__}. Pass a SelectiveConfig, e.g. SelectiveConfig.from_dict(...)."

@@ -23,7 +23,7 @@ from sllmr_plugin.evaluation import compare as compare_module
 from sllmr_plugin.evaluation import tune as tune_module
 from sllmr_plugin.evaluation.comparison import Comparison
 from sllmr_plugin.evaluation.training import RunSettings, Trained
-from sllmr_plugin.progress import RunProgress, duration
+from sllmr_plugin.progress import RunProgress
 
 
 @pytest.fixture
@@ -377,45 +377,40 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_estimates_from_the_runs_it_timed(monkeypatch):
-    clock = iter([0.0, 0.0, 10.0, 10.0, 40.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+def test_progress_estimates_from_the_runs_it_made(monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: seconds[0])
     stream = io.StringIO()
     progress = RunProgress(5, stream=stream)
     progress.skip("old")
-    for name in ("first", "second"):
-        progress.start()
+    for name, ends in (("first", 10.0), ("second", 40.0)):
         progress.note("not for files")
+        seconds[0] = ends
         progress.finish(name)
     assert stream.getvalue().splitlines() == [
         "[1/5] old",
-        "[2/5] first  (10 s, about 30 s left)",
-        "[3/5] second  (30 s, about 40 s left)",  # two runs of (10 + 30) / 2 seconds
+        "[2/5] first  [00:10<00:30, 10.00s/run]",  # three runs of 10 seconds
+        "[3/5] second  [00:40<00:40, 20.00s/run]",  # two of (10 + 30) / 2 seconds
     ]
 
 
-def test_notes_on_a_terminal_are_written_over():
+def test_a_terminal_shows_notes_on_the_bar_and_keeps_the_lines():
     stream = Terminal()
-    progress = RunProgress(1, stream=stream)
-    progress.start()
-    progress.note("a long note on what is being done")
-    progress.finish("done")
-    first, last = stream.getvalue().split("\r")[1:]
-    assert last.rstrip("\n").startswith("[1/1] done")
-    assert len(last.rstrip("\n")) >= len(first)
+    progress = RunProgress(2, stream=stream)
+    progress.note("epoch 1 of 3")
+    progress.finish("first: AUC 0.7")
+    progress.finish("second: AUC 0.8")
+    shown = [part.strip() for part in stream.getvalue().replace("\n", "\r").split("\r")]
+    assert "epoch 1 of 3" in next(part for part in shown if part.endswith("epoch 1 of 3]"))
+    assert [part for part in shown if part.startswith("[")] == ["[1/2] first: AUC 0.7", "[2/2] second: AUC 0.8"]
+    assert shown[-2].startswith("100%")
+    assert stream.getvalue().endswith("\n")
 
 
 def test_quiet_progress_writes_nothing():
     stream = Terminal()
-    progress = RunProgress(1, stream=stream, verbose=False)
-    progress.start()
+    progress = RunProgress(2, stream=stream, verbose=False)
+    progress.skip("w")
     progress.note("x")
     progress.finish("y")
     assert stream.getvalue() == ""
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (3780, "1 h 03 min")]
-)
-def test_duration(seconds, text):
-    assert duration(seconds) == text

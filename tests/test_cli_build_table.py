@@ -27,5 +27,5 @@ def test_what_cannot_be_used_is_said_in_a_line(tmp_path, capsys):
     assert main(["build-table", *files, "--user-index", str(tmp_path / "users.csv")]) == 2
     assert "no column 'code'" in capsys.readouterr().err
     assert main(["build-table", *files]) == 2
-    assert "user_id holds 'a', which is no integer code" in capsys.readouterr().err
+    assert "user_id holds 'a', which is not an integer code" in capsys.readouterr().err
     assert not (tmp_path / "table").exists()

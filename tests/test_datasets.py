@@ -6,13 +6,16 @@ import importlib
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sllmr_plugin.datasets.features import template_rows, training_rows
 from sllmr_plugin.datasets.interactions import Interactions, load_interactions
-from sllmr_plugin.errors import DataError, IdWarning
+from sllmr_plugin.errors import DataError, IdWarning, ScoreTableError
+from sllmr_plugin.scores.table import ScoreTable
 
 CATALOGUE = pd.DataFrame({"item_id": range(12)})
 
@@ -380,10 +383,41 @@ def test_ids_of_other_types(columns, message):
         load_interactions(frame(**columns))
 
 
-def test_a_column_that_occurs_twice():
+DOUBLED = {
+    "f.csv": "user_id,item_id,label,item_id\n1,2,1,4\n",
+    "g.csv": '"user_id",item_id,"an, a","an, a"\n1,2,x,y\n',  # quoted, and of no use here
+    "h.inter": "user_id:token\titem_id:token\titem_id:float\n1\t2\t3\n",
+}
+
+
+@pytest.mark.parametrize(("name", "column"), [("f.csv", "item_id"), ("g.csv", "an, a"), ("h.inter", "item_id")])
+def test_a_column_that_a_file_has_twice_is_named(tmp_path, name, column):
+    (tmp_path / name).write_text(DOUBLED[name])
+    with pytest.raises(DataError, match=rf"{name} has the column '{column}' more than once; keep one"):
+        load_interactions(tmp_path / name)
+
+
+def test_a_column_that_a_frame_or_a_parquet_file_has_twice_is_named(tmp_path):
     table = pd.DataFrame([[1, 2, 3]], columns=["user_id", "item_id", "item_id"])
     with pytest.raises(DataError, match="'item_id' more than once; keep one"):
         load_interactions(table)
+    doubled = pa.table([[1], [2], [0.5], [0.7]], names=["user_id", "item_id", "score", "score"])
+    pq.write_table(doubled, tmp_path / "s.pq")
+    with pytest.raises(ScoreTableError, match=r"s\.pq .*'score' more than once"):
+        ScoreTable.read(tmp_path / "s.pq")
+    scores = pd.DataFrame([[1, 2, 0.5, "x", "y"]], columns=["user_id", "item_id", "score", "note", "note"])
+    with pytest.raises(ScoreTableError, match="scores DataFrame has the column 'note' more than once"):
+        ScoreTable.read(scores)
+
+
+def test_a_column_named_like_what_pandas_makes_of_a_second_one_is_kept(tmp_path):
+    (tmp_path / "f.csv").write_text("user_id,item_id,item_id.1\n1,2,x\n1,3,y\n1,4,z\n")
+    assert load_interactions(tmp_path / "f.csv").item_ids.tolist() == [2, 3, 4]
+
+
+def test_columns_without_a_name_are_no_second_ones(tmp_path):
+    (tmp_path / "f.csv").write_text(",user_id,item_id,\n0,1,2,\n1,1,3,\n2,1,4,\n")
+    assert load_interactions(tmp_path / "f.csv").item_ids.tolist() == [2, 3, 4]
 
 
 def test_unreadable_files(tmp_path):
@@ -393,10 +427,10 @@ def test_unreadable_files(tmp_path):
     with pytest.raises(DataError, match=r"f\.xlsx is of an unknown kind; give the interactions as \.csv"):
         load_interactions(tmp_path / "f.xlsx")
     (tmp_path / "f.parquet").write_bytes(b"user_id,item_id")
-    with pytest.raises(DataError, match=r"f\.parquet cannot be read .*write it anew"):
+    with pytest.raises(DataError, match=r"f\.parquet cannot be read .*write it again"):
         load_interactions(tmp_path / "f.parquet")
     (tmp_path / "f.csv.gz").write_bytes(gzip.compress(GOOD.encode())[:-12])
-    with pytest.raises(DataError, match=r"f\.csv\.gz cannot be read .*write it anew"):
+    with pytest.raises(DataError, match=r"f\.csv\.gz cannot be read .*write it again"):
         load_interactions(tmp_path / "f.csv.gz")
     (tmp_path / "f.csv").write_bytes("user_id,item_id\nJosé,1\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"f\.csv is not UTF-8 text .*; save it as UTF-8"):

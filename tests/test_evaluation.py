@@ -397,7 +397,8 @@ def test_compare_warns_before_it_trains_of_scores_that_are_mostly_of_others(data
     strangers = pd.concat([scores.assign(user_id=scores["user_id"] + end) for end in (" ", "x")])
     rows, lost = pd.concat([scores, strangers]), len(scores)
     says = (
-        rf"only {lost} of the {3 * lost} scored pairs read are kept \({lost}: .*but for the blanks.*; {lost}: user_id"
+        rf"only {lost} of the {3 * lost} scored pairs read are kept "
+        rf"\({lost}: .*except for the blanks.*; {lost}: user_id"
     )
     with pytest.warns(CoverageWarning, match=says):
         compare(data, rows, out=tmp_path, modes=["none"], seeds=1)

@@ -72,7 +72,7 @@ def test_categories_match_by_value():
     ],
 )
 def test_ids_that_are_no_codes_need_an_index_and_the_culprit_is_shown(values, shown):
-    with pytest.raises(ScoreTableError, match=re.escape(shown) + r".*no integer code\. Pass item_index="):
+    with pytest.raises(ScoreTableError, match=re.escape(shown) + r".*not an integer code\. Pass item_index="):
         encode_ids(pd.Series(values), None, what="item_id")
 
 

@@ -419,7 +419,7 @@ def test_settings_that_make_no_sense(changes, message):
         ([("u", "a"), ("u", "b")], [], "no interaction is left of 2: 2 outside the 5-core. Lower --k-core"),
         ([("u", "a"), ("u", "b")], ["--k-core", "0", "--split", "time"], "needs times, and the interactions have none"),
         ([("u", "a")], ["--k-core", "0", "--column", "rating=stars"], "no file has the column 'stars'"),
-        ([("u", "a")], ["--k-core", "0", "--meta", "{folder}/other.csv"], "knows none of the 1 ids that are left"),
+        ([("u", "a")], ["--k-core", "0", "--meta", "{folder}/other.csv"], "has none of the 1 ids that are left"),
         ([("u", "a")], ["--meta", "{folder}/none.csv"], "none.csv is not a file"),
         ([], [], "holds no record"),
     ],

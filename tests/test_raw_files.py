@@ -173,7 +173,7 @@ def test_amazon_2014(tmp_path):
     assert first == ("A1", "0001", 4.0, 1400000000.0)
     assert second[:2] == ("A1", "0001")
     assert math.isnan(second[2])
-    assert faults(file) == {"no asin": [3], "unixReviewTime is no number": [4], "overall is no number": [5]}
+    assert faults(file) == {"no asin": [3], "unixReviewTime is not a number": [4], "overall is not a number": [5]}
 
 
 def test_amazon_2014_meta(tmp_path):
@@ -231,7 +231,7 @@ def test_amazon_2023(tmp_path):
 def test_movielens(tmp_path):
     ratings = raw(tmp_path, "1::1193::5::978300760\n1::661::3\n2::9::x::978302109\n")
     assert list(MovieLens().interactions(ratings)) == [("1", "1193", 5.0, 978300760.0)]
-    assert faults(ratings) == {"3 fields between '::' instead of 4": [2], "Rating is no number": [3]}
+    assert faults(ratings) == {"3 fields between '::' instead of 4": [2], "Rating is not a number": [3]}
     movies = raw(tmp_path, "73::Misérables, Les (1995)::Drama|Musical\r\n".encode("latin-1"))
     assert list(MovieLens().items(movies, ANY)) == [
         ("73", {"title": "Misérables, Les (1995)", "category": "Drama", "categories": "Drama | Musical"})

@@ -17,10 +17,10 @@ from benchmarks.paper import __main__ as reproduce
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.document import write_documents
 from benchmarks.paper.paper import paper_figures
-from benchmarks.paper.planned import plan_runs
+from benchmarks.paper.plan import plan_runs
 from benchmarks.paper.processes import make_runs, threads_per_job
 from benchmarks.paper.progress import Progress
-from benchmarks.paper.request import Request
+from benchmarks.paper.reproduction import Reproduction
 from benchmarks.paper.results import collect
 from benchmarks.paper.state import look_up
 from sllmr_plugin.errors import ConfigError, RunFolderError
@@ -43,8 +43,8 @@ def data_dir(tmp_path):
     return tmp_path / "data"
 
 
-def request_of(data_dir, **changes):
-    return Request(**{**SMALL, "data_dir": str(data_dir), **changes})
+def reproduction_of(data_dir, **changes):
+    return Reproduction(**{**SMALL, "data_dir": str(data_dir), **changes})
 
 
 def auc_of(run):
@@ -94,13 +94,13 @@ def shell(run, script):
 
 
 def test_the_whole_paper_is_288_runs():
-    runs = Request().runs()
+    runs = Reproduction().runs()
     # a seed: 3 domains x 6 backbones x 5 frameworks, and 2 ablations more of DCNv2 on 3 domains
     assert len(runs) == len(set(runs)) == 3 * (3 * 6 * 5 + 3 * 2)
     assert [run[3] for run in runs] == sorted(run[3] for run in runs)
-    assert len(Request(tables=(3,), figures=()).runs()) == 3 * 3 * 4
-    assert len(Request(tables=(), figures=(2,)).runs()) == 3 * 3 * 6 * 2
-    assert {run[2] for run in Request(modes=("kd", "joint")).runs()} == {"none", "kd", "joint"}
+    assert len(Reproduction(tables=(3,), figures=()).runs()) == 3 * 3 * 4
+    assert len(Reproduction(tables=(), figures=(2,)).runs()) == 3 * 3 * 6 * 2
+    assert {run[2] for run in Reproduction(modes=("kd", "joint")).runs()} == {"none", "kd", "joint"}
 
 
 def test_what_makes_no_sense_is_said(tmp_path):
@@ -113,21 +113,21 @@ def test_what_makes_no_sense_is_said(tmp_path):
         ({"assignments": ("run.mode=joint",)}, "see --modes"),
     ):
         with pytest.raises(ConfigError, match=message):
-            Request(**changes)
+            Reproduction(**changes)
     with pytest.raises(ConfigError, match="config.weight"):
-        plan_runs(Request(**SMALL, assignments=("config.wieght=1",)), tmp_path)
+        plan_runs(Reproduction(**SMALL, assignments=("config.wieght=1",)), tmp_path)
 
 
 def test_what_cannot_be_shown_is_left_out_with_a_word():
-    assert Request().left_out == []
-    assert Request(backbones=("din",), modes=("kd",)).left_out == [
+    assert Reproduction().left_out == []
+    assert Reproduction(backbones=("din",), modes=("kd",)).left_out == [
         "Table 3 is left out: it is of dcnv2, which --backbones does not name.",
         "Figure 2 is left out: it is of mode gated, which --modes does not name.",
     ]
 
 
 def test_a_run_is_a_command_of_its_own(data_dir, tmp_path):
-    plan = plan_runs(request_of(data_dir, setting="small", assignments=("training.epochs=2",)), tmp_path)
+    plan = plan_runs(reproduction_of(data_dir, setting="small", assignments=("training.epochs=2",)), tmp_path)
     run = next(run for run in plan if (run.backbone, run.mode, run.seed) == ("dcnv2", "kar", 1))
     assert run.command[:4] == (sys.executable, "-m", "sllmr_plugin", "train")
     assert " ".join(run.command[4:]) == (
@@ -135,7 +135,7 @@ def test_a_run_is_a_command_of_its_own(data_dir, tmp_path):
         f"-o run.mode=kar --seed 1 --out {run.folder}"
     )
     assert len({run.folder for run in plan}) == len(plan)
-    others = plan_runs(request_of(data_dir), tmp_path)
+    others = plan_runs(reproduction_of(data_dir), tmp_path)
     assert not {run.folder for run in plan} & {run.folder for run in others}
 
 
@@ -147,22 +147,22 @@ def test_a_dry_run_lists_the_runs_and_estimates_the_rest(data_dir, tmp_path, cap
     assert out.count("to do  amazon_beauty deepfm") == 6
     assert "0 runs done, 6 to do, 0 skipped" in out
     assert "not known" in out
-    request = request_of(data_dir, backbones=("deepfm",), modes=("kd", "gated"))
+    request = reproduction_of(data_dir, backbones=("deepfm",), modes=("kd", "gated"))
     for run in plan_runs(request, tmp_path)[:2]:  # none and kd of seed 0
         finish(run)
         run.keep_seconds({"none": 60, "kd": 100}[run.mode])
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "done   amazon_beauty deepfm none seed 0  (1 min 00 s)" in out
+    assert "done   amazon_beauty deepfm none seed 0  (01:00)" in out
     assert "2 runs done, 4 to do, 0 skipped" in out
     # none and kd once more, 60 and 100; gated twice as the mean of these, 80; two at a time
-    assert "about 2 min 40 s left with --jobs 2" in out
+    assert "about 02:40 left with --jobs 2" in out
     assert not (tmp_path / "reproduction.md").exists()
 
 
 def test_runs_that_lack_files_are_skipped_with_the_commands_that_make_them(data_dir, tmp_path, capsys):
     (data_dir / "amazon_beauty" / "llm_texts.parquet").unlink()
-    state = look_up(plan_runs(request_of(data_dir, data=("amazon_beauty", "amazon_toys")), tmp_path))
+    state = look_up(plan_runs(reproduction_of(data_dir, data=("amazon_beauty", "amazon_toys")), tmp_path))
     assert not state.done
     assert {run.mode for run in state.to_do} == {"none", "kd", "gated", "global", "pointwise_mse"}
     beauty, toys = state.skipped
@@ -214,7 +214,7 @@ def test_a_failing_run_is_named_and_the_others_go_on(data_dir, tmp_path, monkeyp
 
 
 def test_an_interrupt_ends_the_processes_and_loses_only_their_runs(data_dir, tmp_path):
-    state = look_up(plan_runs(request_of(data_dir, backbones=("deepfm",)), tmp_path / "out"))
+    state = look_up(plan_runs(reproduction_of(data_dir, backbones=("deepfm",)), tmp_path / "out"))
     first, second, *_ = state.to_do
     pid = tmp_path / "pid"
     runs = [copying(first, tmp_path), shell(second, f"echo $$ > {pid}; exec sleep 60")]
@@ -230,7 +230,7 @@ def test_an_interrupt_ends_the_processes_and_loses_only_their_runs(data_dir, tmp
         make_runs(runs, jobs=2, progress=Interrupting(state, 2))
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
-    again = look_up(plan_runs(request_of(data_dir, backbones=("deepfm",)), tmp_path / "out"))
+    again = look_up(plan_runs(reproduction_of(data_dir, backbones=("deepfm",)), tmp_path / "out"))
     assert [run.key for run in again.done] == [first.key]
     assert again.to_do[0].key == second.key
 
@@ -243,12 +243,12 @@ def test_jobs_share_the_threads(monkeypatch):
 
 
 def test_runs_of_other_data_are_not_taken_for_done(data_dir, tmp_path):
-    run = plan_runs(request_of(data_dir), tmp_path)[0]
+    run = plan_runs(reproduction_of(data_dir), tmp_path)[0]
     finish(run)
     assert run.is_done()
     (data_dir / "amazon_beauty" / "items.csv").write_text("others")
     with pytest.raises(RunFolderError, match="another items.csv"):
-        plan_runs(request_of(data_dir), tmp_path)[0].is_done()
+        plan_runs(reproduction_of(data_dir), tmp_path)[0].is_done()
     (data_dir / "amazon_beauty" / "items.csv").unlink()
     assert run.is_done()  # tables can be laid out where the data are not
 
@@ -263,7 +263,7 @@ def test_two_commands_do_not_work_in_one_folder(data_dir, tmp_path, capsys):
 @pytest.fixture
 def written(data_dir, tmp_path):
     """Documents of all runs of two backbones on Beauty, two seeds."""
-    request = request_of(data_dir)
+    request = reproduction_of(data_dir)
     plan = plan_runs(request, tmp_path / "out")
     for run in plan:
         finish(run)

@@ -281,7 +281,7 @@ def test_a_probe_wins_over_a_candidate_of_the_same_pair():
         ),
         (frame(("a", 1, 0.5)), r"user_id holds 'a'.*Pass user_index="),
         (frame((1, "a", 0.5)), r"item_id holds 'a'.*Pass item_index="),
-        (frame((1, 1, 0.5), (1.5, 1, 0.5)), r"user_id holds .*1\.5.*no integer code"),
+        (frame((1, 1, 0.5), (1.5, 1, 0.5)), r"user_id holds .*1\.5.*not an integer code"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(rows, problem):
@@ -348,7 +348,7 @@ def test_ids_that_only_blanks_keep_out_are_counted_apart():
     rows = frame(("ann", 0, 0.5), ("ann ", 1, 0.25), (" bob", 1, 1.0), ("eve ", 1, 1.0))
     coverage = ScoreTable.read(rows, user_index={"ann": 0, "bob": 1}).coverage
     reason = "user_id not in user_index"
-    assert coverage.dropped == {f"{reason}, but for the blanks around it": 2, reason: 1}
+    assert coverage.dropped == {f"{reason}, except for the blanks around it": 2, reason: 1}
 
 
 FILES = {

@@ -423,7 +423,7 @@ def test_a_calibrated_gate_that_finds_the_llm_wrong_warns():
     # the LLM puts the held-out items last: where the backbone disagrees, the LLM is never right
     wrong = {user: dict.fromkeys(items, 0.0) for user, items in PROBES.items()}
     gate = DisagreementGate()
-    with pytest.warns(GateCollapsedWarning, match="no better a judge.*gate='none'"):
+    with pytest.warns(GateCollapsedWarning, match="does not judge better.*gate='none'"):
         logs = end_of_epoch(session_of(usable(probes=wrong), gate, mode="gated"))
     assert gate.calibrated
     assert logs["sllmr_gate"] == 0

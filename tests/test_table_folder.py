@@ -136,7 +136,7 @@ def test_a_bad_row_is_refused_by_file_and_number_and_nothing_is_left(tmp_path, c
 
 def test_ids_that_are_no_codes_are_refused_by_file(tmp_path):
     scatter(frame(), tmp_path / "in")
-    with pytest.raises(ScoreTableError, match=r"part-0\.parquet: user_id holds 'u\d+', which is no integer code"):
+    with pytest.raises(ScoreTableError, match=r"part-0\.parquet: user_id holds 'u\d+', which is not an integer code"):
         ScoreTable.build(tmp_path / "in", tmp_path / "out")
 
 
@@ -185,7 +185,7 @@ def test_a_killed_build_leaves_nothing_that_opens(tmp_path):
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "out").exists()
     (left,) = tmp_path.glob(".out.*.partial")
-    with pytest.raises(ScoreTableError, match="no finished score table"):
+    with pytest.raises(ScoreTableError, match="not a finished score table"):
         ScoreTable.open(left)
     ScoreTable.build(tmp_path / "in", tmp_path / "out", **INDEXES)  # what is left does not stand in the way
 
@@ -257,7 +257,7 @@ def test_the_description_is_guarded(folder):
     refused("{", "cannot be read")
     refused("[]", "describes no score table")
     path.unlink()
-    with pytest.raises(ScoreTableError, match="no finished score table"):
+    with pytest.raises(ScoreTableError, match="not a finished score table"):
         ScoreTable.read(folder)
 
 

@@ -213,7 +213,7 @@ def test_a_search_takes_up_where_it_stopped(data, scores, tmp_path, made_up, cap
     progress = capsys.readouterr().err.splitlines()
     assert len(progress) == 5
     assert [number for number, line in enumerate(progress) if "already in" in line] == [0, 1]
-    assert "left)" in progress[2]
+    assert progress[2].endswith("run/s]")
 
 
 def test_more_trials_and_seeds_add_and_fewer_leave_the_file_alone(data, scores, tmp_path, made_up):

@@ -94,7 +94,7 @@ def test_table_and_gate_and_item_table_are_checked_together():
     ("change", "fragment"),
     [
         ({"item_features": "category"}, "list of feature names"),
-        ({"task": "click"}, "no index"),
+        ({"task": "click"}, "not an index"),
         ({"config": {"mode": "none"}}, "Pass a SelectiveConfig"),
         ({"item_table": "items.csv"}, "Pass a DataFrame"),
         ({"user": "item_id"}, "both 'item_id'"),
@@ -121,7 +121,7 @@ def test_wrapping_twice_is_refused():
 
 
 def test_other_models_are_refused():
-    with pytest.raises(UnsupportedModelError, match="no DeepCTR-Torch model"):
+    with pytest.raises(UnsupportedModelError, match="neither a DeepCTR-Torch nor a FuxiCTR model"):
         wrap(torch.nn.Linear(2, 1), zoo.score_frame(), user="user_id", item="item_id")
 
 
@@ -372,7 +372,7 @@ def test_a_table_of_which_few_rows_read_can_be_used_warns_in_wrap_and_fit():
     users = scores["user_id"].unique().tolist()
     padded = np.arange(len(scores)) % 3 > 0
     scores["user_id"] = [f"u{user}{' ' * int(blank)}" for user, blank in zip(scores["user_id"], padded, strict=True)]
-    lost = f"{padded.sum()}: user_id not in user_index, but for the blanks around it"
+    lost = f"{padded.sum()}: user_id not in user_index, except for the blanks around it"
     names = {"user": "user_id", "item": "item_id", "item_features": ["item_id", "category", "price"]}
     with pytest.warns(CoverageWarning, match=f"^only {(~padded).sum()} of the {len(scores)} .* are kept .{lost}"):
         model = wrap(zoo.build(DEEPFM), scores, **names, user_index={f"u{user}": user for user in users}, config=ON)

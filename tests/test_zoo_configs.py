@@ -138,11 +138,11 @@ def test_numbers_are_read_as_what_they_mean(text, field, value, tmp_path):
         ("  test_users: none", "write null"),
         ("  bach_size: 1", "line 3: unknown key 'training.bach_size'; did you mean 'training.batch_size'?"),
         ("  model_arguments: {}", "unknown key 'training.model_arguments'"),
-        ("  epochs: 1\n  epochs: 2", "line 4: 'training.epochs' stands there twice (first in line 3); delete one."),
+        ("  epochs: 1\n  epochs: 2", "line 4: 'training.epochs' is there twice (first in line 3); delete one."),
         ("  batch_size: *x", "line 3: not valid YAML (aliases (*name) are not read here)"),
         ("  batch_size: [", "not valid YAML"),
         ("  batch_size: !!python/name:os.system", "not valid YAML (could not determine a constructor"),
-        ("  1: 2", "line 3: a key is no plain text"),
+        ("  1: 2", "line 3: a key is not plain text"),
         ("  batch_size: 0", "batch_size: 0 must be at least 1"),
         ("  dropout: 1.5", "dropout: 1.5 must lie in [0, 1)"),
         ("  learning_rate: -1", "learning_rate: -1.0 must be above 0"),
@@ -185,7 +185,7 @@ def test_what_a_file_cannot_say_is_named(tmp_path):
         ({"model": None}, ConfigError, "no model is named"),
         ({"data": None}, ConfigError, "no data set is named"),
         ({"config": "x.yaml"}, ConfigError, "names model, data and setting itself"),
-        ({"assignments": ["config.weight"]}, ConfigError, "is no KEY=VALUE"),
+        ({"assignments": ["config.weight"]}, ConfigError, "is not KEY=VALUE"),
         ({"assignments": ["weight=1"]}, ConfigError, "-o weight=1: unknown key 'weight'; did you mean 'config.weight'"),
         (
             {"assignments": ["training.embedding_dim=15"]},
@@ -361,6 +361,13 @@ def test_two_forms_of_one_file_are_not_guessed_between(source):
     with pytest.raises(DataError, match=r"holds interactions.csv and interactions.csv.gz; say which"):
         load_source(source)
     assert load_source(dataclasses.replace(source, interactions="interactions.csv.gz"))[0].n_users == 4
+
+
+@pytest.mark.parametrize(("content", "told"), [(b"", "is empty"), (b"user_id,item_id\n\xff,1\n", "not UTF-8")])
+def test_interactions_that_cannot_be_read_are_refused_before_their_split_is_asked_for(source, content, told):
+    (source.path / "interactions.csv").write_bytes(content)
+    with pytest.raises(DataError, match=rf"interactions\.csv {told}|interactions\.csv is {told}"):
+        load_source(dataclasses.replace(source, split="column"))
 
 
 def test_what_a_source_says_of_its_files_is_checked(source):

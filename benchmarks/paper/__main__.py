@@ -11,19 +11,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from sllmr_plugin.cli import guarded
 from sllmr_plugin.cli.arguments import add_experiment_keys, check_data_dir, names, positive
 from sllmr_plugin.errors import MissingDataError, RunFolderError
 from sllmr_plugin.evaluation.run import ALL_MODES
-from sllmr_plugin.progress import duration
 
 from .document import data_lines, protocol_lines, write_documents
 from .paper import paper_figures
-from .planned import plan_runs
+from .plan import plan_runs
 from .processes import make_runs
 from .progress import Progress
-from .request import FIGURES, TABLES, Request
+from .reproduction import FIGURES, TABLES, Reproduction
 from .results import collect
 from .state import State, look_up
 
@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     check_data_dir(arguments.data_dir)
-    request = Request(
+    reproduction = Reproduction(
         tables=tuple(arguments.tables),
         figures=tuple(arguments.figure),
         data=tuple(arguments.data),
@@ -113,9 +113,9 @@ def _run(arguments: argparse.Namespace) -> int:
         assignments=tuple(arguments.assignments),
         data_dir=arguments.data_dir,
     )
-    for line in request.left_out:
+    for line in reproduction.left_out:
         print(line, file=sys.stderr)
-    state = look_up(plan_runs(request, arguments.out))
+    state = look_up(plan_runs(reproduction, arguments.out))
     if arguments.dry_run:
         _list(state, arguments.jobs)
         return 0
@@ -130,7 +130,7 @@ def _run(arguments: argparse.Namespace) -> int:
         not_made = [str(one) for one in (*failed, *state.skipped)]
         found = collect(done)
         if found:
-            print(write_documents(arguments.out, request, found, command=_command(), not_made=not_made))
+            print(write_documents(arguments.out, reproduction, found, command=_command(), not_made=not_made))
     for results in found:
         print("\n".join([f"{results.data}:", *(f"  {line}" for line in data_lines(results)), ""]))
     print("How these runs differ from the paper's, or where it does not say what it did:")
@@ -147,7 +147,7 @@ def _list(state: State, jobs: int) -> None:
     for word, runs in (("done", state.done), ("to do", state.to_do)):
         for run in runs:
             seconds = run.seconds if word == "done" else None
-            print(f"{word:<6} {run.name}" + ("" if seconds is None else f"  ({duration(seconds)})"))
+            print(f"{word:<6} {run.name}" + ("" if seconds is None else f"  ({tqdm.format_interval(seconds)})"))
     for skipped in state.skipped:
         print(skipped)
     n_skipped = sum(len(skipped.runs) for skipped in state.skipped)
@@ -160,7 +160,8 @@ def _list(state: State, jobs: int) -> None:
             )
         else:
             at_a_time = min(jobs, len(state.to_do))
-            print(f"about {duration(left / at_a_time)} left with --jobs {jobs}, going by the runs that are done")
+            time_left = tqdm.format_interval(left / at_a_time)
+            print(f"about {time_left} left with --jobs {jobs}, going by the runs that are done")
 
 
 @contextlib.contextmanager
@@ -189,7 +190,7 @@ def _command() -> str:
 
 
 def _numbers(text: str) -> Sequence[int]:
-    """Read numbers of tables or figures; ``none`` is no number."""
+    """Read numbers of tables or figures; ``none`` stands for none of them."""
     return [] if text == "none" else [int(number) for number in text.split(",")]
 
 

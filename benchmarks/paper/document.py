@@ -16,17 +16,17 @@ from sllmr_plugin.evaluation.tables import FORMATS, BackboneTable
 
 from .figure import draw_figure_2
 from .paper import paper_figures, protocol_differences
-from .request import Request
+from .reproduction import Reproduction
 from .results import DataResults
 from .tables import figure_2, table_2, table_3
 
 _FORMS = {"text": "txt", "markdown": "md", "latex": "tex"}
-_TITLE = "The paper's tables, made anew"
+_TITLE = "The paper's tables, reproduced"
 FIGURE = "figure2.png"
 
 
 def write_documents(
-    out: Path, request: Request, found: Sequence[DataResults], *, command: str, not_made: Sequence[str]
+    out: Path, reproduction: Reproduction, found: Sequence[DataResults], *, command: str, not_made: Sequence[str]
 ) -> str:
     """Write the tables beside the paper's figures, in every form.
 
@@ -35,7 +35,7 @@ def write_documents(
     out : pathlib.Path
         Gets ``reproduction.md``, ``tables.txt``, ``tables.tex``, ``reproduction.json`` and, if it is asked for,
         ``figure2.png``.
-    request : Request
+    reproduction : Reproduction
         What was asked for.
     found : sequence of DataResults
         Finished runs.
@@ -49,16 +49,16 @@ def write_documents(
     str
         The tables as text.
     """
-    tables = _tables(request, found)
+    tables = _tables(reproduction, found)
     texts = {form: "\n\n\n".join("\n".join(FORMATS[form](table)) for table in tables) + "\n" for form in _FORMS}
-    figure = draw_figure_2(found, request) if request.has_figure_2 else None
-    page = _page(request, found, texts["markdown"], command, not_made, figure is not None)
+    figure = draw_figure_2(found, reproduction) if reproduction.has_figure_2 else None
+    page = _page(reproduction, found, texts["markdown"], command, not_made, figure is not None)
     try:
         if figure is not None:
             save(figure, out / FIGURE)
         for name, text in (("tables.txt", texts["text"]), ("tables.tex", texts["latex"]), ("reproduction.md", page)):
             write_whole(out / name, functools.partial(_write_text, text))
-        write_json(out / "reproduction.json", _content(request, found, command, not_made))
+        write_json(out / "reproduction.json", _content(reproduction, found, command, not_made))
     except OSError as error:
         raise RunFolderError(f"{out}: cannot be written ({error}); choose another folder.") from None
     return texts["text"]
@@ -68,13 +68,13 @@ def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _tables(request: Request, found: Sequence[DataResults]) -> list[BackboneTable]:
-    wanted: list[tuple[bool, Callable[[DataResults, Request], BackboneTable]]] = [
-        (2 in request.tables, table_2),
-        (request.has_table_3, table_3),
-        (request.has_figure_2, figure_2),
+def _tables(reproduction: Reproduction, found: Sequence[DataResults]) -> list[BackboneTable]:
+    wanted: list[tuple[bool, Callable[[DataResults, Reproduction], BackboneTable]]] = [
+        (2 in reproduction.tables, table_2),
+        (reproduction.has_table_3, table_3),
+        (reproduction.has_figure_2, figure_2),
     ]
-    return [lay_out(results, request) for is_wanted, lay_out in wanted if is_wanted for results in found]
+    return [lay_out(results, reproduction) for is_wanted, lay_out in wanted if is_wanted for results in found]
 
 
 def protocol_lines() -> list[str]:
@@ -119,7 +119,7 @@ def _scores_line(origin: dict[str, Any], has_scores: bool) -> str:
 
 
 def _page(
-    request: Request,
+    reproduction: Reproduction,
     found: Sequence[DataResults],
     tables: str,
     command: str,
@@ -128,8 +128,10 @@ def _page(
 ) -> str:
     lines = [f"# {_TITLE}", "", "```", command, "```", ""]
     lines += ['Columns that begin with "paper" are copied from the paper; all others were measured by these runs.', ""]
-    if request.assignments or request.setting:
-        keys = ", ".join([*([f"setting {request.setting}"] if request.setting else []), *request.assignments])
+    if reproduction.assignments or reproduction.setting:
+        keys = ", ".join(
+            [*([f"setting {reproduction.setting}"] if reproduction.setting else []), *reproduction.assignments]
+        )
         lines += [f"Set for all runs, in departure from the model zoo's base: {keys}.", ""]
     lines += ["## Data", ""]
     for results in found:
@@ -145,11 +147,13 @@ def _page(
     return "\n".join(lines) + "\n"
 
 
-def _content(request: Request, found: Sequence[DataResults], command: str, not_made: Sequence[str]) -> dict[str, Any]:
+def _content(
+    reproduction: Reproduction, found: Sequence[DataResults], command: str, not_made: Sequence[str]
+) -> dict[str, Any]:
     paper = paper_figures()
     return {
         "command": command,
-        "request": asdict(request),
+        "request": asdict(reproduction),
         "data": {
             results.data: {
                 "remarks": data_lines(results),

@@ -10,7 +10,7 @@ import pandas as pd
 from sllmr_plugin.evaluation.plots import interval_figure
 
 from .paper import STRATA
-from .request import OURS, Request
+from .reproduction import OURS, Reproduction
 from .results import DataResults
 from .tables import STRATUM_NAMES
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_figure_2(found: Sequence[DataResults], request: Request) -> Figure | None:
+def draw_figure_2(found: Sequence[DataResults], reproduction: Reproduction) -> Figure | None:
     """Draw the gains of mode ``gated`` with their intervals: a panel a data set, a row a backbone.
 
     Parameters
     ----------
     found : sequence of DataResults
         Finished runs.
-    request : Request
+    reproduction : Reproduction
         Names the backbones.
 
     Returns
@@ -35,7 +35,7 @@ def draw_figure_2(found: Sequence[DataResults], request: Request) -> Figure | No
     """
     rows = []
     for results in found:
-        for backbone in request.backbones:
+        for backbone in reproduction.backbones:
             for stratum in STRATA:
                 gain = results.gains.get((backbone, OURS, stratum))
                 if gain is not None:

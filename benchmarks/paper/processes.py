@@ -1,4 +1,4 @@
-"""Makes runs, each in a process of its own: what one does, crash or run out of memory, is no other's business."""
+"""Makes runs, each in a process of its own: a crash or a lack of memory affects that run only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sllmr_plugin.parallel.lifeline import lifeline
 
-from .planned import PlannedRun
+from .plan import PlannedRun
 from .progress import Progress
 
 _LOOK_EVERY = 0.1  # seconds

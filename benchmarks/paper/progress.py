@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
-from sllmr_plugin.progress import duration
+from tqdm import tqdm
 
-from .planned import PlannedRun
+from .plan import PlannedRun
 from .state import State
 
 
@@ -41,13 +41,13 @@ class Progress:
         self._state.to_do.remove(run)
         if reason is None:
             self._state.done.append(run)
-        self._line(f"{run.name}: {reason or 'done'}  ({duration(seconds)}{self._left()})")
+        self._line(f"{run.name}: {reason or 'done'}  ({tqdm.format_interval(seconds)}{self._left()})")
 
     def _left(self) -> str:
         seconds = self._state.seconds_left()
         if not self._state.to_do or seconds is None:
             return ""
-        return f", about {duration(seconds / min(self._jobs, len(self._state.to_do)))} left"
+        return f", about {tqdm.format_interval(seconds / min(self._jobs, len(self._state.to_do)))} left"
 
     def _line(self, text: str) -> None:
         print(f"[{self._ended}/{self._total}] {text}", file=self._stream, flush=True)

@@ -11,7 +11,7 @@ from sllmr_plugin.evaluation.differences import Difference, differences_to_plain
 from sllmr_plugin.evaluation.run import RunResult
 from sllmr_plugin.evaluation.runs import RunFolder
 
-from .planned import PlannedRun
+from .plan import PlannedRun
 
 
 @dataclass

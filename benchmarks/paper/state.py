@@ -9,7 +9,7 @@ import numpy as np
 
 from sllmr_plugin.errors import MissingDataError
 
-from .planned import PlannedRun
+from .plan import PlannedRun
 
 
 @dataclass(frozen=True)

@@ -9,48 +9,48 @@ from sllmr_plugin.evaluation.differences import BASELINE
 from sllmr_plugin.evaluation.tables import BackboneTable, Cell, Section, gain_cell
 
 from .paper import STRATA, paper_figures
-from .request import OURS, Request
+from .reproduction import OURS, Reproduction
 from .results import DataResults
 
 STRATUM_NAMES = {"all": "overall", "cold": "cold users", "tail": "long-tail items"}
 _HEADINGS = ["AUC", "minus none", "paper: AUC", "paper: minus none"]
 
 
-def table_2(results: DataResults, request: Request) -> BackboneTable:
+def table_2(results: DataResults, reproduction: Reproduction) -> BackboneTable:
     """Lay out Table 2 of a data set: a section a backbone, a row a mode."""
     paper = paper_figures()
     sections = []
-    for backbone in request.backbones:
+    for backbone in reproduction.backbones:
         section = Section(_both(backbone, paper.backbones.get(backbone)), _HEADINGS)
-        for mode in request.modes_of_table(2):
+        for mode in reproduction.modes_of_table(2):
             theirs = [paper.table_2.get((results.data, backbone, m)) for m in (mode, BASELINE)]
             cells = [*_ours(results, backbone, mode, "all"), *_theirs(mode, *theirs)]
             section.rows.append((_both(mode, paper.frameworks.get(mode)), cells))
         sections.append(section)
-    return BackboneTable(_caption("Table 2", results), sections, _remarks(results, request))
+    return BackboneTable(_caption("Table 2", results), sections, _remarks(results, reproduction))
 
 
-def table_3(results: DataResults, request: Request) -> BackboneTable:
+def table_3(results: DataResults, reproduction: Reproduction) -> BackboneTable:
     """Lay out Table 3 of a data set: a section a stratum, a row a mode."""
     paper = paper_figures()
     sections = []
     for stratum in STRATA:
         section = Section(STRATUM_NAMES[stratum], _HEADINGS)
-        for mode in request.modes_of_table(3):
+        for mode in reproduction.modes_of_table(3):
             theirs = [paper.table_3.get((results.data, m, stratum)) for m in (mode, BASELINE)]
             cells = [*_ours(results, paper.ablated, mode, stratum), *_theirs(mode, *theirs)]
             section.rows.append((_both(mode, paper.methods.get(mode)), cells))
         sections.append(section)
-    return BackboneTable(_caption(f"Table 3, {paper.ablated}", results), sections, _remarks(results, request))
+    return BackboneTable(_caption(f"Table 3, {paper.ablated}", results), sections, _remarks(results, reproduction))
 
 
-def figure_2(results: DataResults, request: Request) -> BackboneTable:
+def figure_2(results: DataResults, reproduction: Reproduction) -> BackboneTable:
     """Lay out the values of Figure 2 of a data set: a section a stratum, a row a backbone."""
     paper = paper_figures()
     sections = []
     for stratum in STRATA:
         section = Section(STRATUM_NAMES[stratum], [f"{OURS} minus none", "paper: Ours minus None"])
-        for backbone in request.backbones:
+        for backbone in reproduction.backbones:
             ours = gain_cell(results.gains.get((backbone, OURS, stratum)))
             section.rows.append(
                 (_both(backbone, paper.backbones.get(backbone)), [ours, _in_paper(results, backbone, stratum)])
@@ -59,7 +59,7 @@ def figure_2(results: DataResults, request: Request) -> BackboneTable:
     remarks = [
         "paper: its Figure 2 prints no values; overall from Table 2, cold users and long-tail items of "
         f"{paper.ablated} from Table 3",
-        *_remarks(results, request),
+        *_remarks(results, reproduction),
     ]
     return BackboneTable(_caption("Figure 2", results), sections, remarks)
 
@@ -112,15 +112,15 @@ def _caption(what: str, results: DataResults) -> list[str]:
     ]
 
 
-def _remarks(results: DataResults, request: Request) -> list[str]:
-    lines = ["brackets: 95% intervals, for new users" + (" and seeds" if request.seeds > 1 else "; one seed")]
-    short = _short_of_seeds(results, request)
-    return [*lines, *([f"fewer than {request.seeds} seeds so far: {', '.join(short)}"] if short else [])]
+def _remarks(results: DataResults, reproduction: Reproduction) -> list[str]:
+    lines = ["brackets: 95% intervals, for new users" + (" and seeds" if reproduction.seeds > 1 else "; one seed")]
+    short = _short_of_seeds(results, reproduction)
+    return [*lines, *([f"fewer than {reproduction.seeds} seeds so far: {', '.join(short)}"] if short else [])]
 
 
-def _short_of_seeds(results: DataResults, request: Request) -> Sequence[str]:
-    asked = dict.fromkeys((backbone, mode) for data, backbone, mode, _ in request.runs() if data == results.data)
+def _short_of_seeds(results: DataResults, reproduction: Reproduction) -> Sequence[str]:
+    asked = dict.fromkeys((backbone, mode) for data, backbone, mode, _ in reproduction.runs() if data == results.data)
     seeds = dict.fromkeys(asked, 0)
     for run, _ in results.runs:
         seeds[run.backbone, run.mode] += 1
-    return [f"{backbone} {mode} ({n})" for (backbone, mode), n in seeds.items() if n < request.seeds]
+    return [f"{backbone} {mode} ({n})" for (backbone, mode), n in seeds.items() if n < reproduction.seeds]

@@ -26,7 +26,7 @@ _COMMANDS = {
     "candidates": "choose the user-item pairs to have scored",
     "score": "have candidates scored by a language model",
     "texts": "have users and items described by a language model",
-    "ledger": "look into the answers that scoring has paid for",
+    "ledger": "inspect the answers that scoring has paid for",
     "build-table": "make a memory-mapped score table of many parquet files",
     "coverage": "report how much of a score table can be used",
     "reliability": "where is the LLM a better judge than the model?",
@@ -39,7 +39,7 @@ _COMMANDS = {
 _EPILOG = """\
 examples:
   sllmr demo
-      A first look, on bundled data: a plain DeepFM beside wrapped ones.
+      A first look, on bundled data: a plain DeepFM and wrapped ones.
 
   sllmr train --model deepfm --data demo
       A backbone of the model zoo on one of its data sets; --list names them.
@@ -218,7 +218,7 @@ def build_parser() -> argparse.ArgumentParser:
 class _CommandParser(argparse.ArgumentParser):
     """A command's parser, which imports the command's module once it has arguments to read.
 
-    So `sllmr --help` waits for no module, and a command for none of another's.
+    So `sllmr --help` imports no command, and a command imports only its own modules.
     """
 
     module: str | None = None

@@ -146,7 +146,7 @@ def check_data_dir(folder: str | None) -> None:
 def run_settings(
     arguments: argparse.Namespace, *, test_users: int | None = None, test_items: int | None = None
 ) -> RunSettings:
-    """Return what the arguments of `add_training` say, with the sizes of a test ranking if there is to be one."""
+    """Return what the arguments of `add_training` say, with the sizes of a test ranking if a test is ranked."""
     from ..evaluation.training import RunSettings
 
     return RunSettings(
@@ -174,7 +174,7 @@ def read_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment} is no FIELD=VALUE; write for instance --set weight=0.2.")
+            raise ConfigError(f"--set {assignment} is not FIELD=VALUE; write for instance --set weight=0.2.")
         overrides[name.strip()] = _value(value.strip())
     SelectiveConfig.from_dict(overrides, source="--set")
     return overrides
@@ -210,7 +210,7 @@ def rate(text: str) -> float:
     """Read a positive number."""
     number = float(text)
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no positive number")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
 
 

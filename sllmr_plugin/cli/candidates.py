@@ -11,7 +11,7 @@ from .arguments import INTERACTIONS_HELP, add_engine, positive
 _EPILOG = """\
 Each user becomes one prompt, so --users is the bill. Every user gets long-tail items, dealt in turn so that all of
 them come up about as often, and popular ones; cold users get items of all categories and bands of popularity as well.
-None is the user's own training or validation item, but for the probes: validation items mixed in unmarked, on which the
+None is the user's own training or validation item, except the probes: validation items mixed in unmarked, on which the
 gate finds out where the scores can be trusted. A run with more --users repeats the smaller one and adds to it, so
 no answer that you have is asked for again.
 
@@ -21,7 +21,7 @@ examples:
   sllmr candidates ... --users 5000 --per-user 10 --probe-share 0.5
       More users with fewer items each, more probes.
   sllmr candidates ... --cold-share 1 --users 500
-      Cold users only. The gate then knows nothing of the others.
+      Cold users only. The gate then has no information about the others.
 
 next: sllmr score --candidates candidates.parquet --interactions clicks.csv --items items.csv --out llm_scores.parquet
 """

@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "Train a DeepFM plain (none), with all LLM pairs (global) and with the gate (gated) on "
         "bundled data, whose interactions and LLM scores are both simulated."
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/demo, written anew)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/demo, overwritten)")
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds per mode (default: 3)")
     parser.add_argument("--epochs", type=positive, default=3, metavar="N", help="epochs per run (default: 3)")
     parser.add_argument(

@@ -32,7 +32,7 @@ examples:
       Have requests asked again that the server refused, here those whose reason has this word: after a change of the
       server. A changed prompt or model is a new request in any case.
   sllmr ledger forget-servers llm_scores.ledger.sqlite
-      Find out anew which form of request servers take, after an update that lets them take a better one.
+      Find out again which form of request servers take, after an update that lets them take a better one.
 """
 _SHOWN = 200
 
@@ -47,7 +47,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         ("failures", "requests without a usable answer, and why", _failures),
         ("export", "every answer, as CSV, JSON lines or parquet", _export),
         ("forget-refused", "have refused requests asked again", _forget_refused),
-        ("forget-servers", "find out anew which form of request servers take", _forget_servers),
+        ("forget-servers", "find out again which form of request servers take", _forget_servers),
     ):
         shown = f"Show {text}." if name in ("stats", "failures") else f"{text[0].upper()}{text[1:]}."
         action = actions.add_parser(name, help=text, description=shown)

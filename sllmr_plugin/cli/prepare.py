@@ -30,7 +30,7 @@ what is done, in this order:
   4. users and items with fewer than --k-core interactions are left out, until none is left to leave out
   5. the rest is put in order of time, ties in the order of the file, and split
   6. with --negatives, rows of label 0 are drawn: never anything the user has, in any split, and nothing twice.
-     Without, the training draws negatives anew for every seed, which is what you want in most cases.
+     Without, the training draws new negatives for every seed, which is what you want in most cases.
 
 examples:
   sllmr prepare amazon2014 --reviews reviews_Beauty_5.json.gz --meta meta_Beauty.json.gz --out data/amazon_beauty
@@ -53,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("format", choices=CHOICES["format"], metavar="FORMAT", help=", ".join(CHOICES["format"]))
     parser.add_argument("--reviews", required=True, metavar="FILE", help="the interactions, plain or gzipped")
-    parser.add_argument("--meta", metavar="FILE", help="the items; without it no item has a title")
+    parser.add_argument("--meta", metavar="FILE", help="the items; without this file no item has a title")
     parser.add_argument("--users", metavar="FILE", help="the users, where the format has a file of them")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the prepared files")
     _add_choices(parser)
@@ -102,7 +102,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.01,
         metavar="X",
-        help="malformed lines that are put up with, as a share of a file's lines (default: 0.01)",
+        help="accepted malformed lines, as a share of a file's lines (default: 0.01)",
     )
 
 
@@ -137,7 +137,7 @@ def _add_table_form(parser: argparse.ArgumentParser) -> None:
 def _renaming(text: str) -> tuple[str, str]:
     own, equals, theirs = text.partition("=")
     if not (own and equals and theirs):
-        raise argparse.ArgumentTypeError(f"{text} is no NAME=THEIRS, such as user_id=visitor")
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=THEIRS, such as user_id=visitor")
     return own, theirs
 
 

@@ -12,8 +12,8 @@ from .asking import add_limits, add_model, settings_of
 
 _EPILOG = """\
 What is shown of a user are titles of training interactions, never of held-out ones. Answers go into a ledger as those
-of sllmr score do: whatever ends a run, the same command goes on where it stopped and pays for no answer twice, and more
---users, --exemplars or kinds pay only for the new ones. The key is read from OPENAI_API_KEY.
+of sllmr score do: after any interruption, the same command continues where it stopped and pays for no answer twice,
+and more --users, --exemplars or kinds pay only for the new ones. The key is read from OPENAI_API_KEY.
 
 examples:
   sllmr texts --interactions clicks.csv --items items.csv --out texts.parquet --dry-run
@@ -51,7 +51,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=TextSettings.kind,
         metavar="KIND[,KIND]",
         help="user (preferences), item (facts), reasoning (why a user took an item or did not; read by "
-        "LLM-CF, beside the other two) (default: user,item)",
+        "LLM-CF, with the other two) (default: user,item)",
     )
     parser.add_argument("--users", type=positive, metavar="N", help="texts of so many users (default: all)")
     parser.add_argument(
@@ -79,7 +79,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--attributes",
         type=names,
         metavar="COLUMNS",
-        help="columns of --items that are shown beside an item's title, such as brand,category (default: category and "
+        help="columns of --items that are shown with an item's title, such as brand,category (default: category and "
         "categories, where they are)",
     )
     group.add_argument(

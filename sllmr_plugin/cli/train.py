@@ -13,7 +13,7 @@ from ..parallel.lifeline import end_with_lifeline
 from .arguments import add_experiment_keys, check_data_dir, positive
 
 _EPILOG = """\
-An experiment is composed of YAML files (docs/zoo.md); whatever comes later wins:
+An experiment is composed of YAML files (docs/zoo.md); later ones override earlier ones:
   base.yaml, --setting, --data, --model, -o
 
 DIR gets what sllmr compare writes, and experiment.yaml, the whole experiment in one file. The same command given again

@@ -73,9 +73,9 @@ def _run(arguments: argparse.Namespace) -> None:
 def _compare_command(arguments: argparse.Namespace, result: TuneResult) -> str:
     """Return the command that compares the chosen config with the plain model, with the same data and sizes."""
     defaults = RunSettings()
-    words = ["sllmr", "compare", "--interactions", arguments.interactions]
-    words += ["--items", arguments.items] if arguments.items else []
-    words += ["--scores", arguments.scores, "--config", str(result.config_file), "--backbone", result.backbone]
+    command = ["sllmr", "compare", "--interactions", arguments.interactions]
+    command += ["--items", arguments.items] if arguments.items else []
+    command += ["--scores", arguments.scores, "--config", str(result.config_file), "--backbone", result.backbone]
     for name, default in (
         ("epochs", defaults.epochs),
         ("embedding_dim", defaults.embedding_dim),
@@ -89,6 +89,6 @@ def _compare_command(arguments: argparse.Namespace, result: TuneResult) -> str:
         ("device", defaults.device),
     ):
         value = getattr(arguments, name)
-        words += [f"--{name.replace('_', '-')}", str(value)] if value != default else []
-    words += ["--redraw"] * arguments.redraw
-    return shlex.join([*words, "--out", str(arguments.out / "test")])
+        command += [f"--{name.replace('_', '-')}", str(value)] if value != default else []
+    command += ["--redraw"] * arguments.redraw
+    return shlex.join([*command, "--out", str(arguments.out / "test")])

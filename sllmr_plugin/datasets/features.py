@@ -1,4 +1,4 @@
-"""Model input from encoded interactions: training rows, and one row a user to rank candidates with."""
+"""Model input from encoded interactions: training rows, and one row per user for ranking candidates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def training_rows(
 
     Each training positive gives one row, followed by `negatives` rows of the same user and history with an
     item drawn uniformly from those the user has no training or validation interaction with (test interactions
-    are not looked at). Where the data bring their own negatives (`Interactions.has_negatives`) these are used
+    are not looked at). Where the data have negatives of their own (`Interactions.has_negatives`) these are used
     and none is drawn.
 
     Parameters
@@ -27,7 +27,7 @@ def training_rows(
     data : Interactions
         The encoded splits.
     negatives : int, default 1
-        Negatives drawn for each positive, with replacement. More of them sharpen the ranking and cost time.
+        Negatives drawn for each positive, with replacement. More of them improve the ranking and take more time.
     history_length : int, default 10
         L, the most recent items kept of a history.
     seed : int or sequence of int, default 0
@@ -77,7 +77,7 @@ def training_rows(
 def template_rows(
     data: Interactions, users: np.ndarray, *, split: str, history_length: int = 10
 ) -> dict[str, np.ndarray]:
-    """Build one row a user, to be completed with candidate items when a split is ranked.
+    """Build one row per user, in which candidate items are filled in when a split is ranked.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def template_rows(
     users : array-like of int
         (U,) user codes; 0 (unknown) has an empty history.
     split : {"valid", "test"}
-        What is to be ranked: for "valid" the history holds the training positives, for "test" also the
+        What will be ranked: for "valid" the history holds the training positives, for "test" also the
         validation ones.
     history_length : int, default 10
         L, the most recent items kept of a history.
@@ -100,7 +100,7 @@ def template_rows(
     Raises
     ------
     DataError
-        `split` or `history_length` is out of range, or a code is no user's.
+        `split` or `history_length` is out of range, or a code belongs to no user.
     """
     _check_history_length(history_length)
     if split not in ("valid", "test"):

@@ -1,4 +1,4 @@
-"""Interactions in, encoded splits out: what every model, gate and evaluation of this package reads."""
+"""Reads interactions and encodes them in splits, which every model, gate and evaluation of this package uses."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ class Interactions:
         Item titles, indexed by item code; an item without a title has ``""``. None without a ``title``
         column.
     has_negatives : bool
-        True when training holds rows with label 0 (shown, not taken); then no negatives are sampled.
+        True if the training split has rows with label 0 (shown, not taken). Then no negatives are sampled.
     test_negatives : pandas.DataFrame
         ``user, item`` (int64 codes) of test rows with label 0, for metrics of labelled rows; no ranking and no
         training reads them.
     dropped : dict of str to int
-        Rows of the file that were left out: why, and how many.
+        Reason -> number of rows of the file that were left out.
+    has_splits : bool, default=False
+        True when the file's own ``split`` column made the splits.
     """
 
     train: pd.DataFrame
@@ -53,6 +55,7 @@ class Interactions:
     has_negatives: bool
     test_negatives: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"user": [], "item": []}, dtype="int64"))
     dropped: dict[str, int] = field(default_factory=dict)
+    has_splits: bool = False
 
     @property
     def n_users(self) -> int:
@@ -97,24 +100,24 @@ def load_interactions(
 ) -> Interactions:
     """Read interactions, encode the ids and split them.
 
-    Within a user the order is that of ``position``, else of ``timestamp``, else of the file. Without a
-    ``split`` column the last positive of a user is test and the one before it valid; a user with two
-    positives has no valid one, and a single positive trains. Negatives later than the user's first held-out
-    positive are then left out.
+    Within a user the order is that of ``position``, else of ``timestamp``, else of the file. Without a ``split`` column
+    the last positive of a user is test and the one before it valid; a user with two positives has no validation one,
+    and a single positive is used for training. Negatives later than the user's first held-out positive are then left
+    out.
 
-    An interaction (user, item) that occurs more than once is kept once: from the earliest split, there as a
-    positive if it is one, and at the earliest time. Users may occur in valid or test alone (they are cold).
+    An interaction (user, item) that occurs more than once is kept once: in its earliest split, as a positive if it is
+    one there, and at its earliest time. Users may occur in valid or test only; they are cold.
 
     Parameters
     ----------
     interactions : path or pandas.DataFrame
-        CSV, gzipped CSV or parquet with the columns ``user_id, item_id`` and, if wanted, ``label`` (1 or 0;
+        CSV, gzipped CSV or parquet with the columns ``user_id, item_id`` and, optionally, ``label`` (1 or 0;
         without it every row is a positive), ``position`` (a number) or ``timestamp`` (a number, a date or an
         ISO text), and ``split`` (train, valid or test). Other columns are ignored.
     items : path or pandas.DataFrame, optional
-        The catalogue: ``item_id`` and, if wanted, ``title``. By default the items that the interactions name.
+        The catalogue: ``item_id`` and, optionally, ``title``. By default the items that occur in the interactions.
     titles_from : str, default="title"
-        The column of `items` that is read as titles. Another than ``title`` must be there.
+        The column of `items` that is read as titles. If it is not ``title``, it must exist.
 
     Returns
     -------
@@ -179,6 +182,7 @@ def load_interactions(
         has_negatives=bool((train["label"] == 0).any()),
         test_negatives=test_negatives.reset_index(drop=True),
         dropped=dropped,
+        has_splits=has_splits,
     )
 
 

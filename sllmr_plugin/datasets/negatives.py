@@ -6,12 +6,12 @@ import numpy as np
 
 
 class UnseenItems:
-    """The catalogue without what each user has seen.
+    """The items of the catalogue that each user has not seen.
 
     Parameters
     ----------
     users, items : ndarray of int
-        (n_pairs,) what has been seen, as codes from 1; repeated pairs count once.
+        (n_pairs,) seen pairs, as codes from 1; repeated pairs count once.
     n_users, n_items : int
         Codes run from 1 to these.
 
@@ -102,16 +102,16 @@ def draw_negatives(
 ) -> np.ndarray:
     """Draw `n` negatives for each positive, all different within a user, and none the user's positive.
 
-    A user's negatives are what drawing one after the other by weight gives, when whatever is a positive or was
-    drawn before is drawn again. Nearly all of it is done in that way, for all users at once. For users who have
-    nearly everything, that would take for ever: what they still miss after 20 rounds is taken from random keys
-    of all items, the smallest of exponential numbers over weights, which is the same distribution (Efraimidis and
-    Spirakis, 2006, Information Processing Letters 97(5)).
+    The negatives of a user are distributed as in drawing one after the other by weight, where a positive or an item
+    drawn before is drawn again. Most are drawn in this way, for all users at once. For users with nearly all items this
+    would take too long: what they still lack after 20 rounds is taken from random keys of all items, the smallest of
+    exponential numbers over weights, which is the same distribution (Efraimidis and Spirakis, 2006, Information
+    Processing Letters 97(5)).
 
     Parameters
     ----------
     users, items : ndarray of int
-        (n_positives,) codes from 0; each pair once. Of all splits, if no split's positive is to be drawn.
+        (n_positives,) codes from 0; each pair once. Of all splits, if a positive of any split must not be drawn.
     weights : ndarray of int
         (n_items,) at least 0: ones for a uniform draw, counts of interactions for one by popularity.
     n : int

@@ -167,7 +167,7 @@ def attributes(
     Raises
     ------
     DataError
-        If the file knows none of the ids, or cannot be read.
+        If the file has none of the ids, or cannot be read.
     """
     found: dict[str, dict[str, str]] = {}
     if file is not None:
@@ -178,7 +178,7 @@ def attributes(
         file.check(max_bad_share)
         if not found:
             raise DataError(
-                f"{file.path} knows none of the {len(ids)} ids that are left (the first is {ids[0]!r}); give the file "
+                f"{file.path} has none of the {len(ids)} ids that are left (the first is {ids[0]!r}); give the file "
                 f"of {file.role} that belongs to the interactions"
             )
         columns = list(dict.fromkeys([*columns, *next(iter(found.values()))]))
@@ -244,7 +244,7 @@ class PreparedFolder:
         Raises
         ------
         DataError
-            If the folder cannot be written to. Nothing is left then, but for what was there before.
+            If the folder cannot be written to. Then nothing is left except what was there before.
         """
         is_new = not self.path.exists()
         try:

@@ -1,4 +1,4 @@
-"""`prepare`: raw files in, tables out; what is asked of it."""
+"""`prepare` makes tables from raw files; its settings."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class PrepareSettings:
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """Interactions in file order; an interaction takes 20 bytes, an id what its text takes, once.
+    """Interactions in file order. An interaction takes 20 bytes, and each id its text once.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ class Collected:
 
 
 def collect(records: Iterable[RawInteraction]) -> Collected:
-    """Take interactions in."""
+    """Add interactions."""
     user_codes: dict[str, int] = {}
     item_codes: dict[str, int] = {}
     users, items, ratings, times = array("i"), array("i"), array("f"), array("d")
@@ -199,9 +199,9 @@ def prepare(
 ) -> Prepared:
     r"""Make the tables ``interactions`` and ``items`` of a data set's raw files.
 
-    In this order: lines are read; interactions rated below `min_rating` go; of those that repeat a user and item the
-    earliest stays; users and items outside the k-core go; the rest is ordered by user and time, ties by their order in
-    the file, and split; negatives are drawn. Files may be gzipped, whatever their names.
+    In this order: lines are read; interactions rated below `min_rating` are removed; of those that repeat a user and
+    item the earliest is kept; users and items outside the k-core are removed; the rest is ordered by user and time,
+    ties by their order in the file, and split; negatives are drawn. Files may be gzipped under any name.
 
     Parameters
     ----------
@@ -213,9 +213,9 @@ def prepare(
         The folder for ``interactions.csv``, ``items.csv``, ``users.csv`` (with `users`) and ``prepared.json``. It gets
         all of them or, after an error, none.
     meta : path, optional
-        What is known of the items. Without it they have an id and an empty title.
+        Metadata of the items. Without it they have an id and an empty title.
     users : path, optional
-        What is known of the users.
+        Metadata of the users.
     replace : bool, default=False
         Whether prepared files that are in the folder already may be replaced.
     verbose : bool, default=False

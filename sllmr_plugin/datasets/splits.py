@@ -10,20 +10,20 @@ from ..errors import DataError
 def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
     """Find the largest set of interactions in which every user and every item has at least k.
 
-    Interactions of users and items with fewer are left out, again and again until none is left to leave out: the
-    fixed point does not depend on the order. One turn costs two counts over the interactions that are left.
+    Interactions of users and items with fewer are removed repeatedly until none is left to remove. The result does not
+    depend on the order. Each pass counts the remaining interactions twice.
 
     Parameters
     ----------
     users, items : ndarray of int
         (n,) codes from 0; each pair occurs once.
     k : int
-        At least 1 keeps nothing out.
+        At least 1, which removes nothing.
 
     Returns
     -------
     ndarray
-        (m,) int64, places of the interactions that stay, ascending.
+        (m,) int64, positions of the interactions that are kept, ascending.
 
     Examples
     --------
@@ -43,12 +43,12 @@ def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
 def leave_last_out(users: np.ndarray) -> np.ndarray:
     """Hold out the last interaction of each user for test and the one before it for validation.
 
-    A user with two interactions has no validation one, and a single interaction trains.
+    A user with two interactions has no validation one, and a single interaction is used for training.
 
     Parameters
     ----------
     users : ndarray of int
-        (n,) codes of positives; a user's stand together, in time order.
+        (n,) codes of positives; those of a user are consecutive, in time order.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def leave_last_out(users: np.ndarray) -> np.ndarray:
 def by_time(times: np.ndarray, *, valid_share: float, test_share: float) -> np.ndarray:
     """Hold out the latest interactions of all users: after one cut in time for validation, after a second for test.
 
-    Interactions of one time stay together, on the later side of a cut, so a share can come out larger than asked.
+    Interactions of the same time stay together, on the later side of a cut, so a share can be larger than requested.
 
     Parameters
     ----------

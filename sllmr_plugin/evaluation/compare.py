@@ -243,7 +243,6 @@ def _run(
     engine: Engine | None,
 ) -> RunResult:
     label = f"{name} {mode} seed {seed}"
-    progress.start()
     progress.note(f"{label}: epoch 1 of {settings.epochs}")
 
     def report(epoch: int, auc: float) -> None:

@@ -154,8 +154,6 @@ def tune(
         name = f"trial {number} ({describe(config)})"
         there = {run.seed for run in file.trial(number, config, chosen_seeds).runs}
         missing = [seed for seed in chosen_seeds if seed not in there]
-        if missing:
-            progress.start()
         for seed in missing:
             note = f"{name}, seed {seed}"
             file.add(number, config, _run(data, scores, backbone, config, seed, settings, progress, note, verbose))

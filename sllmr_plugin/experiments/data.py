@@ -11,9 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
-import pyarrow.parquet
-
 from ..datasets.demo import demo_paths
 from ..datasets.interactions import Interactions, load_interactions
 from ..errors import ConfigError, DataError, DataSetWarning, MissingDataError
@@ -50,7 +47,7 @@ class DataSource(Settings):
         interacted with; `scores` and `texts` are read by the modes that use them.
     split : {"leave-last-out", "column"}, default="leave-last-out"
         ``leave-last-out``: the last interaction of a user is test and the one before it validation; a
-        ``split`` column must leave no user more than one of each. ``column``: whatever that column says; it must be
+        ``split`` column must leave no user more than one of each. ``column``: as that column says; it must be
         there.
     source : str, default=""
         Where a user gets the raw files.
@@ -66,7 +63,7 @@ class DataSource(Settings):
     expected : mapping of str to int, default={}
         ``users``, ``items`` and ``interactions`` that the files hold; a `DataSetWarning` says where they differ.
     sha256 : mapping of str to str, default={}
-        Fingerprints of the files ``interactions``, ``items``, ``scores`` and ``texts``, as far as they are to be
+        Fingerprints of the files ``interactions``, ``items``, ``scores`` and ``texts``, as far as they are
         checked.
 
     Raises
@@ -124,7 +121,7 @@ class DataSource(Settings):
         Parameters
         ----------
         reads : sequence of {"scores", "texts"}, default=("scores",)
-            Files that are needed beside interactions and items.
+            Files that are needed in addition to interactions and items.
 
         Raises
         ------
@@ -213,7 +210,7 @@ def load_source(source: DataSource, reads: Sequence[str] = ("scores",)) -> tuple
     source : DataSource
         Where the files are and what must hold for them.
     reads : sequence of {"scores", "texts"}, default=("scores",)
-        What will be read beside the interactions. Without scores the table is empty; texts are only checked.
+        What will be read in addition to the interactions. Without scores the table is empty; texts are only checked.
 
     Returns
     -------
@@ -230,8 +227,12 @@ def load_source(source: DataSource, reads: Sequence[str] = ("scores",)) -> tuple
     """
     paths = source.files(reads)
     _check_fingerprints(source, paths)
-    _check_split_column(source, paths["interactions"])
     data = load_interactions(paths["interactions"], paths.get("items"))
+    if source.split == "column" and not data.has_splits:
+        raise DataError(
+            f"{paths['interactions']} has no column `split`, but data.split is 'column'; add it, or set "
+            "data.split=leave-last-out."
+        )
     _check_last_out(source, data, paths["interactions"])
     _check_counts(source, data)
     if "scores" not in paths:
@@ -249,17 +250,6 @@ def _check_fingerprints(source: DataSource, paths: Mapping[str, Path]) -> None:
                 f"{paths[name]} is not the file that data.sha256.{name} was taken of; restore that file, or take the "
                 "line out to use this one."
             )
-
-
-def _check_split_column(source: DataSource, path: Path) -> None:
-    if source.split != "column":
-        return
-    is_parquet = path.suffix == ".parquet"
-    columns = pyarrow.parquet.read_schema(path).names if is_parquet else pd.read_csv(path, nrows=0).columns
-    if "split" not in columns:
-        raise DataError(
-            f"{path} has no column `split`, but data.split is 'column'; add it, or set data.split=leave-last-out."
-        )
 
 
 def _check_last_out(source: DataSource, data: Interactions, path: Path) -> None:
@@ -285,7 +275,7 @@ def _check_counts(source: DataSource, data: Interactions) -> None:
     if wrong:
         warnings.warn(
             f"{source.name} in {source.path} has {', '.join(wrong)}, so figures under this name will not compare. "
-            "Prepare it anew, or correct data.expected.",
+            "Prepare it again, or correct data.expected.",
             DataSetWarning,
             stacklevel=3,
         )

@@ -58,7 +58,7 @@ class Experiment:
 
     @property
     def backbone(self) -> str:
-        """The backbone as runs are named."""
+        """The backbone's name in the names of runs."""
         return self.model.backbone.lower()
 
     @property
@@ -73,25 +73,25 @@ class Experiment:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """What is read beside interactions and items: ``scores``, ``texts`` or nothing."""
+        """What is read in addition to interactions and items: ``scores``, ``texts`` or nothing."""
         if self.mode in TEXT_MODES:
             return ("texts",)
         return () if self.mode == BASELINE else ("scores",)
 
     @property
     def name(self) -> str:
-        """Data set, backbone, mode and a fingerprint of all keys that the figures depend on, seeds apart."""
+        """Data set, backbone, mode and a fingerprint of all keys that the figures depend on, except the seeds."""
         values = self.identity()
         text = json.dumps(values, sort_keys=True).encode()
         return f"{self.data.name}-{self.backbone}-{self.mode}-{hashlib.sha256(text).hexdigest()[:8]}"
 
     @property
     def default_folder(self) -> Path:
-        """The run folder if none is named: the same for the same experiment, so that seeds add up."""
+        """The default run folder. It is the same for the same experiment, so that seeds are added to it."""
         return Path("runs/train") / self.name
 
     def identity(self) -> dict[str, Any]:
-        """Return the values of all keys that the figures depend on, seeds apart, by dotted name."""
+        """Return the values of all keys that the figures depend on, except the seeds, by dotted name."""
         return {
             f"{section}.{name}": value
             for section, values in self.to_dict().items()
@@ -110,12 +110,12 @@ class Experiment:
         return sections
 
     def to_yaml(self) -> str:
-        """Return a file that ``sllmr train --config`` repeats the experiment from."""
+        """Return the content of a file from which ``sllmr train --config`` repeats the experiment."""
         head = f"# An experiment of sllmr-plugin {__version__}, whole: sllmr train --config THIS_FILE makes it again.\n"
         return head + dump(self.to_dict())
 
     def explained(self) -> str:
-        """Return the same with a comment behind every key that says where it was set."""
+        """Return the same, with a comment after every key that says where it was set."""
         lines = []
         for section, values in self.to_dict().items():
             lines.append(f"{section}:")
@@ -165,11 +165,11 @@ def compose(
     setting : str, optional
         Name of a file beside ``base.yaml``, such as ``small``, or the path of a YAML file.
     config : path, optional
-        A whole experiment in one file, as a run writes it; in the place of the three above.
+        A complete experiment in one file, as written by a run; replaces the three above.
     assignments : sequence of str, default=()
         ``config.weight=0.2`` and the like.
     overrides : mapping of str to Setting, optional
-        Values by dotted name, with words for where they come from.
+        Values by dotted name, each with a description of its origin.
 
     Returns
     -------

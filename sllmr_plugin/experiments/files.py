@@ -80,7 +80,7 @@ def read_file(path: Path, name: str) -> dict[str, Setting]:
     Raises
     ------
     ConfigError
-        If the file cannot be read, is no YAML mapping, or has a key twice; with the line.
+        If the file cannot be read, is not a YAML mapping, or has a key twice; with the line.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -100,7 +100,7 @@ def read_assignment(text: str) -> dict[str, Setting]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"-o {text} is no KEY=VALUE; write for instance -o config.weight=0.2.")
+        raise ConfigError(f"-o {text} is not KEY=VALUE; write for instance -o config.weight=0.2.")
     return _read(value, f"-o {text}", prefix=key.strip(), lines=False)
 
 
@@ -133,7 +133,7 @@ def _read(text: str, name: str, *, prefix: str, lines: bool) -> dict[str, Settin
 
 
 def _leaves(node: yaml.Node, prefix: str, name: str, lines: bool) -> Iterator[tuple[str, yaml.Node]]:
-    """Yield the nodes that are no mapping with something in it."""
+    """Yield the nodes that are not mappings, or are empty ones."""
     if not isinstance(node, yaml.MappingNode) or not node.value:
         yield prefix, node
         return
@@ -141,11 +141,11 @@ def _leaves(node: yaml.Node, prefix: str, name: str, lines: bool) -> Iterator[tu
     for key_node, value_node in node.value:
         where = _origin(name, key_node, lines)
         if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-            raise ConfigError(f"{where}: a key is no plain text; write `key: value`.")
+            raise ConfigError(f"{where}: a key is not plain text; write `key: value`.")
         dotted = f"{prefix}.{key_node.value}" if prefix else key_node.value
         if key_node.value in first_line:
             raise ConfigError(
-                f"{where}: {dotted!r} stands there twice (first in line {first_line[key_node.value]}); delete one."
+                f"{where}: {dotted!r} is there twice (first in line {first_line[key_node.value]}); delete one."
             )
         first_line[key_node.value] = key_node.start_mark.line + 1
         yield from _leaves(value_node, dotted, name, lines)
@@ -173,7 +173,7 @@ def zoo_folder() -> Path:
     for folder in (package / FOLDER, package.parent / FOLDER):
         if (folder / "base.yaml").is_file():
             return folder
-    raise ConfigError(f"{FOLDER}/base.yaml is neither in {package} nor beside it; install the package anew.")
+    raise ConfigError(f"{FOLDER}/base.yaml is neither in {package} nor beside it; install the package again.")
 
 
 def zoo_names(kind: str) -> list[str]:
@@ -190,7 +190,7 @@ def find_file(kind: str, given: str) -> tuple[Path, str] | None:
     kind : {"models", "data", "settings"}
         What it is to describe.
     given : str
-        A name in the zoo, or the path of a file of one's own, which has a suffix.
+        A name in the zoo, or the path of a file of your own, which has a suffix.
 
     Returns
     -------

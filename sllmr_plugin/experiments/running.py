@@ -1,4 +1,4 @@
-"""Trains an experiment into a run folder, and what is printed of it."""
+"""Trains an experiment into a run folder, and prints its results."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _STRATA = {"auc": "AUC", "auc_cold": "cold", "auc_tail": "tail"}
 
 
 def result_lines(experiment: Experiment, comparison: Comparison) -> list[str]:
-    """Return a line a mode, and one for the differences of a mode to the plain model.
+    """Return one line per mode, and one for the differences of a mode to the plain model.
 
     Parameters
     ----------
     experiment : Experiment
         Named in the lines.
     comparison : Comparison
-        What its training came to.
+        Its results.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def train_experiment(experiment: Experiment, out: str | Path | None = None, *, v
     RunFolderError
         If `out` holds another experiment or another kind of runs.
     SLLMRError
-        Whatever reading the data and `compare` give cause for.
+        As raised by reading the data and by `compare`.
     """
     _check_device(experiment.training.device)
     folder = Path(out) if out is not None else experiment.default_folder

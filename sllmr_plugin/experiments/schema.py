@@ -49,18 +49,18 @@ class RunPlan(Settings):
     Attributes
     ----------
     seeds : tuple of int, default=(0,)
-        A run a seed.
+        One run is made for each seed.
     with_plain : bool, default=False
-        Train the plain model beside the mode, to have differences.
+        Also train the plain model, so that differences can be computed.
     mode : str or None, default=None
-        A row of `sllmr_plugin.evaluation.run.ALL_MODES`: the fields of `SelectiveConfig` that it stands for count for
-        more than those of the section ``config``, and a baseline that reads LLM-written texts is trained in its place.
-        None trains what ``config`` says.
+        A row of `sllmr_plugin.evaluation.run.ALL_MODES`: its fields of `SelectiveConfig` override those of the
+        section ``config``, and a baseline that reads LLM-written texts is trained in its place.
+        None trains as ``config`` says.
 
     Raises
     ------
     ConfigError
-        If there is no seed, one is negative or there twice, or the mode is another.
+        If there is no seed, one is negative or repeated, or the mode is unknown.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -104,12 +104,12 @@ def check_settings(settings: Mapping[str, Setting]) -> dict[str, Setting]:
     Returns
     -------
     dict of str to Setting
-        With the values as their fields want them, without empty sections and mappings.
+        With the values in the types of their fields, without empty sections and mappings.
 
     Raises
     ------
     ConfigError
-        Naming the file, the line and the key, and the nearest valid key or what is wanted of the value.
+        Naming the file, the line and the key, and the nearest valid key or the expected value.
     """
     checked = {}
     for key, (value, origin) in settings.items():

@@ -60,7 +60,7 @@ class Adaptor(nn.Module):
             if known == 0:
                 raise CoverageError(
                     f"none of the {len(distinct)} {kind} in the training rows has a text, so {type(self).__name__} "
-                    "would add nothing of theirs. Give the text table the ids of the training rows, with "
+                    "would add nothing for them. Give the text table the ids of the training rows, with "
                     f"{kind[:-1]}_index= to turn them into codes."
                 )
             if known < len(distinct):

@@ -78,7 +78,7 @@ def drawn_base(users: TextVectors, items: TextVectors, rows: Rows, size: int, se
 def reasoned_base(users: TextVectors, items: TextVectors, rows: Rows, reasoning: EncodedReasoning) -> ExemplarBase:
     """Take all exemplars with a reasoning text, as far as the training rows bear them out.
 
-    The text explains a label, so a positive exemplar that is no positive training row may be a held-out interaction
+    The text explains a label, so a positive exemplar without a positive training row may be a held-out interaction
     that would be learnt from, and a negative one that is a positive row explains what did not happen.
 
     Parameters

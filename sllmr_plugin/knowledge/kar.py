@@ -11,7 +11,7 @@ from .vectors import EncodedTexts, TextEncoder, TextVectors
 
 
 class Side(nn.Module):
-    """One side (users or items): its own experts beside the shared ones, mixed by its own gate.
+    """One side (users or items): its own experts and the shared ones, mixed by its own gate.
 
     ``sum_e softmax(W v + b)_e * expert_e(v)`` over the shared and the side's own experts.
 
@@ -44,10 +44,11 @@ class KARAdaptor(Adaptor):
     """Fills two dense columns, ``kar_user`` and ``kar_item``, from LLM-written texts of users and items.
 
     Xi et al., "Towards Open-World Recommendation with Knowledge Augmentation from Large Language Models" (RecSys 2024,
-    arXiv:2306.10933), hybrid-expert adaptor: experts that both sides share, experts of each side, and a gate a side.
-    The experts reduce the encoder's vectors to `dim` numbers. docs/baselines.md lists what differs from the paper.
+    arXiv:2306.10933), hybrid-expert adaptor: experts that both sides share, experts of each side, and one gate per
+    side. The experts reduce the encoder's vectors to `dim` numbers. docs/baselines.md lists what differs from the
+    paper.
 
-    Unlike the regularizer this changes inference: users and items need texts then, and the module runs, unless its
+    Unlike the regularizer this changes inference: users and items need texts, and the module has to run, unless its
     columns are computed beforehand with `sllmr_plugin.materialize`.
 
     Parameters

@@ -22,10 +22,10 @@ class LLMCFAdaptor(Adaptor):
     in-context exemplars of each sample, with their texts and labels, go through a decoder layer whose output at the
     sample's place is the extra input. Where the table has reasoning texts (the paper's chains of thought), the
     exemplars are the pairs that these are about, and what was written about them enters the attention. Else they are
-    drawn from the training rows, and known by the texts of their user and item alone. docs/baselines.md lists what
+    drawn from the training rows, and represented by the texts of their user and item only. docs/baselines.md lists what
     differs from the paper: no language model is tuned, and one cross-attention layer stands for the decoder.
 
-    Unlike the regularizer this changes inference: users and items need texts then, and the module runs, unless its
+    Unlike the regularizer this changes inference: users and items need texts, and the module has to run, unless its
     column is computed beforehand with `sllmr_plugin.materialize`.
 
     Parameters
@@ -113,7 +113,7 @@ class LLMCFAdaptor(Adaptor):
         # sqrt(hidden). A random start costs 0.003 to 0.012 of the demo's validation AUC after an epoch, in three seeds.
         nn.init.zeros_(self.after_attention.weight)
         nn.init.zeros_(self.after_attention.bias)
-        # So much a cosine counts in the attention's logits, beside what is learned; itself learned.
+        # Learned weight of a cosine in the attention's logits.
         self.similarity_scale = nn.Parameter(torch.tensor(1.0))
 
     @property

@@ -27,7 +27,7 @@ def _no_reasoning() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class TextCoverage:
-    """What became of the rows of a text file.
+    """Which rows of a text file were kept and which dropped.
 
     Attributes
     ----------
@@ -95,12 +95,12 @@ class TextTable:
         Parameters
         ----------
         texts : path or pandas.DataFrame
-            Parquet (``.parquet``, ``.pq``) or CSV (``.csv``, ``.csv.gz``), a row a text: ``kind`` in {user, item,
+            Parquet (``.parquet``, ``.pq``) or CSV (``.csv``, ``.csv.gz``), one row per text: ``kind`` in {user, item,
             reasoning}, ``id``, the raw id (written as text, so that users and items fit in one column; numbers are
             understood too), and ``text``. Of a reasoning ``id`` is the user's, and two columns more say what it is
             about: ``item_id``, and ``label``, 1 or 0. In other rows these, and everywhere other columns, are ignored.
         user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
-            Raw id -> the code that the model is fed. Without it the ids are taken for codes.
+            Maps raw ids to the codes in the model's input. Without it the ids are used as codes.
 
         Returns
         -------

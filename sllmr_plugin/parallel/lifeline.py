@@ -40,7 +40,7 @@ def _wait_for_the_end() -> None:
     # Not sys.stdin: the interpreter would want its lock when it ends while this thread still waits.
     while os.read(0, 1):
         pass
-    with contextlib.suppress(OSError):  # a full disk is no reason to go on
+    with contextlib.suppress(OSError):  # a full disk must not keep the process alive
         os.write(2, b"sllmr: the process that started this one is gone, so this one ends\n")
     # As abrupt as the signal that ends a training otherwise: files of a run are written whole or not at all.
     os._exit(1)

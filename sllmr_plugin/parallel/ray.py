@@ -80,7 +80,7 @@ class RayEngine:
         source = enumerate(shards)
         running: dict[Any, tuple[int, Shard]] = {}
         finished: dict[int, tuple[Shard, Result]] = {}
-        following = 0  # number of the shard that is to be yielded next
+        following = 0  # number of the shard to yield next
         try:
             while True:
                 while len(running) < self.workers and len(running) + len(finished) < _AHEAD * self.workers:

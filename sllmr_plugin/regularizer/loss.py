@@ -24,7 +24,7 @@ class StepResult:
     ----------
     objective : Tensor
         () what is added to the training loss, before lambda: the mean loss and, for some gates, a term of the
-        gate's own. Keeps the graph alive even when there is no term.
+        gate's own. Keeps the graph alive also without terms.
     mean_loss : Tensor
         () gated loss averaged over the terms, detached.
     n_terms : int
@@ -111,7 +111,7 @@ class SelectiveLoss(nn.Module):
         if not isinstance(gate, Gate) and (gate == AUTO or GATES.class_of(gate).needs_probes):
             others = ", ".join(repr(name) for name, kind in GATES.items() if not kind.needs_probes)
             raise ConfigError(
-                f"gate={gate!r} is fitted on probes, which this loss knows nothing of. Take one of {others}, or pass "
+                f"gate={gate!r} is fitted on probes, which this loss does not have. Take one of {others}, or pass "
                 "an object, such as DisagreementGate()."
             )
         if not LOSSES.class_of(loss).pairwise and GATES.class_of(gate) is not GATES["none"]:

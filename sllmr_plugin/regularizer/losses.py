@@ -70,7 +70,7 @@ class PairLoss(Loss):
 class PointwiseLoss(Loss):
     """Loss of single scores against the LLM's: called with logit, probability and LLM score, (n,) each.
 
-    It needs the scores of a click model, and no gate: there is no pair to weigh.
+    It needs the scores of a click model, and no gate, since there are no pairs to weight.
     """
 
     pairwise = False

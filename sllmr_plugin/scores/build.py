@@ -128,7 +128,7 @@ def _open_source(source: Path) -> tuple[Files, int]:
         )
         total = sum(part.count_rows() for _, part, _ in files)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise ScoreTableError(f"{source}: cannot be read as parquet ({error}). Write the files anew.") from None
+        raise ScoreTableError(f"{source}: cannot be read as parquet ({error}). Write the files again.") from None
     if not files or total == 0:
         raise ScoreTableError(f"{source}: holds no rows. Score some pairs first.")
     for column in ("user_id", "item_id"):
@@ -171,7 +171,7 @@ def _encoded(files: Files, encoder: RowEncoder, bar: tqdm) -> Iterator[np.ndarra
             try:
                 batch = next(batches, None)
             except (OSError, ValueError, pyarrow.ArrowException) as error:
-                raise ScoreTableError(f"{path}: cannot be read ({error}). Write the file anew.") from None
+                raise ScoreTableError(f"{path}: cannot be read ({error}). Write the file again.") from None
             if batch is None:
                 break
             if not len(batch):

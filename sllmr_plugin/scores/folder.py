@@ -1,6 +1,6 @@
 """A score table in a folder: raw arrays to be memory-mapped, and a description with their sizes and checksums.
 
-``table.json`` is written last, so a folder without it is none of ours or was never finished. Arrays are
+``table.json`` is written last, so a folder without it was not made by this package or is not finished. Arrays are
 little-endian without a header. Readers refuse versions that they do not know.
 """
 
@@ -138,20 +138,20 @@ def _read_description(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ScoreTableError(
-            f"{folder}: holds no {DESCRIPTION}, so it is no finished score table. Parquet files become one with "
+            f"{folder}: holds no {DESCRIPTION}, so it is not a finished score table. Parquet files become one with "
             "ScoreTable.build or sllmr build-table."
         ) from None
     except (OSError, ValueError) as error:
-        raise ScoreTableError(f"{path}: cannot be read ({error}). Build the table anew.") from None
+        raise ScoreTableError(f"{path}: cannot be read ({error}). Build the table again.") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ScoreTableError(f"{path}: describes no score table. Give a folder made by ScoreTable.build.")
     if content.get("version") != VERSION:
         raise ScoreTableError(
-            f"{path}: has version {content.get('version')}, and this package reads {VERSION}. Build the table anew, "
+            f"{path}: has version {content.get('version')}, and this package reads {VERSION}. Build the table again, "
             f"or use the package that wrote it ({content.get('package_version')})."
         )
     if content.get("sha256") != _digest(content):
-        raise ScoreTableError(f"{path}: was altered after the build. Build the table anew.")
+        raise ScoreTableError(f"{path}: was altered after the build. Build the table again.")
     return content
 
 
@@ -163,7 +163,7 @@ def _map(path: Path, dtype: np.dtype, expected: dict[str, Any], verify: bool | N
         if found.st_size != size:
             raise ScoreTableError(
                 f"{path}: holds {found.st_size} bytes where {size} were written: it is truncated or another file. Copy "
-                "the table again, or build it anew."
+                "the table again, or build it again."
             )
         if verify or (verify is None and found.st_mtime_ns != expected["mtime_ns"]):
             _verify(path, expected["sha256"])
@@ -173,7 +173,7 @@ def _map(path: Path, dtype: np.dtype, expected: dict[str, Any], verify: bool | N
             # Writable for torch's sake, and privately: nothing could reach the file.
             return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
     except OSError as error:
-        raise ScoreTableError(f"{path}: cannot be read ({error}). Build the table anew.") from None
+        raise ScoreTableError(f"{path}: cannot be read ({error}). Build the table again.") from None
 
 
 def _verify(path: Path, expected: str) -> None:
@@ -182,4 +182,4 @@ def _verify(path: Path, expected: str) -> None:
         while data := file.read(_READ):
             fingerprint.update(data)
     if fingerprint.hexdigest() != expected:
-        raise ScoreTableError(f"{path}: was altered after the build. Copy the table again, or build it anew.")
+        raise ScoreTableError(f"{path}: was altered after the build. Copy the table again, or build it again.")

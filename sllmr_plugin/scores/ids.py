@@ -43,7 +43,7 @@ def encode_ids(raw: pd.Series, index: IdIndex | None, *, what: str, written: boo
     Raises
     ------
     ScoreTableError
-        If `index` is of another kind, its codes are no integers, or it is None and the ids are no integers; or if an id
+        If `index` is of another kind, its codes are not integers, or it is None and the ids are not; or if an id
         is a float that may stand for several whole numbers.
     """
     _refuse_inexact(raw, f"{what} holds")
@@ -89,7 +89,7 @@ def blank_around(raw: pd.Series, index: IdIndex, codes: np.ndarray, *, what: str
 
 
 def quick_index(index: IdIndex, what: str) -> pd.Series:
-    """Return an index as a Series of codes by raw id, which is not built anew for every piece that is encoded."""
+    """Return an index as a Series of codes by raw id, which is not built again for every piece that is encoded."""
     keys, codes = keys_and_codes(index, what)
     return pd.Series(codes, index=keys)
 
@@ -150,8 +150,8 @@ def _as_codes(raw: pd.Series, what: str) -> np.ndarray:
         values = raw.to_numpy(dtype=np.float64, na_value=np.nan)
         raw = raw[~((values == np.floor(values)) & (np.abs(values) < 2.0**63))]
     raise ScoreTableError(
-        f"{what} holds {raw.iloc[:1].tolist()[0]!r}, which is no integer code. Pass {what.removesuffix('_id')}_index= "
-        "(a dict, Series or fitted LabelEncoder from raw id to the model's code)."
+        f"{what} holds {raw.iloc[:1].tolist()[0]!r}, which is not an integer code. Pass "
+        f"{what.removesuffix('_id')}_index= (a dict, Series or fitted LabelEncoder from raw id to the model's code)."
     )
 
 
@@ -177,7 +177,7 @@ def warn_of_odd_ids(ids: pd.Index, source: str) -> None:
     if len(rounded):
         warnings.warn(
             f"{source}: {len(rounded)} different {ids.name}(s) look like what spreadsheets and columns of floats leave "
-            f"of long numbers, for instance {rounded.iloc[0]!r}; several ids may have become one. Write the file anew "
+            f"of long numbers, for instance {rounded.iloc[0]!r}; several ids may have become one. Write the file again "
             "with the ids as text.",
             IdWarning,
             stacklevel=3,

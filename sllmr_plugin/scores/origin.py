@@ -57,7 +57,7 @@ def read_origin(path: str | Path) -> dict[str, Any]:
 class PromptOrder:
     """How far scores follow the order in which the prompts showed the candidates.
 
-    The orders are shuffled, so a model that judges the candidates has a correlation near 0, whatever it prefers.
+    The orders are shuffled, so a model that judges the candidates has a correlation near 0.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ class PromptOrder:
     def is_echo(self) -> bool:
         """Whether the correlation is `ECHO` or more, to either side, and more than two standard deviations of chance.
 
-        One answer on two candidates is perfectly ordered whatever a model thinks.
+        One answer on two candidates is perfectly ordered regardless of the model.
         """
         return abs(self.correlation) >= max(ECHO, 2 * self.chance) - 1e-9
 

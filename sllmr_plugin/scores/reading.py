@@ -79,7 +79,7 @@ class Table:
             raise self.error(f"{self.fault(rows, column)}{problem and ', ' + problem}; {remedy}")
 
     def require_columns(self, columns: Iterable[str]) -> None:
-        """Check that each column is there exactly once, and raise the table's error if it is not."""
+        """Check that each column is there, and raise the table's error if it is not."""
         present = list(self.frame.columns)
         missing = [column for column in columns if column not in present]
         if missing:
@@ -87,14 +87,11 @@ class Table:
                 f"{self.name} has no column {' and no column '.join(map(repr, missing))} among {present}; "
                 "rename its columns (a CSV file separates them by commas)"
             )
-        twice = [column for column in columns if present.count(column) > 1]
-        if twice:
-            raise self.error(f"{self.name} has the column {twice[0]!r} more than once; keep one of them")
 
     def texts(self, column: str) -> np.ndarray:
         """Return a column as text, (n_rows,) of str: as the file has it, "" where a cell is empty.
 
-        Whole numbers beside empty cells, which pandas holds as floats, are written without ``.0``.
+        Whole numbers in a column with empty cells, which pandas holds as floats, are written without ``.0``.
         """
 
         def text(value: Any) -> str:
@@ -107,7 +104,7 @@ class Table:
         self.refuse(
             inexact(self.frame[column]),
             column,
-            "read the ids as integers or as text where they come from (pandas: dtype=str), and write the table anew",
+            "read the ids as integers or as text where they come from (pandas: dtype=str), and write the table again",
             problem="a float so large that it may stand for several ids",
         )
 
@@ -117,7 +114,7 @@ def as_pandas(table: Any) -> Any:
     if isinstance(table, pd.DataFrame) or not hasattr(table, "to_pandas"):
         return table
     arrow = table.to_arrow() if hasattr(table, "to_arrow") else table
-    return arrow.to_pandas(integer_object_nulls=True)  # whole numbers beside missing ones do not become floats
+    return arrow.to_pandas(integer_object_nulls=True)  # whole numbers in a column with gaps stay whole
 
 
 def read_table(
@@ -153,13 +150,17 @@ def read_table(
     Raises
     ------
     SLLMRError
-        Of the given type: the file does not exist, is of another kind, cannot be parsed, or holds no row.
+        Of the given type: the file does not exist, is of another kind, cannot be parsed, has a column twice, or holds
+        no row.
     """
     source = as_pandas(source)
     if isinstance(source, pd.DataFrame):
         table = Table(source.reset_index(drop=True), f"the {what} DataFrame", is_text=False, error=error)
     else:
         table = _read_file(Path(source), what, numbers, error)
+    doubled = table.frame.columns[table.frame.columns.duplicated()]
+    if len(doubled):
+        raise error(f"{table.name} has the column {doubled[0]!r} more than once; keep one of them, or rename one")
     if table.frame.empty:
         raise error(f"{table.name} holds no row; give {what} with at least one row under the column names")
     return table
@@ -172,8 +173,8 @@ def _read_file(path: Path, what: str, numbers: Sequence[str], error: type[SLLMRE
         raise error(f"{name}: no such file; give the path of the {what} as {kinds}")
     try:
         if suffixes and suffixes[-1] in (".parquet", ".pq"):
-            # Whole numbers beside missing ones become Python's own, not floats.
-            frame = pyarrow.parquet.read_table(path, partitioning=None).to_pandas(integer_object_nulls=True)
+            # Whole numbers in a column with missing ones become Python integers, not floats.
+            frame = pyarrow.parquet.ParquetFile(path).read().to_pandas(integer_object_nulls=True)
             return Table(frame.reset_index(drop=True), name, is_text=False, error=error)
         if ".csv" in suffixes:
             return Table(_read_text(path, numbers, typed=False), name, is_text=True, error=error)
@@ -185,24 +186,23 @@ def _read_file(path: Path, what: str, numbers: Sequence[str], error: type[SLLMRE
         raise error(f"{name} is not UTF-8 text ({fault}); save it as UTF-8") from fault
     except (ValueError, OSError, EOFError) as fault:
         reason = " ".join(str(fault).split())
-        raise error(f"{name} cannot be read ({reason}); repair the file or write it anew") from fault
+        raise error(f"{name} cannot be read ({reason}); repair the file or write it again") from fault
     raise error(f"{name} is of an unknown kind; give the {what} as {kinds}, or as a DataFrame")
 
 
 def _read_text(path: Path, numbers: Sequence[str], *, typed: bool) -> pd.DataFrame:
-    options: dict[str, Any] = {"encoding": "utf-8-sig"}
-    if typed:  # RecBole puts no quotes around fields
-        options["quoting"] = csv.QUOTE_NONE
-        header = pd.read_csv(path, sep="\x01", header=None, nrows=1, dtype=str, **options).iloc[0, 0]
-        options["sep"] = typed_delimiter(header)
-    names = list(pd.read_csv(path, nrows=0, **options).columns)
-    own_names = {name: (name.rpartition(":")[0] or name) if typed else name for name in names}
-    # Blank lines are read as empty rows: skipping them would shift every line number in the messages.
+    names, options = _header(path, typed)
+    # Blank lines are read as empty rows: skipping them would shift every line number in the messages. The columns are
+    # numbered while they are read, for pandas changes a name that occurs twice.
     frame = pd.read_csv(
         path,
-        dtype={name: str for name, own in own_names.items() if own not in numbers},
+        header=0,
+        names=range(len(names)),
+        dtype={number: str for number, name in enumerate(names) if name not in numbers},
         keep_default_na=False,
-        na_values={name: _NO_NUMBER if own == "score" and own in numbers else [""] for name, own in own_names.items()},
+        na_values={
+            number: _NO_NUMBER if name == "score" and name in numbers else [""] for number, name in enumerate(names)
+        },
         skip_blank_lines=False,
         low_memory=False,
         **options,
@@ -210,7 +210,19 @@ def _read_text(path: Path, numbers: Sequence[str], *, typed: bool) -> pd.DataFra
     if not isinstance(frame.index, pd.RangeIndex):  # pandas took the first field of every line for a row name
         raise ValueError("line 2 has more fields than line 1 has column names")
     filled = np.flatnonzero(frame.notna().any(axis=1).to_numpy())
-    return frame.rename(columns=own_names).iloc[: filled[-1] + 1 if len(filled) else 0]
+    return frame.set_axis(names, axis=1).iloc[: filled[-1] + 1 if len(filled) else 0]
+
+
+def _header(path: Path, typed: bool) -> tuple[list[str], dict[str, Any]]:
+    """Return the column names as the file has them, without RecBole's types, and what pandas must know to read it."""
+    options: dict[str, Any] = {"encoding": "utf-8-sig"}
+    first_line: dict[str, Any] = {"header": None, "nrows": 1, "dtype": str, "keep_default_na": False}
+    if typed:  # RecBole puts no quotes around fields
+        options["quoting"] = csv.QUOTE_NONE
+        options["sep"] = typed_delimiter(pd.read_csv(path, sep="\x01", **first_line, **options).iloc[0, 0])
+    written = pd.read_csv(path, **first_line, **options).iloc[0]
+    names = [name or f"Unnamed: {number}" for number, name in enumerate(written)]  # unnamed as pandas says it
+    return [name.rpartition(":")[0] or name for name in names] if typed else names, options
 
 
 def typed_delimiter(header: str) -> str:

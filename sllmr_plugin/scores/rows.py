@@ -65,7 +65,7 @@ class RowEncoder:
             else:
                 reason = f"{column} not in {column.removesuffix('_id')}_index"
                 blank = blank_around(frame[column], index, codes, what=column, written=self._written)
-                keep(~blank, f"{reason}, but for the blanks around it")
+                keep(~blank, f"{reason}, except for the blanks around it")
                 codes = codes[~blank]
             frame = frame.assign(**{column: codes})
             keep(codes >= 0, reason)
@@ -100,7 +100,7 @@ def checked(table: Table) -> pd.DataFrame:
     Raises
     ------
     ScoreTableError
-        If a column is missing or stands there twice, a float id may stand for several ids, or a score or kind is
+        If a column is missing or occurs twice, a float id may stand for several ids, or a score or kind is
         impossible.
     """
     rows = table.frame

@@ -137,11 +137,10 @@ class ScoreTable:
         scores : path or pandas.DataFrame
             Parquet (``.parquet``, ``.pq``) or CSV (``.csv``, ``.csv.gz``), read by `read_table`, with the columns
             ``user_id``, ``item_id``, ``score`` in [0, 1] and optionally ``kind`` in {candidate, probe}; other columns
-            are ignored, but for the warning that `reliability` takes from ``prompt_position``. A polars DataFrame will
-            do.
-            Or a folder that `build` has made, which is opened.
+            are ignored, except ``prompt_position``, from which `reliability` warns. Data frames of polars and pyarrow
+            are accepted, and so is a folder that `build` has made, which is opened.
         user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
-            Raw id -> the code that the model is fed. Without it the ids are taken for codes.
+            Maps raw ids to the codes in the model's input. Without it the ids are used as codes.
 
         Returns
         -------
@@ -151,10 +150,10 @@ class ScoreTable:
         Raises
         ------
         ScoreTableError
-            If the file cannot be read, is empty, lacks a column, or holds a score outside [0, 1] or that is no
-            number, or an unknown kind.
+            If the file cannot be read, is empty, lacks a column, or holds a score that is not a number in
+            [0, 1], or an unknown kind.
         CoverageError
-            If not one candidate is left.
+            If no candidate is left.
 
         Examples
         --------
@@ -177,7 +176,7 @@ class ScoreTable:
         frame = encoder.encode(checked(rows))
         encoder.require_some(rows.name)
         n_read, dropped = encoder.n_read, encoder.dropped
-        # A pair that is a probe must not train even if it also stands there as a candidate: probes first.
+        # A pair that is a probe must not train even if it is also listed as a candidate: probes first.
         frame = frame.sort_values("is_probe", ascending=False, kind="stable")
         again = frame.duplicated(["user_id", "item_id"]).to_numpy()
         if again.any():
@@ -215,10 +214,10 @@ class ScoreTable:
             A parquet file, or a folder of them with the columns of `read`; a column can also be a level of folders
             (``kind=probe/``). Files are read in the order of their paths.
         folder : path
-            Where the table goes. It must not exist. It appears when it is whole: a build that fails or is
-            killed leaves nothing there (killed, a ``.partial`` folder beside it that can be deleted).
+            Where the table is written. It must not exist, and it appears when it is complete. A build that fails leaves
+            nothing; one that is killed leaves a ``.partial`` folder next to it, which can be deleted.
         user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
-            Raw id -> the code that the model is fed. Without it the ids are taken for codes.
+            Maps raw ids to the codes in the model's input. Without it the ids are used as codes.
         verbose : bool, default=False
             Whether to show progress on stderr.
 
@@ -302,7 +301,7 @@ class ScoreTable:
         if self.folder is not None:
             raise ScoreTableError(
                 f"{self.folder}: holds codes outside the model's vocabulary ({n_users} users, {n_items} items). Build "
-                "it anew with a user_index and an item_index of the model's ids, which drop the others."
+                "it again with a user_index and an item_index of the model's ids, which drop the others."
             )
         kept = []
         for group in (self.candidates, self.probes):

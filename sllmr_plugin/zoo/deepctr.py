@@ -115,7 +115,7 @@ def build_model(
     """
     key = check_backbone(name, embedding_dim, dropout, arguments)
     recipe = _RECIPES[key]
-    own = check_arguments(key, arguments or {})
+    from_caller = check_arguments(key, arguments or {})
     columns = _feature_columns(data, recipe, embedding_dim, history_length)
     if dense:
         check_dense(name)
@@ -127,12 +127,13 @@ def build_model(
     if recipe.dropout is not None:
         given[recipe.dropout] = dropout
     try:
-        return _model_class(recipe)(**given, **own, seed=seed, device=device)
+        return _model_class(recipe)(**given, **from_caller, seed=seed, device=device)
     except Exception as error:  # whatever the library makes of a value that it cannot use
-        if not own:
+        if not from_caller:
             raise
         raise BackboneError(
-            f"{recipe.class_name} cannot be built with {own} ({type(error).__name__}: {error}); change these arguments."
+            f"{recipe.class_name} cannot be built with {from_caller} ({type(error).__name__}: {error}); change these "
+            "arguments."
         ) from error
 
 
@@ -159,14 +160,14 @@ def check_backbone(
     if embedding_dim < 1 or embedding_dim % heads:
         raise BackboneError(f"{key} cannot have embedding_dim={embedding_dim}; take a positive multiple of {heads}.")
     if not 0 <= dropout < 1:
-        raise BackboneError(f"dropout={dropout} is no rate; take a number in [0, 1).")
+        raise BackboneError(f"dropout={dropout} is not a rate; take a number in [0, 1).")
     if dropout and recipe.dropout is None:
         raise BackboneError(f"{key} has no dropout, so dropout={dropout} would do nothing; leave it at 0.")
     return key
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return constructor arguments of a backbone as its class wants them.
+    """Return the constructor arguments of a backbone in the types that its class expects.
 
     Parameters
     ----------
@@ -178,7 +179,7 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     BackboneError
-        If the class has no such argument (the nearest is named), it is decided elsewhere, or the type is wrong.
+        If the class has no such argument (the nearest is named), the argument is set elsewhere, or the type is wrong.
     """
     key = _key(name)
     if not arguments:  # and the library need not be imported
@@ -226,7 +227,7 @@ def feature_names(model: Any) -> list[str]:
 
 
 def input_rows(model: Any, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the columns of `rows` that a model reads, fit for its ``fit`` and ``predict``.
+    """Return the columns of `rows` that a model reads, as its ``fit`` and ``predict`` take them.
 
     Parameters
     ----------

@@ -79,7 +79,7 @@ class Delimited:
         return self._entries(file, "user_id")
 
     def unseen(self) -> list[str]:
-        """Columns that were to be renamed and stand in none of the files read so far."""
+        """Columns that should be renamed and are in none of the files read so far."""
         return [name for name in self._own_name if name not in self._seen]
 
     def _entries(self, file: RawFile, key: str) -> Iterator[RawRecord]:
@@ -107,12 +107,12 @@ class Delimited:
             advice.append(f"Use it as it is, without preparing it: --interactions {file.path}.")
         if made == "label":
             advice.append(
-                f"{'Or have' if advice else 'Have'} the rows of label 1 taken as interactions, to be split anew: "
+                f"{'Or have' if advice else 'Have'} the rows of label 1 taken as interactions, to be split again: "
                 "--column rating=label --min-rating 1 (columns={'rating': 'label'}, min_rating=1)."
             )
         else:
-            advice.append(f"{'Or delete' if advice else 'Delete'} the column if the rows are to be split anew.")
-        raise DataError(f"{file.path} has the column {made!r}, which preparing would make anew. {' '.join(advice)}")
+            advice.append(f"{'Or delete' if advice else 'Delete'} the column if the rows are to be split again.")
+        raise DataError(f"{file.path} has the column {made!r}, which preparing would make again. {' '.join(advice)}")
 
     def _rows(self, file: RawFile, header: list[str] | None, *, overrule: bool) -> Iterator[tuple[int, list[str]]]:
         """Names of the columns first, then the fields of each row with the number of its first line.

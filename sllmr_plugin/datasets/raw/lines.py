@@ -37,7 +37,7 @@ class BadLine(ValueError):  # noqa: N818  (never leaves this package: it becomes
 class RawFile:
     """A raw file, plain or gzipped, that is gone through once.
 
-    Whether it is gzipped is told by its first two bytes, whatever its name. Memory does not grow with the file.
+    Gzip is detected from the first two bytes, not from the name. Memory does not grow with the file.
 
     Parameters
     ----------
@@ -283,7 +283,7 @@ def read_number(value: Any, name: str) -> float:
     except (TypeError, ValueError, OverflowError):
         result = math.nan
     if not math.isfinite(result):
-        raise BadLine(f"no {name}" if value in (None, "") else f"{name} is no number")
+        raise BadLine(f"no {name}" if value in (None, "") else f"{name} is not a number")
     return result
 
 

@@ -72,7 +72,7 @@ class DisagreementGate(Gate, name="disagreement"):
                 "too, add probes, or use gate='fixed'."
             )
         return (
-            "on the probes the LLM is no better a judge than the backbone, or too few of them say otherwise, so "
+            "on the probes the LLM does not judge better than the backbone, or too few probes show that it does, so "
             "the model trains as if plain. Check the scores with sllmr_plugin.reliability, or add probes; "
             "gate='none' would follow the LLM all the same."
         )

@@ -15,7 +15,7 @@ from sllmr_plugin.experiments.experiment import Experiment, compose
 from sllmr_plugin.experiments.files import Setting
 from sllmr_plugin.experiments.running import FILE
 
-from .request import Request
+from .reproduction import Reproduction
 
 _TIME = "process.json"
 
@@ -107,12 +107,12 @@ def _fingerprint(path: Path, changed: int) -> str:
     return fingerprint(path)
 
 
-def plan_runs(request: Request, out: Path) -> list[PlannedRun]:
-    """Compose the experiments of all runs that a request needs.
+def plan_runs(reproduction: Reproduction, out: Path) -> list[PlannedRun]:
+    """Compose the experiments of all runs that a reproduction needs.
 
     Parameters
     ----------
-    request : Request
+    reproduction : Reproduction
         What is to be reproduced.
     out : pathlib.Path
         Gets a run folder a run, below ``runs``.
@@ -127,22 +127,22 @@ def plan_runs(request: Request, out: Path) -> list[PlannedRun]:
     ConfigError, BackboneError
         If a key or value does not fit; names the place that it comes from.
     """
-    return [_planned(request, out, *run) for run in request.runs()]
+    return [_planned_run(reproduction, out, *run) for run in reproduction.runs()]
 
 
-def _planned(request: Request, out: Path, data: str, backbone: str, mode: str, seed: int) -> PlannedRun:
+def _planned_run(reproduction: Reproduction, out: Path, data: str, backbone: str, mode: str, seed: int) -> PlannedRun:
     key = "run.mode"
-    assignments = [*request.assignments, f"{key}={mode}"]
+    assignments = [*reproduction.assignments, f"{key}={mode}"]
     overrides = {"run.seeds": Setting([seed], "--seeds")}
-    if request.data_dir is not None:
-        overrides["data.root"] = Setting(request.data_dir, "--data-dir")
+    if reproduction.data_dir is not None:
+        overrides["data.root"] = Setting(reproduction.data_dir, "--data-dir")
     experiment = compose(
-        model=backbone, data=data, setting=request.setting, assignments=assignments, overrides=overrides
+        model=backbone, data=data, setting=reproduction.setting, assignments=assignments, overrides=overrides
     )
     folder = out / "runs" / f"{experiment.name}-seed{seed}"
     command = [sys.executable, "-m", "sllmr_plugin", "train", "--model", backbone, "--data", data]
-    command += ["--setting", request.setting] if request.setting else []
-    command += ["--data-dir", request.data_dir] if request.data_dir is not None else []
+    command += ["--setting", reproduction.setting] if reproduction.setting else []
+    command += ["--data-dir", reproduction.data_dir] if reproduction.data_dir is not None else []
     for assignment in assignments:
         command += ["-o", assignment]
     command += ["--seed", str(seed), "--out", str(folder)]

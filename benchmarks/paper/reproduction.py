@@ -1,4 +1,4 @@
-"""`Request`: which tables, data sets, backbones, modes and seeds, and the runs that these need."""
+"""`Reproduction`: which tables, data sets, backbones, modes and seeds, and the runs that these need."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OWN = {
 
 
 @dataclass(frozen=True)
-class Request:
+class Reproduction:
     """What is to be reproduced.
 
     Attributes
