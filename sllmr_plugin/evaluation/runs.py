@@ -140,9 +140,10 @@ class RunFolder:
         self._save()
 
     def set_untrained(self, untrained: Mapping[str, Mapping[str, float]]) -> None:
-        """Write what needs no training."""
+        """Keep what needs no training; written with the runs, as a folder without any has no results."""
         self.untrained = {name: dict(values) for name, values in untrained.items()}
-        self._save()
+        if self.runs:
+            self._save()
 
     def set_report(self, report: Mapping[str, Any]) -> None:
         """Write what a report shows; plain JSON values."""
