@@ -405,6 +405,8 @@ def test_a_column_that_a_frame_or_a_parquet_file_has_twice_is_named(tmp_path):
     pq.write_table(doubled, tmp_path / "s.pq")
     with pytest.raises(ScoreTableError, match=r"s\.pq .*'score' more than once"):
         ScoreTable.read(tmp_path / "s.pq")
+    with pytest.raises(ScoreTableError, match=r"s\.pq has the column 'score' more than once"):
+        ScoreTable.build(tmp_path, tmp_path / "table")
     scores = pd.DataFrame([[1, 2, 0.5, "x", "y"]], columns=["user_id", "item_id", "score", "note", "note"])
     with pytest.raises(ScoreTableError, match="scores DataFrame has the column 'note' more than once"):
         ScoreTable.read(scores)

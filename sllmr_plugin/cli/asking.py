@@ -94,7 +94,7 @@ def add_model(group: argparse._ArgumentGroup, *, max_tokens: str) -> None:
         type=json_object,
         metavar="JSON",
         help='what else each request holds, for servers that take it: \'{"reasoning_effort": "low"}\', '
-        '\'{"chat_template_kwargs": {"enable_thinking": false}}\'; another one asks anew',
+        '\'{"chat_template_kwargs": {"enable_thinking": false}}\'; another value asks again',
     )
 
 

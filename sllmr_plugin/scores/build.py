@@ -25,7 +25,7 @@ from ..errors import CoverageError, ScoreTableError
 from .folder import ENTRY, PARTS, ArrayFile, write_description
 from .ids import IdIndex
 from .origin import read_origin
-from .reading import Table
+from .reading import Table, refuse_doubled
 from .rows import COLUMNS, SEEN_BEFORE, RowEncoder, checked
 
 _BATCH = 1 << 18  # rows decoded together; ids can be texts, which take most of the memory
@@ -122,11 +122,16 @@ def _open_source(source: Path) -> tuple[Files, int]:
     if not source.exists():
         raise ScoreTableError(f"{source}: no such file or folder. Give a parquet file, or a folder of them.")
     try:
+        # pyarrow does not name the column of which it makes no schema. An empty schema leaves the files apart.
+        for part in pyarrow.dataset.dataset(source, format="parquet", schema=pyarrow.schema([])).get_fragments():
+            refuse_doubled(part.physical_schema.names, part.path, ScoreTableError)
         dataset = pyarrow.dataset.dataset(source, format="parquet", partitioning="hive")
         files = sorted(
             ((part.path, part, dataset.schema) for part in dataset.get_fragments()), key=lambda file: file[0]
         )
         total = sum(part.count_rows() for _, part, _ in files)
+    except ScoreTableError:
+        raise
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise ScoreTableError(f"{source}: cannot be read as parquet ({error}). Write the files again.") from None
     if not files or total == 0:

@@ -158,12 +158,18 @@ def read_table(
         table = Table(source.reset_index(drop=True), f"the {what} DataFrame", is_text=False, error=error)
     else:
         table = _read_file(Path(source), what, numbers, error)
-    doubled = table.frame.columns[table.frame.columns.duplicated()]
-    if len(doubled):
-        raise error(f"{table.name} has the column {doubled[0]!r} more than once; keep one of them, or rename one")
+    refuse_doubled(table.frame.columns, table.name, error)
     if table.frame.empty:
         raise error(f"{table.name} holds no row; give {what} with at least one row under the column names")
     return table
+
+
+def refuse_doubled(columns: Iterable[str], name: str, error: type[SLLMRError]) -> None:
+    """Raise an error if a column name occurs twice, since which of the two is meant cannot be known."""
+    names = pd.Index(columns)
+    doubled = names[names.duplicated()]
+    if len(doubled):
+        raise error(f"{name} has the column {doubled[0]!r} more than once; keep one of them, or rename one")
 
 
 def _read_file(path: Path, what: str, numbers: Sequence[str], error: type[SLLMRError]) -> Table:
