@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -90,8 +91,14 @@ class Settings:
 @functools.cache
 def field_types(cls: Any) -> dict[str, Any]:
     """Return the annotations of a dataclass's fields, resolved, by name."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    names = {field.name for field in dataclasses.fields(cls)}
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        # Only of fields: Python 3.10 resolves no InitVar.
+        annotations = {name: hint for name, hint in base.__dict__.get("__annotations__", {}).items() if name in names}
+        holder = types.SimpleNamespace(__annotations__=annotations)
+        found |= typing.get_type_hints(holder, vars(sys.modules[base.__module__]), include_extras=True)
+    return {field.name: found[field.name] for field in dataclasses.fields(cls)}
 
 
 def as_type(value: Any, wanted: Any) -> Any:

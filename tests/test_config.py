@@ -16,7 +16,7 @@ from sllmr_plugin.config import MODES, SelectiveConfig
 from sllmr_plugin.errors import ConfigError, SLLMRError
 from sllmr_plugin.regularizer.gates import FixedGate, JointGate
 from sllmr_plugin.regularizer.losses import Distillation, Hinge
-from sllmr_plugin.settings import choices_of
+from sllmr_plugin.settings import Settings, choices_of, field_types
 
 CHOICES = {
     name: choices_of(SelectiveConfig, name)
@@ -272,3 +272,26 @@ def test_files_that_hold_no_config_are_refused(tmp_path, text, problem):
     path.write_text(text)
     with pytest.raises(ConfigError, match=problem):
         SelectiveConfig.from_yaml(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sized(Settings):
+    """Settings with an argument that is no field, whose annotation is not looked up: Python 3.10 cannot."""
+
+    size: int = 1
+    former: dataclasses.InitVar[Nowhere] = None  # noqa: F821
+
+    def __post_init__(self, former):
+        super().__post_init__()
+
+
+@dataclasses.dataclass(frozen=True)
+class Named(Sized):
+    name: str = "a"
+
+
+def test_fields_are_those_of_the_class_and_its_bases_and_nothing_else():
+    assert field_types(Named) == {"size": int, "name": str}
+    assert Named(size=2).size == 2
+    with pytest.raises(ConfigError, match="name=3"):
+        Named(name=3)

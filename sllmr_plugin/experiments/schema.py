@@ -181,7 +181,7 @@ def _is_mapping(key: str) -> bool:
     section, _, name = key.partition(".")
     if section not in SECTIONS or name not in section_fields(section):
         return False
-    return typing.get_origin(typing.get_type_hints(SECTIONS[section])[name]) is Mapping
+    return typing.get_origin(field_types(SECTIONS[section])[name]) is Mapping
 
 
 def _nearest(key: str) -> str:
