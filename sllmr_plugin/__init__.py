@@ -7,11 +7,14 @@ Two lines put it into an existing DeepCTR-Torch or FuxiCTR script::
 """
 
 from importlib import import_module
+from logging import NullHandler, getLogger
 from typing import TYPE_CHECKING
 
 from .moved import find_moved_modules
 
 __version__ = "0.1.0"
+
+getLogger(__name__).addHandler(NullHandler())  # quiet, until a program sets up logging
 
 # A name is imported when it is first asked for (PEP 562): torch, pandas and scikit-learn take seconds, which scoring,
 # its workers and `sllmr --help` have no use for.

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "sllmr_plugin"
 # Lower layers first: a module may import from its own layer's package or from layers before it.
 LAYERS = [
     {"errors", "moved"},
-    {"settings", "progress", "parallel"},
+    {"settings", "progress", "parallel", "regions"},
     {"scores"},
     {"regularizer", "datasets", "knowledge"},
     {"config"},
@@ -110,6 +110,7 @@ def test_scoring_uses_little_and_only_the_command_line_uses_it():
         "datasets",
         "errors",
         "parallel",
+        "regions",
         "scores",
         "settings",
     }

@@ -178,6 +178,7 @@ def test_probes_are_taken_alike_from_cold_users_and_others(demo):
     cold = (data.history_length[users] <= 3).sum()
     assert (cold, len(users) - cold) == (125, 125)
     assert (drawn.summary.cold_probes, drawn.summary.probes) == (125, 250)
+    assert drawn.summary.known_cold_users == data.train["user"].value_counts().between(1, 3).sum()
 
 
 def test_users_without_training_interactions_are_not_asked_about():

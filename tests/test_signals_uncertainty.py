@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 
-from sllmr_plugin.regularizer.signals import RegionSignals, tail_threshold
+from sllmr_plugin.regions import cold_users, tail_threshold
+from sllmr_plugin.regularizer.signals import RegionSignals
 from sllmr_plugin.regularizer.uncertainty import UNCERTAINTIES, Confidence, Ensemble, Entropy, MCDropout
-from sllmr_plugin.scoring.candidates import _tail_popularity
 
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=25)
 QUANTILES = st.sampled_from(["0.05", "0.1", "0.2", "0.25", "0.3", "0.5", "0.6", "0.7", "0.9", "1.0"])
@@ -42,7 +42,15 @@ def test_no_share_and_no_items_give_no_tail():
 def test_a_share_that_is_a_whole_number_of_items_takes_no_item_more(quantile, n, count):
     """Of popularities 0, 1, 2, ... the tail ends at count - 1; in floating point 0.07 * 100 is 7.000000000000001."""
     assert tail_threshold(torch.arange(n), quantile) == count - 1
-    assert _tail_popularity(np.arange(n), quantile) == count - 1  # candidates are drawn by the same rule
+    assert tail_threshold(np.arange(n)[::-1], quantile) == count - 1  # the same of an array, as candidates have it
+
+
+@pytest.mark.parametrize("of", [np.array, torch.tensor])
+def test_the_threshold_itself_is_cold_only_where_it_is_included(of):
+    """Training and evaluation: fewer than 3; users to be scored: at most 3."""
+    counts = of([0, 2, 3, 4])
+    assert cold_users(counts, 3).tolist() == [True, True, False, False]
+    assert cold_users(counts, 3, inclusive=True).tolist() == [True, True, True, False]
 
 
 def test_large_catalogues_are_counted_exactly():

@@ -39,6 +39,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from sllmr_plugin.regions import cold_users, tail_threshold
+
 from .reasoning import generate_reasoning
 from .texts import generate_texts
 
@@ -175,7 +177,7 @@ def generate_demo(seed: int = SEED) -> DemoWorld:
     taken = _draw_interactions(taste, quality, exposure, n_train, generator)
     is_training = np.arange(taken.shape[1]) < n_train[:, None]
     popularity = np.bincount(taken[is_training], minlength=len(items))
-    cold, tail = n_train < 3, popularity <= _tail_threshold(popularity)
+    cold, tail = cold_users(n_train, 3), popularity <= tail_threshold(popularity, 0.2)
     suitability = HELD_OUT_UTILITY[0] * taste + HELD_OUT_UTILITY[1] * quality
     suitability = (suitability - suitability.mean()) / suitability.std()
     simulated = _simulate_llm(suitability, cold, tail, generator)
@@ -272,11 +274,6 @@ def _draw_interactions(
     last_two = np.argsort(-held_out, axis=1)[:, :2]
     np.put_along_axis(taken, n_train[:, None] + np.arange(2), last_two, axis=1)
     return taken
-
-
-def _tail_threshold(popularity: np.ndarray) -> int:
-    """Return the smallest training popularity up to which at least a fifth of the catalogue lies."""
-    return int(np.sort(popularity)[int(np.ceil(0.2 * len(popularity))) - 1])
 
 
 def _simulate_llm(

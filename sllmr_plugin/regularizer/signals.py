@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..regions import cold_users, tail_threshold
 from .pairs import OrderedPairs
 
 
@@ -56,25 +56,7 @@ class RegionSignals:
             can be larger; 0 gives none.
         """
         threshold = tail_threshold(popularity[in_catalogue], tail_quantile)
-        return cls(history_length < cold_threshold, (popularity <= threshold) & in_catalogue, threshold)
-
-
-def tail_threshold(popularity: Tensor, quantile: float) -> int:
-    """Return the smallest popularity v such that at least `quantile` of the items have popularity <= v.
-
-    Parameters
-    ----------
-    popularity : Tensor
-        (n_items,) counts.
-    quantile : float
-        In [0, 1]; 0 means no item and gives -1.
-    """
-    if quantile == 0 or popularity.numel() == 0:
-        return -1
-    ordered = popularity.sort().values
-    # round() keeps 0.07 * 100 = 7.000000000000001 from being lifted to 8 items.
-    count = math.ceil(round(quantile * ordered.numel(), 9))
-    return int(ordered[max(count, 1) - 1])
+        return cls(cold_users(history_length, cold_threshold), (popularity <= threshold) & in_catalogue, threshold)
 
 
 ENTRY_SIGNALS = ("cold", "tail", "uncertainty")

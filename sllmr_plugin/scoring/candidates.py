@@ -14,6 +14,7 @@ import pandas as pd
 from ..datasets.interactions import Interactions
 from ..errors import CoverageWarning, DataError
 from ..parallel.engine import Engine, cut
+from ..regions import cold_users, tail_threshold
 from ..scores.origin import check_parquet_path, write_parquet
 from ..scores.reading import read_table
 from ..settings import Bounds, Settings
@@ -230,7 +231,7 @@ def _draw(
     row_of_user[users] = np.arange(len(users))
     draw = Draw(user_key, cold, items, item_key, _own_items(data, row_of_user))
 
-    tail = items[data.popularity[items] <= _tail_popularity(data.popularity[items], settings.tail_quantile)]
+    tail = items[data.popularity[items] <= tail_threshold(data.popularity[items], settings.tail_quantile)]
     pool = items[: settings.pool]
     numbers = np.zeros(len(items), dtype=np.int64) if categories is None else pd.factorize(categories[items - 1])[0]
     hashed = _draw_hashed(draw, (numbers, settings.n_diverse), (pool, settings.per_user), engine)
@@ -315,7 +316,7 @@ def _choose_users(data: Interactions, settings: CandidateSettings) -> tuple[np.n
     known = np.flatnonzero(history > 0)
     order_key = id_keys(data.user_ids[known - 1], seed=settings.seed, purpose=0)
     known = known[np.argsort(order_key)]
-    cold = history[known] <= settings.cold_history
+    cold = cold_users(history[known], settings.cold_history, inclusive=True)
     n_cold, n_other = int(cold.sum()), int((~cold).sum())
     wanted = min(settings.users or len(known), len(known))
     take_cold = min(round(wanted * settings.cold_share), n_cold)
@@ -341,13 +342,6 @@ def _own_items(data: Interactions, row_of_user: np.ndarray) -> np.ndarray:
     pairs = pd.concat([data.train[["user", "item"]], data.valid[["user", "item"]]])
     row = row_of_user[pairs["user"].to_numpy()]
     return np.unique((row * (data.n_items + 1) + pairs["item"].to_numpy())[row >= 0])
-
-
-def _tail_popularity(popularity: np.ndarray, quantile: float) -> int:
-    """Return the popularity of the last item of the tail, -1 for no tail."""
-    # round() keeps 0.07 * 100 = 7.000000000000001 from being lifted to 8 items.
-    count = int(np.ceil(round(quantile * len(popularity), 9)))
-    return int(np.sort(popularity)[count - 1]) if count else -1
 
 
 def _probes(data: Interactions, draw: Draw, row_of_user: np.ndarray, share: float) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..datasets.interactions import Interactions
+from ..regions import cold_users
 
 _CHUNK = 2_000_000  # keys held at a time
 
@@ -354,7 +355,7 @@ def summarise(
         users=len(cold),
         cold_users=int(cold.sum()),
         known_users=int((history > 0).sum()),
-        known_cold_users=int(((history > 0) & (history <= cold_history)).sum()),
+        known_cold_users=int(((history > 0) & cold_users(history, cold_history, inclusive=True)).sum()),
         unknown_users=int((history == 0).sum()),
         users_short=int((drawn < per_user).sum()),
         popular=int(by_source.get("popular", 0)),
