@@ -167,8 +167,6 @@ class Handle:
     whole_batches = lean_l2 = True
     loader = l2 = ""
     told_of_own_loop = False
-    processes: Any = None  # a backend's, while several processes train
-    penalty: Any = None  # a backend's, while a model trains
 
     def __init__(
         self,
@@ -382,4 +380,4 @@ class Handle:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the running training out of copies and files: its tensors belong to one call of `fit`."""
-        return {**self.__dict__, "session": None, "processes": None, "penalty": None}
+        return {**self.__dict__, "session": None}

@@ -174,7 +174,7 @@ def behave(rank: int) -> dict[str, object]:
     fit(model, epochs=1)  # a fit after a fit
     seen["second fit"] = outcome(model)
     for name, other in (("saved", saves.copy), ("copied", saves.deep)):
-        seen[f"{name} has processes"] = other.sllmr.processes is not None
+        seen[f"{name} has processes"] = other._sllmr_processes is not None
     seen["keys"] = list(model.state_dict())
     seen["plain class"] = type(unwrap(model)).__name__
 

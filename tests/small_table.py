@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 
 from sllmr_plugin.scores.table import ScoreTable
-from sllmr_plugin.training.rows import RowBuilder
-from sllmr_plugin.training.view import DrawableScores, Usable
+from sllmr_plugin.training.sampler import DrawableScores, RowBuilder
+from sllmr_plugin.training.view import Usable
 
 # Columns of the input: user, item, context (the user's), category (the item's).
 USER, ITEM, CONTEXT, CATEGORY = range(4)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sllmr_plugin.scores import arrays as mapped_pages
 from sllmr_plugin.scores.arrays import MappedPages, UserScores
-from sllmr_plugin.training.view import DrawableScores
+from sllmr_plugin.training.sampler import DrawableScores
 
 N_USERS, N_ITEMS = 9, 12
 PAIRS = st.dictionaries(

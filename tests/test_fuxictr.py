@@ -237,10 +237,10 @@ OWN = [zoo.Backbone("CentredUsers", CentredUsers, rides_along=False), BACKBONES[
 def test_whether_rows_ride_along_is_found_out_in_the_first_step(backbone):
     model = ready(backbone=backbone)
     session = model.sllmr.session = zoo.open_session(backbone, model)
-    assert session.rows_ride_along is None
+    assert model._sllmr_passes.shares is None
     session.begin_epoch(0)
     model(zoo.batch(model, {name: values[:40] for name, values in zoo.inputs(model).items()}))
-    assert session.rows_ride_along is backbone.rides_along
+    assert model._sllmr_passes.shares is backbone.rides_along
 
 
 class NeedsHistories(zoo.DIN):
@@ -424,7 +424,7 @@ def test_rows_come_in_stored_order_from_every_generator(kind, tmp_path):
     expected_rows, expected_labels = columns(model)
     np.testing.assert_allclose(np.concatenate([rows for rows, _ in pieces]), expected_rows, rtol=1e-6)
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in pieces]), expected_labels)
-    usable = model._prepare({"data_generator": generator})
+    usable = model._usable({"data_generator": generator})
     last = {}
     for row, (user, label) in enumerate(zip(expected_rows[:, 0], expected_labels, strict=True)):
         if label or not (user in last and expected_labels[last[user]]):
@@ -624,7 +624,7 @@ def test_scores_are_those_of_predict():
     model = ready(backbone=TWO_TASKS)
     session = zoo.open_session(TWO_TASKS, model)
     rows = session.usable.candidate_rows.templates
-    logit, probability, _ = model._score_rows(rows)
+    logit, probability, _ = model._passes(0.0).score_rows(rows)
     x = {name: rows[:, first].numpy() for name, (first, _) in model.sllmr.features.layout.items()}
     np.testing.assert_allclose(probability, zoo.predict(model, x)[:, 1], rtol=1e-5)
     np.testing.assert_allclose(logit.sigmoid(), probability, rtol=1e-5)

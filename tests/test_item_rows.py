@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from sllmr_plugin.errors import ItemTableWarning, SLLMRError, WrapError
 from sllmr_plugin.training.rows import (
     ArrayRows,
-    RowBuilder,
     Unlisted,
     encode_item_table,
     item_columns,
     known_item_values,
 )
+from sllmr_plugin.training.sampler import RowBuilder
 
 # user, item, two columns of tags, price, hour
 LAYOUT = {"user": (0, 1), "item": (1, 2), "tags": (2, 4), "price": (4, 5), "hour": (5, 6)}

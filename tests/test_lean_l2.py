@@ -163,8 +163,8 @@ def test_it_is_there_during_fit_only_and_in_no_copy():
     assert model.sllmr.status().l2 == ""
     zoo.fit(DEEPFM, model, callbacks=[Copying()])
     assert copies
-    assert all(made.sllmr.penalty is None for made in copies)
-    assert model.sllmr.penalty is None
+    assert all(made._sllmr_penalty is None for made in copies)
+    assert model._sllmr_penalty is None
     with disabled(model):
         zoo.fit(DEEPFM, model)
     assert model.sllmr.status().l2 == LEAN

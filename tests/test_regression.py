@@ -134,8 +134,16 @@ def test_gates_take_the_variance_of_dropout(mode):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GateCollapsedWarning)
         assert fit(model)["sllmr_pairs"][1] > 0
-    q = model.judge_probes(zoo.inputs(model), ratings()).uncertainty
-    assert 0 <= float(q.min()) < 0.5 < float(q.max()) <= 1
+    q, wide = (judged_uncertainty(model, ratings(), factor) for factor in (1, 10))
+    assert 0 <= q.min() < q.max() <= 1
+    labels = ratings().astype(float).var()
+    passes = q * labels / (1 - q)  # the same variance of passes beside labels ten times as wide
+    np.testing.assert_allclose(wide, passes / (passes + 100 * labels), rtol=1e-3)
+
+
+def judged_uncertainty(model, labels, factor):
+    torch.manual_seed(3)
+    return model.judge_probes(zoo.inputs(model), factor * labels).uncertainty.double().numpy()
 
 
 def test_reliability_refuses_the_uncertainty_of_a_probability():
@@ -152,7 +160,7 @@ def test_every_rating_is_an_interaction():
     model = zoo.wrapped(DEEPFM, build(), ON.replace(gate="fixed", tail_quantile=0.0))
     counts = np.bincount(x["user_id"], minlength=zoo.N_USERS + 1)
     for y in (ratings(), ratings() - 3):  # the scale of labels says nothing of who is cold
-        usable = model._prepare({"x": list(zoo.inputs(model).values()), "y": y})
+        usable = model._usable({"x": list(zoo.inputs(model).values()), "y": y})
         assert usable.cold.tolist() == (counts < 3).tolist()
     assert not is_wrapped(unwrap(model))
 
@@ -160,7 +168,7 @@ def test_every_rating_is_an_interaction():
 def test_clicks_are_clicks_under_a_loss_with_logits():
     model = zoo.wrapped(DEEPFM, build(), ON.replace(gate="fixed", tail_quantile=0.0))
     x, y = zoo.samples()
-    usable = model._prepare({"x": list(zoo.inputs(model).values()), "y": y})
+    usable = model._usable({"x": list(zoo.inputs(model).values()), "y": y})
     assert usable.cold.tolist() == (np.bincount(x["user_id"][y == 1], minlength=zoo.N_USERS + 1) < 3).tolist()
 
 

@@ -9,7 +9,8 @@ import torch
 from deepctr_torch.layers.activation import Dice
 from torch import nn
 
-from sllmr_plugin.backends.forward import batch_norms, captured_input, dropouts, statistics_of_first, training_mode
+from sllmr_plugin.backends.base import dropouts
+from sllmr_plugin.backends.forward import batch_norms, captured_input, statistics_of_first, training_mode
 
 N_FIRST, N_EXTRA, CHANNELS, LENGTH = 8, 5, 4, 3
 

@@ -225,10 +225,11 @@ def test_a_gate_of_a_regression_goes_by_the_variance_of_dropout(rows, scores):
     assert 0 < model.sllmr.epochs[0]["sllmr_gate"] < 1
 
 
-def test_variance_share_is_one_half_where_passes_differ_as_much_as_rows():
-    samples = torch.tensor([[0.0, 10.0], [2.0, 12.0]])  # within: 1, between the means 1 and 11: 25
-    assert variance_share(samples).tolist() == pytest.approx([1 / 26, 1 / 26])
-    assert variance_share(torch.tensor([[1.0, 1.0], [1.0, 1.0]])).tolist() == [0, 0]
+def test_variance_share_is_one_half_where_passes_differ_as_much_as_labels():
+    samples = torch.tensor([[0.0, 10.0, 5.0], [2.0, 16.0, 5.0]])  # variances: 1, 9, 0
+    assert variance_share(samples, 1.0).tolist() == pytest.approx([1 / 2, 9 / 10, 0])
+    assert variance_share(samples[:, 1:2], 1.0).tolist() == pytest.approx([9 / 10])  # whatever rows are beside it
+    assert variance_share(torch.ones(2, 2), 0.0).tolist() == [0, 0]
 
 
 # ---------------------------------------------------------------------- scripts of one's own

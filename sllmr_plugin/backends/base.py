@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from ..config import SelectiveConfig
 from ..regularizer.uncertainty import UNCERTAINTIES
 from ..scores.ids import IdIndex
-from ..training.rows import Features
-from .forward import dropouts
+from ..training.rows import Features, TrainingRows
 
 
 def name_problems(features: Iterable[str], user: str, item: str, item_features: Sequence[str] | None) -> list[str]:
@@ -42,6 +42,11 @@ def task_problems(n_tasks: int, task: int | None) -> list[str]:
     return []
 
 
+def dropouts(model: nn.Module) -> list[_DropoutNd]:
+    """Return the dropout modules with a positive rate."""
+    return [module for module in model.modules() if isinstance(module, _DropoutNd) and module.p > 0]
+
+
 def dropout_problems(model: nn.Module, config: SelectiveConfig, argument: str) -> list[str]:
     """Say that MC-dropout needs dropout; `argument` is how the library's models are given some."""
     if UNCERTAINTIES.class_of(config.uncertainty).source != "dropout" or dropouts(model):
@@ -67,14 +72,6 @@ _MODULES = {
 }
 
 
-def _no_index(model: Any, feature: str) -> IdIndex | None:
-    return None
-
-
-def _itself(model: Any) -> Any:
-    return model
-
-
 def embeddings_named(model: nn.Module, name: str) -> list[nn.Embedding]:
     """Return the embeddings under a name in any dictionary of modules of a model, each once."""
     dictionaries = [module for module in model.modules() if isinstance(module, nn.ModuleDict)]
@@ -82,30 +79,90 @@ def embeddings_named(model: nn.Module, name: str) -> list[nn.Embedding]:
     return [module for module in dict.fromkeys(found) if isinstance(module, nn.Embedding)]
 
 
-@dataclass(frozen=True)
 class Backend:
-    """A CTR library as the rest of the package sees it.
+    """A CTR library as the rest of the package sees it; one object a library.
 
     Attributes
     ----------
     mixin : type
-        Put before a model's class; derives from `WrappedMixin`.
-    find_problems : callable
-        Takes model, user, item, item_features, task and config; returns everything that speaks against wrapping,
-        and the `Features`, which are None when there is something.
-    id_index : callable
-        Takes model and feature; returns how raw ids become codes where the library has kept that, else None.
-    row_model : callable
-        Takes a model; returns one that is called with rows, (n_rows, width), laid out as its `feature_index` says.
-    embeddings : callable
-        Takes model and feature; returns the embedding modules that the feature's ids are looked up in.
+        Put before a model's class; derives from `WrappedMixin` and holds the seams of the library's `fit`.
+    draws_apart : bool
+        Whether dropout of extra rows draws from a generator of the session's own.
+    rows_run_alone : bool
+        Whether rows that may not share the batch's pass run without the batch beside them.
     """
 
     mixin: type
-    find_problems: Callable[..., tuple[list[str], Features | None]]
-    id_index: Callable[[Any, str], IdIndex | None] = _no_index
-    row_model: Callable[[Any], Any] = _itself
-    embeddings: Callable[[Any, str], list[nn.Embedding]] = embeddings_named
+    draws_apart: bool = False
+    rows_run_alone: bool = False
+
+    # ------------------------------------------------------------------ of a plain model
+
+    def find_problems(
+        self,
+        model: Any,
+        user: str,
+        item: str,
+        item_features: Sequence[str] | None,
+        task: int | None,
+        config: SelectiveConfig,
+    ) -> tuple[list[str], Features | None]:
+        """Return everything that speaks against wrapping, and the `Features`, None when there is something."""
+        raise NotImplementedError
+
+    def id_index(self, model: Any, feature: str) -> IdIndex | None:
+        """Return how raw ids become codes where the library has kept that, else None."""
+        return None
+
+    def row_model(self, model: Any) -> Any:
+        """Return a model that is called with rows, (n_rows, width), laid out as its `feature_index` says."""
+        return model
+
+    def embeddings(self, model: Any, feature: str) -> list[nn.Embedding]:
+        """Return the embedding modules that the feature's ids are looked up in."""
+        return embeddings_named(model, feature)
+
+    # ------------------------------------------------------------------ of a wrapped model
+
+    def training_rows(self, model: Any, arguments: dict[str, Any]) -> TrainingRows:
+        """Return the training rows in the arguments of a call of `fit`."""
+        raise NotImplementedError
+
+    def rows(self, model: Any, inputs: Any) -> Tensor:
+        """Return the rows of what the model's forward takes, (n_rows, width)."""
+        raise NotImplementedError
+
+    def inputs(self, model: Any, rows: Tensor) -> Any:
+        """Return what the model's forward takes for rows, (n_rows, width)."""
+        raise NotImplementedError
+
+    def joined(self, model: Any, inputs: Any, rows: Tensor) -> Any:
+        """Return what the model's forward takes for `inputs` with rows, (n_rows, width), behind them."""
+        raise NotImplementedError
+
+    def outputs(self, model: Any, output: Any) -> Tensor:
+        """Return the outputs of all tasks, (n_rows, n_outputs), from what the model's forward gives."""
+        raise NotImplementedError
+
+    def first(self, output: Any, n: int) -> Any:
+        """Return the first n rows of what the model's forward gives."""
+        raise NotImplementedError
+
+    def head(self, model: Any, task: int) -> nn.Module | None:
+        """Return the layer whose input is the task's logit, None where there is no such layer."""
+        raise NotImplementedError
+
+    def shares_forward(self, model: Any, has_batch_norm: bool) -> bool | None:
+        """Whether extra rows may go through the batch's own pass; None where only `finds_row_wise` tells."""
+        raise NotImplementedError
+
+    def finds_row_wise(self, model: Any, batch: Tensor, rows: Tensor, head: nn.Module | None) -> bool:
+        """Try out on rows of a batch, and extra rows behind them, whether the extra rows may share its pass."""
+        raise NotImplementedError
+
+    def untouched(self, model: Any) -> AbstractContextManager[None]:
+        """Undo, on leaving, what a forward pass writes beside its output."""
+        raise NotImplementedError
 
 
 def backend_of(model: object) -> Backend | None:

@@ -1,4 +1,4 @@
-"""Extra rows in a forward pass without a trace in batch statistics and dropout, and with other weights."""
+"""A wrapped model's forward passes: with extra rows, with other weights, repeatedly, and none of it leaves a trace."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from ..errors import UnsupportedModelError
+from ..regularizer.losses import RankNet
+from ..regularizer.uncertainty import UNCERTAINTIES, variance_share
+from ..training.session import StepPlan, TrainingSession
+from .base import Backend
+
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """Return the modules that keep batch statistics (those inside Dice among them)."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
-def dropouts(model: nn.Module) -> list[_DropoutNd]:
-    """Return the dropout modules with a positive rate."""
-    return [module for module in model.modules() if isinstance(module, _DropoutNd) and module.p > 0]
 
 
 @contextmanager
@@ -171,105 +172,218 @@ def call_with(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Any) -> A
     return functional_call(model, places, (inputs,), tie_weights=False)
 
 
-_SPREAD = 0.1  # of what is added to every weight: freshly initialised models tell rows apart by less than rounding
+_SCORING_ROWS = 1024  # larger blocks outgrow the cache of a CPU
+_ROUNDING = 1e-4  # a weighted sum of probabilities may be a little above 1
+# Length of the step along the gradient. DARTS (Liu et al., 2019) takes 0.01, which here carries too many pairs over a
+# kink of a ReLU; a tenth of it is still far from the rounding of float32.
+_LOOK_AHEAD = 0.001
 
 
-def is_row_wise(
-    model: nn.Module, inputs: Callable[[Tensor], Any], rows: Tensor, n_first: int, head: nn.Module | None = None
-) -> bool:
-    """Try out whether the outputs of the first rows are the same with and without the others behind them.
-
-    The model is run in training mode, with random weights, without dropout, and with batch statistics made by the
-    first rows only (`statistics_of_first`). Weights, statistics and random numbers are left as they were. What is not
-    trained keeps its values: masks and indexes, which some models hold as parameters, mean nothing with noise added.
+class Passes:
+    """Forward passes of a wrapped model, for one call of `fit`: what does not change meanwhile is looked up here, once.
 
     Parameters
     ----------
-    model : Module
-        Its forward returns a dict of tensors with a row for each input row (None is let pass), or it is not row-wise.
-    inputs : callable
-        Turns rows, (n_rows, width), into what the forward takes.
-    rows : Tensor
-        (n_rows, width) that differ. The model must be able to run on the first ones alone.
-    n_first : int
-        Rows that come first; at least as many others, so that what averages over rows shows.
-    head : Module, optional
-        What it is called with is compared, too: a probability near 0 or 1 hides differences.
+    model : wrapped model
+        Its handle says which task, and which uncertainty is asked for.
+    backend : Backend
+        Of the model's library.
+    forward : callable
+        The plain model's bound ``forward``.
+    label_variance : float
+        Of the training labels; a regression's uncertainty is compared with it.
 
-    Returns
-    -------
-    bool
-        False also if the model fails on the rows together, or uses random numbers other than those of `nn.Dropout`.
-
-    Raises
-    ------
-    Exception
-        Whatever the model raises on the first rows alone.
+    Attributes
+    ----------
+    shares : bool or None
+        Whether extra rows go through the batch's own forward pass; None until the first step has tried it out.
     """
-    if any(type(module) is not nn.Dropout for module in dropouts(model)):  # dropout_of_first knows no others
-        return False
-    norms = batch_norms(model)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        generator = torch.Generator().manual_seed(0)
-        embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-        large = {id(module.weight) for module in embeddings}  # not copied: what they give is changed instead
-        noisy = {
-            name: p + _SPREAD * torch.randn(p.shape, generator=generator).to(p)
-            for name, p in model.named_parameters()
-            if p.requires_grad and id(p) not in large
-        }
 
-        def outputs(some: Tensor) -> dict[str, Any]:
-            state = noisy | {name: buffer.clone() for name, buffer in model.named_buffers()}
-            with captured_input(head) as seen:
-                found = call_with(model, state, inputs(some))
-            logits = {f"logit {number}": tensor for number, tensor in enumerate(seen)}
-            return {**found, **logits} if isinstance(found, Mapping) else {}
+    def __init__(self, model: Any, backend: Backend, forward: Callable[..., Any], label_variance: float) -> None:
+        handle = model.sllmr
+        self.model = model
+        self.backend = backend
+        self._forward = forward
+        self._handle = handle
+        self._task, self._regression = handle.task, handle.features.regression
+        self._measure = UNCERTAINTIES.make(handle.config.uncertainty)
+        self._mc_samples = handle.config.mc_samples
+        self._label_variance = label_variance
+        self._head = backend.head(model, handle.task)
+        self._modules = list(model.modules())
+        self._norms = batch_norms(model)
+        self.shares = backend.shares_forward(model, bool(self._norms))
+        self._outputs_checked = False
 
-        with ExitStack() as stack:
-            for module in embeddings:
-                if module.weight.requires_grad:
-                    stack.callback(module.register_forward_hook(_spread_codes).remove)
-            stack.enter_context(training_mode(list(model.modules()), True))
-            stack.enter_context(training_mode(dropouts(model), False))
-            alone = outputs(rows[:n_first])
-            # twice, as a model that averages over rows can by chance average to the same
-            ends = {len(rows), max(len(rows) - 1, n_first + 1)}
-            return bool(alone) and all(_agree(outputs, alone, rows[:end], n_first, norms) for end in ends)
+    def step(
+        self, session: TrainingSession, plan: StepPlan, inputs: Any, batch: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Run a training step's forward pass with the plan's rows, give the session their scores.
 
+        Parameters
+        ----------
+        session : TrainingSession
+            Takes the scores.
+        plan : StepPlan
+            Of this step.
+        inputs : Any
+            What the library gave the model's forward; further arguments follow.
+        batch : Tensor
+            (n_rows, width) the rows in it.
 
-def _agree(
-    outputs: Callable[[Tensor], dict[str, Any]],
-    alone: Mapping[str, Any],
-    rows: Tensor,
-    n: int,
-    norms: Sequence[_BatchNorm],
-) -> bool:
-    try:
-        with statistics_of_first(norms, n, len(rows)):
-            together = outputs(rows)
-    except (RuntimeError, ValueError, IndexError):  # rows that cannot be told apart, or shapes that do not fit
-        return False
-    if alone.keys() != together.keys():
-        return False
-    return all(_same(alone[name], together[name], n, len(rows)) for name in alone)
+        Returns
+        -------
+        Any
+            The output for the batch alone.
+        """
+        output, logit, probability = self._with_rows(session, inputs, batch, plan.rows, *args, **kwargs)
+        if not self._outputs_checked:
+            self._check_outputs(output, probability.detach())
+            self._outputs_checked = True
+        uncertainty = None
+        if session.gate.uses_uncertainty:
+            if self._measure.source == "probability":
+                uncertainty = self._measure(probability.detach()[plan.source])
+            else:
+                uncertainty = self._sampled_uncertainty(torch.cat([batch, plan.rows])[plan.source])
+        if session.gate.looks_ahead:
+            self._look_ahead(session, batch, plan, uncertainty)
+        session.add(plan, logit[plan.source], probability[plan.source], uncertainty, batch.shape[0])
+        return output
 
+    @torch.no_grad()
+    def score_rows(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score rows in evaluation mode, in blocks: logit, probability and uncertainty, (n_rows,) each."""
+        logits, probabilities, uncertainties = [], [], []
+        for block in rows.split(_SCORING_ROWS):
+            block = block.to(self.model.device)
+            with training_mode(self._modules, False), self.backend.untouched(self.model):
+                _, logit, probability = self._plain(self.backend.inputs(self.model, block))
+            logits.append(logit)
+            probabilities.append(probability)
+            if self._measure.source != "probability":
+                uncertainties.append(self._sampled_uncertainty(block))
+            elif self._regression:  # a gate that asks for none, see `check_gate`
+                uncertainties.append(torch.zeros_like(probability))
+            else:
+                uncertainties.append(self._measure(probability))
+        return torch.cat(logits), torch.cat(probabilities), torch.cat(uncertainties)
 
-def _spread_codes(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Tell codes apart that an embedding does not yet: each adds a fixed vector of its own."""
-    waves = torch.arange(1, output.shape[-1] + 1, device=output.device)
-    return output + _SPREAD * torch.sin(args[0].unsqueeze(-1) * waves).to(output)
+    def _plain(self, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Tensor, Tensor]:
+        """Run the plain forward pass: output, and logit and probability (n_rows,) of the task."""
+        with captured_input(self._head) as seen:
+            output = self._forward(inputs, *args, **kwargs)
+        probability = self._probability(output)
+        # DeepCTR-Torch's layer adds its bias in place, so what it was given is the logit. Some models never call the
+        # layer (MLR) or call it for factors of the output (ESMM): there the logit is recovered from the probability.
+        logit = seen[0].reshape(-1) if len(seen) == 1 else self._logit_of(probability)
+        return output, logit, probability
 
+    def _probability(self, output: Any) -> Tensor:
+        """Return the task's probability, (n_rows,); its score in a regression."""
+        return self.backend.outputs(self.model, output)[:, self._task]
 
-def _same(alone: Any, together: Any, n: int, n_all: int) -> bool:
-    """Whether two outputs have the same first n rows, up to rounding and to what hardly tells rows apart."""
-    if alone is None and together is None:  # an output of another configuration of the model
-        return True
-    if not all(isinstance(output, Tensor) and output.dim() for output in (alone, together)):
-        return False
-    if len(alone) != n or len(together) != n_all:
-        return False
-    if not alone.is_floating_point() or alone.numel() == 0:  # masks and codes, which know no rounding
-        return torch.equal(alone, together[:n])
-    tolerance = 1e-4 * float(alone.max() - alone.min()) + 3e-6 * float(alone.abs().max())
-    return torch.allclose(alone, together[:n], rtol=0, atol=tolerance)
+    def _logit_of(self, probability: Tensor) -> Tensor:
+        """Return logits of probabilities; scores of a regression stay what they are."""
+        return probability if self._regression else torch.logit(probability, eps=1e-6)
+
+    def _dropouts(self) -> list[_DropoutNd]:
+        return [module for module in self._modules if isinstance(module, _DropoutNd) and module.p > 0]
+
+    def _with_rows(
+        self, session: TrainingSession, inputs: Any, batch: Tensor, rows: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Any, Tensor, Tensor]:
+        """Return the output of `inputs`, and logit and probability of it and `rows` together, (n_all,) each."""
+        n, n_all = len(batch), len(batch) + len(rows)
+        if n == n_all:  # models cannot run on no rows
+            return self._plain(inputs, *args, **kwargs)
+        if self.shares is None:
+            self.shares = self.backend.finds_row_wise(self.model, batch, rows, self._head)
+        if self.shares:
+            with ExitStack() as stack:
+                stack.enter_context(statistics_of_first(self._norms, n, n_all))
+                if self.backend.draws_apart:
+                    stack.enter_context(dropout_of_first(self._dropouts(), n, n_all, session.draws_on))
+                both = self.backend.joined(self.model, inputs, rows)
+                output, logit, probability = self._plain(both, *args, **kwargs)
+            return self.backend.first(output, n), logit, probability
+        output, logit, probability = self._plain(inputs, *args, **kwargs)
+        apart = rows if self.backend.rows_run_alone else torch.cat([batch, rows])
+        with self.backend.untouched(self.model), training_mode(self._norms, False):
+            _, more_logit, more_probability = self._plain(self.backend.inputs(self.model, apart), *args, **kwargs)
+        logit = torch.cat([logit, more_logit[-len(rows) :]])
+        return output, logit, torch.cat([probability, more_probability[-len(rows) :]])
+
+    def _check_outputs(self, output: Any, probability: Tensor) -> None:
+        """Look at the first step's outputs: the regularizer needs one probability a row, or one score in a regression.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If there are more outputs than tasks, or probabilities outside [0, 1].
+        """
+        width = self.backend.outputs(self.model, output).shape[1]
+        expected = getattr(self.model, "num_tasks", 1)
+        if width != expected:
+            raise UnsupportedModelError(
+                [
+                    f"the model gives {width} outputs a row for {expected} task(s), so which is the score of an item "
+                    "cannot be told (a softmax over two classes?). Give it one sigmoid output."
+                ]
+            )
+        least, greatest = (float(end) for end in probability.aminmax())
+        if not self._regression and (least < -_ROUNDING or greatest > 1 + _ROUNDING):
+            raise UnsupportedModelError(
+                [
+                    f"the model's outputs lie between {least:.3g} and {greatest:.3g} in the first step, outside [0, 1] "
+                    "(logits with a loss that takes logits?). Let its forward end in a sigmoid and train with "
+                    "binary_crossentropy, or build a DeepCTR-Torch model with task='regression'."
+                ]
+            )
+
+    def _look_ahead(self, session: TrainingSession, batch: Tensor, plan: StepPlan, uncertainty: Tensor | None) -> None:
+        """Find how each pair's loss moves with the held-out loss, for a gate that asks.
+
+        The inner product of the two gradients is the derivative of the pair's loss along the held-out
+        loss's gradient: a central difference gives it for all pairs at the price of two forward passes.
+        """
+        held_out = session.held_out()
+        if held_out is None or len(plan.pairs) == 0:
+            return
+        names, parameters = zip(*((n, p) for n, p in self.model.named_parameters() if p.requires_grad), strict=True)
+        with training_mode(self._modules, False), self.backend.untouched(self.model):
+            held_out_rows = torch.cat([held_out.taken, held_out.other]).to(batch.device)
+            _, logit, _ = self._plain(self.backend.inputs(self.model, held_out_rows))
+            taken, other = logit.chunk(2)
+            gradient = torch.autograd.grad(RankNet()(taken - other, 0.0).mean(), parameters, allow_unused=True)
+            moved = [(n, p, g) for n, p, g in zip(names, parameters, gradient, strict=True) if g is not None]
+            length = torch.stack([g.square().sum() for _, _, g in moved]).sum().sqrt()
+            step = float(_LOOK_AHEAD / length.clamp_min(1e-12))
+            entries = self.backend.inputs(self.model, torch.cat([batch, plan.rows])[plan.source])
+            losses = []
+            with torch.no_grad():
+                for sign in (1, -1):
+                    there = {n: p + sign * step * g for n, p, g in moved}
+                    probability = self._probability(call_with(self.model, there, entries))
+                    logit = self._logit_of(probability)
+                    losses.append(session.selective.pair_losses(logit, probability, plan.pairs))
+        session.look_ahead(plan, (losses[0] - losses[1]) / (2 * step), uncertainty)
+
+    @torch.no_grad()
+    def _sampled_uncertainty(self, rows: Tensor) -> Tensor:
+        """Return q of rows, (n_rows,), from several opinions about each: by MC-dropout or by checkpoints."""
+        if len(rows) == 0:  # a step without a pair, which models cannot run
+            return rows.new_zeros(0)
+        with training_mode(self._modules, False), self.backend.untouched(self.model):
+            if self._measure.source == "checkpoints":
+                inputs = self.backend.inputs(self.model, rows)
+                checkpoints = self._handle.checkpoints
+                opinions = torch.stack(
+                    [self._probability(call_with(self.model, checkpoint, inputs)) for checkpoint in checkpoints]
+                )
+            else:
+                repeated = self.backend.inputs(self.model, rows.repeat(self._mc_samples, 1))
+                with training_mode(self._dropouts(), True):
+                    _, _, probability = self._plain(repeated)
+                opinions = probability.view(self._mc_samples, -1)
+        return variance_share(opinions, self._label_variance) if self._regression else self._measure(opinions)

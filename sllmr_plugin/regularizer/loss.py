@@ -130,7 +130,7 @@ class SelectiveLoss(nn.Module):
         self.margin = margin
         self.score_space = score_space
         self._pairs_per_user = pairs_per_user
-        self.pair_rule = pair_rule if isinstance(pair_rule, PairRule) else PAIR_RULES.make(pair_rule)
+        self._pair_rule = pair_rule if isinstance(pair_rule, PairRule) else PAIR_RULES.make(pair_rule)
         self._generator = generator
         self.statistics: dict[str, Tensor] = {}
 
@@ -186,7 +186,7 @@ class SelectiveLoss(nn.Module):
         probability = torch.sigmoid(scores)
         if uncertainty is None and self.gate.uses_uncertainty:
             uncertainty = Confidence()(probability.detach())
-        pairs = self._pairs(llm_scores, users) if self.loss.pairwise else OrderedPairs(users[:0], users[:0])
+        pairs = self.pairs_within(llm_scores, users, self._generator)
         result = self.of_pairs(scores, probability, uncertainty, entries, pairs)
         means = result.gate_sums / result.gate_counts
         gates = dict(zip(("gate", *(f"gate_{region}" for region in REGIONS[1:])), means, strict=True))
@@ -223,6 +223,18 @@ class SelectiveLoss(nn.Module):
         objective = mean_loss if penalty is None else mean_loss + penalty
         return StepResult(objective, mean_loss.detach(), n_pairs, regions @ alpha.detach(), regions.sum(dim=1))
 
+    def select(self, llm_scores: Tensor, valid: Tensor, generator: torch.Generator | None) -> OrderedPairs:
+        """Form pairs of scores in a row a user, (n_users, width) both: positions in the flat scores, or none.
+
+        Losses that look at single items take no pairs.
+        """
+        if not self.loss.pairwise or llm_scores.numel() == 0:
+            none = torch.empty(0, dtype=torch.int64, device=llm_scores.device)
+            return OrderedPairs(none, none)
+        return select_pairs(
+            llm_scores, valid, max_pairs=self._pairs_per_user, rule=self._pair_rule, generator=generator
+        )
+
     def pair_losses(self, logit: Tensor, probability: Tensor, pairs: OrderedPairs) -> Tensor:
         """Return the ungated loss of each pair, (n_pairs,)."""
         score = logit if self.score_space == "logit" else probability
@@ -236,8 +248,8 @@ class SelectiveLoss(nn.Module):
         mean = loss.mean() if n else logit.sum() * 0.0
         return StepResult(mean, mean.detach(), n, logit.new_zeros(4), logit.new_zeros(4))
 
-    def _pairs(self, llm_scores: Tensor, users: Tensor) -> OrderedPairs:
-        """Form pairs within users of entries in any order: sorted by user, they fill a row a user."""
+    def pairs_within(self, llm_scores: Tensor, users: Tensor, generator: torch.Generator | None = None) -> OrderedPairs:
+        """Form pairs within users of entries in any order, (n,) both: sorted by user, they fill a row a user."""
         order = users.argsort(stable=True)
         _, group, size = users[order].unique_consecutive(return_inverse=True, return_counts=True)
         if len(order) == 0:
@@ -248,11 +260,5 @@ class SelectiveLoss(nn.Module):
         valid = torch.zeros(shape, dtype=torch.bool, device=users.device)
         entry[group, slot] = order
         valid[group, slot] = True
-        pairs = select_pairs(
-            llm_scores[entry],
-            valid,
-            max_pairs=self._pairs_per_user,
-            rule=self.pair_rule,
-            generator=self._generator,
-        )
+        pairs = self.select(llm_scores[entry], valid, generator)
         return OrderedPairs(entry.flatten()[pairs.preferred], entry.flatten()[pairs.other])

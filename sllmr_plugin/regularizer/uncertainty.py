@@ -80,18 +80,21 @@ class Ensemble(_Variance, name="ensemble"):
     source = "checkpoints"
 
 
-def variance_share(samples: Tensor) -> Tensor:
-    """Variance over opinions as a share of itself and the variance between rows, for scores without bounds.
+def variance_share(samples: Tensor, label_variance: float) -> Tensor:
+    """Variance over opinions as a share of itself and the variance of the labels, for scores without bounds.
 
     Parameters
     ----------
     samples : Tensor
         (n_opinions, n_rows) scores of a regression.
+    label_variance : float
+        Of the training labels.
 
     Returns
     -------
     Tensor
-        (n_rows,) in [0, 1]: 0 where the opinions agree, 1/2 where they differ as much as rows do.
+        (n_rows,) in [0, 1]: 0 where the opinions agree, 1/2 where they differ as much as labels do. A row's share
+        does not depend on the other rows.
     """
-    within, between = samples.var(dim=0, unbiased=False), samples.mean(dim=0).var(unbiased=False)
-    return within / (within + between).clamp_min(torch.finfo(samples.dtype).tiny)
+    within = samples.var(dim=0, unbiased=False)
+    return within / (within + label_variance).clamp_min(torch.finfo(samples.dtype).tiny)

@@ -9,8 +9,6 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from ..errors import ItemTableWarning, WrapError
 from ..scores.ids import IdIndex, encode_ids
@@ -59,10 +57,13 @@ class TrainingRows(Protocol):
         Of the model's input rows.
     positive : numpy.ndarray
         (n_rows,) bool.
+    label_variance : float
+        Variance of the labels.
     """
 
     dtype: np.dtype
     positive: np.ndarray
+    label_variance: float
 
     def column(self, name: str) -> np.ndarray:
         """Return the values of an id feature, (n_rows,)."""
@@ -147,6 +148,7 @@ class ArrayRows:
         marks = np.asarray(labels)[:n].reshape(n, -1)
         marks = marks[:, min(task, marks.shape[1] - 1)]
         self.positive = marks > 0.5
+        self.label_variance = float(np.var(marks, dtype=np.float64)) if n else 0.0
         if all_positive and not np.isin(marks, (0, 1)).all():
             self.positive = np.ones(n, dtype=bool)
         self._first_column = np.cumsum([0, *(array.shape[1] for array in self.arrays)])
@@ -255,49 +257,6 @@ def _decides(keys: np.ndarray, values: np.ndarray) -> bool:
     within = len(key) - most.sum()
     overall = len(key) - np.bincount(value).max()
     return bool(overall >= _LEAST_EVIDENCE and within <= (1 - _DECIDED) * overall)
-
-
-@dataclass(frozen=True)
-class RowBuilder:
-    """Builds input rows of (user, candidate) pairs.
-
-    Attributes
-    ----------
-    templates : Tensor
-        (n_users, width) float32 or float64, a row a user.
-    columns : Tensor
-        (n_item_columns,) int64: where the item's values go.
-    item_codes : Tensor
-        (n_items,) int64 ascending codes of the items whose values are known.
-    item_values : Tensor
-        (n_items, n_item_columns), of the templates' dtype.
-    """
-
-    templates: Tensor
-    columns: Tensor
-    item_codes: Tensor
-    item_values: Tensor
-
-    def rows(self, users: Tensor, items: Tensor, templates: Tensor | None = None) -> Tensor:
-        """Build rows.
-
-        Parameters
-        ----------
-        users : Tensor
-            (n,) int64 positions in the templates.
-        items : Tensor
-            (n,) int64 item codes, all of them known.
-        templates : Tensor, optional
-            (m, width) used instead of the stored ones, for instance rows of the batch.
-
-        Returns
-        -------
-        Tensor
-            (n, width).
-        """
-        rows = (self.templates if templates is None else templates)[users]
-        rows[:, self.columns] = self.item_values[torch.searchsorted(self.item_codes, items)]
-        return rows
 
 
 def item_columns(layout: Layout, item_features: Sequence[str]) -> np.ndarray:

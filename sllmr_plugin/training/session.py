@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ..errors import HookNeverFiredError, InactiveWarning, NoPairsError
 from ..parallel.ranks import Ranks
 from ..regularizer.gates import Gate
 from ..regularizer.loss import StepResult
-from ..regularizer.pairs import OrderedPairs, select_pairs
+from ..regularizer.pairs import OrderedPairs
 from ..regularizer.signals import REGIONS, Entries, PairSignals
 from .probes import DisagreementMemory, GateFitter, HeldOutPairs, ScoreRows, warn_of_gate
 from .sampler import Block, TableSampler
@@ -73,15 +73,6 @@ class TrainingSession:
     ranks : Ranks, optional
         The processes that train together. All draw the same users, candidates and pairs for the rows of all, and
         each keeps the pairs of its own users: together they have the pairs that one process would have.
-
-    Attributes
-    ----------
-    rows_ride_along : bool or None
-        Whether extra rows may go through the batch's own forward pass; None until a backend that has to try it out has.
-    outputs_checked : bool
-        Whether a backend has looked at what the model gives, in the first step.
-    constants : object
-        What a backend has found out about the model for the whole training.
     """
 
     def __init__(
@@ -102,6 +93,8 @@ class TrainingSession:
         self.gate = gate
         self.usable = usable
         self.selective = config.build(gate)
+        self._pairwise = config.pairwise
+        self._users_in_step = functools.cache(config.users_in_step)
         self._columns = (user_column, item_column)
         self._fitter = GateFitter(usable, score_rows, memory) if gate.needs_probes else None
         self._generator = torch.Generator().manual_seed(seed % 2**63)
@@ -110,16 +103,13 @@ class TrainingSession:
             usable.candidates,
             # A pair has two items: this way a step costs the pointwise losses as many rows as the others.
             candidates_per_user=config.candidates_per_user
-            if config.pairwise
+            if self._pairwise
             else min(config.candidates_per_user, 2 * config.pairs_per_user),
             generator=self._generator,
         )
         self._cold_of_user = usable.cold[usable.candidates.users]
         self.weight = 0.0
         self.began = False
-        self.rows_ride_along: bool | None = True
-        self.outputs_checked = False
-        self.constants: Any = None
         self._pending: tuple[StepResult, int, float] | None = None
         self._reset_account()
 
@@ -132,7 +122,9 @@ class TrainingSession:
 
     def draws_on(self, device: torch.device) -> torch.Generator:
         """Return a generator for draws on a device, apart from the global one."""
-        return self._generators.setdefault(device, torch.Generator(device).manual_seed(self._generator.initial_seed()))
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self._generator.initial_seed())
+        return self._generators[device]
 
     # ------------------------------------------------------------------ a training step
 
@@ -152,15 +144,16 @@ class TrainingSession:
         if self.weight == 0:
             return None
         self._planned += 1
-        config, table = self.config, self.usable.candidates
+        config = self.config
+        items, scores = self.usable.candidates.items, self.usable.candidates.scores
         batch_ids = self._batch_ids(batch)
         block, templates, template_of = self._draw(batch, batch_ids)
-        pairs = self._select(table.scores[block.entry], block.valid)
+        pairs = self.selective.select(scores[block.entry], block.valid, self._generator)
         valid, pairs, share = self._own(block, pairs)
 
         # Only items that a pair (or, pointwise, the loss) uses become rows; pairs are renumbered to match.
         used = torch.zeros(valid.numel(), dtype=torch.bool)
-        if self.selective.loss.pairwise:
+        if self._pairwise:
             used[pairs.preferred] = used[pairs.other] = True
         else:
             used = valid.flatten()
@@ -170,12 +163,12 @@ class TrainingSession:
         number = used.cumsum(0) - 1
         pairs = OrderedPairs(number[pairs.preferred], number[pairs.other])
         entry = block.entry.flatten()[cell]
-        rows = self.usable.candidate_rows.rows(template_of[owner], table.items[entry], templates)
+        rows = self.usable.candidate_rows.rows(template_of[owner], items[entry], templates)
         source = batch.shape[0] + torch.arange(len(cell))
         cold = self._cold_of_user[block.users[owner]]
         if batch_ids is not None and config.in_batch_pairs:
             entry, source, cold, pairs = self._with_in_batch(batch_ids, entry, source, cold, pairs)
-        entries = Entries(llm=table.scores[entry], cold=cold, tail=self.usable.tail[table.items[entry]])
+        entries = Entries(llm=scores[entry], cold=cold, tail=self.usable.tail[items[entry]])
         return _on_device(StepPlan(rows, source, entries, pairs, share), batch.device)
 
     def _own(self, block: Block, pairs: OrderedPairs) -> tuple[Tensor, OrderedPairs, float]:
@@ -187,7 +180,7 @@ class TrainingSession:
         valid = block.valid & own_user.unsqueeze(1)
         own = own_user[pairs.preferred // max(width, 1)]
         own_pairs = OrderedPairs(pairs.preferred[own], pairs.other[own])
-        if self.selective.loss.pairwise:
+        if self._pairwise:
             return valid, own_pairs, len(own_pairs) / max(len(pairs), 1)
         return valid, own_pairs, int(valid.sum()) / max(int(block.valid.sum()), 1)
 
@@ -200,7 +193,7 @@ class TrainingSession:
 
     def _draw(self, batch: Tensor, batch_ids: BatchIds) -> tuple[Block, Tensor | None, Tensor]:
         """Return a block, the templates to use (None: the stored ones) and each block user's template."""
-        n_users = self.config.users_in_step(self.ranks.rows_in_step(batch.shape[0]))
+        n_users = self._users_in_step(self.ranks.rows_in_step(batch.shape[0]))
         if batch_ids is None or self.config.user_source == "table":
             block = self._sampler.draw(n_users)
             return block, None, block.users
@@ -215,15 +208,6 @@ class TrainingSession:
             present = present[torch.randperm(len(present), generator=self._generator)[:n_users]]
         return self._sampler.draw_for(present), batch.detach().cpu(), template[present]
 
-    def _select(self, scores: Tensor, valid: Tensor) -> OrderedPairs:
-        if not self.selective.loss.pairwise or scores.numel() == 0:
-            empty = torch.empty(0, dtype=torch.int64)
-            return OrderedPairs(empty, empty)
-        config = self.config
-        return select_pairs(
-            scores, valid, max_pairs=config.pairs_per_user, rule=self.selective.pair_rule, generator=self._generator
-        )
-
     def _with_in_batch(
         self, batch_ids: tuple[Tensor, Tensor], entry: Tensor, source: Tensor, cold: Tensor, pairs: OrderedPairs
     ) -> tuple[Tensor, Tensor, Tensor, OrderedPairs]:
@@ -232,23 +216,16 @@ class TrainingSession:
         number, found = table.locate(*batch_ids)
         row = torch.nonzero(found).squeeze(1)
         row = row[batch_ids[0][row].argsort(stable=True)]
-        _, group, size = batch_ids[0][row].unique_consecutive(return_inverse=True, return_counts=True)
         if len(row) == 0:
             return entry, source, cold, pairs
-        slot = torch.arange(len(row)) - (size.cumsum(0) - size)[group]
-        width = int(size.max())
-        position = torch.zeros((len(size), width), dtype=torch.int64)
-        valid = torch.zeros((len(size), width), dtype=torch.bool)
-        position[group, slot] = torch.arange(len(row))
-        valid[group, slot] = True
-        own = self._select(table.scores[number[row][position]], valid)
-        position = position.flatten() + len(entry)
+        own = self.selective.pairs_within(table.scores[number[row]], batch_ids[0][row], self._generator)
         return (
             torch.cat([entry, number[row]]),
             torch.cat([source, row]),
             torch.cat([cold, self.usable.cold[batch_ids[0][row]]]),
             OrderedPairs(
-                torch.cat([pairs.preferred, position[own.preferred]]), torch.cat([pairs.other, position[own.other]])
+                torch.cat([pairs.preferred, own.preferred + len(entry)]),
+                torch.cat([pairs.other, own.other + len(entry)]),
             ),
         )
 
@@ -265,8 +242,8 @@ class TrainingSession:
         self._gate_counts = self._gate_counts.to(device) + result.gate_counts
 
     def held_out(self) -> HeldOutPairs | None:
-        """Return held-out pairs for a gate that looks ahead; None if this gate does not, or there are none."""
-        return self._fitter.draw(self._generator) if self._fitter is not None and self.gate.looks_ahead else None
+        """Return held-out pairs for a gate that looks ahead; None if there are none."""
+        return self._fitter.draw(self._generator) if self._fitter is not None else None
 
     def look_ahead(self, plan: StepPlan, alignment: Tensor, uncertainty: Tensor | None) -> None:
         """Tell the gate the (n_pairs,) alignment of the plan's pairs with the held-out loss."""
@@ -338,7 +315,7 @@ class TrainingSession:
                 + "Use user_source='table', or score more candidates a user."
             )
         gates = (self._gate_sums / self._gate_counts).tolist()
-        if self.selective.loss.pairwise:
+        if self._pairwise:
             warn_of_gate(self.gate, gates[0])
         self._warn_if_flat()
         return self._logs(
@@ -355,7 +332,7 @@ class TrainingSession:
         if self._last_pairs is None:
             return
         (logit, pairs), self._last_pairs = self._last_pairs, None
-        if self.selective.loss.pairwise:
+        if self._pairwise:
             difference = logit[pairs.preferred] - logit[pairs.other]
         else:
             difference = logit[1:] - logit[:-1]
@@ -382,7 +359,7 @@ class TrainingSession:
 
     def _logs(self, *, loss: float, coverage: float, gates: list[float]) -> dict[str, float]:
         logs = {"sllmr_loss": loss, "sllmr_pairs": float(self._terms), "sllmr_coverage": coverage}
-        if self.selective.loss.pairwise:
+        if self._pairwise:
             logs |= {f"sllmr_gate{'' if r == 'all' else '_' + r}": m for r, m in zip(REGIONS, gates, strict=True)}
         # As they are at the end of the epoch; a gate that is fitted at its start has used them all along.
         return logs | {f"sllmr_gate_w_{name}": value for name, value in self.gate.coefficients().items()}

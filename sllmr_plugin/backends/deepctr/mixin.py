@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...config import SelectiveConfig
 from ...errors import HookNeverFiredError, InactiveWarning, UnsupportedModelError
 from ...parallel.ranks import Ranks
-from ...training.probes import JudgedPairs, ProbePairs
-from ...training.rows import ArrayRows
-from ...training.view import Usable
+from ...training.probes import JudgedPairs
+from ...training.rows import ArrayRows, Features
 from ..base import Backend
-from ..forward import statistics_of_first, training_mode
 from ..optimizer import sync_optimizer
 from ..processes import Processes, check_processes
-from ..wrapped import WrappedMixin, plain_class, warn_if_only_warm_up, wrapped_class
+from ..wrapped import WrappedMixin, held, plain_class, warn_if_only_warm_up, wrapped_class
 from .augmented import AugmentMixin, augmented_class, complete, unaugmented_class
 from .checks import embeddings_of, find_problems, prediction_head, require_arrays, require_compiled, shares_forward
 from .fit_seams import LeanL2, whole_batches
@@ -108,7 +106,7 @@ class SLLMRMixin(WrappedMixin):
     """
 
     optimizer_name = "optim"
-    aux_loss: Tensor
+    _sllmr_penalty: LeanL2 | None = None
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the plain model does, with the regularizer added; takes and returns the same.
@@ -131,11 +129,8 @@ class SLLMRMixin(WrappedMixin):
             return self._fit(*args, **kwargs)
         arguments = _fit_arguments(super().fit, args, kwargs)
         check_processes(self, self.sllmr, ranks, arguments, issubclass(plain_class(self), AugmentMixin))
-        try:
-            self.sllmr.processes = Processes(self, ranks, self._forward_here)
+        with held(self, "_sllmr_processes", Processes(self, ranks, self._forward_here)):
             return self._fit(**arguments)
-        finally:
-            self.sllmr.processes = None
 
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train in this process, which may be one of several."""
@@ -168,11 +163,8 @@ class SLLMRMixin(WrappedMixin):
         if not any(isinstance(callback, SLLMRCallback) for callback in callbacks):
             callbacks.insert(0, SLLMRCallback(verbose=arguments.get("verbose", 1)))
         arguments["callbacks"] = callbacks
-        try:
-            handle.session = session = self._open_session(arguments)
+        with self._training(arguments) as session:
             result = self._plain_fit(**arguments)
-        finally:
-            handle.session = None
         if not session.began:
             raise HookNeverFiredError(
                 f"{type(self).__name__}.fit trained without the callbacks it was given, so the regularizer never "
@@ -182,10 +174,10 @@ class SLLMRMixin(WrappedMixin):
 
     def _plain_fit(self, *args: Any, **kwargs: Any) -> Any:
         """Run the plain model's `fit`, with a loader and an L2 penalty that give the same bits in less time."""
-        handle = self.sllmr
-        handle.penalty = LeanL2(self, super().get_regularization_loss) if handle.lean_l2 else None
-        processes = handle.processes
+        handle, processes = self.sllmr, self._sllmr_processes
+        penalty = LeanL2(self, super().get_regularization_loss) if handle.lean_l2 else None
         with ExitStack() as stack:
+            stack.enter_context(held(self, "_sllmr_penalty", penalty))
             use = stack.enter_context(whole_batches(handle.whole_batches, processes and processes.batches))
             if processes is not None:
                 kwargs = stack.enter_context(processes.taking_part(kwargs))
@@ -193,13 +185,12 @@ class SLLMRMixin(WrappedMixin):
                 return super().fit(*args, **kwargs)
             finally:
                 handle.loader = str(use)
-                handle.l2 = str(handle.penalty or "the model's own")
-                handle.penalty = None
+                handle.l2 = str(penalty or "the model's own")
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as the plain model does; `fit` with several processes gives all the same statistics before."""
-        if self.sllmr.processes is not None:
-            self.sllmr.processes.before_evaluation()
+        if self._sllmr_processes is not None:
+            self._sllmr_processes.before_evaluation()
         return super().evaluate(*args, **kwargs)
 
     def judge_probes(self, x: Any, y: Any) -> JudgedPairs:
@@ -210,78 +201,15 @@ class SLLMRMixin(WrappedMixin):
         x, y : as `fit` takes them
             The training rows.
         """
-        self._require_uncertainty()
         require_arrays(self, complete(self, x), np.asarray(y))
-        return ProbePairs.of(self._prepare({"x": x, "y": y})).judge(self._score_rows)
-
-    def _prepare(self, arguments: dict[str, Any]) -> Usable:
-        """Find out what the training rows in the arguments of a call of `fit` allow to use."""
-        x, y = complete(self, arguments["x"]), arguments["y"]
-        if isinstance(x, dict):
-            x = [x[feature] for feature in self.feature_index]
-        n_rows = len(y)
-        split = arguments.get("validation_split")
-        if not arguments.get("validation_data") and split and 0.0 < split < 1.0:
-            n_rows = int(len(x[0]) * (1.0 - split))  # as BaseModel.fit cuts it
-        features = self.sllmr.features
-        rows = ArrayRows(x, y, features.layout, n_rows, self.sllmr.task, all_positive=features.regression)
-        return self.sllmr.usable(rows)
-
-    def _rows(self, inputs: Tensor) -> Tensor:
-        return inputs
-
-    def _inputs(self, rows: Tensor) -> Tensor:
-        return rows
-
-    def _outputs(self, output: Tensor) -> Tensor:
-        if not isinstance(output, Tensor) or output.dim() == 0:
-            what = "one number" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-            raise UnsupportedModelError(
-                [
-                    f"{plain_class(self).__name__}.forward returns {what}. Return a tensor with a row for each row of "
-                    "its input."
-                ]
-            )
-        return output.reshape(output.shape[0], -1)
-
-    def _head(self) -> nn.Module | None:
-        return prediction_head(self, self.sllmr.task)
-
-    def _shares_forward(self, norms: list[_BatchNorm]) -> bool:
-        return shares_forward(unaugmented_class(plain_class(self)), self, bool(norms))
-
-    @contextmanager
-    def _untouched(self) -> Iterator[None]:
-        """Undo what a forward pass writes to `aux_loss` (DIEN's), which `fit` adds to the loss of the batch."""
-        before = self.aux_loss
-        try:
-            yield
-        finally:
-            self.aux_loss = before
-
-    def _forward_with(
-        self, inputs: Tensor, batch: Tensor, rows: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        n = batch.shape[0]
-        constants = self._constants()
-        norms = constants.norms
-        both = torch.cat([batch, rows])
-        if constants.shares_forward:
-            with statistics_of_first(norms, n, both.shape[0]):
-                output, logit, probability = self._plain(both, *args, **kwargs)
-            return output[:n], logit, probability
-        output, logit, probability = self._plain(batch, *args, **kwargs)
-        # DIEN cannot run rows whose histories are all empty, so the batch goes along once more.
-        with training_mode(norms, False), self._untouched():
-            _, logit_both, probability_both = self._plain(both, *args, **kwargs)
-        return output, torch.cat([logit, logit_both[n:]]), torch.cat([probability, probability_both[n:]])
+        return self._judge({"x": x, "y": y})
 
     def get_regularization_loss(self) -> Tensor:
         """Return the plain model's regularization loss plus, once a training step, the weighted LLM loss."""
-        penalty = self.sllmr.penalty
+        penalty = self._sllmr_penalty
         loss = super().get_regularization_loss() if penalty is None else penalty()
-        if self.sllmr.processes is not None:  # their gradients are added up, and this one is the same in all
-            loss = loss / self.sllmr.processes.ranks.world
+        if self._sllmr_processes is not None:  # their gradients are added up, and this one is the same in all
+            loss = loss / self._sllmr_processes.ranks.world
         session = self.sllmr.session
         if session is None:
             if torch.is_grad_enabled():
@@ -323,4 +251,92 @@ def _fit_arguments(fit: Callable[..., Any], args: tuple, kwargs: dict[str, Any])
     return {"callbacks": None, **arguments}
 
 
-BACKEND = Backend(SLLMRMixin, find_problems, embeddings=embeddings_of)
+class DeepCTRBackend(Backend):
+    """DeepCTR-Torch: a model's input is a matrix of rows, and so is its output."""
+
+    mixin = SLLMRMixin
+
+    def find_problems(
+        self,
+        model: Any,
+        user: str,
+        item: str,
+        item_features: Sequence[str] | None,
+        task: int | None,
+        config: SelectiveConfig,
+    ) -> tuple[list[str], Features | None]:
+        """Return everything that speaks against wrapping, and the `Features`, None when there is something."""
+        return find_problems(model, user, item, item_features, task, config)
+
+    def embeddings(self, model: Any, feature: str) -> list[nn.Embedding]:
+        """Return the embedding modules that the feature's ids are looked up in."""
+        return embeddings_of(model, feature)
+
+    def training_rows(self, model: Any, arguments: dict[str, Any]) -> ArrayRows:
+        """Return the training rows, without those that `fit` splits off for validation."""
+        x, y = complete(model, arguments["x"]), arguments["y"]
+        if isinstance(x, dict):
+            x = [x[feature] for feature in model.feature_index]
+        n_rows = len(y)
+        split = arguments.get("validation_split")
+        if not arguments.get("validation_data") and split and 0.0 < split < 1.0:
+            n_rows = int(len(x[0]) * (1.0 - split))  # as BaseModel.fit cuts it
+        features = model.sllmr.features
+        return ArrayRows(x, y, features.layout, n_rows, model.sllmr.task, all_positive=features.regression)
+
+    def rows(self, model: Any, inputs: Tensor) -> Tensor:
+        """Return the rows: the input itself."""
+        return inputs
+
+    def inputs(self, model: Any, rows: Tensor) -> Tensor:
+        """Return the input: the rows themselves."""
+        return rows
+
+    def joined(self, model: Any, inputs: Tensor, rows: Tensor) -> Tensor:
+        """Return an input with rows behind it."""
+        return torch.cat([inputs, rows])
+
+    def outputs(self, model: Any, output: Tensor) -> Tensor:
+        """Return the outputs of all tasks, (n_rows, n_outputs).
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the forward of a user's own returns something else than a row for each row.
+        """
+        if not isinstance(output, Tensor) or output.dim() == 0:
+            what = "one number" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise UnsupportedModelError(
+                [
+                    f"{plain_class(model).__name__}.forward returns {what}. Return a tensor with a row for each row of "
+                    "its input."
+                ]
+            )
+        return output.reshape(output.shape[0], -1)
+
+    def first(self, output: Tensor, n: int) -> Tensor:
+        """Return the first n rows of an output."""
+        return output[:n]
+
+    def head(self, model: Any, task: int) -> nn.Module | None:
+        """Return ``model.out``, or the task's part of it."""
+        return prediction_head(model, task)
+
+    def shares_forward(self, model: Any, has_batch_norm: bool) -> bool:
+        """Whether the library's own models may: all but DIEN. Others get a pass with the batch beside the rows.
+
+        DIEN cannot run rows whose histories are all empty, so the batch goes along once more.
+        """
+        return shares_forward(unaugmented_class(plain_class(model)), model, has_batch_norm)
+
+    @contextmanager
+    def untouched(self, model: Any) -> Iterator[None]:
+        """Undo what a forward pass writes to `aux_loss` (DIEN's), which `fit` adds to the loss of the batch."""
+        before = model.aux_loss
+        try:
+            yield
+        finally:
+            model.aux_loss = before
+
+
+BACKEND = SLLMRMixin._sllmr_backend = DeepCTRBackend()

@@ -101,7 +101,9 @@ class StreamedRows:
         self._latest = {name: _LatestRows(codes, width) for name, codes in wanted.items()}
         ids: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
         positive, head, n_head = [np.empty(0, dtype=bool)], [(np.empty((0, width)), np.empty(0))], 0
+        moments = _Moments()
         for rows, labels in pieces:
+            moments.add(labels)
             rows = np.asarray(rows, dtype=self.dtype)
             positive.append((labels > 0.5) | all_positive)
             for name, latest in self._latest.items():
@@ -112,6 +114,7 @@ class StreamedRows:
                 head.append((rows, labels))
                 n_head += len(rows)
         self.positive = np.concatenate(positive)
+        self.label_variance = moments.variance
         self._ids = {name: np.concatenate([np.empty(0, dtype=np.int64), *parts]) for name, parts in ids.items()}
         self._head = [np.concatenate(parts) for parts in zip(*head, strict=True)]
         self._layout = layout
@@ -131,6 +134,26 @@ class StreamedRows:
         """Say what decides the features in the first rows, see `ArrayRows.unlisted`."""
         rows, labels = self._head
         return ArrayRows([rows], labels, self._layout).unlisted(user, item, listed) if len(rows) else Unlisted()
+
+
+class _Moments:
+    """Variance of numbers that come in pieces (Chan, Golub and LeVeque, 1983)."""
+
+    def __init__(self) -> None:
+        self._n, self._mean, self._squares = 0, 0.0, 0.0
+
+    @property
+    def variance(self) -> float:
+        return self._squares / self._n if self._n else 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        n, total = len(values), self._n + len(values)
+        if n == 0:
+            return
+        step = float(np.mean(values, dtype=np.float64)) - self._mean
+        self._squares += float(np.var(values, dtype=np.float64)) * n + step**2 * self._n * n / total
+        self._mean += step * n / total
+        self._n = total
 
 
 class _LatestRows:

@@ -10,24 +10,25 @@ so that a weight says the same beside either.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...config import SelectiveConfig
 from ...errors import HookNeverFiredError, ProcessesError, SLLMRError
 from ...parallel.ranks import Ranks
-from ...training.probes import JudgedPairs, ProbePairs
-from ...training.session import TrainingSession
-from ...training.view import Usable
+from ...scores.ids import IdIndex
+from ...training.probes import JudgedPairs
+from ...training.rows import Features
 from ..base import Backend
-from ..forward import dropout_of_first, dropouts, is_row_wise, statistics_of_first, training_mode
 from ..optimizer import sync_optimizer
+from ..row_wise import is_row_wise
 from ..wrapped import WrappedMixin, warn_if_only_warm_up
 from .checks import find_problems, id_index, prediction_head
 from .data import RowScorer, StreamedRows, random_state_kept, to_batch, to_rows, training_pieces, with_rows
@@ -42,7 +43,6 @@ class FuxiCTRMixin(WrappedMixin):
     """Put before a FuxiCTR model class, adds the regularizer to `fit`; needs a `Handle` in `sllmr`."""
 
     optimizer_name = "optimizer"
-    feature_map: Any
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the plain model does, with the regularizer added; takes and returns the same.
@@ -77,11 +77,8 @@ class FuxiCTRMixin(WrappedMixin):
         epochs = given.get("epochs", 1)
         warn_if_only_warm_up(handle, epochs)
         sync_optimizer(self)
-        try:
-            handle.session = session = self._open_session(given)
+        with self._training(given) as session:
             result = super().fit(*args, **kwargs)
-        finally:
-            handle.session = None
         if not session.began and epochs > 0:
             raise HookNeverFiredError(
                 f"{type(self).__name__}.fit trained without calling self.train_epoch, so the regularizer never "
@@ -118,12 +115,40 @@ class FuxiCTRMixin(WrappedMixin):
         x : data generator
             Of the training rows, as `fit` takes it; it holds the labels, so there is no `y`.
         """
-        self._require_uncertainty()
-        return ProbePairs.of(self._prepare({"data_generator": x})).judge(self._score_rows)
+        return self._judge({"data_generator": x})
 
-    def _prepare(self, arguments: dict[str, Any]) -> Usable:
-        features, table = self.sllmr.features, self.sllmr.table
-        label = self.feature_map.labels[self.sllmr.task]
+
+class FuxiCTRBackend(Backend):
+    """FuxiCTR: a model's input is a batch of named tensors, its output a dict."""
+
+    mixin = FuxiCTRMixin
+    draws_apart = True
+    rows_run_alone = True
+
+    def find_problems(
+        self,
+        model: Any,
+        user: str,
+        item: str,
+        item_features: Sequence[str] | None,
+        task: int | None,
+        config: SelectiveConfig,
+    ) -> tuple[list[str], Features | None]:
+        """Return everything that speaks against wrapping, and the `Features`, None when there is something."""
+        return find_problems(model, user, item, item_features, task, config)
+
+    def id_index(self, model: Any, feature: str) -> IdIndex | None:
+        """Return the vocabulary of a feature, if FuxiCTR's file of it stands where the data set is."""
+        return id_index(model, feature)
+
+    def row_model(self, model: Any) -> RowScorer:
+        """Return the model as one of rows, (n_rows, width)."""
+        return RowScorer(model)
+
+    def training_rows(self, model: Any, arguments: dict[str, Any]) -> StreamedRows:
+        """Return the rows behind the training generator, read once without a trace in its order."""
+        features, table = model.sllmr.features, model.sllmr.table
+        label = model.feature_map.labels[model.sllmr.task]
         wanted = {
             features.user: np.union1d(table.candidates.users.numpy(), table.probes.users.numpy()),
             features.item: np.flatnonzero(
@@ -131,15 +156,40 @@ class FuxiCTRMixin(WrappedMixin):
             ),
         }
         with random_state_kept():
-            pieces = training_pieces(arguments["data_generator"], self.feature_map, features.layout, label)
-            return self.sllmr.usable(StreamedRows(pieces, features.layout, wanted, features.regression))
+            pieces = training_pieces(arguments["data_generator"], model.feature_map, features.layout, label)
+            return StreamedRows(pieces, features.layout, wanted, features.regression)
 
-    def _open_session(self, arguments: dict[str, Any]) -> TrainingSession:
-        session = super()._open_session(arguments)
-        session.rows_ride_along = None  # the first step finds out
-        return session
+    def rows(self, model: Any, inputs: Batch) -> Tensor:
+        """Return the rows of a batch, (n_rows, width)."""
+        return to_rows(inputs, model.sllmr.features.layout, model.device)
 
-    def _may_ride_along(self, batch: Tensor, rows: Tensor) -> bool:
+    def inputs(self, model: Any, rows: Tensor) -> Batch:
+        """Return a batch of rows."""
+        return to_batch(rows, model.sllmr.features.layout, model.feature_map)
+
+    def joined(self, model: Any, inputs: Batch, rows: Tensor) -> Batch:
+        """Return a batch with rows behind it."""
+        return with_rows(inputs, rows, model.sllmr.features.layout)
+
+    def outputs(self, model: Any, output: Batch) -> Tensor:
+        """Return the outputs of all tasks, (n_rows, n_outputs)."""
+        # MultiTaskModel names its outputs by their labels.
+        names = ["y_pred"] if "y_pred" in output else [f"{label}_pred" for label in model.feature_map.labels]
+        return torch.cat([output[name].reshape(len(output[name]), -1) for name in names], dim=1)
+
+    def first(self, output: Mapping[str, Any], n: int) -> Mapping[str, Any]:
+        """Return the first n rows of every output."""
+        return {name: None if values is None else values[:n] for name, values in output.items()}
+
+    def head(self, model: Any, task: int) -> nn.Module | None:
+        """Return the model's output activation, or the task's."""
+        return prediction_head(model, task)
+
+    def shares_forward(self, model: Any, has_batch_norm: bool) -> None:
+        """Return None: every model is somebody's own forward, so the first step tries it out."""
+        return None
+
+    def finds_row_wise(self, model: Any, batch: Tensor, rows: Tensor, head: nn.Module | None) -> bool:
         """Try out on rows of a batch, and extra rows behind them, whether the extra rows may share its pass.
 
         Rows of the batch come first, since the model trains on them; candidates alone may be more than it can run on,
@@ -149,10 +199,12 @@ class FuxiCTRMixin(WrappedMixin):
             first = batch[:size]
             others = rows[torch.linspace(0, len(rows) - 1, max(len(first), 2), device=rows.device).long()]
             try:
-                return is_row_wise(self, self._inputs, torch.cat([first, others]), len(first), self._head())
+                return is_row_wise(
+                    model, functools.partial(self.inputs, model), torch.cat([first, others]), len(first), head
+                )
             except KeyError as error:
                 raise SLLMRError(
-                    f"{type(self).__name__}.forward reads {error} from the batch, which rows of candidates lack: they "
+                    f"{type(model).__name__}.forward reads {error} from the batch, which rows of candidates lack: they "
                     "have the features of feature_map that are no meta features, and no labels. Read labels in "
                     "add_loss instead."
                 ) from error
@@ -160,58 +212,20 @@ class FuxiCTRMixin(WrappedMixin):
                 continue
         return False
 
-    def _rows(self, inputs: Batch) -> Tensor:
-        return to_rows(inputs, self.sllmr.features.layout, self.device)
-
-    def _inputs(self, rows: Tensor) -> Batch:
-        return to_batch(rows, self.sllmr.features.layout, self.feature_map)
-
-    def _outputs(self, output: Batch) -> Tensor:
-        # MultiTaskModel names its outputs by their labels.
-        names = ["y_pred"] if "y_pred" in output else [f"{label}_pred" for label in self.feature_map.labels]
-        return torch.cat([output[name].reshape(len(output[name]), -1) for name in names], dim=1)
-
-    def _head(self) -> nn.Module | None:
-        return prediction_head(self, self.sllmr.task)
-
-    def _shares_forward(self, norms: list[_BatchNorm]) -> bool:
-        return True  # tried out on the first step's rows
-
     @contextmanager
-    def _untouched(self) -> Iterator[None]:
+    def untouched(self, model: Any) -> Iterator[None]:
         """Give back the random numbers that a pass of our own takes: the order of later epochs hangs on them."""
         try:
-            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
                 yield
         except (RuntimeError, ValueError, IndexError) as error:
             if isinstance(error, (SLLMRError, torch.OutOfMemoryError)):
                 raise
             raise SLLMRError(
-                f"{type(self).__name__}.forward failed on rows of scored users and items without others beside them: "
+                f"{type(model).__name__}.forward failed on rows of scored users and items without others beside them: "
                 f"{error}. If it needs rows with a history, score users who have one; with gate='none', or "
                 "uncertainty='entropy' and gate='joint', a model that treats rows one by one has no such pass."
             ) from error
 
-    def _forward_with(
-        self, inputs: Batch, batch: Tensor, rows: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Mapping[str, Any], Tensor, Tensor]:
-        n, n_all, norms = len(batch), len(batch) + len(rows), self._constants().norms
-        session = self.sllmr.session
-        if len(rows) and session is not None and session.rows_ride_along is None:
-            session.rows_ride_along = self._may_ride_along(batch, rows)
-        if len(rows) and session is not None and session.rows_ride_along:
-            with statistics_of_first(norms, n, n_all), dropout_of_first(dropouts(self), n, n_all, session.draws_on):
-                output, logit, probability = self._plain(
-                    with_rows(inputs, rows, self.sllmr.features.layout), *args, **kwargs
-                )
-            own = {name: None if values is None else values[:n] for name, values in output.items()}
-            return own, logit, probability
-        output, logit, probability = self._plain(inputs, *args, **kwargs)
-        if len(rows):  # models cannot run on no rows
-            with self._untouched(), training_mode(norms, False):
-                _, more_logit, more_probability = self._plain(self._inputs(rows), *args, **kwargs)
-            logit, probability = torch.cat([logit, more_logit]), torch.cat([probability, more_probability])
-        return output, logit, probability
 
-
-BACKEND = Backend(FuxiCTRMixin, find_problems, id_index, RowScorer)
+BACKEND = FuxiCTRMixin._sllmr_backend = FuxiCTRBackend()
