@@ -106,7 +106,7 @@ def test_tasks_and_outputs_are_checked():
     del model.optimizer
     with pytest.raises(WrapError, match="no optimizer"):
         wrap(model, shared.score_frame(), **names)
-    with pytest.raises(UnsupportedModelError, match="no FuxiCTR one"):
+    with pytest.raises(UnsupportedModelError, match="neither a DeepCTR-Torch nor a FuxiCTR model"):
         wrap(torch.nn.Linear(2, 1), shared.score_frame(), **names)
 
 

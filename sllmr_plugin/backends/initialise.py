@@ -231,7 +231,7 @@ def initialise(
     """
     backend = backend_of(model)
     if backend is None:
-        raise UnsupportedModelError([f"a {type(model).__name__} is no DeepCTR-Torch model and no FuxiCTR one."])
+        raise UnsupportedModelError([f"a {type(model).__name__} is neither a DeepCTR-Torch nor a FuxiCTR model."])
     if not np.isfinite(scale) or scale < 0 or method not in METHODS or users not in USERS:
         raise VectorsError(
             f"scale={scale!r} must be a number of at least 0, method={method!r} one of {METHODS}, users={users!r} one "
