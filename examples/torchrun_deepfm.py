@@ -52,4 +52,5 @@ if not together or dist.get_rank() == 0:
     print("test:", model.evaluate(*rows("test", seed=1)))
     # torch.save(model.state_dict(), "deepfm.pt") would stand here too: all have the same weights, one file is enough.
 if together:
+    dist.barrier()  # a process that leaves while another is at work takes their connection down
     dist.destroy_process_group()
