@@ -222,7 +222,7 @@ class Handle:
         before = self.config
         self.config, gate = self._checked(new.replace(**changes) if changes else new)
         signals = ("cold_threshold", "tail_quantile", "uncertainty")
-        if new.gate != before.gate and not isinstance(new.gate, str):
+        if self.config.gate != before.gate and not isinstance(self.config.gate, str):
             self.gate = gate.to(self._device)  # a gate of the user's own may have other settings
         elif type(gate) is not type(self.gate) or any(getattr(before, k) != getattr(self.config, k) for k in signals):
             self.gate = gate.to(self._device)

@@ -204,6 +204,18 @@ def test_an_instance_keeps_its_settings_and_serves_several_models():
     assert pickle.loads(pickle.dumps(config)).gate.caution == 2.0
 
 
+def test_configuring_another_instance_takes_its_settings():
+    frame = zoo.score_frame()
+    frame.loc[frame.groupby("user_id").head(1).index, "kind"] = "probe"
+    config = SelectiveConfig(gate=DisagreementGate(caution=1.0))
+    model = zoo.wrapped(DEEPFM, zoo.build(DEEPFM), config, frame)
+    model.sllmr.configure(gate=DisagreementGate(caution=2.0))
+    assert model.sllmr.gate.caution == 2.0
+    kept = model.sllmr.gate
+    model.sllmr.configure(weight=0.3)
+    assert model.sllmr.gate is kept  # what it has learnt stays
+
+
 @pytest.mark.parametrize(("kind", "name"), VARIANTS)
 def test_every_variant_is_documented_and_tested(kind, name):
     cls = REGISTRIES[kind][name]
