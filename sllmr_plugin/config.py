@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from .errors import ConfigError
-from .regularizer.gates import GATES, Gate
+from .regularizer.gates import GATES, Gate, OpenGate
 from .regularizer.loss import SelectiveLoss
 from .regularizer.losses import LOSSES, Distillation, Loss, PairLoss
 from .regularizer.pairs import PAIR_RULES, PairRule
@@ -153,7 +153,7 @@ class SelectiveConfig(Settings):
 
     def problems(self) -> list[str]:
         """Return what is wrong with fields that fit one by one."""
-        if self.pairwise or self.gate in ("auto", "none"):
+        if self.pairwise or self.gate == "auto" or self._is_open:
             return []
         return [
             f"gate={self.gate!r} weighs pairs, and loss={self.loss!r} looks at single items: use gate='none', or a "
@@ -173,7 +173,12 @@ class SelectiveConfig(Settings):
     @property
     def gated(self) -> bool:
         """Whether pairs are weighed at all."""
-        return self.pairwise and self.gate != "none"
+        return self.pairwise and not self._is_open
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether the gate is none, by name or as an object."""
+        return self.gate == "none" or isinstance(self.gate, OpenGate)
 
     @property
     def row(self) -> str:
@@ -183,7 +188,9 @@ class SelectiveConfig(Settings):
         if not self.pairwise:
             loss = self.loss if isinstance(self.loss, str) else _label(self.loss)
             return {"mse": "pointwise_mse", "bce": "pointwise_bce"}.get(loss, loss)
-        return {"none": "global", "joint": "joint"}.get(self.gate if isinstance(self.gate, str) else "", "gated")
+        if self._is_open:
+            return "global"
+        return "joint" if self.gate == "joint" else "gated"
 
     @property
     def resolved_margin(self) -> float:
@@ -248,7 +255,7 @@ class SelectiveConfig(Settings):
             raise ConfigError(f"mode={mode!r} is none of {', '.join(map(repr, MODES))}. Take one of these.")
         config = cls.from_dict({**(fields or {}), **MODES[mode]})
         is_pairwise = "loss" not in MODES[mode]
-        if mode != "none" and is_pairwise and (not config.pairwise or (mode == "gated" and config.gate == "none")):
+        if mode != "none" and is_pairwise and (not config.pairwise or (mode == "gated" and config._is_open)):
             raise ConfigError(
                 f"loss={config.loss!r} and gate={config.gate!r} make another row of mode={mode!r}. Leave them out, or "
                 f"take the mode {config.row!r}."

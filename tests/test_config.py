@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sllmr_plugin.config import MODES, SelectiveConfig
 from sllmr_plugin.errors import ConfigError, SLLMRError
-from sllmr_plugin.regularizer.gates import FixedGate, JointGate
+from sllmr_plugin.regularizer.gates import FixedGate, JointGate, OpenGate
 from sllmr_plugin.regularizer.losses import Distillation, Hinge
 from sllmr_plugin.settings import Settings, choices_of, field_types
 
@@ -206,6 +206,13 @@ def test_kinds_are_chosen_by_name_class_or_instance(tmp_path):
         SelectiveConfig(gate="fixt")
     with pytest.raises(TypeError):
         SelectiveConfig("hinge")  # keyword-only
+
+
+def test_an_open_gate_is_one_by_name_class_or_object():
+    for gate in ("none", OpenGate, OpenGate()):
+        config = SelectiveConfig(gate=gate)
+        assert (config.row, config.gated) == ("global", False)
+        assert not SelectiveConfig(loss="mse", gate=gate).gated
 
 
 def test_a_config_shows_what_differs_from_the_defaults():

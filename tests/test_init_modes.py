@@ -157,6 +157,12 @@ def test_without_patience_nothing_stops():
         assert not best.is_over
 
 
+def test_vectors_that_no_mode_starts_from_are_refused(tmp_path, data, start):
+    with pytest.raises(ConfigError, match="no mode that does is compared; add init"):
+        compare(data, scores(), out=tmp_path, modes=["none", "gated"], settings=SMALL, start=start, verbose=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_modes_that_start_from_vectors_need_some(tmp_path, data):
     with pytest.raises(ConfigError, match="--initialise titles or FILE"):
         compare(data, scores(), out=tmp_path, modes=["none", "init+gated"], settings=SMALL, verbose=False)
@@ -208,3 +214,5 @@ def test_the_command_line_starts_from_titles_or_a_file(tmp_path, capsys):
         assert "content+popularity" in printed
     assert main([*command, "--initialise", "titles", "--out", str(tmp_path / "none")]) == 2
     assert "reads the titles of --items" in capsys.readouterr().err
+    assert main([*command, "--initialise-scale", "0.1", "--out", str(tmp_path / "none")]) == 2
+    assert "go with --initialise; give that, too" in capsys.readouterr().err

@@ -17,8 +17,7 @@ from sllmr_plugin.knowledge import TfidfSvdEncoder
 
 from .matrix import backbones as zoo
 
-BY_NAME = {backbone.name: backbone for backbone in zoo.BACKBONES}
-DEEPFM = BY_NAME["DeepFM"]
+DEEPFM = next(backbone for backbone in zoo.BACKBONES if backbone.name == "DeepFM")
 IDS = {"user": "user_id", "item": "item_id"}
 ITEM, USER = "embedding_dict.item_id.weight", "embedding_dict.user_id.weight"
 
@@ -133,14 +132,6 @@ def test_scale_0_is_the_plain_model_and_another_scale_reaches_the_output(backbon
     assert not np.array_equal(zoo.predict(started, inputs), zoo.predict(plain, inputs))
     done.undo(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize("name", ["DIN", "DIEN"])
-def test_histories_read_the_same_rows(name, vectors):
-    model = zoo.build(BY_NAME[name])
-    initialise(model, vectors, **IDS)
-    assert set(model.embedding_dict) >= {"item_id"}
-    assert "hist_item_id" not in model.embedding_dict  # they share the item's table
 
 
 def test_wrapping_before_or_after_makes_no_difference(vectors, training):

@@ -179,6 +179,8 @@ def _start(arguments: argparse.Namespace) -> Start | None:
     """Return what ``--initialise`` names, None where it names nothing."""
     source = arguments.initialise
     if source is None:
+        if arguments.initialise_scale != DEFAULT_SCALE or arguments.initialise_users != "auto":
+            raise ConfigError("--initialise-scale and --initialise-users go with --initialise; give that, too.")
         return None
     if arguments.items is None and source == "titles":
         raise ConfigError("--initialise titles reads the titles of --items; give that, too.")

@@ -177,6 +177,11 @@ def compare(
             "the modes that begin with init start from vectors of the items; give some (--initialise titles or FILE; "
             "start=Start(Vectors.read(...)) in Python)."
         )
+    if start is not None and not any(mode in INITIALISED for mode in modes):
+        raise ConfigError(
+            "vectors are given to start from, and no mode that does is compared; add init, init+gated or the like to "
+            "the modes (--modes), or leave the vectors out."
+        )
     if any(mode in TEXT_MODES for mode in modes):
         for name in names:
             check_dense(name)
