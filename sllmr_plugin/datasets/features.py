@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,12 +14,17 @@ from .negatives import UnseenItems
 
 
 def training_rows(
-    data: Interactions, *, negatives: int = 1, history_length: int = 10, seed: int | Sequence[int] = 0
+    data: Interactions,
+    *,
+    negatives: int = 1,
+    negatives_by: Literal["uniform", "popularity"] = "uniform",
+    history_length: int = 10,
+    seed: int | Sequence[int] = 0,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Build the rows a model is trained on.
 
     Each training positive gives one row, followed by `negatives` rows of the same user and history with an
-    item drawn uniformly from those the user has no training or validation interaction with (test interactions
+    item drawn from those the user has no training or validation interaction with (test interactions
     are not looked at). Where the data have negatives of their own (`Interactions.has_negatives`) these are used
     and none is drawn.
 
@@ -28,6 +34,9 @@ def training_rows(
         The encoded splits.
     negatives : int, default 1
         Negatives drawn for each positive, with replacement. More of them improve the ranking and take more time.
+    negatives_by : {"uniform", "popularity"}, default="uniform"
+        All items alike, or in proportion to their training interactions, so that what is popular is also taken for a
+        negative more often (items without any are then never drawn).
     history_length : int, default 10
         L, the most recent items kept of a history.
     seed : int or sequence of int, default 0
@@ -66,7 +75,8 @@ def training_rows(
     before = np.cumsum(positive) - positive
     first = np.searchsorted(users[positive], users, side="left")
     if not data.has_negatives:
-        drawn = _draw_unseen(data, users, negatives, np.random.default_rng(seed))
+        weights = data.popularity[1:] if negatives_by == "popularity" else None
+        drawn = _draw_unseen(data, users, negatives, np.random.default_rng(seed), weights)
         items = np.column_stack([items, drawn]).ravel()
         users, first, before = (np.repeat(values, 1 + negatives) for values in (users, first, before))
         labels = np.tile(np.r_[1, np.zeros(negatives)], len(data.train))
@@ -178,8 +188,10 @@ def _histories(past: np.ndarray, first: np.ndarray, before: np.ndarray, length: 
     return history, before - start
 
 
-def _draw_unseen(data: Interactions, users: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw (len(users), n) items uniformly among those the user has in neither training nor validation."""
+def _draw_unseen(
+    data: Interactions, users: np.ndarray, n: int, generator: np.random.Generator, weights: np.ndarray | None
+) -> np.ndarray:
+    """Draw (len(users), n) items by weight among those the user has in neither training nor validation."""
     if n == 0:
         return np.empty((len(users), 0), dtype=np.int64)
     seen = pd.concat([data.train[["user", "item"]], data.valid])
@@ -190,4 +202,4 @@ def _draw_unseen(data: Interactions, users: np.ndarray, n: int, generator: np.ra
             f"user {data.user_ids.tolist()[full[0] - 1]!r} has interacted with all {data.n_items} items: "
             "no negative is left to draw; give an items file with the whole catalogue, or negatives=0"
         )
-    return unseen.draw(users, n, generator)
+    return unseen.draw(users, n, generator, weights)

@@ -26,7 +26,7 @@ class UnseenItems:
         # With the seen items e_0 < e_1 < ... (from 0), the r-th unseen item is r + #{j: e_j - j <= r}, and e_j - j
         # never falls, so one binary search in the users' lists laid end to end counts for all draws at once.
         self._width = n_items + 1
-        pairs = np.unique(users * self._width + items)
+        self._pairs = pairs = np.unique(users * self._width + items)
         owners = pairs // self._width
         codes = np.arange(n_users + 1)
         self._first, last = (np.searchsorted(owners, codes, side=side) for side in ("left", "right"))
@@ -34,8 +34,10 @@ class UnseenItems:
         gaps = pairs % self._width - 1 - (np.arange(len(pairs)) - self._first[owners])
         self._keys = owners * self._width + gaps
 
-    def draw(self, users: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
-        """Draw items uniformly, with replacement.
+    def draw(
+        self, users: np.ndarray, n: int, generator: np.random.Generator, weights: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Draw items with replacement, uniformly or by weight.
 
         Parameters
         ----------
@@ -45,13 +47,29 @@ class UnseenItems:
             Items for each.
         generator : numpy.random.Generator
             Source of the draw.
+        weights : ndarray or None, default=None
+            (n_items,) weights of the items, by code from 1; None draws uniformly. An item that its user has seen is
+            drawn again, up to 20 times; what is then still missing, of users who have seen nearly all items of any
+            weight, is drawn uniformly.
 
         Returns
         -------
         ndarray
             (k, n) int64 item codes.
         """
-        return self.nth(users, generator.integers(0, self.count[users][:, None], size=(len(users), n)))
+        if weights is None:
+            return self.nth(users, generator.integers(0, self.count[users][:, None], size=(len(users), n)))
+        owners, cumulative = np.repeat(users, n), np.cumsum(weights)
+        drawn = np.zeros(len(owners), dtype=np.int64)
+        missing = np.arange(len(owners))
+        for _ in range(_ROUNDS):
+            at = generator.random(len(missing)) * cumulative[-1]
+            proposed = np.searchsorted(cumulative, at, side="right") + 1
+            seen = _among(owners[missing] * self._width + proposed, self._pairs)
+            drawn[missing[~seen]] = proposed[~seen]
+            missing = missing[seen]
+        drawn[missing] = self.draw(owners[missing], 1, generator)[:, 0]
+        return drawn.reshape(-1, n)
 
     def nth(self, users: np.ndarray, rank: np.ndarray) -> np.ndarray:
         """Return the unseen items of given ranks, counted from 0 by ascending code.

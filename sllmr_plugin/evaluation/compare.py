@@ -14,7 +14,6 @@ import pandas as pd
 
 from .. import __version__
 from ..config import SelectiveConfig
-from ..datasets.features import training_rows
 from ..datasets.interactions import Interactions
 from ..errors import ConfigError, CoverageWarning, SLLMRError
 from ..knowledge import Adaptor, EncodedTexts, TextEncoder, TextTable
@@ -217,7 +216,7 @@ def compare(
                 modes_to_run.append(mode)
         if not modes_to_run:
             continue
-        rows = training_rows(data, negatives=settings.negatives, history_length=settings.history_length, seed=seed)
+        rows = settings.rows(data, seed)
         for mode in modes_to_run:
             judge = _reliability_into(folder, rows, scores, configs[mode], mode, name, seed)
             adaptor = build_adaptor(mode, encoded, rows, seed)

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -51,10 +51,14 @@ class RunSettings(Settings):
     negatives : int, default=1
         Items drawn as negatives for each training positive; the data's own negatives, where it has some,
         take their place.
+    negatives_by : {"uniform", "popularity"}, default="uniform"
+        How they are drawn, see `training_rows`.
     redraw : bool, default=False
         Draw other negatives in every epoch.
     patience : int or None, default=None
         Stop when so many epochs in a row have not raised the validation AUC; None trains all epochs.
+    l2 : float or None, default=None
+        Weight of the L2 penalty on embeddings and the linear part; None is the library's default, see `build_model`.
     history_length : int, default=10
         Last interactions that DIN and DIEN read.
     test_users : int or None, default=None
@@ -82,8 +86,10 @@ class RunSettings(Settings):
     batch_size: _Count = 256
     learning_rate: Annotated[float, Bounds(above=0)] = 1e-3
     negatives: Annotated[int, Bounds(least=0)] = 1
+    negatives_by: Literal["uniform", "popularity"] = "uniform"
     redraw: bool = False
     patience: _Count | None = None
+    l2: Annotated[float, Bounds(least=0)] | None = None
     history_length: _Count = 10
     test_users: _Count | None = None
     valid_users: _Count | None = 1500
@@ -92,6 +98,16 @@ class RunSettings(Settings):
     dropout: Annotated[float, Bounds(least=0, below=1)] = 0.0
     device: str = "cpu"
     model_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def rows(self, data: Interactions, seed: int | Sequence[int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Draw the rows of a training, or of one of its epochs (`training_rows`)."""
+        return training_rows(
+            data,
+            negatives=self.negatives,
+            negatives_by=self.negatives_by,
+            history_length=self.history_length,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -282,6 +298,7 @@ def train(
         data,
         embedding_dim=settings.embedding_dim,
         dropout=settings.dropout,
+        l2=settings.l2,
         seed=seed,
         history_length=settings.history_length,
         device=settings.device,
@@ -353,8 +370,7 @@ def _fit(
         # A call of fit an epoch: the optimizer, the gate and the draws of pairs go on where they were.
         for epoch in range(settings.epochs):
             if epoch:
-                sizes = {"negatives": settings.negatives, "history_length": settings.history_length}
-                rows = training_rows(data, **sizes, seed=(seed, epoch))
+                rows = settings.rows(data, (seed, epoch))
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "warmup_epochs", InactiveWarning)  # of an epoch that is warm-up
                 model.fit(input_rows(model, rows[0]), rows[1], initial_epoch=epoch, epochs=epoch + 1, **options)

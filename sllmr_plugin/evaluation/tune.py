@@ -12,7 +12,6 @@ import pandas as pd
 
 from .. import __version__
 from ..config import SelectiveConfig
-from ..datasets.features import training_rows
 from ..datasets.interactions import Interactions
 from ..errors import ConfigError
 from ..progress import RunProgress
@@ -189,7 +188,7 @@ def _run(
         progress.note(f"{note}: validation AUC {auc:.4f} after epoch {epoch} of {settings.epochs}")
 
     # Made anew for each run, for they cost little: kept for all seeds they could fill the memory.
-    rows = training_rows(data, negatives=settings.negatives, history_length=settings.history_length, seed=seed)
+    rows = settings.rows(data, seed)
     trained = train(
         data,
         rows,

@@ -58,6 +58,8 @@ _RECIPES = {
 BACKBONES = tuple(_RECIPES)
 """Names that `build_model` knows."""
 
+_L2_ARGUMENTS = {"l2_reg_embedding", "l2_reg_linear"}
+
 
 def build_model(
     name: str,
@@ -65,6 +67,7 @@ def build_model(
     *,
     embedding_dim: int = 16,
     dropout: float = 0.0,
+    l2: float | None = None,
     seed: int = 1024,
     history_length: int = 10,
     device: str = "cpu",
@@ -88,6 +91,10 @@ def build_model(
         Length of every embedding vector. AutoInt needs a multiple of 2, DIFM of 4.
     dropout : float, default=0.0
         Dropout rate of the deep part, in [0, 1).
+    l2 : float or None, default=None
+        Weight of the L2 penalty on embeddings and on the linear part, as far as the model has them; an argument of the
+        same meaning in `arguments` counts for more. None is DeepCTR-Torch's default: 1e-5, of DIN's and DIEN's
+        embeddings 1e-6.
     seed : int, default=1024
         Seed of the initial weights. DeepCTR-Torch passes it to ``torch.manual_seed``, so it also resets the
         global generator. Its MLR ignores the seed: all its initial weights are the same.
@@ -126,8 +133,12 @@ def build_model(
         given["history_feature_list"] = ["item_id"]
     if recipe.dropout is not None:
         given[recipe.dropout] = dropout
+    model_class = _model_class(recipe)
+    if l2 is not None:
+        penalties = inspect.signature(model_class).parameters.keys() & _L2_ARGUMENTS
+        given |= dict.fromkeys(penalties - from_caller.keys(), l2)
     try:
-        return _model_class(recipe)(**given, **from_caller, seed=seed, device=device)
+        return model_class(**given, **from_caller, seed=seed, device=device)
     except Exception as error:  # whatever the library makes of a value that it cannot use
         if not from_caller:
             raise

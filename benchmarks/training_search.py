@@ -1,0 +1,97 @@
+"""Which training suits plain and regularized models: ``python benchmarks/training_search.py --data FOLDER --out FILE``.
+
+The defaults of `RunSettings` come from here. From one setting, each of its parts is changed alone, and every setting
+trains every backbone in every mode, so that the plain model has the same budget as the regularized one. Judged is the
+validation AUC of the best epoch; test interactions are not ranked. Finished runs are kept in FILE and not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sllmr_plugin import ScoreTable, SelectiveConfig
+from sllmr_plugin.datasets.interactions import load_interactions
+from sllmr_plugin.evaluation.training import RunSettings, train
+
+CENTRE: dict[str, Any] = {"epochs": 15, "patience": 3, "negatives": 4, "redraw": True}
+CHANGES: tuple[dict[str, Any], ...] = (
+    {},
+    {"epochs": 3, "patience": None, "negatives": 1, "redraw": False},  # the quick setting
+    {"redraw": False},
+    {"negatives": 1},
+    {"negatives": 10},
+    {"negatives_by": "popularity"},
+    {"learning_rate": 3e-4},
+    {"learning_rate": 3e-3},
+    {"l2": 0.0},
+    {"l2": 1e-4},
+    {"batch_size": 1024},
+)
+
+
+def name_of(change: dict[str, Any]) -> str:
+    """Write a change down."""
+    return ", ".join(f"{key}={value}" for key, value in change.items()) or "centre"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="interactions.csv, items.csv, llm_scores.parquet")
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines; runs that are there are not made again")
+    parser.add_argument("--backbone", nargs="+", default=["deepfm"])
+    parser.add_argument("--modes", nargs="+", default=["none", "gated"])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--valid-items", type=int, default=300, help="unseen items ranked against (default: 300)")
+    arguments = parser.parse_args()
+    data = load_interactions(arguments.data / "interactions.csv", arguments.data / "items.csv")
+    scores = ScoreTable.read(
+        arguments.data / "llm_scores.parquet", user_index=data.user_index, item_index=data.item_index
+    )
+    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
+    found = {tuple(line["run"]): line for line in map(json.loads, lines)}
+    for seed, backbone, change, mode in itertools.product(
+        range(arguments.seeds), arguments.backbone, CHANGES, arguments.modes
+    ):
+        key = (backbone, mode, name_of(change), seed)
+        if key in found:
+            continue
+        settings = RunSettings(**{**CENTRE, **change, "valid_items": arguments.valid_items, "valid_users": None})
+        config = SelectiveConfig.of_mode(mode)
+        trained = train(
+            data,
+            settings.rows(data, seed),
+            scores,
+            backbone=backbone,
+            config=config,
+            seed=seed,
+            settings=settings,
+            verbose=False,
+        )
+        found[key] = {"run": key, "auc": trained.auc, "epoch": trained.epoch, "seconds": round(trained.seconds, 1)}
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(found[key]) + "\n")
+        print(*key, f"{trained.auc:.4f}, epoch {trained.epoch}, {trained.seconds:.0f} s", flush=True)
+    show(found, arguments.backbone, arguments.modes)
+
+
+def show(found: dict[tuple[Any, ...], dict[str, Any]], backbones: list[str], modes: list[str]) -> None:
+    """Print the mean validation AUC of every setting, with the epoch that was kept and the seconds of a fit."""
+    print("| setting | " + " | ".join(f"{b} {m}" for b in backbones for m in modes) + " |")
+    print("| --- " * (1 + len(backbones) * len(modes)) + "|")
+    for change in CHANGES:
+        cells = []
+        for backbone, mode in itertools.product(backbones, modes):
+            runs = [line for key, line in found.items() if key[:3] == (backbone, mode, name_of(change))]
+            auc, epoch, seconds = (np.mean([run[part] for run in runs]) for part in ("auc", "epoch", "seconds"))
+            cells.append(f"{auc:.4f} ({epoch:.0f}, {seconds:.0f} s)")
+        print(f"| {name_of(change)} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
