@@ -26,7 +26,8 @@ from sllmr_plugin import ScoreTable, SelectiveConfig, TextTable
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import Interactions, load_interactions
 from sllmr_plugin.datasets.negatives import UnseenItems
-from sllmr_plugin.evaluation.run import build_adaptor, train_and_rank
+from sllmr_plugin.evaluation.modes import Mode
+from sllmr_plugin.evaluation.run import train_and_rank
 from sllmr_plugin.evaluation.training import RunSettings
 from sllmr_plugin.knowledge import EncodedTexts
 
@@ -81,7 +82,7 @@ def main() -> None:
             config=SelectiveConfig.of_mode(mode),
             seed=seed,
             settings=settings,
-            adaptor=build_adaptor(INPUTS[inputs], texts, rows, seed),
+            adaptor=Mode.of(INPUTS[inputs]).adaptor(texts, rows, seed),
             verbose=False,
         )
         return tuple(getattr(result, metric) for metric in METRICS)

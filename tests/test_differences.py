@@ -9,10 +9,9 @@ import pytest
 
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import DataError, EvaluationError
-from sllmr_plugin.evaluation.comparison import compare_runs
 from sllmr_plugin.evaluation.differences import Difference, auc_by_label, differences_to_plain
-from sllmr_plugin.evaluation.runs import RunFolder
 from sllmr_plugin.evaluation.statistics import paired_differences
+from sllmr_plugin.evaluation.store import RunFolder
 from sllmr_plugin.evaluation.strata import label_test, read_labels
 from tests.evaluation_cases import catalogue, interactions, ranking, result
 
@@ -159,7 +158,7 @@ def test_a_folder_with_labels_is_compared_by_them(tmp_path):
     for mode, aucs in (("none", (0.5, 0.6, 0.7)), ("gated", (0.6, 0.5, 0.9))):
         folder.add(result(mode, ranking=ranking(aucs)))
     folder.set_labels(pd.DataFrame({"user_id": ["u0", "u1", "u2"], "item_id": "i", "sex": ["f", "m", "f"]}))
-    comparison = compare_runs(folder, list(folder.runs))
+    comparison = folder.comparison(list(folder.runs))
     assert [(s.mode, s.label, s.n_interactions) for s in comparison.strata] == [
         ("none", "f", 2),
         ("gated", "f", 2),

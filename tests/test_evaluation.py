@@ -18,7 +18,7 @@ from sllmr_plugin.evaluation import compare as compare_module
 from sllmr_plugin.evaluation.compare import compare
 from sllmr_plugin.evaluation.ranking import full_ranking, summarize
 from sllmr_plugin.evaluation.run import train_and_rank
-from sllmr_plugin.evaluation.runs import RunFolder
+from sllmr_plugin.evaluation.store import RunFolder
 from sllmr_plugin.evaluation.strata import stratify
 from sllmr_plugin.evaluation.training import BestEpoch, RunSettings
 from sllmr_plugin.scores.table import ScoreTable
@@ -346,7 +346,7 @@ def test_run_folder_with_a_broken_file(tmp_path, content):
 def test_run_folder_of_an_older_format_is_refused_until_told_to_overwrite(tmp_path):
     (tmp_path / "settings.json").write_text('{"epochs": 3}')
     (tmp_path / "results.json").write_text('[{"backbone": "deepfm", "mode": "none", "seed": 0, "auc": 0.5}]')
-    with pytest.raises(RunFolderError, match=r"not of format 2.*make the runs anew"):
+    with pytest.raises(RunFolderError, match=r"not of format 2.*make the runs again"):
         RunFolder(tmp_path, {"epochs": 3})
     assert RunFolder(tmp_path, {"epochs": 3}, overwrite=True).runs == {}
     assert RunFolder(tmp_path, {"epochs": 3}).runs == {}

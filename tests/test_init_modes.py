@@ -18,11 +18,12 @@ from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import ConfigError, RunFolderError
 from sllmr_plugin.evaluation import training as training_module
 from sllmr_plugin.evaluation.compare import compare
+from sllmr_plugin.evaluation.comparison import format_table
+from sllmr_plugin.evaluation.modes import Start
 from sllmr_plugin.evaluation.ranking import full_ranking, summarize
 from sllmr_plugin.evaluation.report.summary import summarise
-from sllmr_plugin.evaluation.runs import RunFolder
-from sllmr_plugin.evaluation.tables import format_table
-from sllmr_plugin.evaluation.training import BestEpoch, RunSettings, Start, train
+from sllmr_plugin.evaluation.store import RunFolder
+from sllmr_plugin.evaluation.training import BestEpoch, RunSettings, train
 from sllmr_plugin.evaluation.untrained import UNTRAINED, UntrainedModel
 from sllmr_plugin.scores.table import ScoreTable
 
@@ -213,6 +214,6 @@ def test_the_command_line_starts_from_titles_or_a_file(tmp_path, capsys):
         assert "init+kd" in printed
         assert "content+popularity" in printed
     assert main([*command, "--initialise", "titles", "--out", str(tmp_path / "none")]) == 2
-    assert "reads the titles of --items" in capsys.readouterr().err
+    assert "give that, too (--items)" in capsys.readouterr().err
     assert main([*command, "--initialise-scale", "0.1", "--out", str(tmp_path / "none")]) == 2
     assert "go with --initialise; give that, too" in capsys.readouterr().err

@@ -16,12 +16,13 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import CoverageWarning, GateCollapsedWarning, RunFolderError
 from sllmr_plugin.evaluation.compare import compare
-from sllmr_plugin.evaluation.comparison import auc_levels, gains_by_size
-from sllmr_plugin.evaluation.report import words, write_report
+from sllmr_plugin.evaluation.differences import auc_levels, gains_by_size
+from sllmr_plugin.evaluation.modes import MODE_NAMES, Mode
+from sllmr_plugin.evaluation.report import sentences, write_report
 from sllmr_plugin.evaluation.report.sections import origin
-from sllmr_plugin.evaluation.report.words import cautions, headline, interval
-from sllmr_plugin.evaluation.run import ALL_MODES, RunResult
-from sllmr_plugin.evaluation.runs import RunFolder
+from sllmr_plugin.evaluation.report.sentences import cautions, headline, interval
+from sllmr_plugin.evaluation.run import RunResult
+from sllmr_plugin.evaluation.store import RunFolder
 from sllmr_plugin.evaluation.training import RunSettings
 from sllmr_plugin.scores.origin import read_origin
 from sllmr_plugin.scores.table import ScoreTable
@@ -278,10 +279,10 @@ def test_what_a_gate_rested_on():
     ]:
         summary["settings"]["config"]["gate"] = kind
         summary["inputs"]["scores"]["n_probes"] = n_probes
-        (sentence,) = words.gate_basis(summary)
+        (sentence,) = sentences.gate_basis(summary)
         assert told in sentence
-    assert words.gate_basis({**summary, "runs": [{"mode": "global"}]}) == []
-    assert words.gate_basis({**summary, "inputs": None}) == []
+    assert sentences.gate_basis({**summary, "runs": [{"mode": "global"}]}) == []
+    assert sentences.gate_basis({**summary, "inputs": None}) == []
 
 
 def test_probes_that_cannot_be_used_are_warned_of(tmp_path):
@@ -358,7 +359,9 @@ def test_several_backbones_are_told_apart_in_words():
 
 
 def test_every_mode_is_explained():
-    assert set(words.MODES) == set(ALL_MODES)
+    told = [Mode.of(name).says for name in (*MODE_NAMES, "init+gated", "kar+gated")]
+    assert len(set(told)) == len(told)
+    assert Mode.of("init+gated").says == f"{Mode.of('init').says}; {Mode.of('gated').says}"
 
 
 def test_intervals_in_words():

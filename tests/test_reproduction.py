@@ -24,7 +24,7 @@ from benchmarks.paper.reproduction import Reproduction
 from benchmarks.paper.results import collect
 from benchmarks.paper.state import look_up
 from sllmr_plugin.errors import ConfigError, RunFolderError
-from sllmr_plugin.evaluation.runs import RunFolder
+from sllmr_plugin.evaluation.store import RunFolder
 from sllmr_plugin.experiments.running import FILE
 from sllmr_plugin.parallel.lifeline import lifeline
 
@@ -106,7 +106,7 @@ def test_the_whole_paper_is_288_runs():
 def test_what_makes_no_sense_is_said(tmp_path):
     for changes, message in (
         ({"tables": (4,)}, "there is no 4; take some of 2, 3"),
-        ({"modes": ("gate",)}, "there is no 'gate'"),
+        ({"modes": ("gate",)}, "mode='gate' is none of"),
         ({"backbones": ("deepfm", "deepfm")}, "names one twice"),
         ({"tables": (), "figures": ()}, "name a table or a figure"),
         ({"tables": (3,), "figures": (), "backbones": ("din",)}, "Table 3 is of dcnv2"),

@@ -6,9 +6,8 @@ import re
 
 import pytest
 
-from sllmr_plugin.evaluation.comparison import Comparison
+from sllmr_plugin.evaluation.comparison import Comparison, format_table
 from sllmr_plugin.evaluation.differences import Difference, StratumAuc
-from sllmr_plugin.evaluation.tables import format_table
 from tests.evaluation_cases import result
 
 GATE = {"all": 0.25, "cold": 0.5, "tail": 0.125, "neither": 0.0}

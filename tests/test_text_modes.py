@@ -14,10 +14,10 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.errors import BackboneError, RunFolderError
 from sllmr_plugin.evaluation.compare import compare
+from sllmr_plugin.evaluation.modes import Mode
+from sllmr_plugin.evaluation.report.sentences import compared
 from sllmr_plugin.evaluation.report.summary import summarise
-from sllmr_plugin.evaluation.report.words import compared
-from sllmr_plugin.evaluation.run import build_adaptor
-from sllmr_plugin.evaluation.runs import RunFolder
+from sllmr_plugin.evaluation.store import RunFolder
 from sllmr_plugin.evaluation.training import BestEpoch, RunSettings, train
 from sllmr_plugin.knowledge import KARAdaptor
 from sllmr_plugin.scores.table import ScoreTable
@@ -96,7 +96,7 @@ def test_without_texts_and_with_unknown_modes_nothing_is_trained(tmp_path):
         compare(interactions(), scores(), out=tmp_path / "runs", modes=["kar"], backbone="afm", texts=text_frame())
     assert not (tmp_path / "runs").exists()
     with pytest.raises(ConfigError, match="mode kar reads"):
-        build_adaptor("kar", None, ({}, np.zeros(0)), 0)
+        Mode.of("kar").adaptor(None, ({}, np.zeros(0)), 0)
 
 
 def test_the_command_asks_for_texts_before_it_reads_anything(capsys):
@@ -143,7 +143,7 @@ def test_batches_come_in_the_order_of_the_plain_model(monkeypatch):
     batches = {}
     for mode in ("none", "kar", "llm_cf"):
         seen = batches[mode] = []
-        adaptor = build_adaptor(mode, encoded(), rows, 0)
+        adaptor = Mode.of(mode).adaptor(encoded(), rows, 0)
 
         class Spy(BestEpoch):
             def on_epoch_begin(self, epoch, logs=None, seen=seen):

@@ -14,10 +14,9 @@ from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import BackboneError, ConfigError, EvaluationError, RunFolderError, SLLMRError
 from sllmr_plugin.evaluation import training
 from sllmr_plugin.evaluation import tune as tune_module
-from sllmr_plugin.evaluation.tables import format_trials
 from sllmr_plugin.evaluation.training import RunSettings, Trained
 from sllmr_plugin.evaluation.trials import SearchSpace, Trial, TrialRun, describe, gate_name
-from sllmr_plugin.evaluation.tune import TuneResult, tune
+from sllmr_plugin.evaluation.tune import TuneResult, format_trials, tune
 from sllmr_plugin.scores.table import ScoreTable
 from tests.evaluation_cases import N_ITEMS, N_USERS, catalogue, interactions
 
@@ -304,7 +303,7 @@ def test_a_search_sees_no_test_interaction(with_probes, tmp_path, monkeypatch):
     first, second = ([(run.auc, run.epoch) for trial in r.trials for run in trial.runs] for r in results)
     assert first == second
     assert len(set(first)) > 1
-    settings = [json.loads((r.config_file.parent / "trials.json").read_text())["settings"] for r in results]
+    settings = [json.loads((r.config_file.parent / "settings.json").read_text()) for r in results]
     assert settings[0] == settings[1]
 
 

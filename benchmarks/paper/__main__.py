@@ -16,7 +16,7 @@ from tqdm import tqdm
 from sllmr_plugin.cli import guarded
 from sllmr_plugin.cli.arguments import add_experiment_keys, check_data_dir, names, positive
 from sllmr_plugin.errors import MissingDataError, RunFolderError
-from sllmr_plugin.evaluation.run import ALL_MODES
+from sllmr_plugin.evaluation.modes import MODE_NAMES
 
 from .document import data_lines, protocol_lines, write_documents
 from .paper import paper_figures
@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--modes",
         type=names,
         metavar="MODE[,MODE]",
-        help=f"of {', '.join(ALL_MODES)}, in both tables (default: {','.join(paper.frameworks)} in Table 2, "
+        help=f"of {', '.join(MODE_NAMES)}, in both tables (default: {','.join(paper.frameworks)} in Table 2, "
         f"{','.join(paper.methods)} in Table 3)",
     )
     what.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")

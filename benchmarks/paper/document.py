@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sllmr_plugin.errors import RunFolderError
-from sllmr_plugin.evaluation.folder_files import write_json, write_whole
 from sllmr_plugin.evaluation.plots import save
-from sllmr_plugin.evaluation.report.words import texts_told
-from sllmr_plugin.evaluation.tables import FORMATS, BackboneTable
+from sllmr_plugin.evaluation.report.sentences import texts_told
+from sllmr_plugin.evaluation.store import write_json, write_whole
+from sllmr_plugin.evaluation.tables import Sheet
 
 from .figure import draw_figure_2
 from .paper import paper_figures, protocol_differences
@@ -50,7 +50,7 @@ def write_documents(
         The tables as text.
     """
     tables = _tables(reproduction, found)
-    texts = {form: "\n\n\n".join("\n".join(FORMATS[form](table)) for table in tables) + "\n" for form in _FORMS}
+    texts = {form: "\n\n\n".join(table.write(form) for table in tables) + "\n" for form in _FORMS}
     figure = draw_figure_2(found, reproduction) if reproduction.has_figure_2 else None
     page = _page(reproduction, found, texts["markdown"], command, not_made, figure is not None)
     try:
@@ -68,8 +68,8 @@ def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _tables(reproduction: Reproduction, found: Sequence[DataResults]) -> list[BackboneTable]:
-    wanted: list[tuple[bool, Callable[[DataResults, Reproduction], BackboneTable]]] = [
+def _tables(reproduction: Reproduction, found: Sequence[DataResults]) -> list[Sheet]:
+    wanted: list[tuple[bool, Callable[[DataResults, Reproduction], Sheet]]] = [
         (2 in reproduction.tables, table_2),
         (reproduction.has_table_3, table_3),
         (reproduction.has_figure_2, figure_2),

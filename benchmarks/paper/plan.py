@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sllmr_plugin.errors import MissingDataError, RunFolderError
-from sllmr_plugin.evaluation.folder_files import read_json, write_json
-from sllmr_plugin.evaluation.runs import RunFolder
+from sllmr_plugin.evaluation.store import RunFolder, read_json, write_json
 from sllmr_plugin.experiments.data import fingerprint
 from sllmr_plugin.experiments.experiment import Experiment, compose
 from sllmr_plugin.experiments.files import Setting

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sllmr_plugin.errors import ConfigError
 from sllmr_plugin.evaluation.differences import BASELINE
-from sllmr_plugin.evaluation.run import ALL_MODES
+from sllmr_plugin.evaluation.modes import Mode
 from sllmr_plugin.experiments.files import zoo_names
 
 from .paper import paper_figures
@@ -69,7 +69,7 @@ class Reproduction:
     def __post_init__(self) -> None:
         if not self.tables and not self.figures:
             raise ConfigError("nothing to reproduce: name a table or a figure.")
-        names = {"tables": TABLES, "figures": FIGURES, "backbones": zoo_names("models"), "modes": ALL_MODES}
+        names = {"tables": TABLES, "figures": FIGURES, "backbones": zoo_names("models")}
         for field in ("tables", "figures", "data", "backbones", "modes"):
             given = getattr(self, field) or ()
             known = names.get(field, given)
@@ -78,6 +78,8 @@ class Reproduction:
                 raise ConfigError(f"{field}: there is no {wrong[0]!r}; take some of {', '.join(map(str, known))}.")
             if len(set(given)) < len(given):
                 raise ConfigError(f"{field}: {', '.join(map(str, given))} names one twice; leave it out.")
+        for mode in self.modes or ():
+            Mode.of(mode)
         for assignment in self.assignments:
             key = assignment.partition("=")[0].strip()
             if key in _OWN:

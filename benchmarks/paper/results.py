@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sllmr_plugin.evaluation.comparison import Level, auc_levels
-from sllmr_plugin.evaluation.differences import Difference, differences_to_plain
+from sllmr_plugin.evaluation.differences import Difference, Level, auc_levels, differences_to_plain
 from sllmr_plugin.evaluation.run import RunResult
-from sllmr_plugin.evaluation.runs import RunFolder
+from sllmr_plugin.evaluation.store import RunFolder
 
 from .plan import PlannedRun
 

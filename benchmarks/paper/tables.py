@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sllmr_plugin.evaluation.comparison import Level
-from sllmr_plugin.evaluation.differences import BASELINE
-from sllmr_plugin.evaluation.tables import BackboneTable, Cell, Section, gain_cell
+from sllmr_plugin.evaluation.comparison import gain_cell
+from sllmr_plugin.evaluation.differences import BASELINE, Level
+from sllmr_plugin.evaluation.tables import Cell, Sheet, Table
 
 from .paper import STRATA, paper_figures
 from .reproduction import OURS, Reproduction
@@ -16,40 +16,40 @@ STRATUM_NAMES = {"all": "overall", "cold": "cold users", "tail": "long-tail item
 _HEADINGS = ["AUC", "minus none", "paper: AUC", "paper: minus none"]
 
 
-def table_2(results: DataResults, reproduction: Reproduction) -> BackboneTable:
+def table_2(results: DataResults, reproduction: Reproduction) -> Sheet:
     """Lay out Table 2 of a data set: a section a backbone, a row a mode."""
     paper = paper_figures()
     sections = []
     for backbone in reproduction.backbones:
-        section = Section(_both(backbone, paper.backbones.get(backbone)), _HEADINGS)
+        section = Table(_both(backbone, paper.backbones.get(backbone)), _HEADINGS)
         for mode in reproduction.modes_of_table(2):
             theirs = [paper.table_2.get((results.data, backbone, m)) for m in (mode, BASELINE)]
             cells = [*_ours(results, backbone, mode, "all"), *_theirs(mode, *theirs)]
             section.rows.append((_both(mode, paper.frameworks.get(mode)), cells))
         sections.append(section)
-    return BackboneTable(_caption("Table 2", results), sections, _remarks(results, reproduction))
+    return Sheet(_caption("Table 2", results), sections, _remarks(results, reproduction))
 
 
-def table_3(results: DataResults, reproduction: Reproduction) -> BackboneTable:
+def table_3(results: DataResults, reproduction: Reproduction) -> Sheet:
     """Lay out Table 3 of a data set: a section a stratum, a row a mode."""
     paper = paper_figures()
     sections = []
     for stratum in STRATA:
-        section = Section(STRATUM_NAMES[stratum], _HEADINGS)
+        section = Table(STRATUM_NAMES[stratum], _HEADINGS)
         for mode in reproduction.modes_of_table(3):
             theirs = [paper.table_3.get((results.data, m, stratum)) for m in (mode, BASELINE)]
             cells = [*_ours(results, paper.ablated, mode, stratum), *_theirs(mode, *theirs)]
             section.rows.append((_both(mode, paper.methods.get(mode)), cells))
         sections.append(section)
-    return BackboneTable(_caption(f"Table 3, {paper.ablated}", results), sections, _remarks(results, reproduction))
+    return Sheet(_caption(f"Table 3, {paper.ablated}", results), sections, _remarks(results, reproduction))
 
 
-def figure_2(results: DataResults, reproduction: Reproduction) -> BackboneTable:
+def figure_2(results: DataResults, reproduction: Reproduction) -> Sheet:
     """Lay out the values of Figure 2 of a data set: a section a stratum, a row a backbone."""
     paper = paper_figures()
     sections = []
     for stratum in STRATA:
-        section = Section(STRATUM_NAMES[stratum], [f"{OURS} minus none", "paper: Ours minus None"])
+        section = Table(STRATUM_NAMES[stratum], [f"{OURS} minus none", "paper: Ours minus None"])
         for backbone in reproduction.backbones:
             ours = gain_cell(results.gains.get((backbone, OURS, stratum)))
             section.rows.append(
@@ -61,7 +61,7 @@ def figure_2(results: DataResults, reproduction: Reproduction) -> BackboneTable:
         f"{paper.ablated} from Table 3",
         *_remarks(results, reproduction),
     ]
-    return BackboneTable(_caption("Figure 2", results), sections, remarks)
+    return Sheet(_caption("Figure 2", results), sections, remarks)
 
 
 def _in_paper(results: DataResults, backbone: str, stratum: str) -> Cell:

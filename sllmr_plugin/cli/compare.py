@@ -15,12 +15,9 @@ from ..datasets.interactions import load_interactions
 from ..errors import ConfigError
 from ..evaluation.compare import compare
 from ..evaluation.corruption import CORRUPTIONS, corrupt
-from ..evaluation.run import ALL_MODES, check_texts
+from ..evaluation.modes import MODE_NAMES, Mode, Start, check_sources
 from ..evaluation.strata import read_labels, stratify
-from ..evaluation.tables import format_table
-from ..evaluation.training import Start
 from ..knowledge import SentenceTransformerEncoder
-from ..knowledge.id_vectors import Vectors
 from ..scores.table import ScoreTable
 from ..zoo.deepctr import BACKBONES
 from .arguments import (
@@ -77,8 +74,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--modes",
         type=names,
         metavar="MODE[,MODE]",
-        help=f"of {', '.join(ALL_MODES)} (default: none,global,gated; with --config none and the mode of the file, "
-        "whose other fields hold for all modes)",
+        help=f"of {', '.join(MODE_NAMES)}, and combinations such as init+gated (default: none,global,gated; with "
+        "--config none and the mode of the file, whose other fields hold for all modes)",
     )
     parser.add_argument(
         "--config",
@@ -144,7 +141,8 @@ def _run(arguments: argparse.Namespace) -> None:
             f"{arguments.config} has weight 0, the plain model, so there is nothing to compare it with; "
             "name modes with --modes, or leave --config out."
         )
-    check_texts(arguments.modes or modes, arguments.texts)
+    start = _start(arguments)
+    check_sources([Mode.of(mode) for mode in arguments.modes or modes], texts=arguments.texts, start=start)
     labels = read_labels(arguments.strata, arguments.interactions, arguments.items)
     data = load_interactions(arguments.interactions, arguments.items)
     scores = ScoreTable.read(arguments.scores, user_index=data.user_index, item_index=data.item_index)
@@ -161,12 +159,12 @@ def _run(arguments: argparse.Namespace) -> None:
             settings=run_settings(arguments, test_users=arguments.eval_users, test_items=arguments.rank_items),
             texts=arguments.texts,
             encoder=_encoder(arguments),
-            start=_start(arguments),
+            start=start,
             config_overrides={**fields, **read_overrides(arguments.overrides)},
             strata=labels,
             engine=engine,
         )
-    print(format_table(comparison))
+    print(comparison)
     print(f"\nRun folder: {arguments.out}; for other metrics and forms: sllmr table {arguments.out} --help")
     print(f"A page with plots: sllmr report {shlex.quote(str(arguments.out))}")
 
@@ -182,13 +180,13 @@ def _start(arguments: argparse.Namespace) -> Start | None:
         if arguments.initialise_scale != DEFAULT_SCALE or arguments.initialise_users != "auto":
             raise ConfigError("--initialise-scale and --initialise-users go with --initialise; give that, too.")
         return None
-    if arguments.items is None and source == "titles":
-        raise ConfigError("--initialise titles reads the titles of --items; give that, too.")
-    titles = None if source == "titles" else arguments.items
-    vectors = Vectors.read(
-        arguments.items if source == "titles" else source, titles=titles, encoder=_encoder(arguments)
+    return Start.read(
+        source,
+        arguments.items,
+        encoder=_encoder(arguments),
+        scale=arguments.initialise_scale,
+        users=arguments.initialise_users,
     )
-    return Start(vectors, arguments.initialise_scale, arguments.initialise_users)
 
 
 def _read_config(path: str) -> tuple[dict[str, Any], list[str]]:

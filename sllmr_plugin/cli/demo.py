@@ -12,7 +12,6 @@ from ..datasets.demo import demo_paths
 from ..datasets.interactions import load_interactions
 from ..evaluation.compare import compare
 from ..evaluation.report import write_report
-from ..evaluation.tables import format_table
 from ..evaluation.training import RunSettings
 from ..scores.table import ScoreTable
 from .arguments import positive
@@ -59,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> None:
         config_overrides={"weight": _DEMO_WEIGHT},
         overwrite=arguments.out is None,
     )
-    print(format_table(comparison))
+    print(comparison)
     print(
         f"\n{textwrap.fill(_SIMULATED, 105)}\n"
         f"Hence the large gains, and a weight of {_DEMO_WEIGHT} where the default is {SelectiveConfig().weight}."

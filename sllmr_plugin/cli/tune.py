@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 
 from ..datasets.interactions import load_interactions
-from ..evaluation.tables import format_trials
 from ..evaluation.training import RunSettings
 from ..evaluation.tune import TuneResult, tune
 from ..zoo.deepctr import BACKBONES
@@ -63,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> None:
         settings=run_settings(arguments),
         config_overrides=read_overrides(arguments.overrides),
     )
-    print(format_trials(result))
+    print(result)
     print(f"\nChosen config: {result.config_file}; all trials: {arguments.out / 'trials.json'}")
     if result.config.active:
         print(f"\nMeasure it on the test part:\n  {_compare_command(arguments, result)}")

@@ -3,17 +3,18 @@
 `sllmr_plugin.compare` and `sllmr_plugin.tune` are the two ways in; here is what they take and give.
 """
 
-from .comparison import Comparison
+from .comparison import Comparison, format_table
+from .modes import Mode, Start
 from .ranking import full_ranking, summarize
 from .report import write_report
-from .runs import RunFolder
+from .store import RunFolder
 from .strata import label_test, stratify
-from .tables import format_table
-from .training import RunSettings, Start
+from .training import RunSettings
 from .untrained import rank_untrained
 
 __all__ = [
     "Comparison",
+    "Mode",
     "RunFolder",
     "RunSettings",
     "Start",

@@ -16,29 +16,20 @@ from .. import __version__
 from ..config import SelectiveConfig
 from ..datasets.interactions import Interactions
 from ..errors import ConfigError, CoverageWarning, SLLMRError
-from ..knowledge import Adaptor, EncodedTexts, TextEncoder, TextTable
+from ..knowledge import EncodedTexts, TextEncoder, TextTable
 from ..knowledge.id_vectors import Vectors
 from ..parallel.engine import Engine
 from ..progress import RunProgress
 from ..scores.table import ScoreTable
 from ..zoo.deepctr import check_backbone, check_dense, input_rows
-from .comparison import Comparison, compare_runs
+from .comparison import Comparison
 from .differences import BASELINE
-from .folder_files import digest, score_digest
+from .modes import Mode, Start, check_sources
 from .reliability import reliability
-from .run import (
-    ALL_MODES,
-    INITIALISED,
-    TEXT_MODES,
-    RunResult,
-    build_adaptor,
-    check_texts,
-    describe_texts,
-    train_and_rank,
-)
-from .runs import RunFolder
+from .run import train_and_rank
+from .store import RunFolder, digest, score_digest
 from .strata import label_test, stratify
-from .training import RunSettings, Start
+from .training import RunSettings
 from .untrained import rank_untrained
 
 
@@ -123,8 +114,9 @@ def compare(
     backbone : str or sequence of str, default="deepfm"
         Names that `sllmr_plugin.zoo.deepctr.build_model` knows.
     modes : sequence of str, default=("none", "global", "gated")
-        Keys of `sllmr_plugin.config.MODES`, each short for some fields of `SelectiveConfig`; ``none`` is the plain,
-        unwrapped model. ``kar`` and ``llm_cf`` add inputs made of `texts` to the plain model and use no scores.
+        Names that `Mode.of` reads: keys of `sllmr_plugin.config.MODES`, each short for some fields of
+        `SelectiveConfig` (``none`` is the plain, unwrapped model); ``init``, whose embeddings start from `start`;
+        ``kar`` and ``llm_cf``, which add inputs made of `texts`; and combinations such as ``init+gated``.
     seeds : int or sequence of int, default=3
         The seeds, or how many, counted from 0.
     settings : RunSettings or None, default=None
@@ -137,7 +129,7 @@ def compare(
     encoder : TextEncoder, optional
         Encodes them; default: `TfidfSvdEncoder`.
     start : Start, optional
-        What the embeddings of the modes ``init``, ``init+gated``, ``init+global``, ... start from.
+        What the embeddings of modes with ``init`` start from.
     overwrite : bool, default=False
         Drop runs in `out` that were made with other settings instead of refusing to mix.
     strata : sequence of DataFrame, default=()
@@ -169,23 +161,19 @@ def compare(
     names = [backbone] if isinstance(backbone, str) else list(backbone)
     sizes = (settings.embedding_dim, settings.dropout, settings.model_arguments)
     names = [check_backbone(name, *sizes) for name in names]
+    if not names or not modes:
+        raise ConfigError("nothing to compare: name at least one backbone and one mode.")
     configs = _configs(modes, config_overrides or {})
-    check_texts(modes, texts)
-    if start is None and any(mode in INITIALISED for mode in modes):
-        raise ConfigError(
-            "the modes that begin with init start from vectors of the items; give some (--initialise titles or FILE; "
-            "start=Start(Vectors.read(...)) in Python)."
-        )
-    if start is not None and not any(mode in INITIALISED for mode in modes):
+    wanted = [Mode.of(mode) for mode in configs]
+    check_sources(wanted, texts=texts, start=start)
+    if start is not None and not any(mode.needs("vectors") for mode in wanted):
         raise ConfigError(
             "vectors are given to start from, and no mode that does is compared; add init, init+gated or the like to "
             "the modes (--modes), or leave the vectors out."
         )
-    if any(mode in TEXT_MODES for mode in modes):
+    if any(mode.adds_input for mode in wanted):
         for name in names:
             check_dense(name)
-    if not names or not configs:
-        raise ConfigError("nothing to compare: name at least one backbone and one mode.")
     if not isinstance(scores, ScoreTable):
         scores = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
     scores.coverage.warn_if_low()
@@ -193,7 +181,7 @@ def compare(
         texts = TextTable.read(texts, user_index=data.user_index, item_index=data.item_index)
     encoded = EncodedTexts.of(texts, encoder) if texts is not None else None
     labels = label_test(data, strata) if len(strata) else None
-    everything = {**_everything_else(data, scores, settings, config_overrides or {}), **describe_texts(encoded)}
+    everything = {**_everything_else(data, scores, settings, config_overrides or {}), **_described_texts(encoded)}
     if start is not None:
         everything["start"] = {**_described(start.vectors), "scale": start.scale, "users": start.users}
     folder = RunFolder(out, everything, overwrite=overwrite)
@@ -219,58 +207,41 @@ def compare(
         rows = settings.rows(data, seed)
         for mode in modes_to_run:
             judge = _reliability_into(folder, rows, scores, configs[mode], mode, name, seed)
-            adaptor = build_adaptor(mode, encoded, rows, seed)
-            config, told = configs[mode], (progress, judge, verbose)
-            first = start if mode in INITIALISED else None
-            folder.add(_run(data, rows, scores, name, config, mode, seed, settings, adaptor, first, *told, engine))
+            how, label = Mode.of(mode), f"{name} {mode} seed {seed}"
+            progress.note(f"{label}: epoch 1 of {settings.epochs}")
+            run = train_and_rank(
+                data,
+                rows,
+                scores,
+                backbone=name,
+                config=configs[mode],
+                seed=seed,
+                settings=settings,
+                mode=mode,
+                adaptor=how.adaptor(encoded, rows, seed),
+                start=start if "init" in how.parts else None,
+                report=_noted(progress, label, settings.epochs),
+                inspect=judge,
+                verbose=verbose,
+                engine=engine,
+            )
+            progress.finish(f"{label}: AUC {run.auc:.4f}, epoch {run.epoch}")
+            folder.add(run)
     asked = [(name, mode, seed) for name, seed, mode in plan]
-    comparison = compare_runs(folder, asked)
-    whole = comparison if set(asked) == set(folder.runs) else compare_runs(folder, list(folder.runs))
+    comparison = folder.comparison(asked)
+    whole = comparison if set(asked) == set(folder.runs) else folder.comparison(list(folder.runs))
     folder.set_comparison(whole.differences, whole.strata)
     return comparison
 
 
-def _run(
-    data: Interactions,
-    rows: tuple[dict[str, np.ndarray], np.ndarray],
-    scores: ScoreTable,
-    name: str,
-    config: SelectiveConfig,
-    mode: str,
-    seed: int,
-    settings: RunSettings,
-    adaptor: Adaptor | None,
-    start: Start | None,
-    progress: RunProgress,
-    inspect: Callable[[Any], None],
-    verbose: bool,
-    engine: Engine | None,
-) -> RunResult:
-    label = f"{name} {mode} seed {seed}"
-    progress.note(f"{label}: epoch 1 of {settings.epochs}")
+def _noted(progress: RunProgress, label: str, epochs: int) -> Callable[[int, float], None]:
+    """Return what shows the validation AUC of a run's last epoch, and what it does next."""
 
     def report(epoch: int, auc: float) -> None:
-        doing = f"epoch {epoch + 1} of {settings.epochs}" if epoch < settings.epochs else "ranking test"
+        doing = f"epoch {epoch + 1} of {epochs}" if epoch < epochs else "ranking test"
         progress.note(f"{label}: validation AUC {auc:.4f}, {doing}")
 
-    run = train_and_rank(
-        data,
-        rows,
-        scores,
-        backbone=name,
-        config=config,
-        seed=seed,
-        settings=settings,
-        mode=mode,
-        adaptor=adaptor,
-        start=start,
-        report=report,
-        inspect=inspect,
-        verbose=verbose,
-        engine=engine,
-    )
-    progress.finish(f"{label}: AUC {run.auc:.4f}, epoch {run.epoch}")
-    return run
+    return report
 
 
 def _reliability_into(
@@ -301,12 +272,17 @@ def _reliability_into(
 def _configs(modes: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, SelectiveConfig]:
     if "mode" in overrides:
         raise ConfigError("mode cannot be overridden in a comparison of modes; list it in modes instead.")
-    unknown = [mode for mode in modes if mode not in ALL_MODES]
-    if unknown:
-        raise ConfigError(f"mode={unknown[0]!r} is none of {', '.join(map(repr, ALL_MODES))}. Take some of these.")
-    # What reads texts trains the plain model, with more inputs.
-    trained = {mode: INITIALISED.get(mode, "none" if mode in TEXT_MODES else mode) for mode in modes}
-    return {mode: SelectiveConfig.of_mode(how, overrides) for mode, how in trained.items()}
+    return {mode: SelectiveConfig.of_mode(Mode.of(mode).regularizer, overrides) for mode in modes}
+
+
+def _described_texts(encoded: EncodedTexts | None) -> dict[str, Any]:
+    """Return what results depend on of texts, as plain JSON values; nothing without texts."""
+    if encoded is None:
+        return {}
+    arrays = [part[kind] for kind in ("user", "item") for part in (encoded.codes, encoded.vectors)]
+    if (told := encoded.reasoning) is not None:
+        arrays += [told.users, told.items, told.labels, told.vectors]
+    return {"texts": digest(*arrays)}
 
 
 def _described(vectors: Vectors) -> dict[str, Any]:

@@ -1,131 +1,23 @@
-"""A comparison as one object: levels of each mode and differences to the plain model, by stratum."""
+"""A comparison as one object: runs, what follows from them, and how it is shown."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from .differences import Difference, StratumAuc, auc_by_label, differences_to_plain, strata_masks
-from .run import RunResult
-from .runs import RunFolder
-from .statistics import paired_differences
+from .differences import BASELINE, Difference, StratumAuc
+from .run import GATE_MEANS, RunResult
+from .tables import Cell, Sheet, Table
 
-_HISTORY_EDGES = (0, 1, 2, 3, 5, 10, 20)
-_TENTHS = 10
-
-
-@dataclass(frozen=True)
-class Level:
-    """AUC of a mode on the test interactions of a stratum.
-
-    Attributes
-    ----------
-    backbone, mode : str
-        The runs.
-    stratum, label : str
-        As in `Difference`.
-    seeds : list of int
-        Seeds of the runs.
-    n_interactions, n_users : int
-        Interactions whose AUC is defined, and their users.
-    mean, low, high : float
-        Mean over interactions and seeds, and its 95% interval for new users and seeds (`paired_differences`, the AUC
-        taken as the difference to nothing) within 0 and 1; NaN with fewer than ten users.
-    """
-
-    backbone: str
-    mode: str
-    stratum: str
-    label: str
-    seeds: list[int]
-    n_interactions: int
-    n_users: int
-    mean: float
-    low: float
-    high: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields with None for NaN, which JSON lacks."""
-        return {name: None if value != value else value for name, value in asdict(self).items()}
-
-
-def auc_levels(
-    backbone: str, rankings: Mapping[tuple[str, int], pd.DataFrame], labels: pd.DataFrame | None = None
-) -> list[Level]:
-    """Average the AUC of each mode of a backbone in every stratum, with intervals.
-
-    Parameters
-    ----------
-    backbone, rankings, labels
-        As `differences_to_plain` takes them.
-
-    Returns
-    -------
-    list of Level
-        By stratum and mode; strata without an interaction are left out.
-    """
-    first = next(iter(rankings.values()))
-    defined = first["auc"].notna().to_numpy()
-    users = first["user_id"].to_numpy()
-    by_seeds: dict[tuple[int, ...], list[str]] = {}
-    for mode in dict.fromkeys(mode for mode, _ in rankings):
-        by_seeds.setdefault(tuple(sorted(seed for other, seed in rankings if other == mode)), []).append(mode)
-    found = []
-    for stratum, label, mask in strata_masks(first, labels):
-        rows = mask & defined
-        if not rows.any():
-            continue
-        n_users = len(np.unique(users[rows]))
-        for seeds, group in by_seeds.items():  # modes of the same seeds share the resampling
-            aucs = np.stack([[rankings[mode, seed]["auc"].to_numpy()[rows] for seed in seeds] for mode in group])
-            for mode, own in zip(group, paired_differences(aucs, users[rows], permutations=0), strict=True):
-                low, high = (float(np.clip(end, 0, 1)) for end in (own.low, own.high))
-                level = Level(
-                    backbone, mode, stratum, label, list(seeds), int(rows.sum()), n_users, own.mean, low, high
-                )
-                found.append(level)
-    return found
-
-
-def gains_by_size(backbone: str, rankings: Mapping[tuple[str, int], pd.DataFrame]) -> list[Difference]:
-    """Compare each mode with the plain model by the user's history length and by the item's popularity.
-
-    Parameters
-    ----------
-    backbone, rankings
-        As `differences_to_plain` takes them; the rankings also have ``history_length`` and ``popularity``.
-
-    Returns
-    -------
-    list of Difference
-        ``stratum`` is ``history_length`` or ``popularity``, ``label`` a range of training interactions, from small to
-        large. Ranges of popularity are tenths of the test interactions; the same popularity is always in one range,
-        so that there can be fewer than ten.
-    """
-    first = next(iter(rankings.values()))
-    history = _ranges(first["history_length"].to_numpy(), _HISTORY_EDGES)
-    popularity = _ranges(first["popularity"].to_numpy(), _tenths(first["popularity"].to_numpy()))
-    labels = first[["user_id", "item_id"]].assign(history_length=history, popularity=popularity)
-    found = [d for d in differences_to_plain(backbone, rankings, labels) if d.label]
-    return sorted(found, key=lambda d: (d.stratum, int(d.label.split()[0])))
-
-
-def _tenths(values: np.ndarray) -> Sequence[int]:
-    """Return the least value of each tenth, each once, from the smallest on."""
-    return np.unique(np.quantile(values, np.arange(_TENTHS) / _TENTHS, method="higher")).astype(int).tolist()
-
-
-def _ranges(values: np.ndarray, edges: Sequence[int]) -> np.ndarray:
-    """Return the name of the range of each value; a range goes from an edge up to the next, the last one to the end."""
-    last = [f"{edges[-1]} or more"]
-    names = [
-        str(low) if high == low + 1 else f"{low} to {high - 1}" for low, high in zip(edges[:-1], edges[1:], strict=True)
-    ]
-    return np.array(names + last)[np.searchsorted(edges, values, side="right") - 1]
+_METRICS = {"auc": "AUC", "auc_cold": "cold users", "auc_tail": "long-tail items"}
+_STRATA = {"all": "AUC", "cold": "cold users", "tail": "long-tail items"}
+_MORE = {
+    "ranking": {"ndcg@10": "NDCG@10", "recall@10": "Recall@10", "mrr": "MRR"},
+    "clicks": {"ctr_auc": "CTR AUC", "gauc": "GAUC", "logloss": "logloss", "ece": "ECE"},
+}
 
 
 @dataclass(frozen=True)
@@ -137,7 +29,7 @@ class Comparison:
     runs : list of RunResult
         Without their rankings, which stay in the run folder.
     differences : list of Difference
-        To the plain model of the same backbone.
+        To the plain model of the same backbone, and of combined modes to what they add to.
     strata : list of StratumAuc
         AUC by the user's labels; empty without any.
     untrained : dict of str to dict of str to float
@@ -164,29 +56,203 @@ class Comparison:
         for key in dict.fromkeys((run.backbone, run.mode) for run in self):
             aucs = [run.auc for run in self if (run.backbone, run.mode) == key]
             lines.append(f"  {' '.join(key):<24}AUC {np.mean(aucs):.4f}  ({len(aucs)} seeds)")
-        return "\n".join([*lines, "  (print sllmr_plugin.evaluation.format_table(comparison) for all of it)"])
+        return "\n".join([*lines, "  (print it for all figures)"])
+
+    def __str__(self) -> str:
+        return format_table(self)
+
+    def _repr_html_(self) -> str:
+        return format_table(self, "html")
 
 
-def compare_runs(folder: RunFolder, keys: Sequence[tuple[str, str, int]]) -> Comparison:
-    """Compare runs of a folder: differences to the plain model and AUC by the user's labels.
+def tables(comparison: Comparison, *, more: bool = False) -> list[Sheet]:
+    """Lay out a comparison.
 
     Parameters
     ----------
-    folder : RunFolder
-        Holds the runs and their rankings.
-    keys : sequence of (str, str, int)
-        Backbone, mode and seed of the runs.
+    comparison : Comparison
+        Its runs may be of several backbones.
+    more : bool, default=False
+        Add the other ranking metrics and the click metrics.
 
     Returns
     -------
-    Comparison
-        The runs in the order of `keys`.
+    list of Sheet
+        One a backbone. Means over the seeds, with ``±`` the standard deviation over the seeds (n - 1) where
+        there are two or more; differences with their 95% intervals.
     """
-    labels = folder.labels()
-    comparison = Comparison([folder.runs[key] for key in keys], untrained=folder.untrained)
-    for backbone in dict.fromkeys(key[0] for key in keys):
-        rankings = {key[1:]: folder.ranking(key) for key in keys if key[0] == backbone}
-        comparison.differences.extend(differences_to_plain(backbone, rankings, labels))
-        if labels is not None:
-            comparison.strata.extend(auc_by_label(backbone, rankings, labels))
-    return comparison
+    return [_table(backbone, comparison, more) for backbone in dict.fromkeys(run.backbone for run in comparison)]
+
+
+def _table(backbone: str, comparison: Comparison, more: bool) -> Sheet:
+    runs = [run for run in comparison if run.backbone == backbone]
+    modes = {mode: [run for run in runs if run.mode == mode] for mode in dict.fromkeys(r.mode for r in runs)}
+    differences = [difference for difference in comparison.differences if difference.backbone == backbone]
+    sections = [
+        _results(modes, comparison.untrained),
+        *_differences(differences),
+        *_gates(modes),
+        *_labels(backbone, comparison),
+    ]
+    if more:
+        sections += _more(modes)
+    remarks = [*_remarks(differences), *_below_untrained(modes, comparison.untrained)]
+    return Sheet(_caption(backbone, runs), sections, remarks)
+
+
+def _caption(backbone: str, runs: list[RunResult]) -> list[str]:
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    first = runs[0]
+    return [
+        f"{backbone}, {'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}: "
+        f"{'sampled' if first.test_items else 'full-ranking'} AUC of {first.n_test} test interactions",
+        f"({first.n_cold} of cold users, {first.n_tail} of long-tail items)",
+        *([f"left out: {first.n_undefined} of users who have seen the whole catalogue"] if first.n_undefined else []),
+        *_sampling(runs),
+    ]
+
+
+def _sampling(runs: Sequence[RunResult]) -> list[str]:
+    """Say how the items were drawn, if they were, and what that costs in precision."""
+    errors = [run.sampling_error for run in runs if run.sampling_error]
+    if not errors:
+        return []
+    worst = [np.fmax.reduce([error[metric] for error in errors]) for metric in _METRICS]
+    told = [f"{error:.4f} ({name})" for error, name in zip(worst, _METRICS.values(), strict=True) if error == error]
+    return [
+        f"each against {runs[0].test_items} items drawn at random from those its user has not seen;",
+        f"standard error from the draw, at most: {', '.join(told)}",
+    ]
+
+
+def _results(modes: dict[str, list[RunResult]], untrained: Mapping[str, Mapping[str, float]]) -> Table:
+    section = Table("mode", [*_METRICS.values(), "kept epoch", "fit seconds"])
+    for mode, runs in modes.items():
+        means = [spread([getattr(run, metric) for run in runs]) for metric in _METRICS]
+        section.add(mode, [*means, *(f"{np.mean([getattr(r, f) for r in runs]):.1f}" for f in ("epoch", "seconds"))])
+    for name, aucs in untrained.items():
+        section.add(name, [*(spread([aucs[metric]]) for metric in _METRICS), "-", "-"])
+    return section
+
+
+def _below_untrained(modes: dict[str, list[RunResult]], untrained: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Say which modes rank worse than something that needs no training."""
+    means = {mode: float(np.mean([run.auc for run in runs])) for mode, runs in modes.items()}
+    below = {name: [mode for mode, auc in means.items() if auc < aucs["auc"]] for name, aucs in untrained.items()}
+    return [f"below {name}, which needs no training: {', '.join(found)}" for name, found in below.items() if found]
+
+
+def _differences(differences: list[Difference]) -> list[Table]:
+    """Return the gains over the plain model and over what a mode adds to, and how many users have them."""
+    found = []
+    for baseline in dict.fromkeys(difference.baseline for difference in differences):
+        head = f"minus {baseline}"
+        gains, users = Table(head, list(_STRATA.values())), Table(f"{head}: users", ["p", "better / same / worse"])
+        own = [difference for difference in differences if difference.baseline == baseline]
+        for mode in dict.fromkeys(difference.mode for difference in own):
+            by_stratum = {d.stratum: d for d in own if d.mode == mode and not d.label}
+            gains.rows.append((mode, [gain_cell(by_stratum.get(stratum)) for stratum in _STRATA]))
+            whole = by_stratum["all"]
+            p_value = f"{whole.p_value:.4f}" if whole.p_value == whole.p_value else "-"
+            users.add(mode, [p_value, f"{whole.wins} / {whole.ties} / {whole.losses}"])
+        found += [gains, users]
+    return found
+
+
+def gain_cell(difference: Difference | None) -> Cell:
+    """Lay out a difference with its interval, where it has one."""
+    if difference is None:
+        return Cell("-")
+    if difference.low != difference.low:
+        return Cell(f"{difference.mean:+.4f}")
+    return Cell(f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]", difference.clear)
+
+
+def _remarks(differences: list[Difference]) -> list[str]:
+    if not differences:
+        return []
+    if max(len(difference.seeds) for difference in differences) > 1:
+        return ["differences: 95% intervals for new users and seeds; p and counts: of users, given these models"]
+    return ["differences: 95% intervals for new users; one seed cannot tell how much another would differ"]
+
+
+def _gates(modes: dict[str, list[RunResult]]) -> list[Table]:
+    # A mode without a gate follows the LLM everywhere: its means are 1 and say nothing.
+    section = Table("mean gate", ["all pairs", "cold users", "long-tail items", "neither"])
+    for mode in modes:
+        if mode.rpartition("+")[2] not in ("joint", "gated"):
+            continue
+        gates = [run.gate for run in modes.get(mode, []) if run.gate]
+        if gates:
+            section.add(mode, [spread([gate[name] for gate in gates], 3) for name in GATE_MEANS])
+    return [section] if section.rows else []
+
+
+def _labels(backbone: str, comparison: Comparison) -> list[Table]:
+    """Return a section a column of the user's strata, with a row a label and mode."""
+    own = [stratum for stratum in comparison.strata if stratum.backbone == backbone]
+    plain = [d for d in comparison.differences if d.backbone == backbone and d.baseline == BASELINE]
+    gains = {(d.stratum, d.label, d.mode): d for d in plain}
+    sections = []
+    for column in dict.fromkeys(stratum.stratum for stratum in own):
+        section, named = Table(f"by {column}", ["mode", "AUC", "minus none"]), set()
+        for stratum in (stratum for stratum in own if stratum.stratum == column):
+            gain = gains.get((column, stratum.label, stratum.mode))
+            cells = [Cell(stratum.mode), Cell(spread(stratum.aucs)), Cell("") if gain is None else gain_cell(gain)]
+            name = "" if stratum.label in named else f"{stratum.label} ({stratum.n_interactions})"
+            named.add(stratum.label)
+            section.rows.append((name, cells))
+        sections.append(section)
+    return sections
+
+
+def _more(modes: dict[str, list[RunResult]]) -> list[Table]:
+    sections = []
+    for head, metrics in _MORE.items():
+        section = Table(head, list(metrics.values()))
+        for mode, runs in modes.items():
+            if all(name in run.metrics for run in runs for name in metrics):
+                section.add(mode, [spread([run.metrics[name] for run in runs]) for name in metrics])
+        sections += [section] if section.rows else []
+    return sections
+
+
+def spread(values: Sequence[float], digits: int = 4) -> str:
+    """Lay out a mean, with ``±`` the standard deviation (n - 1) where there are two values or more."""
+    mean = float(np.mean(values))
+    if np.isnan(mean):
+        return "-"
+    text = f"{mean:.{digits}f}"
+    return f"{text} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else text
+
+
+def format_table(comparison: Comparison, form: str = "text", *, more: bool = False) -> str:
+    """Write a comparison down.
+
+    A difference whose interval leaves out zero is set bold, in text marked with ``*``; no other is.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        As `compare` returns it.
+    form : {"text", "markdown", "latex", "html", "json"}, default="text"
+        LaTeX needs the package booktabs. JSON has all figures of the runs and differences, unrounded.
+    more : bool, default=False
+        Add NDCG, Recall, MRR and the click metrics; JSON has them always.
+
+    Returns
+    -------
+    str
+    """
+    if form == "json":
+        return _json(comparison)
+    return "\n\n\n".join(sheet.write(form) for sheet in tables(comparison, more=more))
+
+
+def _json(comparison: Comparison) -> str:
+    content = {
+        "runs": [run.to_json() for run in comparison],
+        "differences": [{**difference.to_json(), "clear": difference.clear} for difference in comparison.differences],
+        "strata": [asdict(stratum) for stratum in comparison.strata],
+    }
+    return json.dumps(content, indent=1, allow_nan=False)

@@ -1,4 +1,4 @@
-"""What modes of a comparison gain over the plain model, paired by interaction and seed, in every stratum."""
+"""What runs come to, compared: levels and differences by stratum, paired by interaction and seed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from ..errors import EvaluationError
 from .statistics import paired_differences
 
 BASELINE = "none"
+"""Mode of the plain model."""
+_HISTORY_EDGES = (0, 1, 2, 3, 5, 10, 20)
+_TENTHS = 10
 
 
 @dataclass(frozen=True)
 class Difference:
-    """AUC of a mode minus that of the plain model, over the same interactions and seeds.
+    """AUC of a mode minus that of another, over the same interactions and seeds.
 
     Attributes
     ----------
     backbone, mode : str
-        What is compared with the same backbone in mode ``none``.
+        What is compared.
     stratum, label : str
         ``all``, ``cold`` or ``tail`` with an empty label, or a user's column and one of its values.
     seeds : list of int
@@ -35,6 +38,9 @@ class Difference:
         Of the sign-flip test over users.
     wins, ties, losses : int
         Users to whom the mode brings a higher, the same, a lower AUC.
+    baseline : str, default="none"
+        The mode that is subtracted: of the plain model, or what the mode adds its last part to (``init`` of
+        ``init+gated``).
     """
 
     backbone: str
@@ -51,6 +57,7 @@ class Difference:
     wins: int
     ties: int
     losses: int
+    baseline: str = BASELINE
 
     @property
     def clear(self) -> bool:
@@ -71,7 +78,9 @@ class Difference:
 def differences_to_plain(
     backbone: str, rankings: Mapping[tuple[str, int], pd.DataFrame], labels: pd.DataFrame | None = None
 ) -> list[Difference]:
-    """Compare each mode of a backbone with its plain model.
+    """Compare each mode of a backbone with its plain model, and combined modes with what they add to.
+
+    ``init+gated`` is compared with ``none`` and, where there are such runs, with ``init``.
 
     Parameters
     ----------
@@ -86,20 +95,23 @@ def differences_to_plain(
     Returns
     -------
     list of Difference
-        By stratum and mode; empty without plain runs. A mode is compared over the seeds that it shares with
-        the plain runs; strata without an interaction are left out.
+        By stratum, baseline and mode. Two modes are compared over the seeds that they share; strata without an
+        interaction are left out.
 
     Raises
     ------
     EvaluationError
         If two rankings are of different interactions.
     """
-    modes = list(dict.fromkeys(mode for mode, _ in rankings if mode != BASELINE))
-    shared = {mode: [s for m, s in rankings if m == mode and (BASELINE, s) in rankings] for mode in modes}
-    by_seeds: dict[tuple[int, ...], list[str]] = {}
-    for mode, common in shared.items():
-        if common:
-            by_seeds.setdefault(tuple(sorted(common)), []).append(mode)
+    seeds_of: dict[str, list[int]] = {}
+    for mode, seed in rankings:
+        seeds_of.setdefault(mode, []).append(seed)
+    by_seeds: dict[tuple[int, ...], list[tuple[str, str]]] = {}
+    for mode in seeds_of:
+        for baseline in dict.fromkeys([BASELINE, mode.rpartition("+")[0]]):
+            common = sorted(set(seeds_of[mode]) & set(seeds_of.get(baseline, [])))
+            if common and mode != baseline:
+                by_seeds.setdefault(tuple(common), []).append((baseline, mode))
     if not by_seeds:
         return []
     first = next(iter(rankings.values()))
@@ -107,7 +119,7 @@ def differences_to_plain(
         if not ranking[["user_id", "item_id"]].equals(first[["user_id", "item_id"]]):
             raise EvaluationError(
                 f"{backbone} {mode} seed {seed} ranks other interactions than the runs before it; "
-                "make the runs anew in an empty folder."
+                "make the runs again in an empty folder."
             )
     defined = first["auc"].notna().to_numpy()
     users = first["user_id"].to_numpy()
@@ -118,12 +130,13 @@ def differences_to_plain(
             continue
         for seeds, group in by_seeds.items():  # modes of the same seeds share the resampling
             values = np.stack(
-                [[rankings[mode, s]["auc"] - rankings[BASELINE, s]["auc"] for s in seeds] for mode in group]
+                [[rankings[mode, s]["auc"] - rankings[other, s]["auc"] for s in seeds] for other, mode in group]
             )[:, :, rows]
             n_users = len(np.unique(users[rows]))
-            for mode, result in zip(group, paired_differences(values, users[rows]), strict=True):
+            for (other, mode), result in zip(group, paired_differences(values, users[rows]), strict=True):
+                counts = (int(rows.sum()), n_users)
                 found.append(
-                    Difference(backbone, mode, stratum, label, list(seeds), int(rows.sum()), n_users, **asdict(result))
+                    Difference(backbone, mode, stratum, label, list(seeds), *counts, **asdict(result), baseline=other)
                 )
     return found
 
@@ -191,3 +204,113 @@ def strata_masks(ranking: pd.DataFrame, labels: pd.DataFrame | None) -> Iterator
 
 def _label_columns(labels: pd.DataFrame) -> Sequence[str]:
     return [column for column in labels.columns if column not in ("user_id", "item_id")]
+
+
+@dataclass(frozen=True)
+class Level:
+    """AUC of a mode on the test interactions of a stratum.
+
+    Attributes
+    ----------
+    backbone, mode : str
+        The runs.
+    stratum, label : str
+        As in `Difference`.
+    seeds : list of int
+        Seeds of the runs.
+    n_interactions, n_users : int
+        Interactions whose AUC is defined, and their users.
+    mean, low, high : float
+        Mean over interactions and seeds, and its 95% interval for new users and seeds (`paired_differences`, the AUC
+        taken as the difference to nothing) within 0 and 1; NaN with fewer than ten users.
+    """
+
+    backbone: str
+    mode: str
+    stratum: str
+    label: str
+    seeds: list[int]
+    n_interactions: int
+    n_users: int
+    mean: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields with None for NaN, which JSON lacks."""
+        return {name: None if value != value else value for name, value in asdict(self).items()}
+
+
+def auc_levels(
+    backbone: str, rankings: Mapping[tuple[str, int], pd.DataFrame], labels: pd.DataFrame | None = None
+) -> list[Level]:
+    """Average the AUC of each mode of a backbone in every stratum, with intervals.
+
+    Parameters
+    ----------
+    backbone, rankings, labels
+        As `differences_to_plain` takes them.
+
+    Returns
+    -------
+    list of Level
+        By stratum and mode; strata without an interaction are left out.
+    """
+    first = next(iter(rankings.values()))
+    defined = first["auc"].notna().to_numpy()
+    users = first["user_id"].to_numpy()
+    by_seeds: dict[tuple[int, ...], list[str]] = {}
+    for mode in dict.fromkeys(mode for mode, _ in rankings):
+        by_seeds.setdefault(tuple(sorted(seed for other, seed in rankings if other == mode)), []).append(mode)
+    found = []
+    for stratum, label, mask in strata_masks(first, labels):
+        rows = mask & defined
+        if not rows.any():
+            continue
+        n_users = len(np.unique(users[rows]))
+        for seeds, group in by_seeds.items():  # modes of the same seeds share the resampling
+            aucs = np.stack([[rankings[mode, seed]["auc"].to_numpy()[rows] for seed in seeds] for mode in group])
+            for mode, own in zip(group, paired_differences(aucs, users[rows], permutations=0), strict=True):
+                low, high = (float(np.clip(end, 0, 1)) for end in (own.low, own.high))
+                level = Level(
+                    backbone, mode, stratum, label, list(seeds), int(rows.sum()), n_users, own.mean, low, high
+                )
+                found.append(level)
+    return found
+
+
+def gains_by_size(backbone: str, rankings: Mapping[tuple[str, int], pd.DataFrame]) -> list[Difference]:
+    """Compare each mode with the plain model by the user's history length and by the item's popularity.
+
+    Parameters
+    ----------
+    backbone, rankings
+        As `differences_to_plain` takes them; the rankings also have ``history_length`` and ``popularity``.
+
+    Returns
+    -------
+    list of Difference
+        ``stratum`` is ``history_length`` or ``popularity``, ``label`` a range of training interactions, from small to
+        large. Ranges of popularity are tenths of the test interactions; the same popularity is always in one range,
+        so that there can be fewer than ten.
+    """
+    first = next(iter(rankings.values()))
+    history = _ranges(first["history_length"].to_numpy(), _HISTORY_EDGES)
+    popularity = _ranges(first["popularity"].to_numpy(), _tenths(first["popularity"].to_numpy()))
+    labels = first[["user_id", "item_id"]].assign(history_length=history, popularity=popularity)
+    found = [d for d in differences_to_plain(backbone, rankings, labels) if d.label and d.baseline == BASELINE]
+    return sorted(found, key=lambda d: (d.stratum, int(d.label.split()[0])))
+
+
+def _tenths(values: np.ndarray) -> Sequence[int]:
+    """Return the least value of each tenth, each once, from the smallest on."""
+    return np.unique(np.quantile(values, np.arange(_TENTHS) / _TENTHS, method="higher")).astype(int).tolist()
+
+
+def _ranges(values: np.ndarray, edges: Sequence[int]) -> np.ndarray:
+    """Return the name of the range of each value; a range goes from an edge up to the next, the last one to the end."""
+    last = [f"{edges[-1]} or more"]
+    names = [
+        str(low) if high == low + 1 else f"{low} to {high - 1}" for low, high in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    return np.array(names + last)[np.searchsorted(edges, values, side="right") - 1]

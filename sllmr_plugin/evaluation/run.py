@@ -1,10 +1,10 @@
-"""A training and its test ranking; the baselines KAR and LLM-CF as modes of it."""
+"""A training and its test ranking."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -12,73 +12,15 @@ import numpy as np
 import pandas as pd
 
 from .. import __version__
-from ..config import MODES, SelectiveConfig
+from ..config import SelectiveConfig
 from ..datasets.interactions import Interactions
-from ..errors import ConfigError
-from ..knowledge import Adaptor, EncodedTexts, KARAdaptor, LLMCFAdaptor
+from ..knowledge import Adaptor
 from ..parallel.engine import Engine
 from ..scores.table import ScoreTable
-from .folder_files import digest
 from .metrics import click_metrics, labelled_rows, predict_rows, ranking_metrics
+from .modes import Start
 from .ranking import full_ranking, sample_size, summarize
-from .training import RunSettings, Start, require_split, train
-
-TEXT_MODES = ("kar", "llm_cf")
-INITIALISED = {"init" if mode == "none" else f"init+{mode}": mode for mode in MODES}
-"""Modes whose embeddings start from vectors of the items, and the mode that trains them from there."""
-ALL_MODES = (*MODES, *TEXT_MODES, *INITIALISED)
-"""Every mode of a comparison: those that are short for fields of `SelectiveConfig`, and those that need texts."""
-
-
-def check_texts(modes: Sequence[str], texts: object | None) -> None:
-    """Raise `ConfigError` if a mode needs texts and there are none."""
-    needing = [mode for mode in modes if mode in TEXT_MODES]
-    if needing and texts is None:
-        raise ConfigError(
-            f"mode {', '.join(needing)} reads LLM-written texts of users and items; give a text table "
-            "(texts=, or --texts FILE: kind, id, text), or leave the mode out."
-        )
-
-
-def build_adaptor(
-    mode: str, encoded: EncodedTexts | None, rows: tuple[Mapping[str, np.ndarray], np.ndarray], seed: int
-) -> Adaptor | None:
-    """Build the adaptor of a run.
-
-    Parameters
-    ----------
-    mode : str
-        One of `ALL_MODES`.
-    encoded : EncodedTexts or None
-        Vectors by the codes of the rows; may be None where the mode needs none.
-    rows : tuple of (mapping of str to ndarray, ndarray)
-        Training rows, of which LLM-CF draws its exemplars.
-    seed : int
-        Of the adaptor's weights and of the exemplars.
-
-    Returns
-    -------
-    Adaptor or None
-        None for the modes that read no texts.
-    """
-    if mode not in TEXT_MODES:
-        return None
-    check_texts([mode], encoded)
-    assert encoded is not None
-    if mode == "kar":
-        return KARAdaptor(encoded, seed=seed)
-    return LLMCFAdaptor(encoded, *rows, user="user_id", item="item_id", seed=seed)
-
-
-def describe_texts(encoded: EncodedTexts | None) -> dict[str, Any]:
-    """Return what results depend on of the texts, as plain JSON values; nothing without texts."""
-    if encoded is None:
-        return {}
-    arrays = [part[kind] for kind in ("user", "item") for part in (encoded.codes, encoded.vectors)]
-    if (told := encoded.reasoning) is not None:
-        arrays += [told.users, told.items, told.labels, told.vectors]
-    return {"texts": digest(*arrays)}
-
+from .training import RunSettings, require_split, train
 
 GATE_MEANS = {
     "all": "sllmr_gate",

@@ -14,19 +14,19 @@ import numpy as np
 import torch
 
 from ..backends.augment import augment
-from ..backends.initialise import DEFAULT_SCALE, initialise
+from ..backends.initialise import initialise
 from ..config import SelectiveConfig
 from ..datasets.features import training_rows
 from ..datasets.interactions import Interactions
 from ..errors import EvaluationError, InactiveWarning
 from ..knowledge import Adaptor
-from ..knowledge.id_vectors import Vectors
 from ..parallel.engine import Engine
 from ..scores.table import ScoreTable
 from ..settings import Bounds, Settings
 from ..wrapping import wrap
 from ..zoo.deepctr import build_model, input_rows
 from .leakage import check_leakage
+from .modes import Start
 from .ranking import full_ranking, sample_size
 from .strata import stratify
 
@@ -134,25 +134,6 @@ class Trained:
     auc: float
     seconds: float
     epochs: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class Start:
-    """What embeddings start from (`sllmr_plugin.initialise`).
-
-    Attributes
-    ----------
-    vectors : Vectors
-        Of items and, maybe, users, by raw id.
-    scale : float, default=0.3
-        Root mean square of each item row.
-    users : {"auto", "history", "vectors", "none"}, default="auto"
-        Where user rows come from.
-    """
-
-    vectors: Vectors
-    scale: float = DEFAULT_SCALE
-    users: str = "auto"
 
 
 class BestEpoch:

@@ -1,23 +1,21 @@
-"""What tuning tries: the search space, and trials that are kept as they finish."""
+"""What tuning tries: the search space and its trials."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..config import SelectiveConfig
-from ..errors import ConfigError, RunFolderError
+from ..errors import ConfigError
 from ..handle import check_gate
 from ..regularizer.gates import GATES, resolve_gate
 from ..regularizer.losses import LOSSES, PairLoss
 from ..regularizer.uncertainty import UNCERTAINTIES
 from ..scores.table import ScoreTable
-from .folder_files import changes, read_json, write_json
 
 _WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
@@ -160,10 +158,6 @@ def uses_uncertainty(config: SelectiveConfig) -> bool:
     return config.active and GATES.class_of(config.gate).uses_uncertainty
 
 
-FORMAT = 1
-"""Number of the layout of ``trials.json``."""
-
-
 @dataclass(frozen=True)
 class TrialRun:
     """One training of a trial.
@@ -219,79 +213,6 @@ class Trial:
         pairs = zip(self.runs, other.runs, strict=True)
         differences = [mine.auc - theirs.auc for mine, theirs in pairs]
         return float(np.mean(differences)), _deviation(differences)
-
-
-class TrialFile:
-    """``trials.json``: the settings of a search and its finished runs, written after every run.
-
-    Parameters
-    ----------
-    folder : path
-        Made if it does not exist.
-    settings : mapping
-        All that the numbers depend on but the numbers of trials and seeds; plain JSON values.
-
-    Raises
-    ------
-    RunFolderError
-        If the file holds trials made with other settings or cannot be read, or the folder cannot be written.
-    """
-
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
-        self.path = Path(folder) / "trials.json"
-        self._settings = dict(settings)
-        self._trials: dict[int, Trial] = {}
-        if self.path.exists():
-            self._load()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._save()
-        except OSError as error:
-            raise RunFolderError(f"{folder}: cannot be written ({error}); choose another folder.") from None
-
-    def trial(self, number: int, config: SelectiveConfig, seeds: Sequence[int]) -> Trial:
-        """Return what there is of a trial with these seeds."""
-        there = {run.seed: run for run in self._trials.get(number, Trial(number, config)).runs}
-        return Trial(number, config, tuple(there[seed] for seed in seeds if seed in there))
-
-    def add(self, number: int, config: SelectiveConfig, run: TrialRun) -> None:
-        """Add a finished run and write it."""
-        before = self._trials.get(number, Trial(number, config)).runs
-        self._trials[number] = Trial(number, config, (*before, run))
-        self._save()
-
-    def _save(self) -> None:
-        trials = [
-            {"number": trial.number, "config": trial.config.to_dict(), "runs": [asdict(run) for run in trial.runs]}
-            for trial in sorted(self._trials.values(), key=lambda trial: trial.number)
-        ]
-        write_json(self.path, {"format": FORMAT, "settings": self._settings, "trials": trials})
-
-    def _load(self) -> None:
-        content = read_json(self.path)
-        try:
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']} instead of {FORMAT}")
-            different = changes(content["settings"], self._settings)
-            trials = [
-                Trial(
-                    values["number"],
-                    SelectiveConfig.from_dict(values["config"]),
-                    tuple(TrialRun(**run) for run in values["runs"]),
-                )
-                for values in content["trials"]
-            ]
-        except (TypeError, KeyError, AttributeError, ValueError, ConfigError) as error:
-            raise RunFolderError(
-                f"{self.path}: not the trials of a search that this version can go on with ({error}); choose another "
-                "folder or delete this one."
-            ) from None
-        if different:
-            raise RunFolderError(
-                f"{self.path} holds trials made with other settings ({'; '.join(different)}); choose another folder "
-                "or delete this one."
-            )
-        self._trials = {trial.number: trial for trial in trials}
 
 
 def _deviation(values: Sequence[float]) -> float | None:

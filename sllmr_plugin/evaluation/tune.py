@@ -15,14 +15,16 @@ from ..config import SelectiveConfig
 from ..datasets.interactions import Interactions
 from ..errors import ConfigError
 from ..progress import RunProgress
+from ..regularizer.gates import GATES
 from ..scores.table import ScoreTable
 from ..zoo.deepctr import check_backbone
-from .folder_files import digest, score_digest, write_whole
+from .store import TrialFolder, digest, score_digest, write_whole
+from .tables import Sheet, Table
 from .training import RunSettings, require_split, train
-from .trials import SearchSpace, Trial, TrialFile, TrialRun, describe
+from .trials import SearchSpace, Trial, TrialRun, describe, gate_name, uses_uncertainty
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TuneResult:
     """What a search came to.
 
@@ -68,6 +70,18 @@ class TuneResult:
     def config(self) -> SelectiveConfig:
         """The chosen config; of weight 0 when no trial beat the plain model."""
         return self.chosen.config
+
+    def __repr__(self) -> str:
+        return (
+            f"TuneResult of {len(self.trials)} trials, {self.backbone}: {describe(self.config)} has validation AUC "
+            f"{self.chosen.auc:.4f}, plain {self.plain.auc:.4f}  (print it for all trials)"
+        )
+
+    def __str__(self) -> str:
+        return format_trials(self)
+
+    def _repr_html_(self) -> str:
+        return format_trials(self, "html")
 
 
 def tune(
@@ -144,26 +158,26 @@ def tune(
     if not isinstance(scores, ScoreTable):
         scores = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
     space = SearchSpace.of(scores, config_overrides or {}, dropout=settings.dropout)
-    file = TrialFile(out, _everything_else(data, scores, settings, backbone, search_seed, space))
+    folder = TrialFolder(out, _everything_else(data, scores, settings, backbone, search_seed, space))
 
     configs = space.trials(n_trials, search_seed)
     progress = RunProgress(len(configs), verbose=verbose)
     trials = []
     for number, config in enumerate(configs):
         name = f"trial {number} ({describe(config)})"
-        there = {run.seed for run in file.trial(number, config, chosen_seeds).runs}
+        there = {run.seed for run in folder.trial(number, config, chosen_seeds).runs}
         missing = [seed for seed in chosen_seeds if seed not in there]
         for seed in missing:
             note = f"{name}, seed {seed}"
-            file.add(number, config, _run(data, scores, backbone, config, seed, settings, progress, note, verbose))
-        trial = file.trial(number, config, chosen_seeds)
+            folder.add(number, config, _run(data, scores, backbone, config, seed, settings, progress, note, verbose))
+        trial = folder.trial(number, config, chosen_seeds)
         if missing:
             progress.finish(f"{name}: validation AUC {trial.auc:.4f}")
         else:
-            progress.skip(f"{name}: already in {file.path}")
+            progress.skip(f"{name}: already in {folder.results_file}")
         trials.append(trial)
 
-    config_file = file.path.with_name("chosen.yaml")
+    config_file = folder.path / "chosen.yaml"
     result = TuneResult(
         backbone, chosen_seeds, tuple(trials), len(data.valid), _count_valid_probes(data, scores), config_file
     )
@@ -187,7 +201,7 @@ def _run(
     def report(epoch: int, auc: float) -> None:
         progress.note(f"{note}: validation AUC {auc:.4f} after epoch {epoch} of {settings.epochs}")
 
-    # Made anew for each run, for they cost little: kept for all seeds they could fill the memory.
+    # Drawn again for each run, since they cost little: kept for all seeds they could fill the memory.
     rows = settings.rows(data, seed)
     trained = train(
         data,
@@ -229,3 +243,86 @@ def _count_valid_probes(data: Interactions, scores: ScoreTable) -> int:
     users, items = probes.users[probes.user_of_entry].numpy(), probes.items.numpy()
     valid = pd.MultiIndex.from_frame(data.valid[["user", "item"]])
     return int(pd.MultiIndex.from_arrays([users, items]).isin(valid).sum())
+
+
+_HEADINGS = ["gate", "uncertainty", "weight", "margin", "validation AUC", "minus plain", "kept epoch", ""]
+
+
+def format_trials(result: TuneResult, form: str = "text") -> str:
+    """Write the trials down, by validation AUC, and what to make of the chosen one.
+
+    Parameters
+    ----------
+    result : TuneResult
+        As `tune` returns it.
+    form : {"text", "markdown", "latex", "html"}, default="text"
+        As of `format_table`.
+
+    Returns
+    -------
+    str
+    """
+    ranked = sorted(result.trials, key=lambda trial: (-trial.auc, trial.number))
+    spread = "mean ± standard deviation over" if len(result.seeds) > 1 else "of"
+    seeds = "seeds" if len(result.seeds) > 1 else "seed"
+    head = (
+        f"{result.backbone}, {len(ranked)} trials: validation AUC, {spread} {seeds} {', '.join(map(str, result.seeds))}"
+    )
+    table = Table("trial", _HEADINGS, narrow=True)
+    for trial in ranked:
+        table.add(str(trial.number), _row(trial, result))
+    return Sheet([head], [table], [*_verdict(result), *_cautions(result)]).write(form)
+
+
+def _row(trial: Trial, result: TuneResult) -> tuple[str, ...]:
+    name = " (default)" if trial.number == result.default.number else ""
+    regularized = trial.number != result.plain.number
+    return (
+        gate_name(trial.config) + name,
+        str(trial.config.uncertainty) if uses_uncertainty(trial.config) else "-",
+        f"{trial.config.weight:g}" if regularized else "-",
+        f"{trial.config.resolved_margin:g}" if regularized else "-",
+        _with_deviation(trial.auc, trial.auc_sd),
+        _with_deviation(*trial.minus(result.plain), sign="+") if regularized else "",
+        ", ".join(str(run.epoch) for run in trial.runs),
+        "<- chosen" if trial.number == result.chosen.number else "",
+    )
+
+
+def _verdict(result: TuneResult) -> list[str]:
+    if result.chosen.number == result.plain.number:
+        return [
+            "Chosen: the plain model. No trial has a higher validation AUC, so on these data, with these scores and",
+            "settings, train without the regularizer. `sllmr coverage` and more scored users may tell why.",
+        ]
+    lines = []
+    for name, other in (("plain model", result.plain), ("default config", result.default)):
+        if result.chosen.number == other.number:
+            lines.append(f"Trial {other.number} is the {name}: tuning found nothing better.")
+            continue
+        gain, deviation = result.chosen.minus(other)
+        note = " (no more than its deviation over seeds: may well be luck)" if (deviation or 0.0) >= gain else ""
+        lines.append(f"Trial {result.chosen.number} minus {name}: {_with_deviation(gain, deviation, sign='+')}{note}")
+    return lines
+
+
+def _cautions(result: TuneResult) -> list[str]:
+    lines = [
+        f"The best of {len(result.trials)} trials is partly the luckiest, so its validation AUC promises too much. "
+        "The test part,",
+        "which was not looked at, tells what it is worth.",
+    ]
+    if len(result.seeds) == 1:
+        lines.append("With one seed nothing is known about luck; more seeds add to these trials.")
+    if result.n_probes:
+        on_probes = " and ".join(name for name, gate in GATES.items() if gate.needs_probes)
+        lines += [
+            f"{result.n_probes} of the {result.n_valid} validation interactions are probes, which the gates "
+            f"{on_probes}",
+            "are fitted on: validation may flatter them.",
+        ]
+    return lines
+
+
+def _with_deviation(value: float, deviation: float | None, sign: str = "") -> str:
+    return f"{value:{sign}.4f}" + (f" ± {deviation:.4f}" if deviation is not None else "")

@@ -14,7 +14,7 @@ from .. import __version__
 from ..config import SelectiveConfig
 from ..errors import ConfigError
 from ..evaluation.differences import BASELINE
-from ..evaluation.run import TEXT_MODES
+from ..evaluation.modes import Mode
 from ..evaluation.training import RunSettings
 from ..zoo.deepctr import check_backbone
 from .data import DataSource
@@ -74,9 +74,8 @@ class Experiment:
     @property
     def reads(self) -> tuple[str, ...]:
         """What is read in addition to interactions and items: ``scores``, ``texts`` or nothing."""
-        if self.mode in TEXT_MODES:
-            return ("texts",)
-        return () if self.mode == BASELINE else ("scores",)
+        mode = Mode.of(self.mode)
+        return ("texts",) * mode.needs("texts") + ("scores",) * mode.uses_scores
 
     @property
     def name(self) -> str:

@@ -11,10 +11,9 @@ import torch
 
 from ..errors import ConfigError, RunFolderError
 from ..evaluation.compare import compare
-from ..evaluation.comparison import Comparison
-from ..evaluation.folder_files import changes, write_whole
+from ..evaluation.comparison import Comparison, gain_cell, spread
 from ..evaluation.run import RunResult
-from ..evaluation.tables import gain_cell, spread
+from ..evaluation.store import changes, write_whole
 from ..zoo.deepctr import BACKBONES
 from .data import DataSource, load_source
 from .experiment import Experiment, compose

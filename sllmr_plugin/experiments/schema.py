@@ -8,11 +8,11 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from ..config import MODES, SelectiveConfig
 from ..errors import BackboneError, ConfigError
-from ..evaluation.run import ALL_MODES
+from ..evaluation.modes import ModeName
 from ..evaluation.training import RunSettings
 from ..settings import Settings, as_type, field_types
 from ..zoo.deepctr import check_arguments, check_backbone
@@ -39,9 +39,6 @@ class ModelChoice:
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-_Mode: Any = Literal[ALL_MODES]
-
-
 @dataclass(frozen=True)
 class RunPlan(Settings):
     """Which runs are made.
@@ -53,8 +50,8 @@ class RunPlan(Settings):
     with_plain : bool, default=False
         Also train the plain model, so that differences can be computed.
     mode : str or None, default=None
-        A row of `sllmr_plugin.evaluation.run.ALL_MODES`: its fields of `SelectiveConfig` override those of the
-        section ``config``, and a baseline that reads LLM-written texts is trained in its place.
+        A name that `sllmr_plugin.evaluation.modes.Mode.of` reads: the fields of `SelectiveConfig` that it stands for
+        override those of the section ``config``, and its parts do their share to the model.
         None trains as ``config`` says.
 
     Raises
@@ -65,7 +62,7 @@ class RunPlan(Settings):
 
     seeds: tuple[int, ...] = (0,)
     with_plain: bool = False
-    mode: _Mode | None = None
+    mode: Annotated[str, ModeName()] | None = None
 
     def problems(self) -> list[str]:
         """Return what is wrong with the seeds."""

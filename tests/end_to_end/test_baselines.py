@@ -7,8 +7,8 @@ import pytest
 from sllmr_plugin import SelectiveConfig, TextTable
 from sllmr_plugin.datasets.demo import demo_paths, load_demo
 from sllmr_plugin.datasets.features import training_rows
+from sllmr_plugin.evaluation.modes import Mode
 from sllmr_plugin.evaluation.ranking import full_ranking
-from sllmr_plugin.evaluation.run import build_adaptor
 from sllmr_plugin.evaluation.training import RunSettings, train
 from sllmr_plugin.knowledge import EncodedTexts
 from sllmr_plugin.scores.table import ScoreTable
@@ -34,7 +34,7 @@ def test_texts_raise_the_test_auc(demo):
             config=SelectiveConfig(weight=0.0),
             seed=0,
             settings=RunSettings(epochs=1, valid_users=50),
-            adaptor=build_adaptor(mode, texts, rows, 0),
+            adaptor=Mode.of(mode).adaptor(texts, rows, 0),
             verbose=False,
         )
         auc[mode] = full_ranking(trained.model, data, "test", users=500, verbose=False)["auc"].mean()

@@ -8,11 +8,11 @@ from typing import Any
 
 from ... import __version__
 from ...errors import RunFolderError
-from ..folder_files import write_whole
+from ..modes import Mode
 from ..plots import region_name, save, svg_data_uri
-from ..runs import RunFolder
-from ..tables import Section
-from . import figures, sections, words
+from ..store import RunFolder, write_whole
+from ..tables import Table
+from . import figures, sections, sentences
 from .summary import summarise
 
 
@@ -75,11 +75,11 @@ class _Page:
             title=f"{', '.join(backbones)}: training with LLM scores compared",
             folder=self._folder.resolve().name,
             version=__version__,
-            compared=words.compared(summary),
-            modes=[(mode, words.MODES[mode]) for mode in dict.fromkeys(run["mode"] for run in summary["runs"])],
-            cautions=words.cautions(summary),
-            headline=words.headline(summary["differences"]),
-            certainty=words.certainty(summary["differences"]),
+            compared=sentences.compared(summary),
+            modes=[(mode, Mode.of(mode).says) for mode in dict.fromkeys(run["mode"] for run in summary["runs"])],
+            cautions=sentences.cautions(summary),
+            headline=sentences.headline(summary["differences"]),
+            certainty=sentences.certainty(summary["differences"]),
             differences=self._differences(summary),
             levels=self._block(
                 figures.level_plots(summary),
@@ -87,7 +87,7 @@ class _Page:
             ),
             sizes=[(size, name, self._gains(summary, size)) for size, name in sections.SIZES.items()],
             reliability=self._reliability(summary),
-            gate_basis=words.gate_basis(summary),
+            gate_basis=sentences.gate_basis(summary),
             gate=self._gate(summary),
             curves=self._curves(summary),
             coverage=sections.coverage(summary["inputs"]),
@@ -107,19 +107,22 @@ class _Page:
             save(plot.figure, place / f"{plot.name}.png")
 
     def _block(
-        self, plots: Sequence[figures.Plot], tables: Sequence[tuple[str, Section]]
+        self, plots: Sequence[figures.Plot], tables: Sequence[tuple[str, Table]]
     ) -> dict[str, list[dict[str, Any]]]:
         self._plots.extend(plots)
         images = [{"src": svg_data_uri(p.figure), "alt": p.alt, "caption": p.caption} for p in plots]
         return {"plots": images, "tables": [{"caption": caption, "section": section} for caption, section in tables]}
 
-    def _metrics(self, summary: Mapping[str, Any]) -> list[tuple[str, Section]]:
+    def _metrics(self, summary: Mapping[str, Any]) -> list[tuple[str, Table]]:
         section = sections.metrics(summary["runs"])
         return [("Other metrics of every run", section)] if section.headings else []
 
     def _differences(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         rows = summary["differences"]
-        tables = [("AUC minus that of the plain model", sections.differences(rows))] if rows else []
+        tables = [("AUC minus that of the plain model", sections.differences(rows, "minus none"))] if rows else []
+        for (baseline,), own in sections.grouped(summary["additions"], "baseline").items():
+            table = sections.differences(own, f"minus {baseline}")
+            tables.append((f"AUC minus that of {baseline}: what was added to it", table))
         return self._block(figures.difference_plots(summary), tables)
 
     def _gains(self, summary: Mapping[str, Any], size: str) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..plots import REGIONS, WEIGHT
-from ..tables import Cell, Section
-from .words import STRATA, interval
+from ..tables import Cell, Table
+from .sentences import STRATA, interval
 
 _Rows = Sequence[Mapping[str, Any]]
 NOT_RECORDED = "not recorded"
@@ -24,9 +24,9 @@ _ORIGIN = {
 _RECORDED = {**_ORIGIN, "tokens.prompt": "tokens sent", "tokens.completion": "tokens written"}
 
 
-def differences(rows: _Rows) -> Section:
-    """Return differences to the plain model: a row a backbone and mode, a column a stratum."""
-    section = Section("minus none", [*STRATA.values(), "p", "users better / same / worse"])
+def differences(rows: _Rows, head: str) -> Table:
+    """Return differences to one mode: a row a backbone and mode, a column a stratum."""
+    section = Table(head, [*STRATA.values(), "p", "users better / same / worse"])
     for (backbone, mode), own in grouped(rows, "backbone", "mode").items():
         strata = {row["stratum"]: row for row in own if not row["label"]}
         whole = strata["all"]
@@ -36,29 +36,29 @@ def differences(rows: _Rows) -> Section:
     return section
 
 
-def levels(rows: _Rows) -> Section:
+def levels(rows: _Rows) -> Table:
     """Return AUC: a row a backbone and mode, a column a stratum."""
     strata = list(dict.fromkeys((row["stratum"], row["label"]) for row in rows))
-    section = Section("AUC", [stratum_name(*stratum) for stratum in strata])
+    section = Table("AUC", [stratum_name(*stratum) for stratum in strata])
     for (backbone, mode), own in grouped(rows, "backbone", "mode").items():
         found = {(row["stratum"], row["label"]): row for row in own}
         section.add(f"{backbone} {mode}", [interval(found[key]) if key in found else "-" for key in strata])
     return section
 
 
-def gains(rows: _Rows, head: str) -> Section:
+def gains(rows: _Rows, head: str) -> Table:
     """Return gains of one backbone by a range: a row a range, a column a mode."""
     modes = list(dict.fromkeys(row["mode"] for row in rows))
-    section = Section(head, ["test interactions", *modes])
+    section = Table(head, ["test interactions", *modes])
     for (label,), own in grouped(rows, "label").items():
         found = {row["mode"]: row for row in own}
         section.rows.append((label, [Cell(str(own[0]["n_interactions"])), *(_gain(found.get(mode)) for mode in modes)]))
     return section
 
 
-def reliability(regions: _Rows, name: Callable[[Mapping[str, Any]], str]) -> Section:
+def reliability(regions: _Rows, name: Callable[[Mapping[str, Any]], str]) -> Table:
     """Return who is right, by region."""
-    section = Section(
+    section = Table(
         "pairs of", ["pairs", "disagreements", "LLM right", "backbone right", "LLM right when they disagree"]
     )
     for row in regions:
@@ -70,19 +70,19 @@ def reliability(regions: _Rows, name: Callable[[Mapping[str, Any]], str]) -> Sec
     return section
 
 
-def gate(rows: _Rows) -> Section:
+def gate(rows: _Rows) -> Table:
     """Return the gate of one backbone and mode: a row an epoch."""
     columns = [*REGIONS, *(key for key in rows[-1] if key.startswith(WEIGHT))]
-    section = Section("epoch", [REGIONS.get(key, f"weight of {key.removeprefix(WEIGHT)}") for key in columns])
+    section = Table("epoch", [REGIONS.get(key, f"weight of {key.removeprefix(WEIGHT)}") for key in columns])
     for row in rows:
         section.add(str(row["epoch"]), [_number(row.get(key)) for key in columns])
     return section
 
 
-def curves(rows: _Rows) -> Section:
+def curves(rows: _Rows) -> Table:
     """Return validation AUC and loss of one backbone: a row an epoch, two columns a mode."""
     modes = list(dict.fromkeys(row["mode"] for row in rows))
-    section = Section("epoch", [f"{mode}: {what}" for mode in modes for what in ("validation AUC", "loss")])
+    section = Table("epoch", [f"{mode}: {what}" for mode in modes for what in ("validation AUC", "loss")])
     for (epoch,), own in grouped(rows, "epoch").items():
         found = {row["mode"]: row for row in own}
         cells = [_number(found.get(mode, {}).get(key)) for mode in modes for key in ("valid_auc", "loss")]
@@ -90,9 +90,9 @@ def curves(rows: _Rows) -> Section:
     return section
 
 
-def runs(rows: _Rows) -> Section:
+def runs(rows: _Rows) -> Table:
     """Return every run."""
-    section = Section("run", ["AUC", "cold users", "long-tail items", "kept epoch", "fit seconds"])
+    section = Table("run", ["AUC", "cold users", "long-tail items", "kept epoch", "fit seconds"])
     for row in rows:
         cells = [_number(row[key]) for key in ("auc", "auc_cold", "auc_tail")]
         cells += [str(row["epoch"]), f"{row['seconds']:.1f}"]
@@ -100,19 +100,19 @@ def runs(rows: _Rows) -> Section:
     return section
 
 
-def metrics(rows: _Rows) -> Section:
+def metrics(rows: _Rows) -> Table:
     """Return the other metrics of every run."""
     names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-    section = Section("run", names)
+    section = Table("run", names)
     for row in rows:
         run = f"{row['backbone']} {row['mode']} seed {row['seed']}"
         section.add(run, [_number(row["metrics"].get(name)) for name in names])
     return section
 
 
-def coverage(inputs: Mapping[str, Any] | None) -> Section:
+def coverage(inputs: Mapping[str, Any] | None) -> Table:
     """Return what of the score table can be used."""
-    section = Section("score table", ["count"])
+    section = Table("score table", ["count"])
     if inputs is None:
         section.add("coverage", [NOT_RECORDED])
         return section
@@ -129,10 +129,10 @@ def coverage(inputs: Mapping[str, Any] | None) -> Section:
     return section
 
 
-def origin(inputs: Mapping[str, Any] | None) -> Section:
+def origin(inputs: Mapping[str, Any] | None) -> Table:
     """Return how the scores were made and what they cost, as far as their file says."""
     recorded = flatten((inputs or {}).get("origin", {}))
-    section = Section("scores", ["recorded"])
+    section = Table("scores", ["recorded"])
     for key, value in recorded.items():
         section.add(_RECORDED.get(key, key), [NOT_RECORDED if value is None else str(value)])
     for key, name in _ORIGIN.items():
@@ -141,17 +141,17 @@ def origin(inputs: Mapping[str, Any] | None) -> Section:
     return section
 
 
-def settings(values: Mapping[str, Any]) -> Section:
+def settings(values: Mapping[str, Any]) -> Table:
     """Return the configuration."""
-    section = Section("setting", ["value"])
+    section = Table("setting", ["value"])
     for key, value in flatten(values).items():
         section.add(key, ["none" if value is None else str(value)])
     return section
 
 
-def versions(values: Mapping[str, Sequence[str]]) -> Section:
+def versions(values: Mapping[str, Sequence[str]]) -> Table:
     """Return the versions of the packages."""
-    section = Section("package", ["version"])
+    section = Table("package", ["version"])
     for name, found in values.items():
         section.add(name, [", ".join(found)])
     return section

@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from ..comparison import auc_levels, compare_runs, gains_by_size
+from ..differences import BASELINE, auc_levels, gains_by_size
 from ..plots import REGIONS, WEIGHT
 from ..run import RunResult
-from ..runs import RunFolder
+from ..store import RunFolder
 
 _GATED = ("gated", "joint")  # the others have no gate, or one that is always open
 
@@ -26,12 +26,13 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
     -------
     dict
         Plain JSON values, None for what JSON lacks or nobody has recorded. ``runs`` (of `RunResult`, without
-        epochs and versions), ``differences`` and ``gains_by_size`` (of `Difference`, ``clear`` added), ``levels``
-        (of `Level`), ``curves`` and ``gate`` (means over seeds by backbone, mode and epoch), ``versions`` (name -> all
-        that the runs had), ``settings``, ``inputs`` and ``reliability`` as the folder has them.
+        epochs and versions), ``differences`` to the plain model, ``additions`` (differences of combined modes to what
+        they add to) and ``gains_by_size`` (of `Difference`, ``clear`` added), ``levels`` (of `Level`), ``curves`` and
+        ``gate`` (means over seeds by backbone, mode and epoch), ``versions`` (name -> all that the runs had), and
+        ``settings``, ``inputs`` and ``reliability`` as the folder has them.
     """
     keys = sorted(folder.runs, key=lambda key: key[2])
-    comparison = compare_runs(folder, keys)
+    differences = folder.comparison(keys).differences
     labels = folder.labels()
     levels, by_size = [], []
     for backbone in dict.fromkeys(key[0] for key in keys):
@@ -44,7 +45,8 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
     return {
         "runs": [_without_epochs(run) for run in runs],
         "levels": levels,
-        "differences": [{**d.to_json(), "clear": d.clear} for d in comparison.differences],
+        "differences": [{**d.to_json(), "clear": d.clear} for d in differences if d.baseline == BASELINE],
+        "additions": [{**d.to_json(), "clear": d.clear} for d in differences if d.baseline != BASELINE],
         "gains_by_size": [{**d.to_json(), "clear": d.clear} for d in by_size],
         "curves": _means(epochs, ["valid_auc", "loss"]),
         "gate": _means(

@@ -5,23 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..run import INITIALISED
-
-MODES = {
-    "none": "the plain backbone",
-    "global": "every LLM pair, no gate",
-    "gated": "LLM pairs, gated where the LLM is the better judge on probes",
-    "joint": "LLM pairs, with the gate of the paper's Algorithm 1",
-    "pointwise_mse": "the LLM's scores as targets, squared error",
-    "pointwise_bce": "the LLM's scores as targets, cross-entropy",
-    "kd": "the LLM's soft logits distilled (KD)",
-    "kar": "encoded texts of users and items as extra inputs (KAR)",
-    "llm_cf": "encoded in-context exemplars as an extra input (LLM-CF)",
-}
-MODES |= {
-    name: "embeddings started from vectors of the items" + ("" if how == "none" else f"; {MODES[how]}")
-    for name, how in INITIALISED.items()
-}
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 STRATA = {"all": "all test interactions", "cold": "cold users", "tail": "long-tail items"}
 

@@ -1,0 +1,232 @@
+"""Modes of a comparison: what texts and vectors do to a model before LLM scores regularize its training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backends.initialise import DEFAULT_SCALE
+from ..config import MODES
+from ..errors import ConfigError
+from ..knowledge import Adaptor, EncodedTexts, KARAdaptor, LLMCFAdaptor, TextEncoder
+from ..knowledge.id_vectors import Vectors
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a mode can do to a model beside regularizing it.
+
+    Attributes
+    ----------
+    needs : {"texts", "vectors"}
+        What it reads.
+    adds_input : bool
+        Whether the model gets dense inputs, which then have to be served; a mode has at most one such part.
+    says : str
+        What it does, for reports.
+    """
+
+    needs: str
+    adds_input: bool
+    says: str
+
+
+PARTS = {
+    "init": Part("vectors", False, "embeddings started from vectors of the items"),
+    "kar": Part("texts", True, "encoded texts of users and items as extra inputs (KAR)"),
+    "llm_cf": Part("texts", True, "encoded in-context exemplars as an extra input (LLM-CF)"),
+}
+"""Parts that stand alone or before a key of `sllmr_plugin.config.MODES`, joined by ``+``, as in ``init+gated``."""
+
+_REGULARIZERS = {
+    "none": "the plain backbone",
+    "global": "every LLM pair, no gate",
+    "gated": "LLM pairs, gated where the LLM is the better judge on probes",
+    "joint": "LLM pairs, with the gate of the paper's Algorithm 1",
+    "pointwise_mse": "the LLM's scores as targets, squared error",
+    "pointwise_bce": "the LLM's scores as targets, cross-entropy",
+    "kd": "the LLM's soft logits distilled (KD)",
+}
+
+MODE_NAMES = (*MODES, *PARTS)
+"""Modes of one part; `Mode.of` also reads combinations of them."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to train a backbone; a row of a comparison.
+
+    Attributes
+    ----------
+    name : str
+        As in results, for instance ``init+gated``.
+    parts : tuple of str
+        Keys of `PARTS`, in the order of the name.
+    regularizer : str
+        A key of `sllmr_plugin.config.MODES`; ``none`` without one.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    regularizer: str
+
+    @classmethod
+    def of(cls, name: str) -> Mode:
+        """Read a name: parts, then at most one regularizer, joined by ``+``.
+
+        Raises
+        ------
+        ConfigError
+            If a part is unknown, stands twice or behind the regularizer, or two parts give the model inputs.
+
+        Examples
+        --------
+        >>> Mode.of("init+gated")
+        Mode(name='init+gated', parts=('init',), regularizer='gated')
+        """
+        *front, last = name.split("+")
+        parts, regularizer = ((*front,), last) if last in MODES else ((*front, last), "none")
+        unknown = [part for part in parts if part not in PARTS]
+        if unknown:
+            raise ConfigError(
+                f"mode={name!r} is none of {', '.join(map(repr, MODE_NAMES))}, nor a combination such as "
+                f"'init+gated' ({', '.join(PARTS)} come first, then one of the others). Take some of these."
+            )
+        if len(set(parts)) < len(parts) or (front and last == "none"):
+            raise ConfigError(f"mode={name!r} names a part that adds nothing; leave it out.")
+        if sum(PARTS[part].adds_input for part in parts) > 1:
+            raise ConfigError(f"mode={name!r} has two parts that give the model inputs; take one of them.")
+        return cls(name, parts, regularizer)
+
+    @property
+    def says(self) -> str:
+        """What it does, for reports."""
+        told = [PARTS[part].says for part in self.parts]
+        return "; ".join(
+            [*told, *([_REGULARIZERS[self.regularizer]] if self.regularizer != "none" or not told else [])]
+        )
+
+    @property
+    def uses_scores(self) -> bool:
+        """Whether LLM scores regularize it."""
+        return self.regularizer != "none"
+
+    def needs(self, what: str) -> bool:
+        """Whether a part reads ``texts`` or ``vectors``."""
+        return any(PARTS[part].needs == what for part in self.parts)
+
+    @property
+    def adds_input(self) -> bool:
+        """Whether the model gets dense inputs."""
+        return any(PARTS[part].adds_input for part in self.parts)
+
+    def adaptor(
+        self, encoded: EncodedTexts | None, rows: tuple[Mapping[str, np.ndarray], np.ndarray], seed: int
+    ) -> Adaptor | None:
+        """Build the adaptor of a run.
+
+        Parameters
+        ----------
+        encoded : EncodedTexts or None
+            Vectors by the codes of the rows; may be None where the mode needs none.
+        rows : tuple of (mapping of str to ndarray, ndarray)
+            Training rows, of which LLM-CF draws its exemplars.
+        seed : int
+            Of the adaptor's weights and of the exemplars.
+
+        Returns
+        -------
+        Adaptor or None
+            None for the modes that add no input.
+        """
+        if not self.adds_input:
+            return None
+        check_sources([self], texts=encoded, start=object())
+        assert encoded is not None
+        if "kar" in self.parts:
+            return KARAdaptor(encoded, seed=seed)
+        return LLMCFAdaptor(encoded, *rows, user="user_id", item="item_id", seed=seed)
+
+
+class ModeName:
+    """Annotates a setting with the names that `Mode.of` reads."""
+
+    names = MODE_NAMES
+
+    def choose(self, value: Any) -> str:
+        """Return the name of a mode; raise `ConfigError` for any other value."""
+        return Mode.of(str(value)).name
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What embeddings start from (`sllmr_plugin.initialise`).
+
+    Attributes
+    ----------
+    vectors : Vectors
+        Of items and, maybe, users, by raw id.
+    scale : float, default=0.3
+        Root mean square of each item row.
+    users : {"auto", "history", "vectors", "none"}, default="auto"
+        Where user rows come from.
+    """
+
+    vectors: Vectors
+    scale: float = DEFAULT_SCALE
+    users: str = "auto"
+
+    @classmethod
+    def read(
+        cls,
+        source: str | Path,
+        items: str | Path | None = None,
+        *,
+        encoder: TextEncoder | None = None,
+        scale: float = DEFAULT_SCALE,
+        users: str = "auto",
+    ) -> Start:
+        """Read vectors.
+
+        Parameters
+        ----------
+        source : path or "titles"
+            A text table, put behind the titles of `items` where these are given, or vectors, as `Vectors.read` takes
+            them; ``"titles"`` takes the titles of `items` alone.
+        items : path or None, default=None
+            Items file with a column ``title``.
+        encoder : TextEncoder or None, default=None
+            Encodes texts; default: `TfidfSvdEncoder`.
+        scale, users
+            As the attributes.
+
+        Raises
+        ------
+        ConfigError
+            If titles are asked for and there is no file of items.
+        """
+        if str(source) == "titles":
+            if items is None:
+                raise ConfigError("the titles to start from stand in the file of the items; give that, too (--items).")
+            return cls(Vectors.read(items, encoder=encoder), scale, users)
+        return cls(Vectors.read(source, titles=items, encoder=encoder), scale, users)
+
+
+def check_sources(modes: Sequence[Mode], *, texts: object | None, start: object | None) -> None:
+    """Raise `ConfigError` if a mode needs texts or vectors and there are none."""
+    needing = [mode.name for mode in modes if mode.needs("texts")]
+    if needing and texts is None:
+        raise ConfigError(
+            f"mode {', '.join(needing)} reads LLM-written texts of users and items; give a text table "
+            "(texts=, or --texts FILE: kind, id, text), or leave the mode out."
+        )
+    needing = [mode.name for mode in modes if mode.needs("vectors")]
+    if needing and start is None:
+        raise ConfigError(
+            f"mode {', '.join(needing)} starts from vectors of the items; give some (--initialise titles or FILE; "
+            "start=Start.read(...) in Python), or leave the mode out."
+        )
