@@ -7,14 +7,11 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ConfigError
 from ..parallel import ray
 from ..parallel.ray import RayEngine
-
-if TYPE_CHECKING:
-    from ..evaluation.training import RunSettings
 
 INTERACTIONS_HELP = (
     "CSV or parquet: user_id, item_id[, label][, position|timestamp][, split]; without split the "
@@ -31,68 +28,6 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help="CSV or parquet: user_id, item_id, score in [0, 1][, kind]",
-    )
-
-
-def add_training(parser: argparse.ArgumentParser) -> None:
-    """Add the sizes of training and validation, and ``--set``; `run_settings` and `read_overrides` read them."""
-    from ..evaluation.training import RunSettings  # needs torch, which commands that train nothing do without
-
-    defaults = RunSettings()
-    for flag, default, text in (
-        ("--epochs", defaults.epochs, "epochs per run"),
-        ("--embedding-dim", defaults.embedding_dim, "length of the embedding vectors"),
-        ("--batch-size", defaults.batch_size, "rows per training step"),
-        (
-            "--negatives",
-            defaults.negatives,
-            "sampled negatives per positive; unused if the data have their own",
-        ),
-        ("--valid-users", defaults.valid_users, "users ranked to choose the epoch"),
-    ):
-        parser.add_argument(flag, type=positive, default=default, metavar="N", help=f"{text} (default: {default})")
-    parser.add_argument("--redraw", action="store_true", help="draw other negatives in every epoch")
-    parser.add_argument(
-        "--patience",
-        type=positive,
-        metavar="N",
-        help="stop when N epochs in a row have not raised the validation AUC (default: train all epochs)",
-    )
-    parser.add_argument(
-        "--learning-rate",
-        type=rate,
-        default=defaults.learning_rate,
-        metavar="X",
-        help="of Adam (default: 0.001)",
-    )
-    parser.add_argument(
-        "--dropout",
-        type=share,
-        default=defaults.dropout,
-        metavar="X",
-        help="dropout rate of the backbone's deep part; uncertainty mc_dropout needs one (default: 0)",
-    )
-    parser.add_argument(
-        "--rank-items",
-        type=positive,
-        metavar="N",
-        help="rank each user's held-out items against N unseen items drawn at random: an "
-        "unbiased estimate of full-ranking AUC for slow backbones (default: all items)",
-    )
-    parser.add_argument(
-        "--device",
-        type=device,
-        default=defaults.device,
-        metavar="NAME",
-        help="a torch device such as cuda:0 (default: cpu)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        dest="overrides",
-        help="a field of SelectiveConfig, for instance weight=0.2; can be repeated",
     )
 
 
@@ -143,29 +78,6 @@ def check_data_dir(folder: str | None) -> None:
         raise ConfigError(f"--data-dir {folder}: no such folder; name the one that data sets lie in.")
 
 
-def run_settings(
-    arguments: argparse.Namespace, *, test_users: int | None = None, test_items: int | None = None
-) -> RunSettings:
-    """Return what the arguments of `add_training` say, with the sizes of a test ranking if a test is ranked."""
-    from ..evaluation.training import RunSettings
-
-    return RunSettings(
-        epochs=arguments.epochs,
-        embedding_dim=arguments.embedding_dim,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        negatives=arguments.negatives,
-        redraw=arguments.redraw,
-        patience=arguments.patience,
-        test_users=test_users,
-        valid_users=arguments.valid_users,
-        test_items=test_items,
-        valid_items=arguments.rank_items,
-        dropout=arguments.dropout,
-        device=arguments.device,
-    )
-
-
 def read_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     """Turn ``FIELD=VALUE`` texts into fields of `SelectiveConfig`, checked."""
     from ..config import SelectiveConfig  # needs torch, too
@@ -175,12 +87,12 @@ def read_overrides(assignments: Sequence[str]) -> dict[str, Any]:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment} is not FIELD=VALUE; write for instance --set weight=0.2.")
-        overrides[name.strip()] = _value(value.strip())
+        overrides[name.strip()] = read_value(value.strip())
     SelectiveConfig.from_dict(overrides, source="--set")
     return overrides
 
 
-def _value(text: str) -> Any:
+def read_value(text: str) -> Any:
     """Read an int, a float, true, false or none; anything else is text."""
     for number in (int, float):
         try:

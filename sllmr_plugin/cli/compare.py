@@ -23,14 +23,13 @@ from ..zoo.deepctr import BACKBONES
 from .arguments import (
     add_data,
     add_engine,
-    add_training,
     names,
     open_engine,
     positive,
     rate,
     read_overrides,
-    run_settings,
 )
+from .training import add_training, run_settings
 
 _EPILOG = """\
 Every mode of a seed starts from the same weights and sees the same batches, and each run keeps its epoch of

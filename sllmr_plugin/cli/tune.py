@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 from ..datasets.interactions import load_interactions
-from ..evaluation.training import RunSettings
 from ..evaluation.tune import TuneResult, tune
 from ..zoo.deepctr import BACKBONES
-from .arguments import add_data, add_training, positive, read_overrides, run_settings
+from .arguments import add_data, positive, read_overrides
+from .training import add_training, run_settings, training_flags
 
 _EPILOG = """\
 Trial 0 is the plain model, trial 1 the default config, the others are drawn at random from a small grid:
@@ -71,23 +71,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _compare_command(arguments: argparse.Namespace, result: TuneResult) -> str:
     """Return the command that compares the chosen config with the plain model, with the same data and sizes."""
-    defaults = RunSettings()
     command = ["sllmr", "compare", "--interactions", arguments.interactions]
     command += ["--items", arguments.items] if arguments.items else []
     command += ["--scores", arguments.scores, "--config", str(result.config_file), "--backbone", result.backbone]
-    for name, default in (
-        ("epochs", defaults.epochs),
-        ("embedding_dim", defaults.embedding_dim),
-        ("batch_size", defaults.batch_size),
-        ("negatives", defaults.negatives),
-        ("valid_users", defaults.valid_users),
-        ("patience", defaults.patience),
-        ("learning_rate", defaults.learning_rate),
-        ("dropout", defaults.dropout),
-        ("rank_items", defaults.valid_items),
-        ("device", defaults.device),
-    ):
-        value = getattr(arguments, name)
-        command += [f"--{name.replace('_', '-')}", str(value)] if value != default else []
-    command += ["--redraw"] * arguments.redraw
-    return shlex.join([*command, "--out", str(arguments.out / "test")])
+    return shlex.join([*command, *training_flags(run_settings(arguments)), "--out", str(arguments.out / "test")])

@@ -99,6 +99,11 @@ class RunSettings(Settings):
     device: str = "cpu"
     model_arguments: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def quick(cls, **changes: Any) -> RunSettings:
+        """Return a setting for trials: three epochs, one negative a positive, the same in every epoch."""
+        return cls(**{"epochs": 3, "negatives": 1, "redraw": False, "patience": None, **changes})
+
     def rows(self, data: Interactions, seed: int | Sequence[int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Draw the rows of a training, or of one of its epochs (`training_rows`)."""
         return training_rows(

@@ -1,0 +1,113 @@
+"""Flags of `RunSettings`: types, choices, defaults and checks come from its fields."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import ConfigError
+from ..evaluation.training import RunSettings
+from ..settings import as_type, choices_of, field_types
+from .arguments import device, read_value
+
+_HELP = {
+    "epochs": "epochs per run",
+    "patience": "stop when so many epochs in a row have not raised the validation AUC; none trains all epochs",
+    "embedding_dim": "length of the embedding vectors",
+    "batch_size": "rows per training step",
+    "learning_rate": "of Adam",
+    "l2": "weight of the L2 penalty on embeddings; none is the library's own",
+    "negatives": "sampled negatives per positive; unused if the data have their own",
+    "negatives_by": "how they are drawn",
+    "redraw": "draw other negatives in every epoch",
+    "dropout": "dropout rate of the backbone's deep part; uncertainty mc_dropout needs one",
+    "history_length": "last interactions that DIN and DIEN read",
+    "valid_users": "users ranked to choose the epoch; none ranks all",
+    "device": "a torch device such as cuda:0",
+}
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add the sizes of training and validation, and ``--set``; `run_settings` and `read_overrides` read them."""
+    wanted = field_types(RunSettings)
+    for field in dataclasses.fields(RunSettings):
+        if field.name not in _HELP:
+            continue
+        says = f"{_HELP[field.name]} (default: {_word(field.default)})"
+        flag = _flag(field.name)
+        if isinstance(field.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=says)
+        elif choices := choices_of(RunSettings, field.name):
+            parser.add_argument(flag, choices=choices, default=field.default, help=says)
+        elif field.name == "device":
+            parser.add_argument(flag, type=device, default=field.default, metavar="NAME", help=says)
+        else:
+            metavar = "N" if "int" in str(wanted[field.name]) else "X"
+            parser.add_argument(flag, type=_reader(field.name), default=field.default, metavar=metavar, help=says)
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="three epochs and one fixed negative, unless their flags say otherwise: for trials, not for figures",
+    )
+    parser.add_argument(
+        "--rank-items",
+        type=_reader("valid_items"),
+        metavar="N",
+        help="rank each user's held-out items against N unseen items drawn at random: an "
+        "unbiased estimate of full-ranking AUC for slow backbones (default: all items)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="overrides",
+        help="a field of SelectiveConfig, for instance weight=0.2; can be repeated",
+    )
+
+
+def run_settings(
+    arguments: argparse.Namespace, *, test_users: int | None = None, test_items: int | None = None
+) -> RunSettings:
+    """Return what the arguments of `add_training` say, with the sizes of a test ranking if a test is ranked."""
+    given = {name: getattr(arguments, name) for name in _HELP}
+    if arguments.quick:
+        plain, quick = RunSettings(), RunSettings.quick()
+        given |= {name: getattr(quick, name) for name in given if given[name] == getattr(plain, name)}
+    return RunSettings(**given, test_users=test_users, test_items=test_items, valid_items=arguments.rank_items)
+
+
+def training_flags(settings: RunSettings) -> list[str]:
+    """Return the flags that `run_settings` reads as the same training; what has its default is left out."""
+    flags = []
+    for name in _HELP:
+        value = getattr(settings, name)
+        if value == getattr(RunSettings(), name):
+            continue
+        if isinstance(value, bool):
+            flags.append(_flag(name) if value else _flag(f"no_{name}"))
+        else:
+            flags += [_flag(name), _word(value)]
+    return [*flags, *(["--rank-items", str(settings.valid_items)] if settings.valid_items else [])]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _word(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _reader(name: str) -> Callable[[str], Any]:
+    """Return what reads a field's text and checks it as the field does."""
+
+    def read(text: str) -> Any:
+        try:
+            return as_type(read_value(text), field_types(RunSettings)[name])
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
