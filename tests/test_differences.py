@@ -64,6 +64,19 @@ def test_only_shared_seeds_are_compared_and_without_plain_runs_nothing():
     assert differences_to_plain("din", {key: f for key, f in frames.items() if key[0] == "none"}) == []
 
 
+def test_a_combined_mode_is_also_compared_with_what_it_adds_to():
+    names = ["none", "init", "init+gated", "kar+gated"]
+    frames = rankings([(mode, seed) for seed in (0, 1) for mode in names if (mode, seed) != ("init", 1)])
+    found = {(d.baseline, d.mode): d for d in differences_to_plain("din", frames) if d.stratum == "all"}
+    assert set(found) == {("none", mode) for mode in names[1:]} | {("init", "init+gated")}  # there is no kar
+    added = found["init", "init+gated"]
+    assert added.seeds == [0]  # the seed that both have
+    assert added.mean == pytest.approx((frames["init+gated", 0]["auc"] - frames["init", 0]["auc"]).mean())
+    assert Difference.from_json(added.to_json()) == added
+    no_plain = {key: frame for key, frame in frames.items() if key[0] != "none"}
+    assert {(d.baseline, d.mode) for d in differences_to_plain("din", no_plain)} == {("init", "init+gated")}
+
+
 def test_rankings_of_other_interactions_are_refused():
     frames = rankings([("none", 0), ("gated", 0)])
     frames["gated", 0] = frames["gated", 0].iloc[::-1].reset_index(drop=True)

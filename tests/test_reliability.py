@@ -266,6 +266,10 @@ def test_scores_that_echo_the_prompts_order_are_warned_of(case, tmp_path, form):
     with pytest.warns(OrderEchoWarning, match=r"rank correlation -1\.00.*12 answers.*--repeats"):
         result = reliability(model, echo, x=zoo.inputs(model), y=zoo.labels(DEEPFM), resamples=20, **NAMES)
     assert "place in the prompt -1.00 (12 answers)" in str(result)
+    whole = result.region()
+    assert str(result).splitlines()[3].split()[:5] == ["all"] * 4 + [str(whole["n_pairs"])]
+    assert f"<td>{whole['n_disagree']}</td>" in result._repr_html_()
+    assert repr(result).startswith(f"Reliability of {whole['n_pairs']} pairs of {whole['n_users']} users")
     assert result.content()["prompt_order"]["correlation"] == pytest.approx(-1)
     assert plain.prompt_order is None
     assert plain.content()["prompt_order"] is None

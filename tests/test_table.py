@@ -127,6 +127,28 @@ def test_latex_escapes_what_it_would_read_as_commands():
     assert r"\textless{} \textasciitilde{}3 (1)" in latex
 
 
+def test_additions_have_tables_of_their_own():
+    added = difference("init+gated", baseline="init", low=0.002, high=0.004)
+    runs = [result(mode) for mode in ("none", "init", "init+gated")]
+    lines = format_table(Comparison(runs, [difference("init+gated"), added])).splitlines()
+    heads = [line.split("  ")[0] for line in lines]
+    assert "+0.0300 [+0.0100, +0.0500]*" in lines[heads.index("minus none") + 1]
+    assert "+0.0030 [+0.0020, +0.0040]*" in lines[heads.index("minus init") + 1]
+
+
+def test_html_has_the_cells_of_the_text_and_escapes_labels():
+    strata = [StratumAuc("deepfm", "none", "kind", "<b>&", 1, [0.5])]
+    whole = Comparison(comparison().runs, comparison().differences, strata)
+    page = format_table(whole, "html")
+    numbers = re.compile(r"[-+]?\d+\.\d+")
+    assert numbers.findall(page) == numbers.findall(format_table(whole))
+    assert "&lt;b&gt;&amp; (1)" in page
+    assert "<b>+0.0300 [+0.0100, +0.0500]</b>" in page
+    assert page.count("<tr>") == page.count("</tr>")
+    assert whole._repr_html_() == page
+    assert str(whole) == format_table(whole)
+
+
 def test_json_has_every_figure():
     content = json.loads(format_table(comparison(), "json"), parse_constant=pytest.fail)
     assert [run["auc"] for run in content["runs"]] == [0.6, 0.7, 0.62, 0.74]

@@ -371,6 +371,16 @@ def test_the_table_is_sorted_and_says_what_was_gained():
     assert "probes" not in "\n".join(lines)
 
 
+def test_a_search_shows_itself():
+    found = result_of([0.60, 0.62], [0.60, 0.61], [0.70, 0.76])
+    assert str(found) == format_trials(found)
+    assert found._repr_html_() == format_trials(found, "html")
+    assert "<td>0.7300 ± 0.0424</td><td>+0.1200 ± 0.0283</td>" in found._repr_html_()
+    assert repr(found).startswith(
+        "TuneResult of 3 trials, deepfm: budget, confidence, weight 0.4, margin 0 has validation"
+    )
+
+
 def test_a_gain_that_seeds_may_explain_is_called_luck_and_one_seed_tells_nothing():
     assert "plain model: +0.0100 ± 0.0141 (no more than its deviation over seeds: may well be luck)" in format_trials(
         result_of([0.60, 0.60], [0.50, 0.50], [0.60, 0.62])

@@ -18,13 +18,16 @@ from ..training.probes import JudgedPairs
 from ..wrapping import is_wrapped, unwrap, wrap
 from .plots import plot_reliability
 from .statistics import FEWEST_USERS
+from .tables import Sheet, Table
 
 _USERS, _ITEMS, _UNCERTAINTY = ("cold", "warm"), ("tail", "head"), ("low", "middle", "high")
 _GAPS = (0.0, 0.2, 0.4, 1.0)
+_CAPTION = "share of (held-out item, candidate) pairs ordered right, with 95% intervals over users"
+_DISAGREE = ("disagree", "LLM right when they disagree")
 MEASURES = ("llm_right", "backbone_right", "llm_right_when_they_disagree")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reliability:
     """Who orders held-out interactions right, by region; print it.
 
@@ -75,21 +78,28 @@ class Reliability:
         """Draw P(the LLM is right | they disagree) by region, with intervals, into a PNG, SVG or PDF file."""
         plot_reliability(self.table, path)
 
-    def __str__(self) -> str:
-        lines = [
-            "share of (held-out item, candidate) pairs ordered right, with 95% intervals over users",
-            "",
-            f"{'users':6}{'items':6}{'uncertainty':13}{'LLM gap':10}{'pairs':>8}  {'LLM':20}{'backbone':20}"
-            f"{'disagree':>9}  LLM right when they disagree",
-        ]
+    def sheet(self) -> Sheet:
+        """Return the regions as a table, with the verdict below."""
+        table = Table("users", ["items", "uncertainty", "LLM gap", "pairs", "LLM", "backbone", *_DISAGREE], narrow=True)
         for _, row in self.table.iterrows():
-            cells = [_cell(row, name) for name in MEASURES]
-            lines.append(
-                f"{row['users']:6}{row['items']:6}{row['uncertainty']:13}{row['llm_gap']:10}{row['n_pairs']:8d}  "
-                f"{cells[0]:20}{cells[1]:20}{row['n_disagree']:9d}  {cells[2]}"
-            )
+            llm, backbone, disagreed = (_cell(row, name) for name in MEASURES)
+            region = [row["items"], row["uncertainty"], row["llm_gap"], str(row["n_pairs"])]
+            table.add(row["users"], [*region, llm, backbone, str(row["n_disagree"]), disagreed])
         order = [] if self.prompt_order is None else [str(self.prompt_order)]
-        return "\n".join([*lines, "", *self.verdict(), *order])
+        return Sheet([_CAPTION], [table], [*self.verdict(), *order])
+
+    def __str__(self) -> str:
+        return self.sheet().write()
+
+    def _repr_html_(self) -> str:
+        return self.sheet().write("html")
+
+    def __repr__(self) -> str:
+        whole = self.region()
+        return (
+            f"Reliability of {whole['n_pairs']} pairs of {whole['n_users']} users: LLM right "
+            f"{_cell(whole, MEASURES[0])}, backbone {_cell(whole, MEASURES[1])}  (print it for the regions)"
+        )
 
     def verdict(self) -> list[str]:
         """Say in a sentence each of cold and warm users, tail and head items, whether the LLM is worth following."""
