@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 
 from sllmr_plugin.cli import main
-from sllmr_plugin.datasets.demo import load_demo
+from sllmr_plugin.datasets.demo import demo_paths, load_demo
 from sllmr_plugin.evaluation import compare as compare_module
 from sllmr_plugin.evaluation.compare import compare
+from sllmr_plugin.evaluation.modes import Start
 from sllmr_plugin.evaluation.training import RunSettings
 from sllmr_plugin.experiments.experiment import compose
 from sllmr_plugin.experiments.running import train_experiment
@@ -172,3 +173,37 @@ def test_a_backbone_by_name_trains_from_python(tmp_path):
     experiment = compose(model="fibinet", data="demo", assignments=[*assignments, "run.mode=none"])
     (run,) = train_experiment(experiment, tmp_path, verbose=False)
     assert (run.backbone, run.mode, run.seed, run.n_test) == ("fibinet", "none", 0, 60)
+
+
+def test_an_experiment_starts_from_titles_as_a_comparison_does(tmp_path, capsys):
+    start = ["-o", "run.mode=init+gated", "-o", "start.source=titles", "-o", "start.scale=0.2"]
+    assert main([*DEEPFM, *start, "--with-plain", "--out", str(tmp_path / "train")]) == 0
+    assert "init+gated minus none |" in capsys.readouterr().out
+    data, scores = load_demo()
+    sizes = {"epochs": 1, "embedding_dim": 4, "batch_size": 512, "test_users": 60, "valid_users": 60}
+    compare(
+        data,
+        scores,
+        out=tmp_path / "compare",
+        modes=["none", "init+gated"],
+        seeds=1,
+        settings=RunSettings(**sizes, model_arguments={"dnn_hidden_units": [8]}),
+        config_overrides={"weight": 0.1},
+        start=Start.read("titles", demo_paths().items, scale=0.2),
+        verbose=False,
+    )
+    assert without_times(tmp_path / "train") == without_times(tmp_path / "compare")
+    missing = ["-o", "start.source=texts", "-o", "data.texts=null", "--out", str(tmp_path / "none")]
+    assert main([*DEEPFM, *start, *missing]) == 2
+    assert "data.texts is null" in capsys.readouterr().err
+
+
+def test_what_embeddings_start_from_is_part_of_the_experiment_where_they_do():
+    plain, gated = (compose(model="deepfm", data="demo", assignments=["start.scale=0.1"] * n) for n in (0, 1))
+    assert gated.identity() == plain.identity()
+    keys = ["run.mode=init", "start.source=titles"]
+    small, large = (compose(model="deepfm", data="demo", assignments=[*keys, f"start.scale={x}"]) for x in (0.1, 0.2))
+    assert small.name != large.name
+    assert (small.reads, small.modes) == ((), ["init"])
+    both = compose(model="deepfm", data="video_games", assignments=["run.mode=init+kar+joint"])
+    assert (both.reads, both.config.gate) == (("texts", "scores"), "joint")

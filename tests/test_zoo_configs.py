@@ -153,7 +153,7 @@ def test_numbers_are_read_as_what_they_mean(text, field, value, tmp_path):
         ("data:\n  split: random", "split: 'random' is none of 'leave-last-out', 'column'"),
         ("data: 3", "line 3: 'data' is a section and has no value; the keys of data are name, "),
         ("run:\n  seeds: [1, 1]", "seeds=[1, 1] must be one or more different numbers"),
-        ("zzz: 3", "the sections are model, data, config, training, run."),
+        ("zzz: 3", "the sections are model, data, config, training, start, run."),
     ],
 )
 def test_a_wrong_file_says_what_where_and_what_to_do(line, told, tmp_path):

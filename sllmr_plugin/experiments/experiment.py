@@ -19,7 +19,7 @@ from ..evaluation.training import RunSettings
 from ..zoo.deepctr import check_backbone
 from .data import DataSource
 from .files import FOLDER, Setting, dump, find_file, read_assignment, read_file, unknown_name, zoo_folder
-from .schema import SECTIONS, ModelChoice, RunPlan, build, check_settings, section_fields
+from .schema import SECTIONS, ModelChoice, RunPlan, StartChoice, build, check_settings, section_fields
 
 # Keys that leave the figures of a run as they are: what is said of it, where its files lie, which seeds are made.
 _NOT_IN_NAME = {
@@ -43,6 +43,8 @@ class Experiment:
         The regularizer; weight 0 trains the plain model.
     training : RunSettings
         Sizes of training and evaluation, with the backbone's own arguments.
+    start : StartChoice
+        What embeddings start from in modes with ``init``.
     run : RunPlan
         Seeds.
     origins : dict of str to str
@@ -53,6 +55,7 @@ class Experiment:
     data: DataSource
     config: SelectiveConfig
     training: RunSettings
+    start: StartChoice = StartChoice()
     run: RunPlan = RunPlan()
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -75,7 +78,8 @@ class Experiment:
     def reads(self) -> tuple[str, ...]:
         """What is read in addition to interactions and items: ``scores``, ``texts`` or nothing."""
         mode = Mode.of(self.mode)
-        return ("texts",) * mode.needs("texts") + ("scores",) * mode.uses_scores
+        texts = mode.needs("texts") or (mode.needs("vectors") and self.start.source == "texts")
+        return ("texts",) * texts + ("scores",) * mode.uses_scores
 
     @property
     def name(self) -> str:
@@ -95,7 +99,7 @@ class Experiment:
             f"{section}.{name}": value
             for section, values in self.to_dict().items()
             for name, value in values.items()
-            if name not in _NOT_IN_NAME.get(section, ())
+            if name not in _NOT_IN_NAME.get(section, ()) and (section != "start" or Mode.of(self.mode).needs("vectors"))
         }
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from ..errors import ConfigError, RunFolderError
 from ..evaluation.compare import compare
 from ..evaluation.comparison import Comparison, gain_cell, spread
+from ..evaluation.modes import Mode, Start
 from ..evaluation.run import RunResult
 from ..evaluation.store import changes, write_whole
 from ..zoo.deepctr import BACKBONES
@@ -42,14 +43,15 @@ def result_lines(experiment: Experiment, comparison: Comparison) -> list[str]:
     modes = dict.fromkeys(run.mode for run in comparison)
     lines = [_line(experiment, [run for run in comparison if run.mode == mode]) for mode in modes]
     for mode in modes:
-        gains = {d.stratum: d for d in comparison.differences if d.mode == mode and not d.label}
-        if gains:
+        own = [d for d in comparison.differences if d.mode == mode and not d.label]
+        for baseline in dict.fromkeys(d.baseline for d in own):
+            gains = {d.stratum: d for d in own if d.baseline == baseline}
             told = [
                 f"{name} {gain_cell(gains[stratum]).text}"
                 for stratum, name in (("all", "AUC"), ("cold", "cold"), ("tail", "tail"))
                 if stratum in gains
             ]
-            lines.append(f"[{experiment.name}] {mode} minus none | {'  '.join(told)}")
+            lines.append(f"[{experiment.name}] {mode} minus {baseline} | {'  '.join(told)}")
     return lines
 
 
@@ -104,6 +106,8 @@ def train_experiment(experiment: Experiment, out: str | Path | None = None, *, v
     _check_device(experiment.training.device)
     folder = Path(out) if out is not None else experiment.default_folder
     data, scores = load_source(experiment.data, experiment.reads)
+    files = experiment.data.files(experiment.reads)
+    start = _start(experiment, files)
     _keep(experiment, folder)
     return compare(
         data,
@@ -114,9 +118,19 @@ def train_experiment(experiment: Experiment, out: str | Path | None = None, *, v
         seeds=list(experiment.run.seeds),
         settings=experiment.training,
         config_overrides=experiment.config.to_dict(),
-        texts=experiment.data.files(experiment.reads).get("texts"),
+        texts=files.get("texts") if Mode.of(experiment.mode).needs("texts") else None,
+        start=start,
         verbose=verbose,
     )
+
+
+def _start(experiment: Experiment, files: Mapping[str, Path]) -> Start | None:
+    """Read what embeddings start from, where the mode starts from something."""
+    if not Mode.of(experiment.mode).needs("vectors"):
+        return None
+    chosen = experiment.start
+    source = files["texts"] if chosen.source == "texts" else chosen.source
+    return Start.read(source, files.get("items"), scale=chosen.scale, users=chosen.users)
 
 
 def _keep(experiment: Experiment, folder: Path) -> None:

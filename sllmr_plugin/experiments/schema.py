@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from ..backends.initialise import DEFAULT_SCALE
 from ..config import MODES, SelectiveConfig
 from ..errors import BackboneError, ConfigError
-from ..evaluation.modes import ModeName
+from ..evaluation.modes import Mode, ModeName
 from ..evaluation.training import RunSettings
-from ..settings import Settings, as_type, field_types
+from ..settings import Bounds, Settings, as_type, field_types
 from ..zoo.deepctr import check_arguments, check_backbone
 from .data import DataSource
 from .files import Setting
@@ -71,11 +72,32 @@ class RunPlan(Settings):
         return []
 
 
+@dataclass(frozen=True)
+class StartChoice(Settings):
+    """What embeddings start from in modes with ``init``.
+
+    Attributes
+    ----------
+    source : str, default="texts"
+        ``texts``: the data set's text table behind its titles; ``titles``: these alone; else a file of vectors or
+        texts, as `Vectors.read` takes it.
+    scale : float, default=0.3
+        Root mean square of an item's row.
+    users : {"auto", "history", "vectors", "none"}, default="auto"
+        Where user rows come from, see `initialise`.
+    """
+
+    source: str = "texts"
+    scale: Annotated[float, Bounds(above=0)] = DEFAULT_SCALE
+    users: Literal["auto", "history", "vectors", "none"] = "auto"
+
+
 SECTIONS: dict[str, type] = {
     "model": ModelChoice,
     "data": DataSource,
     "config": SelectiveConfig,
     "training": RunSettings,
+    "start": StartChoice,
     "run": RunPlan,
 }
 """Section of a file -> the dataclass whose fields are its keys."""
@@ -149,8 +171,9 @@ def build(settings: Mapping[str, Setting]) -> dict[str, Any]:
             built[section] = kind(**values)
         except ConfigError as error:
             raise ConfigError(f"{error} {_set_in(section, str(error), settings)}".rstrip()) from None
-    if built["run"].mode in MODES:
-        built["config"] = SelectiveConfig.of_mode(built["run"].mode, built["config"].to_dict())
+    mode = None if built["run"].mode is None else Mode.of(built["run"].mode)
+    if mode is not None and (mode.uses_scores or not mode.parts):
+        built["config"] = SelectiveConfig.of_mode(mode.regularizer, built["config"].to_dict())
     training = built["training"]
     try:
         check_backbone(built["model"].backbone, training.embedding_dim, training.dropout, training.model_arguments)
