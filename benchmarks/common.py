@@ -43,7 +43,7 @@ class Bench:
         table = ScoreTable.read(
             arguments.data / "llm_scores.parquet", user_index=data.user_index, item_index=data.item_index
         )
-        settings = RunSettings(test_items=arguments.rank_items, valid_items=arguments.rank_items)
+        settings = RunSettings.quick(test_items=arguments.rank_items, valid_items=arguments.rank_items)
         return cls(data, table, arguments.out, arguments.seeds, settings)
 
     def run(self, mode: str, folder: str, config: Mapping[str, Any] | None = None) -> np.ndarray:

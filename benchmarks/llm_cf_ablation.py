@@ -49,7 +49,7 @@ def main() -> None:
             backbone="deepfm",
             config=SelectiveConfig(weight=0.0),
             seed=seed,
-            settings=RunSettings(),
+            settings=RunSettings.quick(),
             adaptor=made,
             verbose=False,
         )

@@ -70,7 +70,7 @@ def main() -> None:
     show_checks(data, table, texts)
     if arguments.checks_only:
         return
-    settings = RunSettings(test_items=arguments.rank_items, valid_items=arguments.rank_items)
+    settings = RunSettings.quick(test_items=arguments.rank_items, valid_items=arguments.rank_items)
 
     def run(inputs: str, mode: str, seed: int) -> tuple[float, ...]:
         rows = training_rows(data, seed=seed)

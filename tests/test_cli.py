@@ -43,7 +43,7 @@ def files(tmp_path):
     ]
 
 
-SMALL = ["--epochs", "1", "--embedding-dim", "4", "--batch-size", "16", "--seeds", "2"]
+SMALL = ["--quick", "--epochs", "1", "--embedding-dim", "4", "--batch-size", "16", "--seeds", "2"]
 
 
 def test_compare_writes_results_and_prints_one_table_each(files, tmp_path, capsys):

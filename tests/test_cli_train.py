@@ -15,6 +15,7 @@ from sllmr_plugin.experiments.experiment import compose
 from sllmr_plugin.experiments.running import train_experiment
 
 TINY = [
+    *("--setting", "quick"),
     *("-o", "training.epochs=1", "-o", "training.embedding_dim=4", "-o", "training.batch_size=512"),
     *("-o", "training.test_users=60", "-o", "training.valid_users=60", "-o", "model.arguments.dnn_hidden_units=[8]"),
 ]
@@ -39,7 +40,7 @@ def trained(tmp_path_factory):
 
 def test_a_training_is_a_comparison_of_one_mode(trained, tmp_path):
     data, scores = load_demo()
-    settings = RunSettings(
+    settings = RunSettings.quick(
         epochs=1,
         embedding_dim=4,
         batch_size=512,
@@ -187,8 +188,8 @@ def test_an_experiment_starts_from_titles_as_a_comparison_does(tmp_path, capsys)
         out=tmp_path / "compare",
         modes=["none", "init+gated"],
         seeds=1,
-        settings=RunSettings(**sizes, model_arguments={"dnn_hidden_units": [8]}),
-        config_overrides={"weight": 0.1},
+        settings=RunSettings.quick(**sizes, model_arguments={"dnn_hidden_units": [8]}),
+        config_overrides={"weight": 0.2},  # of the quick setting
         start=Start.read("titles", demo_paths().items, scale=0.2),
         verbose=False,
     )

@@ -223,7 +223,7 @@ def test_a_multi_task_model_and_an_unknown_split_are_refused(data):
 
 # --- one run
 
-SMALL = RunSettings(epochs=2, embedding_dim=4, batch_size=16, valid_users=None)
+SMALL = RunSettings.quick(epochs=2, embedding_dim=4, batch_size=16, valid_users=None)
 
 
 def one_run(data, scores, mode="none", backbone="deepfm", seed=1, settings=SMALL, **config):
@@ -253,11 +253,11 @@ def test_best_epoch_keeps_the_weights_of_the_first_highest_auc():
 
 
 def test_the_kept_epoch_is_what_training_that_long_gives(data, scores):
-    long = one_run(data, scores, settings=RunSettings(epochs=4, embedding_dim=4, batch_size=16, valid_users=None))
+    long = one_run(data, scores, settings=RunSettings.quick(epochs=4, embedding_dim=4, batch_size=16, valid_users=None))
     short = one_run(
         data,
         scores,
-        settings=RunSettings(epochs=long.epoch, embedding_dim=4, batch_size=16, valid_users=None),
+        settings=RunSettings.quick(epochs=long.epoch, embedding_dim=4, batch_size=16, valid_users=None),
     )
     assert (short.epoch, short.auc) == (long.epoch, long.auc)
 
@@ -412,7 +412,7 @@ def test_compare_refuses_to_mix_data_scores_or_configs(data, scores, tmp_path, m
         ({"data": other_data}, "interactions was"),
         ({"scores": scores.assign(score=0.3)}, "scores was"),
         ({"config_overrides": {"weight": 0.7}}, "config was"),
-        ({"settings": RunSettings(epochs=9)}, "epochs was 3, now 9"),
+        ({"settings": RunSettings.quick(epochs=9)}, "epochs was 3, now 9"),
     ]:
         with pytest.raises(RunFolderError, match=told):
             compare(**{"data": data, "scores": scores, "out": tmp_path, "modes": ["none"], "seeds": 1, **change})

@@ -30,7 +30,7 @@ from sllmr_plugin.scores.table import ScoreTable
 from .evaluation_cases import N_ITEMS, N_USERS, interactions, ranking, result
 
 pytestmark = pytest.mark.filterwarnings("ignore::sllmr_plugin.SLLMRWarning")
-SMALL = RunSettings(epochs=2, embedding_dim=4, batch_size=16, valid_users=None)
+SMALL = RunSettings.quick(epochs=2, embedding_dim=4, batch_size=16, valid_users=None)
 KINDS = ("racing car", "farm animal", "space ship", "chess board")
 
 
@@ -110,7 +110,7 @@ def test_a_run_that_starts_from_vectors_has_the_batches_of_the_plain_one(monkeyp
 
 @pytest.mark.parametrize("mode", ["none", "gated"])
 def test_redrawn_negatives_differ_in_every_epoch_and_no_positive_does(monkeypatch, data, mode):
-    settings = RunSettings(epochs=3, embedding_dim=4, batch_size=16, valid_users=None, negatives=2, redraw=True)
+    settings = RunSettings.quick(epochs=3, embedding_dim=4, batch_size=16, valid_users=None, negatives=2, redraw=True)
     seen, original = [], training_module.input_rows
     monkeypatch.setattr(
         training_module, "input_rows", lambda model, rows: seen.append(rows["item_id"]) or original(model, rows)
@@ -130,14 +130,14 @@ def test_redrawn_negatives_differ_in_every_epoch_and_no_positive_does(monkeypatc
 
 def test_without_redrawing_the_first_epoch_is_the_same(data):
     sizes = {"epochs": 1, "embedding_dim": 4, "batch_size": 16, "valid_users": None}
-    one, other = (run(data, settings=RunSettings(**sizes, redraw=redraw)) for redraw in (False, True))
+    one, other = (run(data, settings=RunSettings.quick(**sizes, redraw=redraw)) for redraw in (False, True))
     assert one.epochs == other.epochs
 
 
 def test_the_data_s_own_negatives_are_never_redrawn(monkeypatch):
     data = load_interactions(interactions(negatives=True), items())
     monkeypatch.setattr(training_module, "training_rows", lambda *_, **__: pytest.fail("drawn"))
-    settings = RunSettings(epochs=2, embedding_dim=4, batch_size=16, valid_users=None, redraw=True)
+    settings = RunSettings.quick(epochs=2, embedding_dim=4, batch_size=16, valid_users=None, redraw=True)
     assert len(run(data, settings=settings).epochs) == 2
 
 
@@ -146,7 +146,7 @@ def test_training_stops_when_the_patience_runs_out(monkeypatch, data, redraw):
     aucs = iter([0.5, 0.7, 0.6, 0.65, 0.9])
     monkeypatch.setattr(training_module, "full_ranking", lambda *_, **__: pd.DataFrame({"auc": [next(aucs)]}))
     sizes = {"epochs": 9, "embedding_dim": 4, "batch_size": 16, "patience": 2, "redraw": redraw}
-    trained = run(data, settings=RunSettings(**sizes))
+    trained = run(data, settings=RunSettings.quick(**sizes))
     assert (trained.epoch, trained.auc, len(trained.epochs)) == (2, 0.7, 4)
 
 

@@ -112,7 +112,7 @@ def test_training_stops_before_it_starts():
             backbone="deepfm",
             config=SelectiveConfig(weight=0.0),
             seed=0,
-            settings=RunSettings(epochs=1, embedding_dim=4),
+            settings=RunSettings.quick(epochs=1, embedding_dim=4),
             report=lambda epoch, auc: pytest.fail("trained"),
         )
 

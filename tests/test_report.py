@@ -28,7 +28,7 @@ from sllmr_plugin.scores.origin import read_origin
 from sllmr_plugin.scores.table import ScoreTable
 from tests.evaluation_cases import N_ITEMS, N_USERS, catalogue, interactions, ranking, result
 
-SMALL = RunSettings(epochs=2, embedding_dim=4, batch_size=16)
+SMALL = RunSettings.quick(epochs=2, embedding_dim=4, batch_size=16)
 
 
 def scores(probes=True, seed=0):

@@ -25,7 +25,7 @@ from sllmr_plugin.scores.table import ScoreTable
 from .text_cases import N_ITEMS, N_USERS, encoded, interactions, reasoning_frame, text_frame
 
 pytestmark = pytest.mark.filterwarnings("ignore::sllmr_plugin.SLLMRWarning")
-SETTINGS = RunSettings(epochs=2, embedding_dim=4, batch_size=16)
+SETTINGS = RunSettings.quick(epochs=2, embedding_dim=4, batch_size=16)
 
 
 def scores():
@@ -126,7 +126,7 @@ def test_the_kept_epoch_is_that_of_backbone_and_adaptor(monkeypatch):
         backbone="deepfm",
         config=SelectiveConfig(weight=0.0),
         seed=0,
-        settings=RunSettings(epochs=3, embedding_dim=4, batch_size=16, learning_rate=0.05),
+        settings=RunSettings.quick(epochs=3, embedding_dim=4, batch_size=16, learning_rate=0.05),
         adaptor=KARAdaptor(encoded()),
         verbose=False,
     )

@@ -20,7 +20,7 @@ from sllmr_plugin.evaluation.tune import TuneResult, format_trials, tune
 from sllmr_plugin.scores.table import ScoreTable
 from tests.evaluation_cases import N_ITEMS, N_USERS, catalogue, interactions
 
-SMALL = RunSettings(epochs=1, embedding_dim=4, batch_size=16)
+SMALL = RunSettings.quick(epochs=1, embedding_dim=4, batch_size=16)
 
 
 @pytest.fixture

@@ -132,7 +132,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if arguments.engine == "ray" and torch.device(arguments.device).type != "cpu":
+    settings = run_settings(arguments, test_users=arguments.eval_users, test_items=arguments.rank_items)
+    if arguments.engine == "ray" and torch.device(settings.device).type != "cpu":
         raise ConfigError("--engine ray ranks on CPUs; leave out --device, or use --engine local.")
     fields, modes = _read_config(arguments.config) if arguments.config else ({}, ["none", "global", "gated"])
     if arguments.modes is None and modes == ["none", "none"]:
@@ -155,7 +156,7 @@ def _run(arguments: argparse.Namespace) -> None:
             backbone=arguments.backbone,
             modes=arguments.modes or modes,
             seeds=arguments.seeds,
-            settings=run_settings(arguments, test_users=arguments.eval_users, test_items=arguments.rank_items),
+            settings=settings,
             texts=arguments.texts,
             encoder=_encoder(arguments),
             start=start,

@@ -44,9 +44,9 @@ def _run(arguments: argparse.Namespace) -> None:
     interactions, items, scores = demo_paths()
     out = arguments.out or Path("runs/demo_quick" if arguments.quick else "runs/demo")
     if arguments.quick:
-        seeds, settings = 1, RunSettings(epochs=1, test_users=300, valid_users=300)
+        seeds, settings = 1, RunSettings.quick(epochs=1, test_users=300, valid_users=300)
     else:
-        seeds, settings = arguments.seeds, RunSettings(epochs=arguments.epochs)
+        seeds, settings = arguments.seeds, RunSettings.quick(epochs=arguments.epochs)
     data = load_interactions(interactions, items)
     table = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
     comparison = compare(

@@ -36,20 +36,20 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         if field.name not in _HELP:
             continue
         says = f"{_HELP[field.name]} (default: {_word(field.default)})"
-        flag = _flag(field.name)
+        flag, left_out = _flag(field.name), argparse.SUPPRESS  # so that --quick can tell what is asked for
         if isinstance(field.default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=says)
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=left_out, help=says)
         elif choices := choices_of(RunSettings, field.name):
-            parser.add_argument(flag, choices=choices, default=field.default, help=says)
+            parser.add_argument(flag, choices=choices, default=left_out, help=says)
         elif field.name == "device":
-            parser.add_argument(flag, type=device, default=field.default, metavar="NAME", help=says)
+            parser.add_argument(flag, type=device, default=left_out, metavar="NAME", help=says)
         else:
             metavar = "N" if "int" in str(wanted[field.name]) else "X"
-            parser.add_argument(flag, type=_reader(field.name), default=field.default, metavar=metavar, help=says)
+            parser.add_argument(flag, type=_reader(field.name), default=left_out, metavar=metavar, help=says)
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="three epochs and one fixed negative, unless their flags say otherwise: for trials, not for figures",
+        help="three epochs with one negative, unless their flags say otherwise: for trials, not for figures",
     )
     parser.add_argument(
         "--rank-items",
@@ -72,11 +72,9 @@ def run_settings(
     arguments: argparse.Namespace, *, test_users: int | None = None, test_items: int | None = None
 ) -> RunSettings:
     """Return what the arguments of `add_training` say, with the sizes of a test ranking if a test is ranked."""
-    given = {name: getattr(arguments, name) for name in _HELP}
-    if arguments.quick:
-        plain, quick = RunSettings(), RunSettings.quick()
-        given |= {name: getattr(quick, name) for name in given if given[name] == getattr(plain, name)}
-    return RunSettings(**given, test_users=test_users, test_items=test_items, valid_items=arguments.rank_items)
+    sizes = {name: getattr(arguments, name) for name in _HELP if hasattr(arguments, name)}
+    sizes |= {"test_users": test_users, "test_items": test_items, "valid_items": arguments.rank_items}
+    return RunSettings.quick(**sizes) if arguments.quick else RunSettings(**sizes)
 
 
 def training_flags(settings: RunSettings) -> list[str]:

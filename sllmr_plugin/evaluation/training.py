@@ -40,22 +40,22 @@ class RunSettings(Settings):
 
     Attributes
     ----------
-    epochs : int, default=3
-        Epochs trained; the one of highest validation AUC is kept.
+    epochs : int, default=15
+        Epochs trained at most; the one of highest validation AUC is kept.
     embedding_dim : int, default=16
         Length of the embedding vectors.
     batch_size : int, default=256
         Rows of a training step.
     learning_rate : float, default=1e-3
         Of Adam.
-    negatives : int, default=1
+    negatives : int, default=4
         Items drawn as negatives for each training positive; the data's own negatives, where it has some,
         take their place.
     negatives_by : {"uniform", "popularity"}, default="uniform"
         How they are drawn, see `training_rows`.
-    redraw : bool, default=False
+    redraw : bool, default=True
         Draw other negatives in every epoch.
-    patience : int or None, default=None
+    patience : int or None, default=3
         Stop when so many epochs in a row have not raised the validation AUC; None trains all epochs.
     l2 : float or None, default=None
         Weight of the L2 penalty on embeddings and the linear part; None is the library's default, see `build_model`.
@@ -81,14 +81,14 @@ class RunSettings(Settings):
         Naming every field that is of a wrong type or out of range.
     """
 
-    epochs: _Count = 3
+    epochs: _Count = 15
     embedding_dim: _Count = 16
     batch_size: _Count = 256
     learning_rate: Annotated[float, Bounds(above=0)] = 1e-3
-    negatives: Annotated[int, Bounds(least=0)] = 1
+    negatives: Annotated[int, Bounds(least=0)] = 4
     negatives_by: Literal["uniform", "popularity"] = "uniform"
-    redraw: bool = False
-    patience: _Count | None = None
+    redraw: bool = True
+    patience: _Count | None = 3
     l2: Annotated[float, Bounds(least=0)] | None = None
     history_length: _Count = 10
     test_users: _Count | None = None
@@ -150,7 +150,7 @@ class BestEpoch:
         Takes the model, returns its validation AUC.
     report : callable
         Called after each epoch with its number, counted from 1, and its AUC.
-    patience : int or None, default=None
+    patience : int or None, default=3
         Stop the training when so many epochs in a row are no better.
 
     Attributes

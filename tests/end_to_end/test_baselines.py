@@ -33,7 +33,7 @@ def test_texts_raise_the_test_auc(demo):
             backbone="deepfm",
             config=SelectiveConfig(weight=0.0),
             seed=0,
-            settings=RunSettings(epochs=1, valid_users=50),
+            settings=RunSettings.quick(epochs=1, valid_users=50),
             adaptor=Mode.of(mode).adaptor(texts, rows, 0),
             verbose=False,
         )
