@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 
 from sllmr_plugin import ScoreTable, SelectiveConfig, wrap
-from sllmr_plugin.backends.deepctr.quiet import import_deepctr_torch
+from sllmr_plugin.backends.deepctr import import_deepctr_torch
 from sllmr_plugin.zoo.fuxictr import FUXICTR_BACKBONES, build_fuxictr, import_fuxictr
 
 BACKBONES = ("deepfm", "xdeepfm", "autoint", "dcn", "dcnv2", "din")

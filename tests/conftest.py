@@ -3,7 +3,7 @@
 import torch
 from hypothesis import HealthCheck, settings
 
-from sllmr_plugin.backends.deepctr.quiet import import_deepctr_torch
+from sllmr_plugin.backends.deepctr import import_deepctr_torch
 
 import_deepctr_torch()
 torch.set_num_threads(1)

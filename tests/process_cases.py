@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from sllmr_plugin import SelectiveConfig, SLLMRError, unwrap, wrap
-from sllmr_plugin.backends.deepctr.quiet import import_deepctr_torch
+from sllmr_plugin.backends.deepctr import import_deepctr_torch
 
 import_deepctr_torch()
 from deepctr_torch.callbacks import Callback, EarlyStopping  # noqa: E402

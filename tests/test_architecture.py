@@ -212,7 +212,7 @@ socket.getaddrinfo = socket.create_connection = socket.socket.connect = refuse
 import sllmr_plugin, sllmr_plugin.cli
 assert "tensorflow" not in sys.modules
 assert not {"deepctr_torch", "fuxictr", "ray"} & set(sys.modules)
-from sllmr_plugin.backends.deepctr.quiet import import_deepctr_torch
+from sllmr_plugin.backends.deepctr import import_deepctr_torch
 import_deepctr_torch()
 import deepctr_torch.utils
 assert "tensorflow" not in sys.modules

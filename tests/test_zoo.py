@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sllmr_plugin.backends.deepctr.quiet import import_deepctr_torch
+from sllmr_plugin.backends.deepctr import import_deepctr_torch
 from sllmr_plugin.datasets.features import template_rows, training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import BackboneError

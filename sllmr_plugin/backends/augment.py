@@ -11,6 +11,7 @@ import torch
 from ..errors import AugmentError, NotAugmentedError
 from ..knowledge.adaptor import Adaptor
 from .base import backend_of
+from .deepctr import import_deepctr_torch
 from .deepctr.augmented import (
     Augmentation,
     AugmentMixin,
@@ -21,7 +22,6 @@ from .deepctr.augmented import (
 )
 from .deepctr.checks import augment_problems
 from .deepctr.mixin import BACKEND, SLLMRMixin
-from .deepctr.quiet import import_deepctr_torch
 
 Model = TypeVar("Model", bound=Any)  # a DeepCTR-Torch model; the library has no types
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EngineError
-from .deepctr.quiet import QuietImport
+from .deepctr import ImportFirst
 from .wrapped import FIT_ONLY, WrappedMixin, plain_class
 
 # Of a model: what trains it. An optimizer is twice the model's size, a history knows the callbacks and what they know.
@@ -44,7 +44,7 @@ class Broadcast:
         return self.skeleton
 
     def __reduce__(self) -> tuple:
-        return _rebuild, (QuietImport(), self.skeleton, self.arrays)
+        return _rebuild, (ImportFirst(), self.skeleton, self.arrays)
 
 
 def broadcast(model: nn.Module) -> Broadcast:

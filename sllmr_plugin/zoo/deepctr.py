@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.deepctr import import_deepctr_torch
 from ..backends.deepctr.augmented import complete
-from ..backends.deepctr.quiet import import_deepctr_torch
 from ..datasets.interactions import Interactions
 from ..errors import BackboneError, ConfigError
 from ..settings import as_type, type_like

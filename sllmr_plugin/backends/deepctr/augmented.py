@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...errors import AdaptorWarning, SLLMRError
 from ...knowledge.adaptor import Adaptor
 from ..optimizer import leave_group, sync_group
-from .quiet import QuietImport
+from . import ImportFirst
 
 _GROUP_MARK = "sllmr_adaptor"
 _METADATA_KEY = "sllmr_adaptor"
@@ -181,7 +181,7 @@ class AugmentMixin(_Base):
     def __reduce_ex__(self, protocol: Any) -> tuple:
         """Pickle and copy by the plain class, imported quietly: the combined one is made at run time."""
         _, _, *rest = super().__reduce_ex__(protocol)
-        return (_new_instance, (QuietImport(), unaugmented_class(type(self))), *rest)
+        return (_new_instance, (ImportFirst(), unaugmented_class(type(self))), *rest)
 
 
 @functools.cache

@@ -26,10 +26,10 @@ from ..base import Backend
 from ..optimizer import sync_optimizer
 from ..processes import Processes, check_processes
 from ..wrapped import WrappedMixin, held, plain_class, warn_if_only_warm_up, wrapped_class
+from . import ImportFirst
 from .augmented import AugmentMixin, augmented_class, complete, unaugmented_class
 from .checks import embeddings_of, find_problems, prediction_head, require_arrays, require_compiled, shares_forward
 from .fit_seams import LeanL2, whole_batches
-from .quiet import QuietImport
 
 _FIT_ORDER = (  # of DeepCTR-Torch's own `fit`
     "x",
@@ -222,7 +222,7 @@ class SLLMRMixin(WrappedMixin):
         """Pickle and copy an augmented model, too, by the class that the library knows, imported quietly."""
         _, (mixin, plain), *rest = super().__reduce_ex__(protocol)
         augmented = issubclass(plain, AugmentMixin)
-        return (_new_instance, (QuietImport(), mixin, unaugmented_class(plain), augmented), *rest)
+        return (_new_instance, (ImportFirst(), mixin, unaugmented_class(plain), augmented), *rest)
 
 
 def _new_instance(_: object, mixin: type, plain: type, augmented: bool) -> nn.Module:
