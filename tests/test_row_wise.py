@@ -9,7 +9,7 @@ from torch import nn
 
 from sllmr_plugin.backends.base import dropouts
 from sllmr_plugin.backends.forward import dropout_of_first
-from sllmr_plugin.backends.row_wise import is_row_wise
+from sllmr_plugin.backends.fuxictr.checks import is_row_wise
 
 
 class Model(nn.Module):

@@ -28,9 +28,8 @@ from ...training.probes import JudgedPairs
 from ...training.rows import Features
 from ..base import Backend
 from ..optimizer import sync_optimizer
-from ..row_wise import is_row_wise
 from ..wrapped import WrappedMixin, warn_if_only_warm_up
-from .checks import find_problems, id_index, prediction_head
+from .checks import find_problems, id_index, is_row_wise, prediction_head
 from .data import RowScorer, StreamedRows, random_state_kept, to_batch, to_rows, training_pieces, with_rows
 
 _LOG = logging.getLogger(__name__)
