@@ -22,7 +22,7 @@ import pyarrow.dataset
 from tqdm import tqdm
 
 from ..errors import CoverageError, ScoreTableError
-from .folder import ENTRY, PARTS, ArrayFile, write_description
+from .arrays import ENTRY, PARTS, ArrayFile, write_description
 from .ids import IdIndex
 from .origin import read_origin
 from .reading import Table, refuse_doubled

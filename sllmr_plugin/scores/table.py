@@ -14,9 +14,8 @@ import pandas as pd
 from torch import Tensor
 
 from ..errors import CoverageError, CoverageWarning, ScoreTableError
-from .arrays import UserScores
+from .arrays import UserScores, open_folder
 from .build import build_table
-from .folder import open_folder
 from .ids import IdIndex
 from .origin import read_origin, recorded_order
 from .reading import as_pandas, read_table
