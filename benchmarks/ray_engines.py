@@ -24,7 +24,7 @@ from scoring_throughput import ROOT, Requests
 
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.evaluation.ranking import full_ranking
-from sllmr_plugin.parallel.ray import RayEngine
+from sllmr_plugin.parallel.engine import RayEngine
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.prices import RunLimits
 from sllmr_plugin.scoring.questions import Questions

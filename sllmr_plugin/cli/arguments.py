@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..parallel import ray
-from ..parallel.ray import RayEngine
+from ..parallel import engine as engines
+from ..parallel.engine import RayEngine
 
 INTERACTIONS_HELP = (
     "CSV or parquet: user_id, item_id[, label][, position|timestamp][, split]; without split the "
@@ -48,7 +48,7 @@ def add_engine(parser: argparse.ArgumentParser, what: str) -> None:
 @contextlib.contextmanager
 def open_engine(arguments: argparse.Namespace) -> Iterator[RayEngine | None]:
     """Connect to what the arguments of `add_engine` ask for; None is this process."""
-    with ray.open_engine(arguments.engine, arguments.workers) as engine:
+    with engines.open_engine(arguments.engine, arguments.workers) as engine:
         if engine is not None:
             print(f"engine ray: {engine.workers} workers", file=sys.stderr)
         yield engine

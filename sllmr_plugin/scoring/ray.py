@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, ScoringStoppedError, ServerError, SLLMRError, SLLMRWarning
-from ..parallel.ray import RayEngine
+from ..parallel.engine import RayEngine
 from .asking import ServerAsker, Tally, check_can_run, settle
 from .ledger import Ledger, LedgerAnswer
 from .limits import CircuitBreaker, Quota

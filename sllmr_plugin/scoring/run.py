@@ -12,7 +12,7 @@ from typing import Any, Literal, overload
 
 from ..datasets.interactions import Interactions
 from ..errors import IncompleteWarning, ScoreTableError
-from ..parallel.ray import RayEngine
+from ..parallel.engine import RayEngine
 from ..scores.origin import check_parquet_path
 from .asking import Asked, Client, ServerAsker, Tally, WrittenTable, check_can_run, settle
 from .batch import run_batches

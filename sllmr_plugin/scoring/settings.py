@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from ..parallel.ray import RayEngine, open_engine
+from ..parallel.engine import RayEngine, open_engine
 from ..settings import Bounds, Settings
 from .client import OpenAIClient, server_address
 from .connections import hide_secrets

@@ -21,7 +21,7 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.demo import load_demo
 from sllmr_plugin.errors import EngineError, EvaluationError
 from sllmr_plugin.evaluation.ranking import full_ranking
-from sllmr_plugin.parallel.ray import RayEngine
+from sllmr_plugin.parallel.engine import RayEngine
 from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.partitions import PartitionFiles, merge_partitions
