@@ -239,12 +239,12 @@ class SelectiveConfig(Settings):
         mode : str
             A key of `MODES`.
         fields : mapping of str to Any, optional
-            All other fields; those that `mode` decides count for less.
+            All other fields; those that `mode` decides are overridden.
 
         Raises
         ------
         ConfigError
-            If there is no such mode, a field is not valid, or the fields make another row of it.
+            If there is no such mode, a field is not valid, or the fields belong to another one.
 
         Examples
         --------
@@ -252,12 +252,12 @@ class SelectiveConfig(Settings):
         SelectiveConfig(loss='kd', gate='none', weight=0.5)
         """
         if mode not in MODES:
-            raise ConfigError(f"mode={mode!r} is none of {', '.join(map(repr, MODES))}. Take one of these.")
+            raise ConfigError(f"mode={mode!r} is not one of {', '.join(map(repr, MODES))}. Take one of these.")
         config = cls.from_dict({**(fields or {}), **MODES[mode]})
         is_pairwise = "loss" not in MODES[mode]
         if mode != "none" and is_pairwise and (not config.pairwise or (mode == "gated" and config._is_open)):
             raise ConfigError(
-                f"loss={config.loss!r} and gate={config.gate!r} make another row of mode={mode!r}. Leave them out, or "
+                f"loss={config.loss!r} and gate={config.gate!r} do not belong to mode={mode!r}. Leave them out, or "
                 f"take the mode {config.row!r}."
             )
         return config
@@ -343,7 +343,7 @@ def _without_mode(values: Mapping[str, Any], source: str) -> tuple[str, dict[str
     """Return the deprecated field ``mode`` and the others, with a warning that names what to write."""
     fields = dict(values)
     mode = fields.pop("mode")
-    if mode in ("gated", "global", "joint"):  # fields that no earlier version had are left of another mode before
+    if mode in ("gated", "global", "joint"):  # fields that earlier versions did not have may be left from another mode
         if fields.get("gate") == "none":
             del fields["gate"]
         if fields.get("loss") in ("mse", "bce", "kd"):

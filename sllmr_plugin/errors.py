@@ -10,7 +10,7 @@ class SLLMRError(Exception):
 
 
 class ConfigError(SLLMRError, ValueError):
-    """A setting has a value, or settings have a combination of values, that makes no sense."""
+    """A setting has a value, or settings have a combination of values, that is not valid."""
 
 
 class WrapError(SLLMRError, ValueError):
@@ -80,7 +80,7 @@ class HookNeverFiredError(SLLMRError, RuntimeError):
 
 
 class ProcessesError(SLLMRError, RuntimeError):
-    """Several processes cannot train this together, or were not given the same."""
+    """Several processes cannot train this together, or were given different arguments."""
 
 
 class DataError(SLLMRError, ValueError):
@@ -164,7 +164,7 @@ class ServerError(SLLMRError, RuntimeError):
     status : int or None, default=None
         HTTP status.
     cause : str or None, default=None
-        What the server means, where that can be told (`scoring.server_errors.cause_of`).
+        What the server means, if that is known (`scoring.servers.cause_of`).
     advice : str, default=""
         What to do; the error's text ends with it.
 

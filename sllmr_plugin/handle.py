@@ -80,7 +80,7 @@ class Status:
         )
         lines = [f"{self.model} wrapped: {what}{'' if self.enabled else ', disabled'}", str(self.table)]
         if config.gated:
-            known = "fitted on probes" if self.calibrated else "not calibrated: no held-out outcome stands behind it"
+            known = "fitted on probes" if self.calibrated else "not calibrated: no held-out outcomes were used"
             lines.append(f"gate: {self.gate}, {known}")
         if self.gate_coefficients:
             lines.append("  " + ", ".join(f"{name} {value:+.3f}" for name, value in self.gate_coefficients.items()))
@@ -99,7 +99,7 @@ class Status:
 
 
 def check_gate(config: SelectiveConfig, table: ScoreTable, regression: bool) -> None:
-    """Raise `SLLMRError` if the settings ask for what this table cannot fit, or an output without bounds has not."""
+    """Raise `SLLMRError` if the settings need probes that the table lacks, or a probability that a regression lacks."""
     has_probes = len(table.probes) > 0
     gate = GATES.class_of(resolve_gate(config.gate, has_probes=has_probes)) if config.gated else None
     if gate is not None and gate.needs_probes and not has_probes:
@@ -120,10 +120,10 @@ def check_gate(config: SelectiveConfig, table: ScoreTable, regression: bool) -> 
 
 
 def require_sampled_uncertainty(config: SelectiveConfig) -> None:
-    """Raise `SLLMRError` if the uncertainty of a regression would be read off a probability."""
+    """Raise `SLLMRError` if the uncertainty of a regression would be computed from a probability."""
     if UNCERTAINTIES.class_of(config.uncertainty).source == "probability":
         raise SLLMRError(
-            f"uncertainty={config.uncertainty!r} is read off a probability, and the model is a regression. Use "
+            f"uncertainty={config.uncertainty!r} is computed from a probability, and the model is a regression. Use "
             "uncertainty='mc_dropout' (of a model with dropout) or 'ensemble', or a gate that needs none: "
             "gate='fixed' or gate='none'."
         )
@@ -161,7 +161,7 @@ class Handle:
         takes less time. False lets it fetch them its own way.
     lean_l2 : bool, default=True
         Whether `fit` computes DeepCTR-Torch's L2 penalty with fewer passes over the embedding tables, which
-        gives the same bits, too. False leaves it to DeepCTR-Torch.
+        gives the same bits as well. False leaves it to DeepCTR-Torch.
     """
 
     whole_batches = lean_l2 = True
@@ -252,7 +252,7 @@ class Handle:
             self.history_length = self._counts(history_length, self.features.n_users, 0, self.user_index, "user_id")
         if popularity is not None:
             self.popularity = self._counts(popularity, self.features.n_items, -1, self.item_index, "item_id")
-        _, gate = self._checked(self.config)  # what the old gate was fitted on has changed its meaning
+        _, gate = self._checked(self.config)  # the signals that the old gate was fitted on have changed
         self.gate = gate.to(self._device)
 
     def set_ensemble(self, checkpoints: Sequence[Checkpoint]) -> None:
@@ -287,7 +287,7 @@ class Handle:
         return torch.from_numpy(result)
 
     def usable(self, training: TrainingRows) -> Usable:
-        """Find out what these training rows allow to use of the score table, see `usable_scores`, and note it."""
+        """Return what of the score table these training rows can use, see `usable_scores`; note the account of it."""
         self.training = {}
         usable = usable_scores(
             self.table,
@@ -321,7 +321,7 @@ class Handle:
         """Write settings, gate, table and the recipe of `wrap` into a folder, to stand beside the model's weights.
 
         `sllmr_plugin.load` puts them on a model again. Settings are YAML, the recipe is JSON, arrays are safetensors;
-        of a table that lies in a folder of its own, only the place is kept. The checkpoints of `set_ensemble` are not.
+        of a table in a folder of its own, only the path is kept. The checkpoints of `set_ensemble` are not.
         """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -373,7 +373,7 @@ class Handle:
         return str(self.status())
 
     def to_device(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Follow ``model.to()`` and its kin: `change` is what ``nn.Module._apply`` hands to every tensor."""
+        """Follow ``model.to()`` and the like: `change` is what ``nn.Module._apply`` hands to every tensor."""
         self._device = change(torch.empty(0)).device
         self.gate.to(self._device)
         self.checkpoints = [{key: value.to(self._device) for key, value in state.items()} for state in self.checkpoints]

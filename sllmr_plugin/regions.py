@@ -44,7 +44,7 @@ def tail_threshold(popularity: Any, quantile: float) -> int:
     popularity : ndarray or Tensor
         (n_items,) training positives of each item.
     quantile : float
-        In [0, 1]; 0 means no item and gives -1, as no items do.
+        In [0, 1]; 0 selects no item and gives -1, as an empty catalogue does.
 
     Returns
     -------

@@ -94,7 +94,7 @@ def field_types(cls: Any) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(cls)}
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        # Only of fields: Python 3.10 resolves no InitVar.
+        # Of fields only: Python 3.10 cannot resolve InitVar.
         annotations = {name: hint for name, hint in base.__dict__.get("__annotations__", {}).items() if name in names}
         holder = types.SimpleNamespace(__annotations__=annotations)
         found |= typing.get_type_hints(holder, vars(sys.modules[base.__module__]), include_extras=True)
@@ -104,7 +104,7 @@ def field_types(cls: Any) -> dict[str, Any]:
 def as_type(value: Any, wanted: Any) -> Any:
     """Return a value as an annotation wants it.
 
-    Nothing is converted that could hide a slip: text never becomes a number, nor a number text.
+    Nothing is converted that could hide a mistake: text never becomes a number, nor a number text.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def as_type(value: Any, wanted: Any) -> Any:
     Raises
     ------
     ConfigError
-        Saying what the value is, what is wanted, and how to write it. It begins with the value, to be put behind
+        Saying what the value is, what is wanted, and how to write it. It begins with the value, so that it can follow
         the name of a key.
 
     Examples
@@ -133,7 +133,7 @@ def as_type(value: Any, wanted: Any) -> Any:
     refusal = None
     for option in _options(wanted):
         base, choosers = _parts(option)
-        # Who chooses by name knows better than the type what can be chosen.
+        # A chooser with names decides by itself what it accepts: more than the annotated type.
         fitted = value if any(hasattr(chooser, "names") for chooser in choosers) else _fit_one(value, base)
         if fitted is _MISFIT:
             continue
@@ -148,7 +148,7 @@ def as_type(value: Any, wanted: Any) -> Any:
         raise refusal
     choices = [choice for option in _options(wanted) for choice in _choices(option)]
     if choices:
-        raise ConfigError(f"{value!r} is none of {', '.join(map(repr, choices))}")
+        raise ConfigError(f"{value!r} is not one of {', '.join(map(repr, choices))}")
     bases = tuple(_parts(option)[0] for option in _options(wanted))
     words = " or ".join(map(_words, bases))
     raise ConfigError(f"{value!r} is {_kind(value)}, but {words} is wanted; {_remedy(value, bases, words)}")

@@ -446,7 +446,7 @@ def test_unreadable_files(tmp_path):
             frame(item_id=[5, 7]),
             r"row 1 \(counted from 0\): item_id is 6, which is not among the items; add it",
         ),
-        (frame(item_id=[5, 6, 5]), r"items DataFrame, row 2 .*: item_id is 5, which stands in a row above"),
+        (frame(item_id=[5, 6, 5]), r"items DataFrame, row 2 .*: item_id is 5, which is in a row above"),
         (
             frame(item_id=["5", "6"]),
             "items DataFrame has text as item_id, while the interactions .* has numbers",

@@ -442,7 +442,7 @@ def test_generators_that_cannot_be_read_are_refused():
         model.fit([{key: v for key, v in zoo.batch(model).items() if key != "price"}], validation_data=valid)
     batch = zoo.batch(ready(backbone=DIN)) | {"click": torch.ones(240)}
     batch["hist_item_id"] = batch["hist_item_id"][:, :3]
-    with pytest.raises(DataError, match="gives 3 values a row for hist_item_id, the feature_map says 4"):
+    with pytest.raises(DataError, match="gives 3 values per row for hist_item_id, the feature_map says 4"):
         ready(backbone=DIN).fit([batch], validation_data=valid)
     assert model.sllmr.session is None
 

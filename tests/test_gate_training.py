@@ -74,7 +74,7 @@ def test_status_says_what_stands_behind_the_gate(gate, known):
     fit(model, epochs=1)
     status = model.sllmr.status()
     assert status.calibrated == known
-    assert ("not calibrated: no held-out outcome" in str(status)) == (not known)
+    assert ("not calibrated: no held-out outcomes" in str(status)) == (not known)
     assert ("fitted on probes" in str(status)) == known
 
 

@@ -135,7 +135,7 @@ def test_the_configurations_train_differently(one):
         ("own batches", "SLLMROwn.fit makes batches of its own"),
         ("auxiliary", "use_negsampling"),
         ("batch_size", "a batch of 1 rows is too small for 2 processes"),
-        ("shards", "not given the same x, y. Call fit alike in every one, with all rows"),
+        ("shards", "not given the same x, y. Call fit with the same arguments and all rows"),
         ("settings", "not given the same settings"),
     ],
 )

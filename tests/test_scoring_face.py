@@ -209,13 +209,13 @@ def test_scorers_without_a_server(files, tmp_path):
         ask(drawn.frame, clicks, items, scorer=Half(), ledger=tmp_path / "l.sqlite", out=tmp_path / "s.parquet")
     with pytest.raises(ConfigError, match="there is no scorer 'lexcal'"):
         ask(drawn.frame, clicks, items, scorer="lexcal", out=tmp_path / "s.parquet")
-    with pytest.raises(ConfigError, match="engine='dask' is none of 'local', 'ray'"):
+    with pytest.raises(ConfigError, match="engine='dask' is not one of 'local', 'ray'"):
         ask(drawn.frame, clicks, items, scorer="lexical", engine="dask", out=tmp_path / "s.parquet")
     with pytest.raises(DataError, match="would be lost"):
         ask(tmp_path / "c.parquet", clicks, items, out=tmp_path / "c.parquet")
     titles = write_texts(clicks, items, writer="titles", kind=["item"], out=tmp_path / "t.parquet")
     assert titles.table["text"].tolist()[:1] == [f"Thing {titles.table['id'].iloc[0]}"]
-    with pytest.raises(ConfigError, match="writer='title' is none of"):
+    with pytest.raises(ConfigError, match="writer='title' is not one of"):
         write_texts(clicks, items, writer="title", out=tmp_path / "t.parquet")
 
 

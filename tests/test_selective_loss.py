@@ -117,7 +117,7 @@ def test_a_gate_that_is_fitted_on_probes_is_passed_as_an_object():
 
 @pytest.mark.parametrize("gate", ["open", "none "])
 def test_unknown_gates_are_named(gate):
-    with pytest.raises(ConfigError, match=f"gate='{gate}' is none of .*'none'"):
+    with pytest.raises(ConfigError, match=f"gate='{gate}' is not one of .*'none'"):
         SelectiveLoss(gate=gate)
     with pytest.raises(ConfigError, match="gate='auto' is fitted on probes.* Take one of .*'fixed'"):
         SelectiveLoss(gate="auto")

@@ -255,7 +255,7 @@ def test_the_description_is_guarded(folder):
     refused(json.dumps({**content, "version": 2}), "has version 2, and this package reads 1")
     refused(json.dumps({**content, "coverage": {}}), "was altered")
     refused("{", "cannot be read")
-    refused("[]", "describes no score table")
+    refused("[]", "does not describe a score table")
     path.unlink()
     with pytest.raises(ScoreTableError, match="not a finished score table"):
         ScoreTable.read(folder)

@@ -89,7 +89,7 @@ def test_files_that_are_none_of_fuxictrs_are_refused(processed, tmp_path):
     with pytest.raises(DataError, match="no vocabulary of 'age'"):  # a number, so there is none
         fuxictr_index(processed.data_dir, "age")
     (tmp_path / "feature_vocab.json").write_text("[1, 2")
-    with pytest.raises(DataError, match="is no JSON"):
+    with pytest.raises(DataError, match="is not JSON"):
         fuxictr_index(tmp_path, "user")
     (tmp_path / "feature_vocab.json").write_text(json.dumps({"user": {"anne": "one"}}))
     with pytest.raises(DataError, match="no vocabulary of 'user'"):

@@ -772,7 +772,7 @@ def test_labels_that_are_no_array_and_missing_features_are_refused(weight):
 
 def test_ids_that_are_text_are_refused():
     model, x, y = small(DeepFM)
-    with pytest.raises(DataError, match="hold item_id such as 'i[0-9]+', which is no code"):
+    with pytest.raises(DataError, match="hold item_id such as 'i[0-9]+', which is not a code"):
         model.fit({**x, "item_id": np.array([f"i{item}" for item in x["item_id"]])}, y, epochs=1, verbose=0)
 
 

@@ -201,7 +201,7 @@ def test_every_rating_is_an_interaction(rows, scores):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gate": "joint"}, r"uncertainty='confidence' is read off a probability.*'mc_dropout'"),
+        ({"gate": "joint"}, r"uncertainty='confidence' is computed from a probability.*'mc_dropout'"),
         ({"loss": "kd"}, "loss='kd' needs a probability"),
         ({"loss": "bce"}, "loss='bce' needs a probability"),
         ({"gate": "none", "score_space": "probability"}, "score_space='probability' needs a probability"),

@@ -148,9 +148,9 @@ def test_numbers_are_read_as_what_they_mean(text, field, value, tmp_path):
         ("  learning_rate: -1", "learning_rate: -1.0 must be above 0"),
         ("trainng:\n  epochs: 1", "line 4: unknown key 'trainng.epochs'; did you mean 'training.epochs'?"),
         ("config:\n  weight: -1", "weight: -1.0 must be at least 0"),
-        ("config:\n  gate: [a]", "gate: ['a'] is none of 'auto'"),
+        ("config:\n  gate: [a]", "gate: ['a'] is not one of 'auto'"),
         ("data:\n  expected: {user: 3}", "expected.user=3 names none of users, items, interactions"),
-        ("data:\n  split: random", "split: 'random' is none of 'leave-last-out', 'column'"),
+        ("data:\n  split: random", "split: 'random' is not one of 'leave-last-out', 'column'"),
         ("data: 3", "line 3: 'data' is a section and has no value; the keys of data are name, "),
         ("run:\n  seeds: [1, 1]", "seeds=[1, 1] must be one or more different numbers"),
         ("zzz: 3", "the sections are model, data, config, training, start, run."),
@@ -351,7 +351,7 @@ def test_the_key_of_earlier_versions_for_the_mode_is_read():
     old = compose(model="deepfm", data="demo", assignments=["config.mode=kd", "config.gate=fixed"])
     assert (old.mode, old.config.loss, old.config.gate) == ("kd", "kd", "none")
     assert "mode" not in old.to_dict()["config"]
-    with pytest.raises(ConfigError, match=r"config.mode=gate: 'gate' is none of 'none', 'global'"):
+    with pytest.raises(ConfigError, match=r"config.mode=gate: 'gate' is not one of 'none', 'global'"):
         compose(model="deepfm", data="demo", assignments=["config.mode=gate"])
 
 

@@ -180,7 +180,7 @@ _LOOK_AHEAD = 0.001
 
 
 class Passes:
-    """Forward passes of a wrapped model, for one call of `fit`: what does not change meanwhile is looked up here, once.
+    """Forward passes of a wrapped model, for one call of `fit`: what does not change in between is looked up once.
 
     Parameters
     ----------
@@ -327,8 +327,8 @@ class Passes:
         if width != expected:
             raise UnsupportedModelError(
                 [
-                    f"the model gives {width} outputs a row for {expected} task(s), so which is the score of an item "
-                    "cannot be told (a softmax over two classes?). Give it one sigmoid output."
+                    f"the model gives {width} outputs a row for {expected} task(s), so it is unclear which one scores "
+                    "an item (a softmax over two classes?). Give it one sigmoid output."
                 ]
             )
         least, greatest = (float(end) for end in probability.aminmax())
@@ -342,7 +342,7 @@ class Passes:
             )
 
     def _look_ahead(self, session: TrainingSession, batch: Tensor, plan: StepPlan, uncertainty: Tensor | None) -> None:
-        """Find how each pair's loss moves with the held-out loss, for a gate that asks.
+        """Find how each pair's loss moves with the held-out loss, for a gate that needs it.
 
         The inner product of the two gradients is the derivative of the pair's loss along the held-out
         loss's gradient: a central difference gives it for all pairs at the price of two forward passes.
@@ -371,7 +371,7 @@ class Passes:
 
     @torch.no_grad()
     def _sampled_uncertainty(self, rows: Tensor) -> Tensor:
-        """Return q of rows, (n_rows,), from several opinions about each: by MC-dropout or by checkpoints."""
+        """Return q of rows, (n_rows,), from several predictions for each: by MC-dropout or by checkpoints."""
         if len(rows) == 0:  # a step without a pair, which models cannot run
             return rows.new_zeros(0)
         with training_mode(self._modules, False), self.backend.untouched(self.model):

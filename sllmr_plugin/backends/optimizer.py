@@ -1,4 +1,4 @@
-"""Parameters that are none of the model's, a gate's or an adaptor's, in and out of the model's optimizer."""
+"""Adds the parameters of a gate or an adaptor to the model's optimizer, and removes them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from torch import nn
 
 _JOINED = "sllmr_joined"
-"""Key of a group of the user's: mark -> positions of the parameters that have joined it, as plain numbers, which
-copies and `state_dict` keep."""
+"""Key in a parameter group of the user: mark -> positions of the parameters added to it, as plain numbers, which copies
+and `state_dict` keep."""
 
 
 def sync_group(model: Any, mark: str, parameters: Iterable[nn.Parameter]) -> None:
     """Give parameters to the model's optimizer, in place of those that it was given under the same mark.
 
-    Called whenever there may be a new optimizer or new parameters; does nothing where all is as it should be, or
-    there is no optimizer yet.
+    Called whenever there may be a new optimizer or new parameters; does nothing if nothing has
+    changed, or there is no optimizer yet.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def sync_group(model: Any, mark: str, parameters: Iterable[nn.Parameter]) -> Non
     mark : str
         Key that tells the parameters from others.
     parameters : iterable of Parameter
-        None at all takes them away.
+        An empty one removes them.
     """
     optim = getattr(model, model.optimizer_name, None)
     if optim is None:
@@ -51,7 +51,7 @@ def sync_group(model: Any, mark: str, parameters: Iterable[nn.Parameter]) -> Non
 
 
 def leave_group(model: Any, mark: str) -> None:
-    """Take the parameters under a mark, and what was learnt of them, out of the model's optimizer."""
+    """Remove the parameters under a mark, and their state, from the model's optimizer."""
     optim = getattr(model, model.optimizer_name, None)
     if optim is None:
         return
@@ -69,7 +69,7 @@ def _forget(optim: Any, parameters: list[nn.Parameter]) -> None:
 
 
 def _is_counted(group: dict[str, Any]) -> bool:
-    """Whether a scheduler keeps a value for a group: torch's leave this key when they are made."""
+    """Whether a scheduler keeps a value for a group: torch's schedulers set this key when they are created."""
     return "initial_lr" in group
 
 
@@ -107,5 +107,5 @@ def sync_optimizer(model: Any) -> None:
 
 
 def leave_optimizer(model: Any) -> None:
-    """Take the gate's parameters, and what was learnt of them, out of the optimizer."""
+    """Remove the gate's parameters, and their state, from the optimizer."""
     leave_group(model, _GROUP_MARK)

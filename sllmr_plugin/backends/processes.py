@@ -54,8 +54,8 @@ def check_processes(model: Any, handle: Handle, ranks: Ranks, arguments: dict[st
     differ = [name for name, same in zip(told, (everyone == everyone[0]).all(dim=0).tolist(), strict=True) if not same]
     if differ:
         raise ProcessesError(
-            f"the processes were not given the same {', '.join(differ)}. Call fit alike in every one, with all rows: "
-            "which of them a process trains on is decided there."
+            f"the processes were not given the same {', '.join(differ)}. Call fit with the same arguments and all "
+            "rows in every one: fit decides which rows a process trains on."
         )
 
 
@@ -99,9 +99,9 @@ class OwnBatches(Sampler[list[int]]):
     n, batch_size : int
         Rows in all, and of a batch of all processes together.
     shuffle : bool
-        Whether the order is drawn anew every epoch.
+        Whether a new order is drawn every epoch.
     ranks : Ranks
-        Told in `Ranks.n_rows` how many rows the batch at hand has.
+        Its `n_rows` is set to the rows of each batch.
     least : int
         The fewest rows of a batch that all processes can run. A last batch with fewer joins the one before it.
     """
@@ -174,7 +174,7 @@ class Processes:
     def __init__(self, model: Any, ranks: Ranks, forward: Callable[..., Any]) -> None:
         self.model = model
         self.ranks = ranks
-        self._rows_needed = ranks.world * (2 if batch_norms(model) else 1)  # statistics of a single row are none
+        self._rows_needed = ranks.world * (2 if batch_norms(model) else 1)  # a single row has no batch statistics
         self._steps_told = self._steps = 1
         for buffer in model.buffers():
             buffer.copy_(ranks.of_first(buffer))
@@ -192,7 +192,7 @@ class Processes:
         Raises
         ------
         ProcessesError
-            If these are not this process's rows, or the model adds a loss that is no sum over rows.
+            If these are not this process's rows, or the model adds a loss that is not a sum over rows.
         """
         n_rows = self.ranks.n_rows
         if n_rows is None or inputs.shape[0] != len(range(self.ranks.rank, n_rows, self.ranks.world)):
@@ -221,7 +221,7 @@ class Processes:
                 buffer.copy_(self.ranks.sum(buffer) / self.ranks.world)
 
     def before_evaluation(self) -> None:
-        """Average what a training epoch has left; nothing is sent outside of one."""
+        """Average the buffers after a training epoch; outside of one nothing is sent."""
         if self.ranks.n_rows is not None:
             self.average_buffers()
 
@@ -232,12 +232,12 @@ class Processes:
         values = self.ranks.sum(torch.tensor(list(logs.values()), dtype=torch.float64))
         for name, value in zip(logs, values.tolist(), strict=True):
             logs[name] = value if name == "loss" else value / self.ranks.world
-            if name in self.model.metrics:  # fit has divided by the number of batches that it reckons with
+            if name in self.model.metrics:  # fit has divided by the number of batches that it expects
                 logs[name] *= self._steps_told / self._steps
 
     @contextmanager
     def taking_part(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield the arguments with which the library's `fit` trains, and let the first process speak for all."""
+        """Yield the arguments with which the library's `fit` trains, and let only the first process print."""
         verbose, first = arguments.get("verbose", 1), self.ranks.rank == 0
         n_epochs = arguments.get("epochs", 1)
         callbacks = [_Logs(self, n_epochs, told=first and verbose > 0), *(arguments["callbacks"] or []), _Stop(self)]
@@ -271,7 +271,7 @@ class _Callback:
 
 
 class _Logs(_Callback):
-    """Stands before all others: what they see, and what is printed, is of all processes."""
+    """Runs before all other callbacks: what they see, and what is printed, is of all processes."""
 
     def __init__(self, processes: Processes, n_epochs: int, *, told: bool) -> None:
         super().__init__(processes)
@@ -290,7 +290,7 @@ class _Logs(_Callback):
 
 
 class _Stop(_Callback):
-    """Stands behind all others: a process that stops alone would leave the others waiting for it."""
+    """Runs after all other callbacks: a process that stops alone would leave the others waiting for it."""
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         model = self.processes.model

@@ -196,7 +196,7 @@ def _catalogue(
     table = read_table(items, "items")
     table.require_columns(["item_id"])
     ids, seen = common_form([table, interactions], "item_id")
-    table.refuse(ids.duplicated(), "item_id", "keep one row an item", problem="which stands in a row above too")
+    table.refuse(ids.duplicated(), "item_id", "keep one row per item", problem="which is in a row above as well")
     if titles_from == "title" and "title" not in table.frame:
         return seen, pd.Index(ids, name="item_id"), None
     table.require_columns([titles_from])

@@ -66,7 +66,7 @@ class LLMCFAdaptor(Adaptor):
     Raises
     ------
     CoverageError
-        If there is no exemplar of one of the labels.
+        If one of the labels has no exemplar.
     TextEncoderError
         If the encoder gives no usable vectors.
 
@@ -219,10 +219,10 @@ def drawn_base(users: TextVectors, items: TextVectors, rows: Rows, size: int, se
 
 
 def reasoned_base(users: TextVectors, items: TextVectors, rows: Rows, reasoning: EncodedReasoning) -> ExemplarBase:
-    """Take all exemplars with a reasoning text, as far as the training rows bear them out.
+    """Take all exemplars with a reasoning text whose label agrees with the training rows.
 
     The text explains a label, so a positive exemplar without a positive training row may be a held-out interaction
-    that would be learnt from, and a negative one that is a positive row explains what did not happen.
+    that the model would learn, and a negative one that is a positive row explains what did not happen.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def reasoned_base(users: TextVectors, items: TextVectors, rows: Rows, reasoning:
     Raises
     ------
     CoverageError
-        If none of one of the labels is left.
+        If one of the labels has no exemplar left.
 
     Warns
     -----

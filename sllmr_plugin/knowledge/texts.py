@@ -97,8 +97,8 @@ class TextTable:
         texts : path or pandas.DataFrame
             Parquet (``.parquet``, ``.pq``) or CSV (``.csv``, ``.csv.gz``), one row per text: ``kind`` in {user, item,
             reasoning}, ``id``, the raw id (written as text, so that users and items fit in one column; numbers are
-            understood too), and ``text``. Of a reasoning ``id`` is the user's, and two columns more say what it is
-            about: ``item_id``, and ``label``, 1 or 0. In other rows these, and everywhere other columns, are ignored.
+            understood too), and ``text``. In a row of kind reasoning, ``id`` is the user's, and two more columns say
+            what it is about: ``item_id``, and ``label``, 1 or 0. Other rows ignore these; other columns are ignored.
         user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
             Maps raw ids to the codes in the model's input. Without it the ids are used as codes.
 
@@ -111,8 +111,8 @@ class TextTable:
         Raises
         ------
         TextTableError
-            If the file cannot be read, is empty, lacks a column, or holds an unknown kind, a text that is none, or a
-            reasoning whose label is neither 1 nor 0.
+            If the file cannot be read, is empty, lacks a column, or holds an unknown kind, a text that is not a string,
+            or a reasoning whose label is neither 1 nor 0.
         CoverageError
             If not one text of a user or an item is left.
 

@@ -122,7 +122,7 @@ class RayEngine:
         Raises
         ------
         SLLMRError
-            What the function raises; `EngineError` for anything else, and if a shard's workers die again and again.
+            What the function raises; `EngineError` for anything else, and if a shard's workers die repeatedly.
         """
         task = self.ray.remote(num_cpus=1, max_retries=_RETRIES)(_call)
         shared_reference = self.ray.put(shared)
@@ -179,7 +179,7 @@ class RayEngine:
 
 
 def import_ray() -> Any:
-    """Import Ray, for which only those wait who ask for it.
+    """Import Ray, which takes seconds, when it is needed.
 
     Raises
     ------
@@ -204,7 +204,7 @@ def _connect(ray: Any, workers: int | None) -> None:
     try:
         try:
             ray.init(num_cpus=max(workers, os.cpu_count() or 1) if workers else None, **quiet)
-        except ValueError:  # there is a cluster, and its CPUs are not ours to choose
+        except ValueError:  # there is a cluster already, whose CPUs cannot be set
             ray.init(**quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise EngineError(

@@ -21,7 +21,7 @@ _VARIABLE = "SLLMR_END_WITH_STANDARD_INPUT"
 
 @contextlib.contextmanager
 def lifeline() -> Iterator[tuple[int, dict[str, str]]]:
-    """Give the standard input and the variables of processes that shall end with this one, or with the context."""
+    """Yield the standard input and the variables of processes that are to end with this one, or with the context."""
     read, write = os.pipe()  # neither is inherited, but `read` by those whose standard input it becomes
     try:
         yield read, {_VARIABLE: "1"}

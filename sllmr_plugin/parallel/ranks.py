@@ -33,7 +33,7 @@ class Ranks:
 
     @classmethod
     def here(cls, device: torch.device | str) -> Ranks:
-        """Return what torch.distributed says, one process alone where no group has been initialised."""
+        """Return what torch.distributed says: one process alone if no group has been initialised."""
         if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
             return cls()
         return cls(dist.get_rank(), dist.get_world_size(), torch.device(device))

@@ -24,7 +24,7 @@ class StepResult:
     ----------
     objective : Tensor
         () what is added to the training loss, before lambda: the mean loss and, for some gates, a term of the
-        gate's own. Keeps the graph alive also without terms.
+        gate itself. Attached to the graph even without terms.
     mean_loss : Tensor
         () gated loss averaged over the terms, detached.
     n_terms : int
@@ -53,12 +53,12 @@ class SelectiveLoss(nn.Module):
         h, the loss of a pair, or a loss of single items, which takes no gate.
     gate : str, class or Gate, default="none"
         ``none`` follows the LLM everywhere; ``fixed`` for cold users and long-tail items only; ``joint`` and
-        ``budget`` are trained with the model, so give ``parameters()`` of this module to the optimizer, too. A gate
+        ``budget`` are trained with the model, so give ``parameters()`` of this module to the optimizer. A gate
         that is fitted on probes is passed as an object, fitted or to be fitted by you.
     margin : float, optional
         Of the pair loss, in units of the scores: 0 for RankNet and 1 for the hinge (0.1 on probabilities) unless given.
     score_space : {"logit", "probability"}, default="logit"
-        What differences are taken of.
+        The scores whose differences are taken.
     pairs_per_user : int, default=4
         K, the most pairs of a user in a call.
     pair_rule : {"largest", "gap_weighted", "uniform"}, class or PairRule, default="largest"
@@ -75,7 +75,7 @@ class SelectiveLoss(nn.Module):
     Raises
     ------
     ConfigError
-        If a name or number makes no sense.
+        If a name or number is not valid.
 
     Examples
     --------
@@ -117,7 +117,7 @@ class SelectiveLoss(nn.Module):
         if not LOSSES.class_of(loss).pairwise and GATES.class_of(gate) is not GATES["none"]:
             raise ConfigError(f"loss={loss!r} looks at single items, and a gate weighs pairs. Take gate='none'.")
         if score_space not in ("logit", "probability"):
-            raise ConfigError(f"score_space={score_space!r} is none of 'logit', 'probability'. Take one of these.")
+            raise ConfigError(f"score_space={score_space!r} is not one of 'logit', 'probability'. Take one of these.")
         if pairs_per_user < 1 or (margin is not None and not margin >= 0):
             raise ConfigError(
                 f"pairs_per_user={pairs_per_user!r} must be at least 1, and margin={margin!r} None or at least 0."
@@ -174,8 +174,8 @@ class SelectiveLoss(nn.Module):
         shapes = {tuple(part.shape) for part in given if part is not None}
         if len(shapes) > 1 or scores.dim() != 1:
             raise ConfigError(
-                f"scores, llm_scores, users and the signals have the shapes {sorted(shapes)}. Pass one value an entry, "
-                "(n,) each: scores.squeeze(-1) for a column."
+                f"scores, llm_scores, users and the signals have the shapes {sorted(shapes)}. Pass one value per "
+                "entry, (n,) each: scores.squeeze(-1) for a column."
             )
         if self.gate.needs_regions and cold is None and tail is None:
             raise ConfigError(
@@ -206,7 +206,7 @@ class SelectiveLoss(nn.Module):
         uncertainty : Tensor or None
             (n,) q in [0, 1], detached; None where the gate does not use it.
         entries : Entries
-            What the LLM says of them and where they lie.
+            Their LLM scores and regions.
         pairs : OrderedPairs
             Positions into the entries. Ignored by pointwise losses.
         """
@@ -224,7 +224,7 @@ class SelectiveLoss(nn.Module):
         return StepResult(objective, mean_loss.detach(), n_pairs, regions @ alpha.detach(), regions.sum(dim=1))
 
     def select(self, llm_scores: Tensor, valid: Tensor, generator: torch.Generator | None) -> OrderedPairs:
-        """Form pairs of scores in a row a user, (n_users, width) both: positions in the flat scores, or none.
+        """Form pairs of scores with one row per user, (n_users, width) both: positions in the flat scores, or none.
 
         Losses that look at single items take no pairs.
         """
@@ -249,7 +249,7 @@ class SelectiveLoss(nn.Module):
         return StepResult(mean, mean.detach(), n, logit.new_zeros(4), logit.new_zeros(4))
 
     def pairs_within(self, llm_scores: Tensor, users: Tensor, generator: torch.Generator | None = None) -> OrderedPairs:
-        """Form pairs within users of entries in any order, (n,) both: sorted by user, they fill a row a user."""
+        """Form pairs within users of entries in any order, (n,) both: sorted by user, they fill one row each."""
         order = users.argsort(stable=True)
         _, group, size = users[order].unique_consecutive(return_inverse=True, return_counts=True)
         if len(order) == 0:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .registry import Registry
 
-# A score of 0 or 1 has no finite logit. Language models answer in hundredths, so nothing is said closer to the ends.
+# A score of 0 or 1 has no finite logit. Language models answer in hundredths, so no score is closer to the ends.
 SCORE_MARGIN = 0.01
 
 LOSSES: Registry[Loss] = Registry("loss")
@@ -19,7 +19,7 @@ LOSSES: Registry[Loss] = Registry("loss")
 
 
 class Loss:
-    """What follows the LLM: `PairLoss` its order, `PointwiseLoss` its scores. A subclass has a name once defined.
+    """A loss that follows the LLM: `PairLoss` its order, `PointwiseLoss` its scores. A subclass is chosen by name.
 
     Attributes
     ----------
@@ -53,9 +53,9 @@ class PairLoss(Loss):
     Attributes
     ----------
     default_margin : mapping of str to float
-        By what differences are taken of, ``"logit"`` or ``"probability"``.
+        For differences of ``"logit"`` and of ``"probability"``.
     tuned_margins : mapping of str to tuple of (float or None)
-        What `sllmr_plugin.tune` tries beside the default, None.
+        What `sllmr_plugin.tune` tries besides the default, None.
     """
 
     pairwise = True

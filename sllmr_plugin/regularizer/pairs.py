@@ -32,7 +32,7 @@ class OrderedPairs:
 
 
 class PairRule:
-    """Which pairs of a user are taken where there are more than K: those with the largest keys.
+    """Which pairs of a user are taken if there are more than K: those with the largest keys.
 
     A subclass has a name once it is defined, ``class MyRule(PairRule, name="mine")``.
     """
@@ -45,7 +45,7 @@ class PairRule:
         PAIR_RULES.add(name, cls)
 
     def keys(self, gap: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return a key a pair from the gaps of LLM scores, both (n_users, width, width); gaps up to 0 are no pairs."""
+        """Return a key per pair from the gaps of LLM scores, both (n_users, width, width); gaps <= 0 are not pairs."""
         raise NotImplementedError
 
 
@@ -89,12 +89,12 @@ def select_pairs(
     """Form ordered pairs within users (paper Sec. 3.2, "User-consistent pair construction").
 
     A user with n pairs gives ``min(max_pairs, n)`` of them: the adaptive K~, which follows what the
-    block holds, takes at least one pair wherever one exists, and none for ties.
+    block holds, takes at least one pair if there is one, and none for ties.
 
     Parameters
     ----------
     scores : Tensor
-        (n_users, width) LLM scores, a row a user.
+        (n_users, width) LLM scores, one row per user.
     valid : Tensor
         (n_users, width) bool, False where a row is padding.
     max_pairs : int

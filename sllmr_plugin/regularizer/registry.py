@@ -16,7 +16,7 @@ class Registry(Generic[T]):
     """Classes of one kind by name; a class is in it as soon as it is defined.
 
     The base class of the kind adds its subclasses in ``__init_subclass__``: ``class MyGate(Gate, name="mine")``.
-    Where a variant is asked for, its name, its class or an instance is taken.
+    A variant is given by its name, its class or an instance.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Registry(Generic[T]):
     def add(self, name: str, cls: Any) -> None:
         """Give a class its name, and add it unless that is empty.
 
-        A class that is defined again, in a notebook, takes its own place.
+        A class that is defined again, as in a notebook, replaces itself.
 
         Raises
         ------
@@ -78,19 +78,19 @@ class Registry(Generic[T]):
         Raises
         ------
         ConfigError
-            If it is none of this kind.
+            If it is not of this kind.
         """
         if isinstance(value, str):
             if value in self.names:
                 return value
             near = difflib.get_close_matches(value, self.names, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ConfigError(f"{value!r} is none of {', '.join(map(repr, self.names))}{hint}")
+            raise ConfigError(f"{value!r} is not one of {', '.join(map(repr, self.names))}{hint}")
         if isinstance(value, type) and issubclass(value, self.base):
             return getattr(value, "name", "") or value
         if isinstance(value, self.base):
             return value
-        raise ConfigError(f"{value!r} is none of {', '.join(map(repr, self.names))}, nor a {self.kind} of your own")
+        raise ConfigError(f"{value!r} is not one of {', '.join(map(repr, self.names))}, nor a {self.kind} of your own")
 
     def class_of(self, value: Any) -> type[T]:
         """Return the class of a choice by name, class or instance."""

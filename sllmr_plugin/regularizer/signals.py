@@ -48,12 +48,12 @@ class RegionSignals:
         popularity : Tensor
             (n_items,) training positives of each item.
         in_catalogue : Tensor
-            (n_items,) bool: the items over which the quantile is taken (padding ids are none).
+            (n_items,) bool: the items over which the quantile is taken (padding ids are not items).
         cold_threshold : int
             tau_u.
         tail_quantile : float
-            Share of the catalogue in the long tail. Items tied with the last of them are in too, so the share
-            can be larger; 0 gives none.
+            Share of the catalogue in the long tail. Items tied with the last of them are included, so the
+            share can be larger; 0 gives none.
         """
         threshold = tail_threshold(popularity[in_catalogue], tail_quantile)
         return cls(cold_users(history_length, cold_threshold), (popularity <= threshold) & in_catalogue, threshold)

@@ -15,7 +15,7 @@ UNCERTAINTIES: Registry[Uncertainty] = Registry("uncertainty")
 
 
 class Uncertainty:
-    """Turns what a backbone says of rows into q; a subclass has a name once it is defined.
+    """Turns a backbone's outputs for rows into q; a subclass has a name once it is defined.
 
     Called with (n_rows,) probabilities where `source` is ``"probability"``, else with (n_opinions, n_rows) of them.
 
@@ -24,8 +24,8 @@ class Uncertainty:
     name : str
         As settings choose it.
     source : {"probability", "dropout", "checkpoints"}
-        What it is read off: the output of one pass, of ``mc_samples`` passes with dropout, or of the checkpoints that
-        were given to ``model.sllmr.set_ensemble``.
+        What it is computed from: the output of one pass, of ``mc_samples`` passes with dropout, or of the checkpoints
+        given to ``model.sllmr.set_ensemble``.
     """
 
     name: ClassVar[str] = ""

@@ -271,7 +271,7 @@ class ArrayFile:
         self.length += len(data)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a reader checks, the file being closed."""
+        """Return what a reader checks; the file has to be closed."""
         return {
             "length": self.length,
             "sha256": self._hash.hexdigest(),
@@ -282,7 +282,7 @@ class ArrayFile:
 def write_description(
     folder: Path, arrays: list[ArrayFile], coverage: dict[str, Any], origin: dict[str, Any], package_version: str
 ) -> None:
-    """Describe the arrays of a folder, all of them closed; the last thing that is written."""
+    """Write the description of a folder's arrays, all of them closed; it comes last."""
     content = {
         "format": _FORMAT,
         "version": VERSION,
@@ -350,7 +350,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ScoreTableError(f"{path}: cannot be read ({error}). Build the table again.") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ScoreTableError(f"{path}: describes no score table. Give a folder made by ScoreTable.build.")
+        raise ScoreTableError(f"{path}: does not describe a score table. Give a folder made by ScoreTable.build.")
     if content.get("version") != VERSION:
         raise ScoreTableError(
             f"{path}: has version {content.get('version')}, and this package reads {VERSION}. Build the table again, "

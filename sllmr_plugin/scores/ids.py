@@ -21,8 +21,8 @@ IdIndex: TypeAlias = Any
 def encode_ids(raw: pd.Series, index: IdIndex | None, *, what: str, written: bool = False) -> np.ndarray:
     """Map raw ids to codes.
 
-    A number and a text are different ids: 7 is not ``"7"``. But what a text file says can be both, so an id that is
-    `written` is that of the key that is this text, else of the key that is the whole number which is written so.
+    A number and a text are different ids: 7 is not ``"7"``. A text file cannot tell them apart, so a `written` id is
+    looked up as a text and, if that is not a key, as the whole number that it spells.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def _written_positions(keys: pd.Index, texts: pd.Series) -> np.ndarray:
 
 
 def blank_around(raw: pd.Series, index: IdIndex, codes: np.ndarray, *, what: str, written: bool) -> np.ndarray:
-    """Which of the ids that are not in an index would be there without the blanks around them, (n,) bool."""
+    """Which of the ids that are not in an index would be in it without the blanks around them, (n,) bool."""
     found = np.zeros(len(raw), dtype=bool)
     lost = np.flatnonzero(codes < 0)
     if not len(lost) or pd.api.types.is_numeric_dtype(raw.dtype):
@@ -104,7 +104,7 @@ def example_mismatch(raw: pd.Series, index: IdIndex | None, what: str) -> str:
 
 
 def keys_and_codes(index: Any, what: str) -> tuple[pd.Index, np.ndarray]:
-    """Return the raw ids of an index as of `plain_ids`, and their (n,) int64 codes; raises as `encode_ids`."""
+    """Return the raw ids of an index in the form of `plain_ids`, and their (n,) int64 codes; raises as `encode_ids`."""
     if hasattr(index, "classes_"):
         keys, codes = pd.Index(index.classes_), np.arange(len(index.classes_), dtype=np.int64)
     elif isinstance(index, pd.Series):
@@ -156,7 +156,7 @@ def _as_codes(raw: pd.Series, what: str) -> np.ndarray:
 
 
 def warn_of_odd_ids(ids: pd.Index, source: str) -> None:
-    """Warn where ids look as if a program had changed them, or as if blanks had made two of one.
+    """Warn if ids look as if a program had changed them, or if two of them differ only in blanks.
 
     Parameters
     ----------
@@ -187,8 +187,8 @@ def warn_of_odd_ids(ids: pd.Index, source: str) -> None:
     if padded.any():
         warnings.warn(
             f"{source}: {int(padded.sum())} different {ids.name}(s) differ from another only in the blanks around "
-            f"them, for instance {texts[padded].iloc[0]!r}; they count as ids of their own. Take the blanks out if "
-            "that is not meant.",
+            f"them, for instance {texts[padded].iloc[0]!r}; they count as different ids. Remove the blanks if "
+            "that is not intended.",
             IdWarning,
             stacklevel=3,
         )

@@ -36,7 +36,7 @@ def read_origin(path: str | Path) -> dict[str, Any]:
     -------
     dict
         Key -> text, for every key that is not part of the format. Where a text is a JSON object, as what this
-        package writes, its fields take the place of the key. Empty for files that are not parquet.
+        package writes, its fields replace the key. Empty for files that are not parquet.
     """
     if Path(path).suffix.lower() not in (".parquet", ".pq"):
         return {}
@@ -109,7 +109,7 @@ class PromptOrder:
         return abs(self.correlation) >= max(ECHO, 2 * self.chance) - 1e-9
 
     def warn(self, stacklevel: int = 3) -> None:
-        """Warn if the scores are an echo; `stacklevel` is as of `warnings.warn`."""
+        """Warn if the scores are an echo; `stacklevel` is that of `warnings.warn`."""
         if self.is_echo:
             first = "first" if self.correlation < 0 else "last"
             warnings.warn(
@@ -126,12 +126,12 @@ class PromptOrder:
 
 
 def recorded_order(origin: dict[str, Any], frame: pd.DataFrame | None = None) -> PromptOrder | None:
-    """Return how far the scores of a table follow the prompts' order; None where neither origin nor columns say it.
+    """Return how far the scores of a table follow the prompts' order; None if neither origin nor columns say it.
 
     Parameters
     ----------
     origin : dict
-        As of `read_origin`. What `sllmr score` noted there is of single answers, so it comes first.
+        What `read_origin` returns. What `sllmr score` noted there is of single answers, so it comes first.
     frame : pandas.DataFrame, optional
         The table; its column ``prompt_position`` is of a user's first answer, its scores are means over all.
     """
@@ -189,7 +189,7 @@ def write_parquet(frame: pd.DataFrame, path: str | os.PathLike[str], metadata: M
 
 
 def check_parquet_path(path: str | os.PathLike[str], in_use: Iterable[str | os.PathLike[str] | None] = ()) -> Path:
-    """Return the path if `write_parquet` takes its name: to be asked before hours of work, not after.
+    """Return the path if `write_parquet` takes its name: to be checked before hours of work, not after.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises
     ------
     DataError
-        If the file is missing or no parquet file.
+        If the file is missing or not a parquet file.
     """
     try:
         found = pyarrow.parquet.read_schema(path).metadata or {}

@@ -1,8 +1,8 @@
 """Reads every table that holds ids: interactions, items, candidates, scores and texts.
 
-What the file says is what the id is. In a text file (CSV) an id is the text between two separators: ``007`` and ``7``
-are two ids, ``12e3`` is not a number, ``NA`` is a name. Only where all ids of a column are written as whole numbers
-are (or all of them as floats write them, ``7.0``), and fit into 64 bits, are they whole numbers.
+An id is what the file says. In a text file (CSV) an id is the text between two separators: ``007`` and ``7``
+are two ids, ``12e3`` is not a number, ``NA`` is a name. Only if all ids of a column are written as whole numbers
+(or all of them as floats are, ``7.0``), and fit into 64 bits, are they read as whole numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Table:
     Parameters
     ----------
     frame : pandas.DataFrame
-        One row an entry, index ``0 .. n - 1`` in file order.
+        One row per entry, index ``0 .. n - 1`` in file order.
     name : str
         The file's path as it was given, or a phrase such as "the interactions DataFrame".
     is_text : bool
@@ -132,13 +132,13 @@ def read_table(
     Parameters
     ----------
     source : path or pandas.DataFrame
-        Where the rows are; frames of polars and pyarrow are taken, too. A path ends in ``.csv``, ``.csv.gz``,
+        Where the rows are; frames of polars and pyarrow are taken as well. A path ends in ``.csv``, ``.csv.gz``,
         ``.parquet`` or ``.pq``, or in ``.inter`` or ``.item`` for RecBole's files, whose columns are named
         ``user_id:token`` and the like.
     what : str
         What the rows are, for messages ("interactions").
     numbers : sequence of str, default=()
-        Columns of a text file that are read as numbers, where they are such. A score may also be ``NA`` or the like.
+        Columns of a text file that are read as numbers, if they are. A score may also be ``NA`` or the like.
     error : type of SLLMRError, default=DataError
         What is raised.
 
@@ -165,7 +165,7 @@ def read_table(
 
 
 def refuse_doubled(columns: Iterable[str], name: str, error: type[SLLMRError]) -> None:
-    """Raise an error if a column name occurs twice, since which of the two is meant cannot be known."""
+    """Raise an error if a column name occurs twice, since it is unclear which one is meant."""
     names = pd.Index(columns)
     doubled = names[names.duplicated()]
     if len(doubled):
@@ -187,7 +187,7 @@ def _read_file(path: Path, what: str, numbers: Sequence[str], error: type[SLLMRE
         if {".inter", ".item"} & set(suffixes):
             return Table(_read_text(path, numbers, typed=True), name, is_text=True, error=error)
     except pd.errors.EmptyDataError:
-        raise error(f"{name} is empty; write the column names in line 1 and one entry a line below") from None
+        raise error(f"{name} is empty; write the column names in line 1 and one entry per line below") from None
     except UnicodeDecodeError as fault:
         raise error(f"{name} is not UTF-8 text ({fault}); save it as UTF-8") from fault
     except (ValueError, OSError, EOFError) as fault:
@@ -295,7 +295,7 @@ def common_form(tables: list[Table], column: str) -> list[pd.Series]:
     Raises
     ------
     SLLMRError
-        As of `read_ids`, or if one table holds numbers and another text.
+        As `read_ids`, or if one table holds numbers and another text.
     """
     columns = [read_ids(table, column) for table in tables]
     forms = [numbers_or_text(ids) if table.is_text else ids for table, ids in zip(tables, columns, strict=True)]

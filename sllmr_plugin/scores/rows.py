@@ -20,7 +20,7 @@ class RowEncoder:
     Parameters
     ----------
     user_index, item_index : mapping, pandas.Series, fitted sklearn LabelEncoder or None
-        Raw id -> code. None takes the ids for codes.
+        Raw id -> code. None means that the ids are codes.
     written : bool, default=False
         Whether the ids are from a text file, see `encode_ids`.
 
@@ -43,7 +43,7 @@ class RowEncoder:
         self._example: pd.DataFrame | None = None  # the first row that had ids and a score
 
     def encode(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows that can be mapped, ids replaced by codes; `frame` is as of `checked`."""
+        """Return the rows that can be mapped, ids replaced by codes; `frame` is what `checked` returns."""
         self.n_read += len(frame)
 
         def keep(mask: np.ndarray, reason: str) -> None:

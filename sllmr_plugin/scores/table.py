@@ -205,7 +205,7 @@ class ScoreTable:
     ) -> ScoreTable:
         """Make a folder of memory-mapped arrays from parquet files that need not fit in memory, and open it.
 
-        What is checked, dropped and counted, and the resulting table, are as of `read`.
+        What is checked, dropped and counted, and the resulting table, are the same as with `read`.
 
         Parameters
         ----------
@@ -223,7 +223,7 @@ class ScoreTable:
         Raises
         ------
         ScoreTableError, CoverageError
-            As of `read`, naming the file and its row; or if `folder` exists or cannot be written.
+            As `read`, naming the file and its row; or if `folder` exists or cannot be written.
         """
         build_table(source, folder, user_index=user_index, item_index=item_index, verbose=verbose)
         return cls.open(folder)
@@ -251,7 +251,7 @@ class ScoreTable:
         return cls(candidates, probes, Coverage(**coverage), origin, Path(folder))
 
     def __reduce__(self) -> tuple:
-        """Pickle a table in a folder as the place of it, any other by its arrays."""
+        """Pickle a table in a folder as its path, any other by its arrays."""
         if self.folder is not None:
             return ScoreTable.open, (self.folder,)
         return ScoreTable, (self.candidates, self.probes, self.coverage, self.origin)

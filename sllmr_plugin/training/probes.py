@@ -22,7 +22,7 @@ ScoreRows = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class ProbePairs:
-    """Every probe beside every candidate of its user that is no training positive of the user.
+    """Every probe beside every candidate of its user that is not a training positive of the user.
 
     Of two items that the user both likes, the LLM cannot be wrong about either.
 
@@ -209,7 +209,7 @@ class GateFitter:
 
     @property
     def seen(self) -> Tensor:
-        """(n_pairs,) bool, which pairs have ever been disagreed about; written to it is remembered."""
+        """(n_pairs,) bool, which pairs have ever been disagreed about; changes to it are remembered."""
         return self._memory.seen
 
     def refit(self, gate: Any) -> None:
@@ -228,7 +228,7 @@ class GateFitter:
         gate.fit(signals.to(device), llm_right.to(device), user.to(device))
 
     def draw(self, generator: torch.Generator) -> HeldOutPairs | None:
-        """Draw pairs for a look at the held-out loss; None where there are none."""
+        """Draw pairs for a look at the held-out loss; None if there are none."""
         if len(self._pairs) == 0:
             return None
         chosen = torch.randint(len(self._pairs), (_HELD_OUT_PAIRS,), generator=generator)
@@ -240,7 +240,7 @@ COLLAPSED_BELOW = 0.02
 
 
 def warn_of_gate(gate: Gate, mean_alpha: float) -> None:
-    """Warn at the end of an epoch of a gate that had nothing to learn from, or has shut, and say why."""
+    """Warn at the end of an epoch of a gate that had nothing to learn from, or has closed, and say why."""
     if gate.looks_ahead and not gate.calibrated:
         warnings.warn(
             "no probe belongs to a user with a training row and candidates, so the gate has nothing to learn from "

@@ -17,7 +17,7 @@ from ..scores.reading import as_pandas
 Layout = Mapping[str, tuple[int, int]]
 
 _DECIDED = 0.9  # share of the rows off the most frequent value that keys must explain to decide a feature
-_LEAST_EVIDENCE = 10  # such rows without which nothing is said: a few agree by chance
+_LEAST_EVIDENCE = 10  # such rows, of which a few agree by chance
 _FAR = 5  # widths of the training rows' range beyond which a value of an item table is of another scale
 
 
@@ -87,7 +87,7 @@ class TrainingRows(Protocol):
         """
 
     def unlisted(self, user: str, item: str, listed: Sequence[str]) -> Unlisted:
-        """Say of the features that are not listed as item-side what decides their values, see `Unlisted`."""
+        """Find what decides the values of the features that are not listed as item-side, see `Unlisted`."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class ArrayRows:
         Of the model's input rows.
     all_positive : bool, default=False
         Whether every row counts as positive, as ratings do: each is an interaction. Labels that are all 0 or 1 are
-        clicks all the same, whatever the output that is trained on them.
+        taken for clicks nonetheless.
     """
 
     def __init__(
@@ -196,11 +196,11 @@ class ArrayRows:
         return row
 
     def unlisted(self, user: str, item: str, listed: Sequence[str], max_rows: int = 200_000) -> Unlisted:
-        """Say of the features that are not listed as item-side what decides their values.
+        """Find what decides the values of the features that are not listed as item-side.
 
         Users, items or pairs of both decide a feature when `_DECIDED` of what varies over the rows lies between
-        them, and at most the rest within: some dirty rows do not hide a feature, and one that hardly varies is not
-        named for that. Features of several columns, such as a list of genres, count as one value.
+        them, and at most the rest within: a few dirty rows do not hide a feature, and a feature that hardly varies is
+        not named. Features of several columns, such as a list of genres, count as one value.
 
         Parameters
         ----------
@@ -219,7 +219,7 @@ class ArrayRows:
         pairs = users * (items.max() + 1) + items
         distinct = self._distinct(n)
         if len(distinct) - len(np.unique(pairs[distinct])) < _LEAST_EVIDENCE:
-            distinct = np.arange(n)  # too few pairs come back in another row, so copies have to do
+            distinct = np.arange(n)  # too few pairs occur in another row, so copies are used
         for name, (first, end) in self.layout.items():
             if name in (user, *listed):
                 continue
@@ -290,7 +290,7 @@ def known_item_values(
     wanted : numpy.ndarray
         (n,) int64 ascending item codes.
     item_table : (numpy.ndarray, numpy.ndarray) or None
-        Codes and values as of `encode_item_table`.
+        Codes and values, as `encode_item_table` returns them.
 
     Returns
     -------
@@ -323,7 +323,7 @@ def encode_item_table(
     Parameters
     ----------
     table : pandas.DataFrame
-        A row an item: the raw id under the name `item`, and every other item-side feature with the value that
+        One row per item: the raw id under the name `item`, and every other item-side feature with the value that
         the model is fed (encoded already); cells of features of several columns hold sequences, which are
         padded with 0 here.
     item, item_features, layout : str, sequence of str, mapping
@@ -341,12 +341,12 @@ def encode_item_table(
     Raises
     ------
     WrapError
-        Naming missing columns, an item listed twice, a cell that is empty, infinite or no number, or a sequence that is
-        too long.
+        Naming missing columns, an item listed twice, a cell that is empty, infinite or not a number, or a sequence that
+        is too long.
     """
     table = as_pandas(table)
     if not isinstance(table, pd.DataFrame):
-        raise WrapError([f"item_table is a {type(table).__name__}. Pass a DataFrame with a row an item."])
+        raise WrapError([f"item_table is a {type(table).__name__}. Pass a DataFrame with one row per item."])
     missing = [name for name in item_features if name not in table.columns]
     if missing:
         raise WrapError(
@@ -357,7 +357,7 @@ def encode_item_table(
     codes = codes[codes >= 0]
     if len(np.unique(codes)) < len(codes):
         twice = rows[item][pd.Series(codes).duplicated().to_numpy()].tolist()[0]
-        raise WrapError([f"item_table lists item {twice!r} more than once. Keep one row an item."])
+        raise WrapError([f"item_table lists item {twice!r} more than once. Keep one row per item."])
     parts = [
         codes[:, None] if name == item else _cells(rows[name], layout[name][1] - layout[name][0], name)
         for name in item_features

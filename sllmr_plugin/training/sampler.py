@@ -1,4 +1,4 @@
-"""Draws of users and of their scored items, a block a training step, and the input rows of what is drawn."""
+"""Draws of users and of their scored items, one block per training step, and the input rows of what is drawn."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..scores.arrays import UserScores
 class DrawableScores:
     """A part of a score table: some of its users with some of the items.
 
-    Whether an entry belongs to it follows from its user and its item, so nothing is kept of the entries themselves:
-    a table of any size costs memory by its users and items. Blocks are those that a copied part would give.
+    Whether an entry belongs to it follows from its user and its item, so nothing is stored per entry: memory grows with
+    the users and items only. Blocks are the same as those of a copy of the part.
 
     Attributes
     ----------
@@ -24,11 +24,11 @@ class DrawableScores:
     users : Tensor
         (n_users,) int64 ascending codes.
     start : Tensor
-        (n_users,) int64 where their entries in the table begin; kept here so that a draw need not look there.
+        (n_users,) int64 where their entries in the table begin; kept here so that a draw does not read the table.
     count : Tensor
         (n_users,) int32 how many there are.
     has_item : Tensor or None
-        (n_item_codes,) bool; None where all items of the table belong to it.
+        (n_item_codes,) bool; None if all items of the table belong to it.
     n_pairs : int
         Entries of it.
     n_tied : int
@@ -54,7 +54,7 @@ class DrawableScores:
         has_user, has_item : Tensor
             (n_user_codes,) and (n_item_codes,) bool: who and what can be used.
         two_scores : bool
-            Whether a user needs two different scores of such items, an ordered pair, or any one will do.
+            Whether a user needs two different scores of such items, an ordered pair, or a single score is enough.
         """
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         n_pairs, n_tied, all_items = 0, 0, True
@@ -84,12 +84,12 @@ class DrawableScores:
 
     @property
     def items(self) -> Tensor:
-        """Item codes of the whole table's entries, to be asked for those of a block."""
+        """Item codes of all entries of the table, to be indexed with the entries of a block."""
         return self.table.items
 
     @property
     def scores(self) -> Tensor:
-        """LLM scores of the whole table's entries, to be asked for those of a block."""
+        """LLM scores of all entries of the table, to be indexed with the entries of a block."""
         return self.table.scores
 
     def block(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,8 +137,8 @@ class Block:
 class TableSampler:
     """Draws users of a score table evenly, and a few scored items of each.
 
-    Users come in a random order without replacement and are shuffled anew when all had their turn, so
-    that all of them are visited equally often.
+    Users come in a random order without replacement and are shuffled again when all have had their
+    turn, so that all of them are visited equally often.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ class RowBuilder:
     Attributes
     ----------
     templates : Tensor
-        (n_users, width) float32 or float64, a row a user.
+        (n_users, width) float32 or float64, one row per user.
     columns : Tensor
         (n_item_columns,) int64: where the item's values go.
     item_codes : Tensor

@@ -44,7 +44,7 @@ class Recipe:
     counts : dict of str to Tensor
         What `set_counts` was given.
     n_fits : int
-        Calls of `fit` so far: the next one's draws go on behind them.
+        Calls of `fit` so far: the next one continues their sequence of draws.
     version : str
         Of the package that wrote it.
     """
@@ -59,7 +59,7 @@ class Recipe:
     version: str = __version__
 
     def write(self, folder: Path) -> None:
-        """Write it into a folder. Of a table in a folder of its own, only the place is written."""
+        """Write it into a folder. Of a table in a folder of its own, only the path is written."""
         tensors = {f"counts.{name}": value.contiguous() for name, value in self.counts.items()}
         if self.item_values is not None:
             codes, rows = self.item_values
@@ -85,7 +85,7 @@ class Recipe:
 
     @classmethod
     def read(cls, folder: Path, table: ScoreTable | None = None) -> Recipe:
-        """Read it back; `table` takes the place of the one that was saved.
+        """Read it back; `table` replaces the one that was saved.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class Recipe:
         )
 
     def differences(self, model: str, layout: Mapping[str, Any]) -> list[str]:
-        """Say in what a model is not the one that was saved."""
+        """Return how a model differs from the one that was saved."""
         found = []
         if model != self.model:
             found.append(f"the folder is of a {self.model}, and the model is a {model}. Build that one.")

@@ -63,7 +63,7 @@ class TrainingSession:
     usable : Usable
         Scores, rows and regions.
     user_column, item_column : int
-        Where the ids stand in the input matrix.
+        Columns of the ids in the input matrix.
     score_rows : ScoreRows
         Scores rows with the backbone as it is at that moment.
     seed : int
@@ -185,7 +185,7 @@ class TrainingSession:
         return valid, own_pairs, int(valid.sum()) / max(int(block.valid.sum()), 1)
 
     def _batch_ids(self, batch: Tensor) -> BatchIds:
-        """Return user and item codes of the batch, (n_rows,) each, where anything asks for them."""
+        """Return user and item codes of the batch, (n_rows,) each, if the settings use them."""
         if self.config.user_source == "table" and not self.config.in_batch_pairs:
             return None
         user, item = (batch[:, column].detach().to("cpu", torch.int64) for column in self._columns)
@@ -251,13 +251,13 @@ class TrainingSession:
         self.gate.look_ahead(signals, alignment)
 
     def take_loss(self, *, mean: bool = False) -> Tensor | None:
-        """Hand out the step's weighted loss, once; None where there is none.
+        """Return the step's weighted loss, once; None if there is none.
 
         Parameters
         ----------
         mean : bool, default=False
             Whether the library's own loss is a mean over the rows of the batch. Where it is a sum, the scale of
-            `SelectiveConfig.weight_scale` is as documented; beside a mean everything is divided by the rows.
+            `SelectiveConfig.weight_scale` is as documented; with a mean everything is divided by the rows.
         """
         if self._pending is None:
             return None
@@ -269,7 +269,7 @@ class TrainingSession:
     # ------------------------------------------------------------------ epochs
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the epoch's weight, and fit a gate that is fitted on disagreements anew: the backbone has moved."""
+        """Set the epoch's weight, and refit a gate that is fitted on disagreements: the backbone has changed."""
         self.began = True
         self.weight = self.config.weight_at(epoch)
         self._reset_account()
@@ -312,7 +312,7 @@ class TrainingSession:
                     if self.config.user_source == "batch"
                     else "no user drawn has two different scores. "
                 )
-                + "Use user_source='table', or score more candidates a user."
+                + "Use user_source='table', or score more candidates per user."
             )
         gates = (self._gate_sums / self._gate_counts).tolist()
         if self._pairwise:
@@ -347,7 +347,7 @@ class TrainingSession:
             )
 
     def _add_up(self) -> None:
-        """Make the account that of all processes."""
+        """Sum the account over all processes."""
         if self.ranks.world == 1:
             return
         own = [torch.tensor([self._terms]), self._loss_sum.reshape(1), self._gate_sums, self._gate_counts]

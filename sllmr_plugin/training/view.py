@@ -55,7 +55,7 @@ class Usable:
 
 
 _LOCATED = 1 << 20
-_MOST_SCORED = 0.8  # of the trained codes, so that one missing at an end is no accident
+_MOST_SCORED = 0.8  # of the trained codes, so that one missing at an end is not an accident
 
 
 def usable_scores(
@@ -81,10 +81,10 @@ def usable_scores(
     config : SelectiveConfig
         Says what is cold and what long-tail, and whether pairs are formed.
     item_values : (numpy.ndarray, numpy.ndarray), optional
-        Codes and input columns of items, as of `encode_item_table`.
+        Codes and input columns of items, as `encode_item_table` returns them.
     history_length, popularity : Tensor, optional
-        (n_user_codes,) and (n_item_codes,) counts in the place of those of the training rows; -1 for an item that is
-        not in the catalogue.
+        (n_user_codes,) and (n_item_codes,) counts, used instead of those of the training rows; -1 for an item
+        that is not in the catalogue.
 
     Returns
     -------
@@ -153,14 +153,14 @@ def _codes(training: TrainingRows, feature: str, size: int) -> np.ndarray:
     values = training.column(feature)
     if values.dtype.kind not in "iufb":
         raise DataError(
-            f"the training rows hold {feature} such as {values[:1].tolist()[0]!r}, which is no code. Encode the ids as "
-            "integers before fit, and give the encoder to wrap as the index."
+            f"the training rows hold {feature} such as {values[:1].tolist()[0]!r}, which is not a code. Encode the "
+            "ids as integers before fit, and give the encoder to wrap as the index."
         )
     broken = ~(np.isfinite(values) & (values == np.floor(values))) if values.dtype.kind == "f" else np.zeros(0)
     if broken.any():
         row = int(np.flatnonzero(broken)[0])
         raise DataError(
-            f"training row {row} (counted from 0) has {feature} {values[row]}, which is no code. Encode the ids as "
+            f"training row {row} (counted from 0) has {feature} {values[row]}, which is not a code. Encode the ids as "
             "integers before fit, and drop or encode rows without one."
         )
     codes = values.astype(np.int64)
@@ -174,7 +174,7 @@ def _codes(training: TrainingRows, feature: str, size: int) -> np.ndarray:
 
 
 def _warn_of_shifted_codes(side: str, n_codes: int, scored: np.ndarray, trained: np.ndarray) -> None:
-    """Warn where every code of the table seems to be its neighbour's: one is off each end, at opposite ends.
+    """Warn if the table's codes seem shifted by one: they exceed the trained codes at one end, and lack the other.
 
     Parameters
     ----------
@@ -238,8 +238,8 @@ def _account(scores: ScoreTable, drawable: DrawableScores, no_template: int, no_
             f"none of the {len(table)} scored pairs can be used: {no_template} of {len(table.users)} users have no "
             f"training row, {no_columns} items have no known item-side columns, and {drawable.n_tied} users have no "
             "two different scores. Check that user_index and item_index give the codes in the training rows, and pass "
-            "item_table= for items that never occur in training; where the scores tell nothing apart, score more "
-            "candidates a user or in finer steps, or use loss='mse', which needs no order."
+            "item_table= for items that never occur in training; where scores are tied, score more candidates "
+            "per user or in finer steps, or use loss='mse', which needs no order."
         )
     coverage = scores.coverage
     read = max(coverage.n_read - coverage.n_probes, len(table))  # tables made in other ways have read nothing

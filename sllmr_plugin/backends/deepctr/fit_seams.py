@@ -85,7 +85,7 @@ def _loader(*args: Any, **options: Any) -> DataLoader:
 
 @contextmanager
 def whole_batches(enabled: bool = True, batches: TrainingBatches | None = None) -> Iterator[LoaderUse]:
-    """Let DeepCTR-Torch slice whole batches in this thread for a while.
+    """Let DeepCTR-Torch slice whole batches in this thread, within the context.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def whole_batches(enabled: bool = True, batches: TrainingBatches | None = None) 
     Yields
     ------
     LoaderUse
-        What was built meanwhile.
+        Counts what is built.
     """
     use = LoaderUse(batches)
     token = _current.set(use if enabled else None)
@@ -116,7 +116,7 @@ def _name_replaced() -> Iterator[None]:
 
     with _loader_lock:
         _loaders_open += 1
-        if basemodel.DataLoader is DataLoader:  # whoever has put another class there wants that one
+        if basemodel.DataLoader is DataLoader:  # another class there is somebody's choice, and stays
             basemodel.DataLoader = _loader
     try:
         yield

@@ -52,7 +52,7 @@ def fuxictr_index(folder: str | Path, feature: str) -> dict[str | int, int]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Give the folder that FuxiCTR wrote feature_map.json to.") from None
     except ValueError as error:
-        raise DataError(f"{path} is no JSON ({error}). Have FuxiCTR build the data set anew.") from None
+        raise DataError(f"{path} is not JSON ({error}). Have FuxiCTR build the data set again.") from None
     codes = vocabulary.get(feature) if isinstance(vocabulary, dict) else None
     if not isinstance(codes, dict) or not all(isinstance(code, int) for code in codes.values()):
         raise DataError(
@@ -68,7 +68,7 @@ def fuxictr_index(folder: str | Path, feature: str) -> dict[str | int, int]:
     return index
 
 
-_LOOKED_AT = 100_000  # rows from the top that are kept to tell item-side features by
+_LOOKED_AT = 100_000  # rows from the top, kept to find item-side features with
 
 
 class StreamedRows:
@@ -183,7 +183,7 @@ _CODES = ("categorical", "sequence")
 def layout_of(feature_map: Any) -> dict[str, tuple[int, int]]:
     """Lay out the features that a model is fed side by side: name -> first column and one past the last.
 
-    Meta features (a group id) and labels are no input and have no column.
+    Meta features (a group id) and labels are not inputs and have no column.
     """
     layout, first = {}, 0
     for name, spec in feature_map.features.items():
@@ -271,15 +271,15 @@ def training_pieces(
         for (name, (first, end)), part in zip(layout.items(), parts, strict=True):
             if part.shape[1] != end - first:
                 raise DataError(
-                    f"the training generator gives {part.shape[1]} values a row for {name}, the feature_map says "
-                    f"{end - first}. Correct max_len (pretrain_dim) in the feature_map, or build the data anew."
+                    f"the training generator gives {part.shape[1]} values per row for {name}, the feature_map says "
+                    f"{end - first}. Correct max_len (pretrain_dim) in the feature_map, or build the data again."
                 )
         yield np.concatenate(parts, axis=1), np.asarray(columns[label]).reshape(n)
 
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Leave the global random numbers of torch, numpy and Python as they were, so that batches come as without us."""
+    """Leave the global random numbers of torch, numpy and Python as they were, so that the batches stay the same."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (the library's own draws use it)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -307,7 +307,7 @@ def _columns(generator: Any, feature_map: Any, names: Sequence[str]) -> Iterator
 
 
 def _stored(path: str, names: Sequence[str]) -> Iterator[Columns]:
-    """Read a file of FuxiCTR's, of either format."""
+    """Read a file that FuxiCTR wrote, in either format."""
     if str(path).endswith(".npz"):
         with np.load(path) as block:
             yield {name: block[name] for name in names}

@@ -62,8 +62,8 @@ class Amazon:
     def items(self, file: RawFile, wanted: Set[str]) -> Iterator[RawRecord]:
         """Go through the meta file: title, category, categories and brand.
 
-        In 2018 the path of categories is called ``category``, and what follows a piece of page source in it are no
-        categories.
+        In 2018 the path of categories is called ``category``, and what follows a piece of page source in it is not a
+        category.
 
         A Python dict takes long to read, and most are of items without a review in the 5-core: where a line starts with
         the id of an item that is not wanted, nothing else of it is looked at.

@@ -145,7 +145,7 @@ class Delimited:
             except StopIteration:
                 break
             except csv.Error as error:
-                file.reject(first, f"no row of a table ({error})", last - first + 1)
+                file.reject(first, f"not a row of a table ({error})", last - first + 1)
                 continue
             if not fields:
                 continue

@@ -131,7 +131,7 @@ class RawFile:
         Parameters
         ----------
         max_bad_share : float
-            Malformed lines that are put up with, as a share of all lines that are not blank.
+            Malformed lines that are allowed, as a share of all lines that are not blank.
 
         Raises
         ------
@@ -169,7 +169,7 @@ class RawFile:
         )
 
     def account(self) -> dict[str, Any]:
-        """Return what there is to say about the file after it was read, as plain JSON values."""
+        """Return a record of the file after it was read, as plain JSON values."""
         return {
             "role": self.role,
             "path": str(self.path),

@@ -1,4 +1,4 @@
-"""Gates: one objective a file, behind the interface of `Gate`."""
+"""Gates: one objective per file, behind the interface of `Gate`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def resolve_gate(gate: Any, *, has_probes: bool) -> Any:
-    """Return a choice of gate with ``auto`` decided: ``disagreement`` where there are probes, else ``fixed``."""
+    """Return a choice of gate with ``auto`` decided: ``disagreement`` if there are probes, else ``fixed``."""
     if gate != AUTO:
         return gate
     return DisagreementGate.name if has_probes else FixedGate.name

@@ -11,13 +11,13 @@ from ..signals import PairSignals
 
 AUTO = "auto"
 GATES: Registry[Gate] = Registry("gate", also=(AUTO,))
-"""Values of ``SelectiveConfig.gate``; ``auto`` is one of the others, see `build_gate`."""
+"""Values of ``SelectiveConfig.gate``; ``auto`` becomes one of the others, see `build_gate`."""
 
 
 class Gate(nn.Module):
     """A map from the signals of ordered pairs to weights alpha in [0, 1].
 
-    A subclass is chosen by its name once it is defined, ``class MyGate(Gate, name="mine")``, and says of itself what
+    A subclass is chosen by its name once it is defined, ``class MyGate(Gate, name="mine")``, and declares what
     training, tuning and several processes have to know.
 
     Attributes
@@ -27,7 +27,7 @@ class Gate(nn.Module):
     uses_uncertainty : bool
         Whether the backbone's uncertainty must be computed at all.
     needs_probes : bool
-        Whether it rests on held-out interactions that the LLM scored.
+        Whether it uses held-out interactions that the LLM scored.
     fits_disagreements : bool
         Whether it has a method ``fit(signals, llm_right, user)``, which is called at the start of every epoch with the
         probe pairs about which the LLM and the backbone have disagreed, see `DisagreementGate.fit`.
@@ -40,7 +40,7 @@ class Gate(nn.Module):
     collapse_remedy : str
         What a mean alpha near 0 means, and what to do, in words.
     calibrated : bool
-        Whether alpha rests on observed held-out outcomes by now.
+        Whether alpha has been fitted to held-out outcomes.
     """
 
     name: ClassVar[str] = ""
@@ -63,7 +63,7 @@ class Gate(nn.Module):
         raise NotImplementedError
 
     def penalty(self, alpha: Tensor) -> Tensor | None:
-        """Return a term () that joins the descent beside the mean of alpha times loss, or None.
+        """Return a term () that is added to the mean of alpha times loss, or None.
 
         Called once a training step with the alpha, (n_pairs,), of its pairs.
         """

@@ -14,7 +14,7 @@ class BilevelGate(Gate, name="bilevel"):
 
     After a step along the weighted pair losses, ``theta' = theta - eta * sum(alpha_p grad h_p)``, the held-out loss
     has changed by ``-eta * sum(alpha_p <grad h_p, grad L_held>)`` to first order (Liu et al., 2019, with a step that
-    unrolls nothing). So alpha is raised on pairs whose gradient points the way of the held-out loss, and lowered
+    unrolls nothing). So alpha is raised on pairs whose gradient agrees with that of the held-out loss, and lowered
     on the others. The held-out loss is RankNet's on probes against the candidates of the same user.
 
     It needs two more forward passes and one more backward pass in every training step.

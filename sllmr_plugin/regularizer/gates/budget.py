@@ -38,7 +38,7 @@ class BudgetGate(JointGate, name="budget"):
         self.register_buffer("multiplier", torch.zeros(()))
 
     def penalty(self, alpha: Tensor) -> Tensor:
-        """Return the Lagrange term, and let the multiplier climb by what the budget is missed by."""
+        """Return the Lagrange term, and move the multiplier by the distance to the budget."""
         short = self.rho - alpha.mean()
         term = self.multiplier * short + self.damping / 2 * short.square()
         self.multiplier = self.multiplier + self.rate * short.detach()

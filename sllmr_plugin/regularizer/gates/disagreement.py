@@ -13,12 +13,12 @@ class DisagreementGate(Gate, name="disagreement"):
     """``alpha = max(0, 2 P - 1)`` with P a cautious P(the LLM is right | it and the backbone disagree, z).
 
     P is a logistic regression fitted on probes: held-out interactions that the LLM scored. Only disagreements
-    matter, since where both order a pair alike there is nothing to learn from the LLM. Noise gives P = 1/2 and
+    matter, since on a pair that both order alike there is nothing to learn from the LLM. Noise gives P = 1/2 and
     a closed gate, and so does an LLM that is worse than the model.
 
-    Its signals are the paper's, as the mean of the two items, and the LLM's score gap, which tells most of all
-    (docs/benchmarks.md). Which of the two is popular is left out on purpose: whoever prefers the popular item is
-    right more often than not, so with it the gate would follow a noisy LLM wherever that prefers popular items.
+    Its signals are the paper's, as the mean of the two items, and the LLM's score gap, which is the most
+    informative (docs/benchmarks.md). Popularity is left out on purpose: a preference for the more popular item is right
+    more often than not, so the gate would follow a noisy LLM on all pairs in which it prefers the popular item.
 
     Caution: P is taken one posterior standard deviation below its estimate. The pairs of one user share the probe and
     the user's history, so all of a user's pairs together weigh as much as one observation, and the deviation comes
@@ -68,8 +68,8 @@ class DisagreementGate(Gate, name="disagreement"):
         if not self.calibrated:
             return (
                 "fewer than two users have a training row, a probe and a candidate about which the LLM and the "
-                "backbone have disagreed, so nothing speaks for the LLM. Score candidates for the users of the probes "
-                "too, add probes, or use gate='fixed'."
+                "backbone have disagreed, so there is no evidence for the LLM. Score candidates for the users of the "
+                "probes too, add probes, or use gate='fixed'."
             )
         return (
             "on the probes the LLM does not judge better than the backbone, or too few probes show that it does, so "
@@ -88,13 +88,13 @@ class DisagreementGate(Gate, name="disagreement"):
         Parameters
         ----------
         signals : PairSignals
-            Of n pairs of a probe and a candidate that the backbone orders the other way round than the LLM.
+            Of n pairs of a probe and a candidate that the backbone orders differently from the LLM.
         llm_right : Tensor
             (n,) bool, True where the LLM's first is the probe.
         user : Tensor
             (n,) int64, whose pair it is.
         """
-        if len(user.unique()) < 2:  # how users differ cannot be told
+        if len(user.unique()) < 2:  # the variance between users cannot be estimated
             return
         design = signals.design().double()
         centre = design.mean(dim=0)

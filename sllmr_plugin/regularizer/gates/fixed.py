@@ -21,7 +21,7 @@ class FixedGate(Gate, name="fixed"):
     """alpha_i = 1 for a cold user or a long-tail item, else 0; a pair takes the mean of its two."""
 
     needs_regions = True
-    collapse_remedy = "hardly a pair has a cold user or a long-tail item. Raise cold_threshold or tail_quantile."
+    collapse_remedy = "hardly any pair has a cold user or a long-tail item. Raise cold_threshold or tail_quantile."
 
     def forward(self, signals: PairSignals) -> Tensor:
         """Return the weights of pairs, as `Gate.forward`."""
