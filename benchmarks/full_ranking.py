@@ -71,7 +71,7 @@ def forward_alone(model: torch.nn.Module, data: Interactions, users: np.ndarray)
 
 
 def peak_memory(folder: Path, n_users: int, answer: multiprocessing.Queue) -> None:
-    """Rank with DeepFM and answer with resident memory before and its peak meanwhile, in MiB; Linux only."""
+    """Rank with DeepFM and answer with resident memory before and its peak during that, in MiB; Linux only."""
     torch.set_num_threads(1)
     data = load_interactions(folder / "interactions.csv", folder / "items.csv")
     model = build("deepfm", data)

@@ -1,4 +1,4 @@
-"""Which modules of a package import which: read from the source, in whatever form the import is written.
+"""Which modules of a package import which: read from the source, in any form of import.
 
 The architecture test checks these arrows against the layers, and `journeys.py` counts them.
 """

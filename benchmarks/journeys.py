@@ -67,7 +67,7 @@ class Journey:
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[Journey]:
-        """Watch this thread and those that start meanwhile."""
+        """Watch this thread and those that start within the context."""
         threading.setprofile(self._hook)
         sys.setprofile(self._hook)
         try:

@@ -46,7 +46,7 @@ REFUSED = {
 
 
 def scores() -> pd.DataFrame:
-    """Return the matrix's candidates, and probes: an item a user, whatever the LLM thinks of it."""
+    """Return the matrix's candidates, and probes: one item per user, of any LLM score."""
     frame = zoo.score_frame()
     rng = np.random.default_rng(3)
     users = frame["user_id"].unique()
@@ -142,7 +142,7 @@ def joined(batch_size: int) -> dict[str, list[float]]:
 
 
 def behave(rank: int) -> dict[str, object]:
-    """Return how two processes take what is no plain training."""
+    """Return how two processes handle what is not a plain training."""
     seen: dict[str, object] = {}
     for name, changes in REFUSED.items():
         seen[f"refused {name}"] = _error(lambda changes=changes: fit(build(SelectiveConfig(**changes))))

@@ -104,7 +104,7 @@ def many(seed):
 
 
 def probe_pairs(candidates, probes, positive=()):
-    """Loop over every probe and every candidate of its user that is no training positive: (user, probe, candidate)."""
+    """Loop over probes and their user's candidates that are not training positives: (user, probe, candidate)."""
     return [
         (user, probe, item)
         for user, held_out in probes.items()

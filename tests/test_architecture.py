@@ -40,7 +40,7 @@ def layer_of(module, layers):
 
 
 def violations(package, layers):
-    """Return a line for every import that points to no lower layer, whatever its form and however deep its folder."""
+    """Return a line for every import that points to no lower layer, in any form and at any depth of folders."""
     found = []
     for name, path in modules(package).items():
         if path.name != "__init__.py" and path.name != "__main__.py" and layer_of(name, layers) is None:

@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ fit the package and each other; what they measure is no test's business."""
+"""The scripts of benchmarks/ fit the package and each other; what they measure is not tested."""
 
 import runpy
 from pathlib import Path

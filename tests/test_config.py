@@ -283,7 +283,7 @@ def test_files_that_hold_no_config_are_refused(tmp_path, text, problem):
 
 @dataclasses.dataclass(frozen=True)
 class Sized(Settings):
-    """Settings with an argument that is no field, whose annotation is not looked up: Python 3.10 cannot."""
+    """Settings with an argument that is not a field, whose annotation is not looked up: Python 3.10 cannot."""
 
     size: int = 1
     former: dataclasses.InitVar[Nowhere] = None  # noqa: F821

@@ -1,4 +1,4 @@
-"""What does not need Ray to be told: how work is cut, models are taken apart, and partitions get into a ledger."""
+"""What can be tested without Ray: how work is cut, models are taken apart, and partitions get into a ledger."""
 
 import builtins
 import doctest

@@ -77,7 +77,7 @@ def test_a_pair_that_once_disagreed_stays_evidence(seed):
     assert remembered(memory) == first
     assert_fitted_on(gate, memory.keys[memory.seen].tolist(), candidates, probes, backbone.logit)
 
-    backbone.sign = -1.0  # agrees with the LLM wherever it did not, and the other way round
+    backbone.sign = -1.0  # agrees with the LLM where it did not, and vice versa
     second = set(disagreements(candidates, probes, logit=backbone.logit))
     assert second
     assert not second & first

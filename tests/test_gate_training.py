@@ -195,7 +195,7 @@ def test_disagreements_are_saved_and_loaded_with_the_gate(tmp_path):
     first = remembered(model)
     assert first
     assert remembered(fresh) == first
-    fit(fresh, epochs=1)  # a backbone that starts anew disagrees about other pairs
+    fit(fresh, epochs=1)  # a new backbone disagrees about other pairs
     assert remembered(fresh) >= first
 
 

@@ -66,7 +66,7 @@ LOGITS = st.lists(st.tuples(st.floats(-15, 15, width=32), st.floats(0, 1, width=
 @settings(max_examples=100, deadline=None)
 def test_pointwise_losses_and_their_slopes(entries, dtype):
     logit = torch.tensor([x for x, _ in entries], dtype=dtype, requires_grad=True)
-    target = torch.tensor([t for _, t in entries])  # the table is float32 whatever the model is
+    target = torch.tensor([t for _, t in entries])  # the table is float32 for any model
     p = [1 / (1 + math.exp(-x)) for x, _ in entries]
 
     loss = CrossEntropy()(logit, logit.sigmoid(), target)
@@ -115,7 +115,7 @@ def test_distillation_is_least_at_the_llms_logit_and_finite_at_certain_scores(te
 
 
 def test_the_slope_of_distillation_hardly_depends_on_a_high_temperature():
-    # for large T the slope tends to (s - logit(t)) / 4, whatever T is (Hinton et al., 2015, eq. 4)
+    # for large T the slope tends to (s - logit(t)) / 4 for any T (Hinton et al., 2015, eq. 4)
     slopes = []
     for temperature in (50.0, 100.0):
         logit = torch.tensor([1.5], dtype=torch.float64, requires_grad=True)

@@ -295,7 +295,7 @@ def test_recbole_separators_are_found_in_line_1(tmp_path):
 def test_recbole(tmp_path):
     reader = table(typed=True, delimiter="\t", renames={"title": "movie_title"})
     file = raw(tmp_path, 'user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t"7\t5\t978300760.0\n')
-    assert list(reader.interactions(file)) == [("1", '"7', 5.0, 978300760.0)]  # a quote is no more than a character
+    assert list(reader.interactions(file)) == [("1", '"7', 5.0, 978300760.0)]  # a quote is a character like any other
     items = raw(tmp_path, "item_id:token\tmovie_title:token_seq\tclass:token_seq\n7\tToy Story\tAnimation Comedy\n")
     assert list(reader.items(items, ANY)) == [("7", {"title": "Toy Story", "class": "Animation Comedy"})]
     with pytest.raises(DataError, match=r"'user_id' has none of the types.*the format csv with --delimiter tab"):

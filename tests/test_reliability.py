@@ -201,7 +201,7 @@ def test_what_is_missing_is_said():
     frame = scores_with_probes()
     with pytest.raises(SLLMRError, match="no usable probe"):
         reliability(model, frame[frame["kind"] == "candidate"], x=x, y=y, **NAMES)
-    assert not is_wrapped(model)  # taken off again, whatever happens
+    assert not is_wrapped(model)  # unwrapped again, after an error as well
     with pytest.raises(SLLMRError, match="has no scores"):
         reliability(model, x=x, y=y)
 

@@ -133,7 +133,7 @@ NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
 
 def not_found(texts, document):
-    """Return the numbers in texts that are no number of the document, rounded to as many digits."""
+    """Return the numbers in texts that are not numbers of the document, rounded to as many digits."""
     everything = list(leaves(document))
     told = {value for value in everything if isinstance(value, str)}
     values = np.array([value for value in everything if isinstance(value, (int, float)) and value is not None], float)

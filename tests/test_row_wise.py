@@ -1,4 +1,4 @@
-"""Which models let extra rows ride in the batch's own pass is found out by trying."""
+"""Whether extra rows may go through the batch's own pass is found out by trying it."""
 
 import copy
 

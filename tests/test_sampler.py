@@ -27,7 +27,7 @@ def sampler(scores, candidates_per_user, seed=0):
 
 @given(st.integers(1, 12), st.lists(st.integers(1, 15), min_size=1, max_size=30), st.integers(0, 2**31))
 @settings(max_examples=100, deadline=None)
-def test_users_take_turns_whatever_the_sizes_of_the_steps(n_users, steps, seed):
+def test_users_take_turns_at_any_sizes_of_the_steps(n_users, steps, seed):
     draws = sampler(table([2] * n_users), 2, seed)
     visits = collections.Counter(dict.fromkeys(range(n_users), 0))
     for asked in steps:

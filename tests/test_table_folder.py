@@ -1,4 +1,4 @@
-"""Score tables in folders: the table that `read` makes, whatever the files and pieces, and nothing broken opens."""
+"""Score tables in folders: the table that `read` makes, for any files and pieces; nothing broken opens."""
 
 import copy
 import hashlib

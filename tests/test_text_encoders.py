@@ -76,7 +76,7 @@ def test_users_and_items_are_encoded_together_and_once():
             calls.append(list(texts))
             return np.arange(1, len(texts) + 1)[:, None]
 
-    frame = text_frame().assign(id=lambda rows: rows["id"].str[1:].astype(int))  # "00" would be no code
+    frame = text_frame().assign(id=lambda rows: rows["id"].str[1:].astype(int))  # "00" would not be a code
     table = TextTable.read(frame)
     found = EncodedTexts.of(table, Recorder())
     assert calls == [[*table.users, *table.items]]

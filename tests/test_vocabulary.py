@@ -48,7 +48,7 @@ def test_the_index_is_the_tokenizers(processed):
             assert index[str(raw)] == index[raw]
         assert not {"__PAD__", "__OOV__", tokenizer.vocab["__OOV__"]} & set(index) - {7}
     users = fuxictr_index(processed.data_dir, "user")
-    assert users["007"] != users["7"] == users[7]  # text that is no plain number stays text
+    assert users["007"] != users["7"] == users[7]  # text that is not a plain number stays text
 
 
 def test_wrap_finds_it_and_leaves_unknown_ids_out(processed, tmp_path):

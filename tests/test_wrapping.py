@@ -637,7 +637,7 @@ def test_a_loop_of_ones_own_is_told_once_that_it_trains_the_plain_model(ask):
     assert len(caught) == 1
     own_loop(model, x, y, ask)  # warnings are errors: it is told once
     model.fit(x, y, batch_size=48, epochs=1, verbose=0)
-    small(DeepFM)[0].fit(x, y, batch_size=48, epochs=1, verbose=0)  # fit is no such loop
+    small(DeepFM)[0].fit(x, y, batch_size=48, epochs=1, verbose=0)  # fit is not such a loop
     with disabled(fresh := small(DeepFM)[0]):
         own_loop(fresh, x, y, ask)
     own_loop(small(DeepFM, ON.replace(weight=0.0))[0], x, y, ask)
@@ -723,7 +723,7 @@ def test_schedulers_go_on_while_the_gate_comes_and_goes(name, when):
 
 
 def test_gate_and_adaptor_join_and_part_in_any_order():
-    """Both joined one group; each leaves with its own parameters, wherever these have moved."""
+    """Both joined one group; each leaves with its own parameters, which may have moved."""
     model = types.SimpleNamespace(optimizer_name="optim")
     own, gate, adaptor = ([torch.nn.Parameter(torch.zeros(())) for _ in range(n)] for n in (2, 1, 3))
     for first, second in ((("gate", gate), ("adaptor", adaptor)), (("adaptor", adaptor), ("gate", gate))):
@@ -888,7 +888,7 @@ def test_early_stopping_and_checkpoints_work(tmp_path):
     stop = EarlyStopping(monitor="sllmr_pairs", mode="max", patience=0, restore_best_weights=True)
     keep = ModelCheckpoint(str(tmp_path / "model.pt"), monitor="val_logloss", save_best_only=True)
     history = zoo.fit(DEEPFM, model, epochs=5, callbacks=[stop, keep])
-    assert len(history.epoch) == 2  # every epoch forms as many pairs, so the second is no improvement
+    assert len(history.epoch) == 2  # every epoch forms as many pairs, so the second is not an improvement
     loaded = torch.load(tmp_path / "model.pt", weights_only=False)
     assert type(loaded) is type(model)
     zoo.fit(DEEPFM, loaded, epochs=1)

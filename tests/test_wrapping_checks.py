@@ -228,7 +228,7 @@ def test_a_gate_of_a_regression_goes_by_the_variance_of_dropout(rows, scores):
 def test_variance_share_is_one_half_where_passes_differ_as_much_as_labels():
     samples = torch.tensor([[0.0, 10.0, 5.0], [2.0, 16.0, 5.0]])  # variances: 1, 9, 0
     assert variance_share(samples, 1.0).tolist() == pytest.approx([1 / 2, 9 / 10, 0])
-    assert variance_share(samples[:, 1:2], 1.0).tolist() == pytest.approx([9 / 10])  # whatever rows are beside it
+    assert variance_share(samples[:, 1:2], 1.0).tolist() == pytest.approx([9 / 10])  # regardless of the other rows
     assert variance_share(torch.ones(2, 2), 0.0).tolist() == [0, 0]
 
 

@@ -1,7 +1,7 @@
 """Write the demo's texts: simulated item facts and user preferences whose words carry what the generator knows.
 
 No language model wrote them. An item's text holds words of its category, of its theme and of its quality; a user's
-text holds words of the categories and themes that the generator gave the user a taste for, whatever the user has
+text holds words of the categories and themes that the generator gave the user a taste for, not those of what the user
 interacted with: so it says as much of a cold user as of others, and it is not made from test interactions. All of
 it is blurred: tastes and quality are read with noise, and a tenth of the words are drawn from anywhere.
 """
