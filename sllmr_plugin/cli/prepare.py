@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..datasets.preparing import CHOICES, COLUMNS, PrepareSettings, prepare
+from ..datasets.preparing import COLUMNS, PrepareSettings, prepare
+from ..settings import choices_of
 from .arguments import names, share
 
 _EPILOG = """\
@@ -51,7 +52,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "interactions with splits, and items with titles."
     )
     parser.epilog = _EPILOG
-    parser.add_argument("format", choices=CHOICES["format"], metavar="FORMAT", help=", ".join(CHOICES["format"]))
+    formats = choices_of(PrepareSettings, "format")
+    parser.add_argument("format", choices=formats, metavar="FORMAT", help=", ".join(formats))
     parser.add_argument("--reviews", required=True, metavar="FILE", help="the interactions, plain or gzipped")
     parser.add_argument("--meta", metavar="FILE", help="the items; without this file no item has a title")
     parser.add_argument("--users", metavar="FILE", help="the users, where the format has a file of them")
@@ -73,7 +75,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--min-rating", type=float, metavar="X", help="leave out what is rated lower, or not at all")
     group.add_argument(
         "--split",
-        choices=CHOICES["split"],
+        choices=choices_of(PrepareSettings, "split"),
         default="leave-last-out",
         help="leave-last-out: a user's last interaction is test, the one before it valid; time: the latest "
         "interactions of all users, so that some users and items have none to train on; none: no column "
@@ -92,7 +94,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--negative-sampling",
-        choices=CHOICES["negative_sampling"],
+        choices=choices_of(PrepareSettings, "negative_sampling"),
         default="uniform",
         help="any item alike, or by the number of training interactions (default: uniform)",
     )
@@ -110,7 +112,7 @@ def _add_table_form(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the form of the files")
     group.add_argument(
         "--file-format",
-        choices=CHOICES["file_format"],
+        choices=choices_of(PrepareSettings, "file_format"),
         default="csv",
         help="of the prepared files (default: csv)",
     )

@@ -6,17 +6,18 @@ import dataclasses
 import os
 import warnings
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from ..errors import ConfigError, DataError, MalformedLinesWarning
+from ..errors import DataError, MalformedLinesWarning
 from ..scores.reading import numbers_or_text
+from ..settings import Bounds, Settings
 from .negatives import draw_negatives, spare_items
 from .prepared import Prepared, PreparedFolder, attributes, count, interaction_chunks
 from .raw.amazon import AMAZON_2014, AMAZON_2023
@@ -24,17 +25,11 @@ from .raw.delimited import Delimited, MovieLens
 from .raw.lines import RawFile, RawFormat, RawInteraction, is_page_source
 from .splits import by_time, k_core, leave_last_out
 
-CHOICES = {
-    "format": ("amazon2014", "amazon2023", "movielens1m", "recbole", "csv"),
-    "split": ("leave-last-out", "time", "none"),
-    "negative_sampling": ("uniform", "popularity"),
-    "file_format": ("csv", "parquet"),
-}
 COLUMNS = ("user_id", "item_id", "rating", "timestamp", "position", "title", "category", "brand")
 
 
 @dataclass(frozen=True)
-class PrepareSettings:
+class PrepareSettings(Settings):
     """Settings of `prepare`.
 
     Parameters
@@ -72,54 +67,46 @@ class PrepareSettings:
     Raises
     ------
     ConfigError
-        If a value makes no sense.
+        If a value is not valid.
     """
 
-    format: str
-    k_core: int = 5
-    split: str = "leave-last-out"
-    test_share: float = 0.1
-    valid_share: float = 0.1
+    format: Literal["amazon2014", "amazon2023", "movielens1m", "recbole", "csv"]
+    k_core: Annotated[int, Bounds(least=0)] = 5
+    split: Literal["leave-last-out", "time", "none"] = "leave-last-out"
+    test_share: Annotated[float, Bounds(above=0, below=1)] = 0.1
+    valid_share: Annotated[float, Bounds(least=0, below=1)] = 0.1
     min_rating: float | None = None
-    negatives: int = 0
-    negative_sampling: str = "uniform"
-    seed: int = 0
-    max_bad_share: float = 0.01
-    file_format: str = "csv"
+    negatives: Annotated[int, Bounds(least=0)] = 0
+    negative_sampling: Literal["uniform", "popularity"] = "uniform"
+    seed: Annotated[int, Bounds(least=0)] = 0
+    max_bad_share: Annotated[float, Bounds(least=0, most=1)] = 0.01
+    file_format: Literal["csv", "parquet"] = "csv"
     columns: Mapping[str, str] = field(default_factory=dict)
-    header: Sequence[str] | None = None
+    header: tuple[str, ...] | None = None
     delimiter: str | None = None
 
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
-        for name in ("k_core", "negatives", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more.")
-        if not 0 <= self.max_bad_share <= 1:
-            raise ConfigError(f"max_bad_share is {self.max_bad_share}; give a share from 0 to 1.")
-        if not (self.test_share > 0 and self.valid_share >= 0 and self.test_share + self.valid_share < 1):
-            raise ConfigError(
-                f"test_share is {self.test_share} and valid_share {self.valid_share}; give shares that leave "
-                "something to train on, the first above 0."
+    def problems(self) -> list[str]:
+        """Return what is wrong with fields that fit one by one."""
+        found = []
+        if self.test_share + self.valid_share >= 1:
+            found.append(
+                f"test_share={self.test_share:g} and valid_share={self.valid_share:g} leave nothing to train on"
             )
         unknown = [name for name in self.columns if name not in COLUMNS]
         if unknown:
-            raise ConfigError(f"columns names {unknown[0]!r}; choose among {', '.join(COLUMNS)}.")
+            found.append(f"columns names {unknown[0]!r}, which is not one of {', '.join(COLUMNS)}")
         if len(set(self.columns.values())) < len(self.columns):
-            raise ConfigError(f"columns gives two names to one column ({dict(self.columns)}); choose one of them.")
-        self._check_format()
-
-    def _check_format(self) -> None:
-        if self.columns and self.format not in ("csv", "recbole"):
-            raise ConfigError(f"columns has no meaning for {self.format}, whose fields are fixed; leave it out.")
-        if self.format != "csv" and self.header is not None:
-            raise ConfigError(f"header has no meaning for {self.format}, whose files name their fields; leave it out.")
-        if self.format not in ("csv", "recbole") and self.delimiter is not None:
-            raise ConfigError(f"delimiter has no meaning for {self.format}; leave it out.")
+            found.append(f"columns={dict(self.columns)} gives two names to one column")
+        delimited = self.format in ("csv", "recbole")
+        if self.columns and not delimited:
+            found.append(f"columns has no meaning for {self.format}, whose fields are fixed")
+        if self.header is not None and self.format != "csv":
+            found.append(f"header has no meaning for {self.format}, whose files name their fields")
+        if self.delimiter is not None and not delimited:
+            found.append(f"delimiter has no meaning for {self.format}")
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
-            raise ConfigError(f"delimiter is {self.delimiter!r}; give one character other than a quote or line break.")
+            found.append(f"delimiter={self.delimiter!r} must be one character other than a quote or line break")
+        return found
 
     def reader(self) -> RawFormat:
         """Return what reads the files."""
@@ -231,7 +218,7 @@ def prepare(
     Raises
     ------
     ConfigError
-        A setting makes no sense.
+        A setting is not valid.
     MalformedLinesError
         More than `max_bad_share` of a file's lines are malformed.
     DataError
@@ -252,7 +239,7 @@ def prepare(
     >>> prepared.counts["users"], prepared.counts["train"], prepared.counts["test"]
     (2, 2, 1)
     """
-    chosen = PrepareSettings(format=format, **settings)
+    chosen = PrepareSettings(**{"format": format, **settings})
     reader = chosen.reader()
     paths = {"reviews": reviews, "meta": meta, "users": users}
     files = {role: RawFile(path, role, verbose=verbose) for role, path in paths.items() if path is not None}
