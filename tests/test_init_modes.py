@@ -21,6 +21,7 @@ from sllmr_plugin.evaluation.compare import compare
 from sllmr_plugin.evaluation.comparison import format_table
 from sllmr_plugin.evaluation.modes import Start
 from sllmr_plugin.evaluation.ranking import full_ranking, summarize
+from sllmr_plugin.evaluation.report import write_report
 from sllmr_plugin.evaluation.report.summary import summarise
 from sllmr_plugin.evaluation.store import RunFolder
 from sllmr_plugin.evaluation.training import BestEpoch, RunSettings, train
@@ -81,7 +82,14 @@ def test_a_folder_keeps_what_needs_no_training_and_the_table_says_who_is_below(t
         assert f"{name} " in printed
         below = [run.mode for run in found if run.auc < found.untrained[name]["auc"]]
         assert (f"below {name}, which needs no training: {', '.join(below)}" in printed) == bool(below)
-    assert summarise(RunFolder(tmp_path, None))["runs"]
+    summary = summarise(RunFolder(tmp_path, None))
+    shown = {row["mode"]: row["mean"] for row in summary["levels"] if row["stratum"] == "cold" and not row["label"]}
+    assert list(shown) == [*modes, *UNTRAINED]
+    assert {name: shown[name] for name in UNTRAINED} == {n: found.untrained[n]["auc_cold"] for n in UNTRAINED}
+    assert {(row["baseline"], row["mode"]) for row in summary["additions"]} == {("init", "init+global")}
+    page = write_report(tmp_path).read_text()
+    assert "deepfm content+popularity" in page
+    assert "AUC minus that of init" in page
     again = compare(data, scores(), out=tmp_path, modes=modes, seeds=1, settings=SMALL, start=start, verbose=False)
     assert [run.auc for run in again] == [run.auc for run in found]
     other = Start(start.vectors, scale=0.1)

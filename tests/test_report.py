@@ -371,11 +371,13 @@ def test_intervals_in_words():
 
 
 def test_wrong_scores_and_missing_runs_are_pointed_out():
-    runs = [{"mode": "none"}, {"mode": "none"}, {"mode": "gated"}]
-    first, second = cautions({"inputs": {"origin": {"corrupted": "inverted"}}, "runs": runs})
-    assert "inverted" in first
-    assert "gated 1, none 2" in second
-    assert cautions({"inputs": None, "runs": runs[:2]}) == []
+    runs = [{"backbone": "din", "mode": mode, "auc": auc} for mode, auc in (("none", 0.5), ("none", 0.6), ("kd", 0.7))]
+    summary = {"inputs": None, "runs": runs, "untrained": {"popularity": {"auc": 0.56}, "content": {"auc": 0.4}}}
+    wrong, below, counts = cautions({**summary, "inputs": {"origin": {"corrupted": "inverted"}}})
+    assert "inverted" in wrong
+    assert below == "Below popularity, which needs no training: din none."  # 0.55 on average
+    assert "kd 1, none 2" in counts
+    assert cautions({"inputs": None, "runs": runs[:2], "untrained": {}}) == []
 
 
 def rankings_of(n, seeds, rng):

@@ -96,7 +96,10 @@ def _table(backbone: str, comparison: Comparison, more: bool) -> Sheet:
     ]
     if more:
         sections += _more(modes)
-    remarks = [*_remarks(differences), *_below_untrained(modes, comparison.untrained)]
+    remarks = [
+        *_remarks(differences),
+        *below_untrained({mode: [run.auc for run in own] for mode, own in modes.items()}, comparison.untrained),
+    ]
     return Sheet(_caption(backbone, runs), sections, remarks)
 
 
@@ -135,9 +138,17 @@ def _results(modes: dict[str, list[RunResult]], untrained: Mapping[str, Mapping[
     return section
 
 
-def _below_untrained(modes: dict[str, list[RunResult]], untrained: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Say which modes rank worse than something that needs no training."""
-    means = {mode: float(np.mean([run.auc for run in runs])) for mode, runs in modes.items()}
+def below_untrained(aucs_of: Mapping[str, Sequence[float]], untrained: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Say which models rank worse than something that needs no training.
+
+    Parameters
+    ----------
+    aucs_of : mapping of str to sequence of float
+        Name of a model -> its AUC with each seed.
+    untrained : mapping of str to mapping of str to float
+        As of `Comparison`.
+    """
+    means = {mode: float(np.mean(aucs)) for mode, aucs in aucs_of.items()}
     below = {name: [mode for mode, auc in means.items() if auc < aucs["auc"]] for name, aucs in untrained.items()}
     return [f"below {name}, which needs no training: {', '.join(found)}" for name, found in below.items() if found]
 

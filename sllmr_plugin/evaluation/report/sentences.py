@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..comparison import below_untrained
+
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 STRATA = {"all": "all test interactions", "cold": "cold users", "tail": "long-tail items"}
 
@@ -145,6 +147,10 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
     found = [origin["note"]] if "note" in origin else []
     if "corrupted" in origin:
         found.append(f"The scores were made wrong on purpose ({origin['corrupted']}): this is no measure of the LLM.")
+    aucs: dict[str, list[float]] = {}
+    for run in summary["runs"]:
+        aucs.setdefault(f"{run['backbone']} {run['mode']}", []).append(run["auc"])
+    found += [f"{text[0].upper()}{text[1:]}." for text in below_untrained(aucs, summary["untrained"])]
     runs = {mode: sum(run["mode"] == mode for run in summary["runs"]) for mode in {r["mode"] for r in summary["runs"]}}
     if len(set(runs.values())) > 1:
         counts = ", ".join(f"{mode} {count}" for mode, count in sorted(runs.items()))

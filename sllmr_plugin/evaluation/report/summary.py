@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..differences import BASELINE, auc_levels, gains_by_size
 from ..plots import REGIONS, WEIGHT
-from ..run import RunResult
+from ..run import RunResult, replace_nan
 from ..store import RunFolder
 
 _GATED = ("gated", "joint")  # the others have no gate, or one that is always open
@@ -27,9 +27,10 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
     dict
         Plain JSON values, None for what JSON lacks or nobody has recorded. ``runs`` (of `RunResult`, without
         epochs and versions), ``differences`` to the plain model, ``additions`` (differences of combined modes to what
-        they add to) and ``gains_by_size`` (of `Difference`, ``clear`` added), ``levels`` (of `Level`), ``curves`` and
-        ``gate`` (means over seeds by backbone, mode and epoch), ``versions`` (name -> all that the runs had), and
-        ``settings``, ``inputs`` and ``reliability`` as the folder has them.
+        they add to) and ``gains_by_size`` (of `Difference`, ``clear`` added), ``levels`` (of `Level`, with what needs
+        no training beside the modes), ``untrained``, ``curves`` and ``gate`` (means over seeds by backbone, mode and
+        epoch), ``versions`` (name -> all that the runs had), and ``settings``, ``inputs`` and ``reliability`` as the
+        folder has them.
     """
     keys = sorted(folder.runs, key=lambda key: key[2])
     differences = folder.comparison(keys).differences
@@ -38,6 +39,7 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
     for backbone in dict.fromkeys(key[0] for key in keys):
         rankings = {key[1:]: folder.ranking(key) for key in keys if key[0] == backbone}
         levels += [level.to_json() for level in auc_levels(backbone, rankings, labels)]
+        levels += _untrained_levels(backbone, folder)
         by_size += gains_by_size(backbone, rankings)
     runs = [folder.runs[key] for key in keys]
     epochs = _epochs(runs)
@@ -47,6 +49,7 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         "levels": levels,
         "differences": [{**d.to_json(), "clear": d.clear} for d in differences if d.baseline == BASELINE],
         "additions": [{**d.to_json(), "clear": d.clear} for d in differences if d.baseline != BASELINE],
+        "untrained": replace_nan(folder.untrained),
         "gains_by_size": [{**d.to_json(), "clear": d.clear} for d in by_size],
         "curves": _means(epochs, ["valid_auc", "loss"]),
         "gate": _means(
@@ -58,6 +61,23 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         "inputs": folder.inputs,
         "reliability": folder.reliability,
     }
+
+
+def _untrained_levels(backbone: str, folder: RunFolder) -> list[dict[str, Any]]:
+    """Return what needs no training as rows beside the modes of a backbone."""
+    return [
+        {
+            "backbone": backbone,
+            "mode": name,
+            "stratum": stratum,
+            "label": "",
+            "mean": aucs[key],
+            "low": None,
+            "high": None,
+        }
+        for name, aucs in replace_nan(folder.untrained).items()
+        for stratum, key in (("all", "auc"), ("cold", "auc_cold"), ("tail", "auc_tail"))
+    ]
 
 
 def _without_epochs(run: RunResult) -> dict[str, Any]:
