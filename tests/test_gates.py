@@ -220,8 +220,7 @@ def descend(gate, signals, loss, optimizer="adam", steps=900):
     for _ in range(steps):
         optimizer.zero_grad()
         alpha = gate(signals)
-        term = gate.penalty(alpha)
-        ((alpha * loss).mean() + (0 if term is None else term)).backward()
+        ((alpha * loss).mean() + (gate.penalty(alpha) if gate.has_penalty else 0)).backward()
         optimizer.step()
         means.append(alpha.mean().item())
     return [min(means[-100:]), max(means[-100:])]

@@ -38,10 +38,6 @@ class Ranks:
             return cls()
         return cls(dist.get_rank(), dist.get_world_size(), torch.device(device))
 
-    def rows_in_step(self, n_own: int) -> int:
-        """Return the rows of all processes' batches, given those of this one's."""
-        return n_own if self.n_rows is None else self.n_rows
-
     def is_own(self, number: Tensor) -> Tensor:
         """Return which of these numbers, dealt out in turn, belong to this process; bool of the same shape."""
         return number % self.world == self.rank

@@ -219,8 +219,8 @@ class SelectiveLoss(nn.Module):
         loss = self.pair_losses(logit, probability, pairs)
         alpha = self.gate(PairSignals.of(entries, uncertainty, pairs, like=logit))
         regions = pair_regions(entries, pairs).to(alpha.dtype)  # (4, n_pairs)
-        mean_loss, penalty = (alpha * loss).mean(), self.gate.penalty(alpha)
-        objective = mean_loss if penalty is None else mean_loss + penalty
+        mean_loss = (alpha * loss).mean()
+        objective = mean_loss + self.gate.penalty(alpha) if self.gate.has_penalty else mean_loss
         return StepResult(objective, mean_loss.detach(), n_pairs, regions @ alpha.detach(), regions.sum(dim=1))
 
     def select(self, llm_scores: Tensor, valid: Tensor, generator: torch.Generator | None) -> OrderedPairs:

@@ -184,6 +184,10 @@ class TrainingSession:
             return valid, own_pairs, len(own_pairs) / max(len(pairs), 1)
         return valid, own_pairs, int(valid.sum()) / max(int(block.valid.sum()), 1)
 
+    def _rows_in_step(self, n_own: int) -> int:
+        """Return the rows of all processes' batches, given those of this one's."""
+        return n_own if self.ranks.n_rows is None else self.ranks.n_rows
+
     def _batch_ids(self, batch: Tensor) -> BatchIds:
         """Return user and item codes of the batch, (n_rows,) each, if the settings use them."""
         if self.config.user_source == "table" and not self.config.in_batch_pairs:
@@ -193,7 +197,7 @@ class TrainingSession:
 
     def _draw(self, batch: Tensor, batch_ids: BatchIds) -> tuple[Block, Tensor | None, Tensor]:
         """Return a block, the templates to use (None: the stored ones) and each block user's template."""
-        n_users = self._users_in_step(self.ranks.rows_in_step(batch.shape[0]))
+        n_users = self._users_in_step(self._rows_in_step(batch.shape[0]))
         if batch_ids is None or self.config.user_source == "table":
             block = self._sampler.draw(n_users)
             return block, None, block.users
@@ -263,7 +267,7 @@ class TrainingSession:
             return None
         (result, n_batch, share), self._pending = self._pending, None
         self._taken += 1
-        scale = self.ranks.rows_in_step(n_batch) * share if self.config.weight_scale == "batch_mean" else result.n_terms
+        scale = self._rows_in_step(n_batch) * share if self.config.weight_scale == "batch_mean" else result.n_terms
         return self.weight * (scale / n_batch if mean else scale) * result.objective
 
     # ------------------------------------------------------------------ epochs

@@ -41,6 +41,8 @@ class Gate(nn.Module):
         What a mean alpha near 0 means, and what to do, in words.
     calibrated : bool
         Whether alpha has been fitted to held-out outcomes.
+    has_penalty : bool
+        Whether the class has a `penalty` of its own.
     """
 
     name: ClassVar[str] = ""
@@ -52,22 +54,24 @@ class Gate(nn.Module):
     tuned = True
     collapse_remedy = "hardly any pair has weight. Look at its coefficients in model.sllmr.status()."
     calibrated = False
+    has_penalty: ClassVar[bool] = False
 
     def __init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
         """Put a subclass into `GATES` under a name."""
         super().__init_subclass__(**kwargs)
+        cls.has_penalty = cls.penalty is not Gate.penalty
         GATES.add(name, cls)
 
     def forward(self, signals: PairSignals) -> Tensor:
         """Return alpha of each pair, (n_pairs,) in [0, 1]."""
         raise NotImplementedError
 
-    def penalty(self, alpha: Tensor) -> Tensor | None:
-        """Return a term () that is added to the mean of alpha times loss, or None.
+    def penalty(self, alpha: Tensor) -> Tensor:
+        """Return a term () that is added to the mean of alpha times loss; for gates that have one.
 
         Called once a training step with the alpha, (n_pairs,), of its pairs.
         """
-        return None
+        raise NotImplementedError
 
     def look_ahead(self, signals: PairSignals, alignment: Tensor) -> None:
         """Learn from (n_pairs,) inner products of each pair loss's gradient and the held-out loss's; or do nothing."""
