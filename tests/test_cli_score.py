@@ -15,7 +15,7 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.scores.origin import read_metadata
 from sllmr_plugin.scoring.batch import run_batches
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.ledger_report import LedgerReader
+from sllmr_plugin.scoring.ledger_file import LedgerReader
 
 from .scoring_server import ScoringServer, score_of
 

@@ -19,7 +19,7 @@ from sllmr_plugin.scores.origin import read_metadata
 from sllmr_plugin.scoring.batch import run_batches
 from sllmr_plugin.scoring.client import Completion
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.ledger_report import LedgerReader
+from sllmr_plugin.scoring.ledger_file import LedgerReader
 from sllmr_plugin.scoring.texts.plan import DEFAULT_KINDS, KINDS, plan_texts
 from sllmr_plugin.scoring.texts.prompts import TextTemplate
 from sllmr_plugin.scoring.texts.questions import TextQuestions

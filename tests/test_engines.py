@@ -30,9 +30,8 @@ from sllmr_plugin.parallel.engine import cut
 from sllmr_plugin.scoring import candidates
 from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates, read_categories
 from sllmr_plugin.scoring.client import OpenAIClient
-from sllmr_plugin.scoring.ledger import Ledger
+from sllmr_plugin.scoring.ledger import Ledger, PartitionFiles, merge_partitions, partition_folder, take_over
 from sllmr_plugin.scoring.own import spread_scorer
-from sllmr_plugin.scoring.partitions import PartitionFiles, merge_partitions, partition_folder, take_over
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run import run
 from sllmr_plugin.zoo.deepctr import build_model, input_rows
@@ -200,7 +199,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_partition_that_is_being_written_or_is_none_is_an_error_and_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr("sllmr_plugin.scoring.partitions._PATIENCE", 0.05)
+    monkeypatch.setattr("sllmr_plugin.scoring.ledger._PATIENCE", 0.05)
     folder = partition_folder(tmp_path / "a.sqlite")
     with Ledger(tmp_path / "a.sqlite") as ledger:
         with Ledger(folder / "0.sqlite"), pytest.raises(LedgerError, match=r"0\.sqlite: another process"):

@@ -17,9 +17,16 @@ from hypothesis import strategies as st
 
 from sllmr_plugin.errors import LedgerError
 from sllmr_plugin.scoring.client import Completion
-from sllmr_plugin.scoring.ledger import Ledger, LedgerAnswer
-from sllmr_plugin.scoring.ledger_file import Refusal, ledger_key
-from sllmr_plugin.scoring.ledger_report import LedgerReader, failures, known_servers, refused
+from sllmr_plugin.scoring.ledger import Ledger
+from sllmr_plugin.scoring.ledger_file import (
+    LedgerAnswer,
+    LedgerReader,
+    Refusal,
+    failures,
+    known_servers,
+    ledger_key,
+    refused,
+)
 from sllmr_plugin.scoring.prompts import PromptTemplate
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.requests import ScoringRequest

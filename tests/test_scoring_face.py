@@ -23,7 +23,7 @@ from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import ConfigError, DataError, IncompleteWarning, ScoreTableError
 from sllmr_plugin.scoring import draw_candidates, read_metadata, score_candidates, write_texts
 from sllmr_plugin.scoring.batch import run_batches
-from sllmr_plugin.scoring.ledger_report import LedgerReader
+from sllmr_plugin.scoring.ledger_file import LedgerReader
 from sllmr_plugin.scoring.prompts import PromptTemplate
 from sllmr_plugin.scoring.settings import ScoreSettings
 from sllmr_plugin.scoring.texts.prompts import TextTemplate

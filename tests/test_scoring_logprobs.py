@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sllmr_plugin.errors import AnswerError, LogprobsError
-from sllmr_plugin.scoring.answers import parse_scores
-from sllmr_plugin.scoring.logprobs import expected_scores
+from sllmr_plugin.scoring.answers import expected_scores, parse_scores
 from sllmr_plugin.scoring.requests import ScoringRequest
 
 REQUEST = ScoringRequest("u", ("Chess",), ("a", "b"), ("Go", "Doom"))

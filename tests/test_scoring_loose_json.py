@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sllmr_plugin.scoring.loose_json import Array, Number, Object, String, find_json
+from sllmr_plugin.scoring.answer_text import Array, Number, Object, String, find_json
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 VALUES = st.recursive(

@@ -11,7 +11,7 @@ from sllmr_plugin.errors import ScoringStoppedError, ServerError
 from sllmr_plugin.scoring import servers as server_errors
 from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.ledger_report import LedgerReader, refused
+from sllmr_plugin.scoring.ledger_file import LedgerReader, refused
 from sllmr_plugin.scoring.prices import Price
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run import run

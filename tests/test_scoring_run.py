@@ -24,12 +24,12 @@ from sllmr_plugin.errors import (
     ServerError,
     SLLMRWarning,
 )
+from sllmr_plugin.scoring.answers import expected_scores
 from sllmr_plugin.scoring.asking import Tally
 from sllmr_plugin.scoring.client import Completion, OpenAIClient
 from sllmr_plugin.scoring.dry_run import estimate
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.limits import CircuitBreaker, Pace
-from sllmr_plugin.scoring.logprobs import expected_scores
 from sllmr_plugin.scoring.prices import Price, RunLimits, Spending
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.requests import ScoringRequest

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sllmr_plugin.datasets.demo import demo_paths
+from sllmr_plugin.scoring.answer_text import String, find_json
 from sllmr_plugin.scoring.answers import position_of
-from sllmr_plugin.scoring.loose_json import String, find_json
 from sllmr_plugin.scoring.prompts import clean_title
 
 ACTIVE = set('{}[]"\\<>')

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..scoring.ledger import Ledger
-from ..scoring.ledger_report import (
+from ..scoring.ledger_file import (
     LedgerReader,
     answers_by_model,
     export_answers,

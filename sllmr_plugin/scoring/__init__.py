@@ -15,7 +15,7 @@ _MODULES = {
     "client": ("OpenAIClient",),
     "dry_run": ("Estimate",),
     "ledger": ("Ledger",),
-    "ledger_report": ("LedgerReader",),
+    "ledger_file": ("LedgerReader",),
     "own": ("LexicalScorer", "score_with"),
     "prices": ("RunLimits", "RunSummary"),
     "prompts": ("PromptTemplate",),
@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .client import OpenAIClient as OpenAIClient
     from .dry_run import Estimate as Estimate
     from .ledger import Ledger as Ledger
-    from .ledger_report import LedgerReader as LedgerReader
+    from .ledger_file import LedgerReader as LedgerReader
     from .own import LexicalScorer as LexicalScorer
     from .own import score_with as score_with
     from .prices import RunLimits as RunLimits

@@ -13,8 +13,8 @@ import pandas as pd
 
 from ..errors import PriceError, ScoringStoppedError
 from .client import Completion
-from .ledger import Ledger, LedgerAnswer
-from .ledger_file import Refusal
+from .ledger import Ledger
+from .ledger_file import LedgerAnswer, Refusal
 from .limits import Quota
 from .prices import Price, RunLimits, RunSummary, Spending
 from .questions import Conversation, Question, R

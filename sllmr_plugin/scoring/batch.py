@@ -18,9 +18,9 @@ from ..errors import ScoringStoppedError, ServerError
 from .asking import ServerAsker, Tally, check_price, in_a_loop
 from .batch_file import FIRST_UNLIMITED, MOST_REQUESTS, BatchSize, read_lines, says_queue_is_full, written_line
 from .client import OpenAIClient
-from .ledger import Ledger, LedgerAnswer
+from .ledger import Ledger, take_over
+from .ledger_file import LedgerAnswer
 from .limits import backoff
-from .partitions import take_over
 from .prices import AnswerLengths, Price, RunLimits, RunSummary, Spending, estimate_tokens
 from .questions import Conversation, Question, R
 from .runner import UNUSABLE_IN_A_ROW

@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 
 from ..errors import PriceError
-from .ledger_file import Completions, Refusal
-from .ledger_report import LedgerReader
+from .ledger_file import Completions, LedgerReader, Refusal
 from .prices import Price, estimate_tokens
 from .questions import Answers, Conversation, R
 

@@ -1,81 +1,36 @@
-"""`Ledger`: every answer of a language model in one SQLite file, committed before it counts."""
+"""`Ledger`: every answer of a language model in one SQLite file, committed before it counts; its partitions."""
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import queue
 import sqlite3
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 from ..errors import LedgerError
-from .ledger_file import COLUMNS, Completions, Refusal, connect, find_completions, find_refusal, ledger_failure
+from .ledger_file import (
+    COLUMNS,
+    Completions,
+    LedgerAnswer,
+    Refusal,
+    connect,
+    find_answer,
+    find_completions,
+    find_refusal,
+    ledger_failure,
+    now,
+    refusal_row,
+    storable,
+    to_row,
+)
 from .schema import ServerForm
-
-
-@dataclass(frozen=True)
-class LedgerAnswer:
-    """One answer as the ledger keeps it.
-
-    Attributes
-    ----------
-    key : str
-        What `ledger_key` made of the question.
-    first_key : str
-        `key` of the first question of the conversation: differs from `key` when an error was fed back.
-    attempt : int
-        0 for the first question, 1 for the first one with an error fed back.
-    model, user_id : str
-        Who was asked, and about whom (or which item, for a text about one); for the reader of the ledger only.
-    repeat : int
-        Which repeat of the question this is.
-    request : dict
-        JSON values that describe the question; never its text, a key or a header. Its ``parameters`` are those sent,
-        and ``left_out`` names what the server did not take (``temperature``, ``system``).
-    response : str
-        The text of the answer.
-    scores : tuple of (float or None), or None
-        Scores by position in the prompt, None where the answer has none; None for an answer that cannot be used, and
-        for one that is a text, which is read from `response`.
-    n_unasked, n_duplicates : int
-        As of `ScoredAnswer`.
-    prompt_tokens, completion_tokens : int
-        As the server counted them.
-    cost : float or None
-        USD; None when the price of the model is not known.
-    error : str or None
-        Why the answer cannot be used; None for one that can.
-    """
-
-    key: str
-    first_key: str
-    attempt: int
-    model: str
-    user_id: str
-    repeat: int
-    request: dict[str, Any]
-    response: str
-    scores: tuple[float | None, ...] | None = None
-    n_unasked: int = 0
-    n_duplicates: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float | None = None
-    error: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the answer can be used."""
-        return self.error is None
-
 
 _KILLED = "the process ended while the request was in flight"
 _NOTE_KILLED = "UPDATE unanswered SET reason = ? WHERE reason IS NULL AND batch IS NULL"
@@ -321,66 +276,127 @@ class Ledger:
                     done.set_result(None)
 
 
-def find_answer(connection: sqlite3.Connection, path: Path, key: str) -> LedgerAnswer | None:
-    """Return the answer with a key, or None."""
-    try:
-        row = connection.execute(f"SELECT {COLUMNS} FROM answers WHERE key = ?", (key,)).fetchone()
-    except sqlite3.Error as error:
-        raise ledger_failure(path, error) from None
-    return None if row is None else from_row(row)
+logger = logging.getLogger("sllmr_plugin.scoring")
+_PAGE = 1000  # keys, or answers, moved at a time
+_PATIENCE = 60.0  # seconds: the workers of a process that was killed end a moment after it
 
 
-def now() -> str:
-    """Return the time, UTC, as the ledger writes it."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+def partition_folder(ledger: str | os.PathLike[str]) -> Path:
+    """Return the folder for the partitions of a ledger: the same path on every machine, each with its own files."""
+    return Path(f"{Path(ledger).resolve()}.parts")
 
 
-def storable(text: str) -> str:
-    """Replace lone surrogates, which JSON can hold and SQLite cannot."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+class Partitions(Protocol):
+    """What `merge_partitions` needs to know of a machine's partitions; `PartitionFiles` are those of this machine."""
+
+    def names(self) -> list[str]:
+        """Return the partitions there."""
+        ...
+
+    def keys(self, name: str, after: str) -> list[str]:
+        """Return the next keys behind a key in alphabetical order; none at the end."""
+        ...
+
+    def answers(self, name: str, keys: Sequence[str]) -> list[LedgerAnswer]:
+        """Return the answers with these keys."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Delete a partition."""
+        ...
 
 
-def to_row(answer: LedgerAnswer) -> tuple:
-    """Return the values of `COLUMNS`."""
-    return (
-        answer.key,
-        answer.first_key,
-        answer.attempt,
-        answer.model,
-        storable(answer.user_id),
-        answer.repeat,
-        json.dumps(answer.request, sort_keys=True),
-        storable(answer.response),
-        None if answer.scores is None else json.dumps(answer.scores, allow_nan=False),
-        answer.n_unasked,
-        answer.n_duplicates,
-        answer.prompt_tokens,
-        answer.completion_tokens,
-        answer.cost,
-        None if answer.error is None else storable(answer.error),
-        "ok" if answer.ok else "failed",
-        now(),
-    )
+class PartitionFiles:
+    """The partitions in a folder of this machine. One that is looked at is locked until it is removed.
+
+    Parameters
+    ----------
+    folder : path
+        Need not exist.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = Path(folder)
+        self._open: dict[str, Ledger] = {}
+
+    def names(self) -> list[str]:
+        """Return the names of the partition files."""
+        return sorted(path.name for path in self._folder.glob("*.sqlite"))
+
+    def keys(self, name: str, after: str) -> list[str]:
+        """Return the next thousand keys behind a key in alphabetical order.
+
+        Raises
+        ------
+        LedgerError
+            If the worker that writes the partition is still alive after a minute, or it cannot be read.
+        """
+        return self._ledger(name).keys(after, _PAGE)
+
+    def answers(self, name: str, keys: Sequence[str]) -> list[LedgerAnswer]:
+        """Return the answers with these keys."""
+        found = map(self._ledger(name).get, keys)
+        return [answer for answer in found if answer is not None]
+
+    def remove(self, name: str) -> None:
+        """Delete the file, and the folder when it is the last one."""
+        self._ledger(name).close()
+        del self._open[name]
+        for suffix in ("", "-wal", "-shm", ".lock"):
+            (self._folder / (name + suffix)).unlink(missing_ok=True)
+        if not any(self._folder.iterdir()):
+            self._folder.rmdir()
+
+    def _ledger(self, name: str) -> Ledger:
+        if name not in self._open:
+            self._open[name] = Ledger(self._folder / name, patience=_PATIENCE)
+        return self._open[name]
 
 
-def refusal_row(refusal: Refusal) -> tuple:
-    """Return the values of a row of the table of refused questions."""
-    return (
-        refusal.key,
-        refusal.first_key,
-        refusal.attempt,
-        refusal.model,
-        storable(refusal.user_id),
-        refusal.repeat,
-        json.dumps(refusal.request, sort_keys=True),
-        storable(refusal.reason),
-        refusal.cause,
-        now(),
-    )
+def merge_partitions(ledger: Ledger, partitions: Partitions) -> int:
+    """Take all answers of partitions into the ledger, then delete the partitions.
+
+    May be stopped at any moment and done again: an answer that the ledger has is not taken twice, and a partition is
+    deleted when all it holds is committed.
+
+    Returns
+    -------
+    int
+        Answers that the ledger did not have.
+
+    Raises
+    ------
+    LedgerError
+        If one cannot be read or written, or a live worker still writes to it.
+    """
+    adopted = 0
+    for name in partitions.names():
+        after = ""
+        while keys := partitions.keys(name, after):
+            unknown = [key for key in keys if ledger.get(key) is None]
+            done = [ledger.adopt(answer) for answer in partitions.answers(name, unknown)] if unknown else []
+            for future in done:
+                future.result()
+            adopted += len(done)
+            after = keys[-1]
+        partitions.remove(name)
+    return adopted
 
 
-def from_row(row: tuple) -> LedgerAnswer:
-    """Return the answer that a row of `COLUMNS` holds."""
-    answer = LedgerAnswer(*row[:-2])  # the status follows from the error, the date is for readers of the file
-    scores = None if row[8] is None else tuple(json.loads(row[8]))
-    return replace(answer, request=json.loads(row[6]), scores=scores)
+def take_over(ledger: Ledger, *elsewhere: Partitions) -> None:
+    """Take into the ledger what a killed run's workers have received, on this machine and elsewhere; log what was lost.
+
+    Raises
+    ------
+    LedgerError
+        As of `merge_partitions`.
+    """
+    found = sum(merge_partitions(ledger, one) for one in (PartitionFiles(partition_folder(ledger.path)), *elsewhere))
+    if found:
+        logger.warning("%d answers that workers of the last run had received are in the ledger now", found)
+    if ledger.n_interrupted > found:
+        logger.warning(
+            "the last run was killed with %d requests in flight: they are asked again, and may be charged twice",
+            ledger.n_interrupted - found,
+        )
+    ledger.n_interrupted = 0

@@ -1,16 +1,146 @@
-"""The form of a ledger: its tables and keys, and how its file is opened."""
+"""What a ledger's file holds: entries and their keys, the tables, and how they are read (`LedgerReader`)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import LedgerError
+import pandas as pd
+
+from ..errors import DataError, LedgerError
+
+
+@dataclass(frozen=True)
+class LedgerAnswer:
+    """One answer as the ledger keeps it.
+
+    Attributes
+    ----------
+    key : str
+        What `ledger_key` made of the question.
+    first_key : str
+        `key` of the first question of the conversation: differs from `key` when an error was fed back.
+    attempt : int
+        0 for the first question, 1 for the first one with an error fed back.
+    model, user_id : str
+        Who was asked, and about whom (or which item, for a text about one); for the reader of the ledger only.
+    repeat : int
+        Which repeat of the question this is.
+    request : dict
+        JSON values that describe the question; never its text, a key or a header. Its ``parameters`` are those sent,
+        and ``left_out`` names what the server did not take (``temperature``, ``system``).
+    response : str
+        The text of the answer.
+    scores : tuple of (float or None), or None
+        Scores by position in the prompt, None where the answer has none; None for an answer that cannot be used, and
+        for one that is a text, which is read from `response`.
+    n_unasked, n_duplicates : int
+        As of `ScoredAnswer`.
+    prompt_tokens, completion_tokens : int
+        As the server counted them.
+    cost : float or None
+        USD; None when the price of the model is not known.
+    error : str or None
+        Why the answer cannot be used; None for one that can.
+    """
+
+    key: str
+    first_key: str
+    attempt: int
+    model: str
+    user_id: str
+    repeat: int
+    request: dict[str, Any]
+    response: str
+    scores: tuple[float | None, ...] | None = None
+    n_unasked: int = 0
+    n_duplicates: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the answer can be used."""
+        return self.error is None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A question that a server refuses for good, as the ledger keeps it; it cost nothing and is not asked again.
+
+    Attributes
+    ----------
+    key, first_key, attempt, model, user_id, repeat, request
+        As of `LedgerAnswer`.
+    reason : str
+        What the server said.
+    cause : str or None
+        What it means, where that can be told (`server_errors.cause_of`).
+    """
+
+    key: str
+    first_key: str
+    attempt: int
+    model: str
+    user_id: str
+    repeat: int
+    request: dict[str, Any]
+    reason: str
+    cause: str | None = None
+
+
+class Completions(NamedTuple):
+    """A model's answers without a limit of their length.
+
+    Attributes
+    ----------
+    longest : int
+        Tokens.
+    number : int
+    mean : float
+        Tokens.
+    """
+
+    longest: int
+    number: int
+    mean: float
+
+
+def ledger_key(
+    messages: Sequence[Mapping[str, Any]], model: str, parameters: Mapping[str, Any], schema_version: int | str
+) -> str:
+    """Return the key of a question: SHA-256 over canonical JSON of all that decides its answer.
+
+    Where the question is sent to, and how many are sent at a time, are no part of it.
+
+    Parameters
+    ----------
+    messages : sequence of mapping
+        The rendered chat messages.
+    model : str
+        The model's name.
+    parameters : mapping
+        Generation parameters such as temperature; plain JSON values.
+    schema_version : int or str
+        Version of the form of the answer.
+
+    Examples
+    --------
+    >>> ledger_key([{"role": "user", "content": "hi"}], "m", {"temperature": 0}, 1)[:12]
+    '761ea490cf94'
+    """
+    text = json.dumps([list(messages), model, dict(parameters), schema_version], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
 
 _APPLICATION_ID = 0x534C4D52  # "SLMR": tells our files from any other SQLite file
 _SCHEMA_VERSION = 1
@@ -80,75 +210,6 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A question that a server refuses for good, as the ledger keeps it; it cost nothing and is not asked again.
-
-    Attributes
-    ----------
-    key, first_key, attempt, model, user_id, repeat, request
-        As of `LedgerAnswer`.
-    reason : str
-        What the server said.
-    cause : str or None
-        What it means, where that can be told (`server_errors.cause_of`).
-    """
-
-    key: str
-    first_key: str
-    attempt: int
-    model: str
-    user_id: str
-    repeat: int
-    request: dict[str, Any]
-    reason: str
-    cause: str | None = None
-
-
-def find_refusal(connection: sqlite3.Connection, path: Path, key: str) -> Refusal | None:
-    """Return the refusal with a key, or None."""
-    names = "key, first_key, attempt, model, user_id, repeat, request, reason, cause"
-    try:
-        row = connection.execute(f"SELECT {names} FROM refused WHERE key = ?", (key,)).fetchone()
-    except sqlite3.Error as error:
-        raise ledger_failure(path, error) from None
-    return None if row is None else replace(Refusal(*row), request=json.loads(row[6]))
-
-
-def add_later_tables(connection: sqlite3.Connection, what: str = "TABLE") -> None:
-    """Make the tables that a ledger of an earlier version lacks."""
-    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    for name, columns in _LATER_TABLES.items():
-        if name not in there:
-            connection.execute(f"CREATE {what} IF NOT EXISTS {name} {columns}")
-
-
-class Completions(NamedTuple):
-    """A model's answers without a limit of their length.
-
-    Attributes
-    ----------
-    longest : int
-        Tokens.
-    number : int
-    mean : float
-        Tokens.
-    """
-
-    longest: int
-    number: int
-    mean: float
-
-
-def find_completions(connection: sqlite3.Connection, model: str) -> Completions:
-    """Return how long a model's answers without a limit are."""
-    query = (
-        "SELECT coalesce(max(completion_tokens), 0), count(*), coalesce(avg(completion_tokens), 0) FROM answers "
-        "WHERE model = ? AND request LIKE '%\"max_tokens\": null%'"
-    )
-    return Completions(*connection.execute(query, (model,)).fetchone())
-
-
 def connect(path: Path) -> sqlite3.Connection:
     """Open for writing; make the tables of a new file, leave a file that is no ledger as it is."""
     # Autocommit, so that transactions are where they are written; used by one thread at a time.
@@ -182,6 +243,14 @@ def check_is_ledger(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
+def add_later_tables(connection: sqlite3.Connection, what: str = "TABLE") -> None:
+    """Make the tables that a ledger of an earlier version lacks."""
+    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    for name, columns in _LATER_TABLES.items():
+        if name not in there:
+            connection.execute(f"CREATE {what} IF NOT EXISTS {name} {columns}")
+
+
 def ledger_failure(path: Path, error: Exception) -> LedgerError:
     """Return a failure of SQLite as an error that names the file and the remedy."""
     return LedgerError(
@@ -190,28 +259,229 @@ def ledger_failure(path: Path, error: Exception) -> LedgerError:
     )
 
 
-def ledger_key(
-    messages: Sequence[Mapping[str, Any]], model: str, parameters: Mapping[str, Any], schema_version: int | str
-) -> str:
-    """Return the key of a question: SHA-256 over canonical JSON of all that decides its answer.
+def find_answer(connection: sqlite3.Connection, path: Path, key: str) -> LedgerAnswer | None:
+    """Return the answer with a key, or None."""
+    try:
+        row = connection.execute(f"SELECT {COLUMNS} FROM answers WHERE key = ?", (key,)).fetchone()
+    except sqlite3.Error as error:
+        raise ledger_failure(path, error) from None
+    return None if row is None else from_row(row)
 
-    Where the question is sent to, and how many are sent at a time, are no part of it.
+
+def find_refusal(connection: sqlite3.Connection, path: Path, key: str) -> Refusal | None:
+    """Return the refusal with a key, or None."""
+    names = "key, first_key, attempt, model, user_id, repeat, request, reason, cause"
+    try:
+        row = connection.execute(f"SELECT {names} FROM refused WHERE key = ?", (key,)).fetchone()
+    except sqlite3.Error as error:
+        raise ledger_failure(path, error) from None
+    return None if row is None else replace(Refusal(*row), request=json.loads(row[6]))
+
+
+def find_completions(connection: sqlite3.Connection, model: str) -> Completions:
+    """Return how long a model's answers without a limit are."""
+    query = (
+        "SELECT coalesce(max(completion_tokens), 0), count(*), coalesce(avg(completion_tokens), 0) FROM answers "
+        "WHERE model = ? AND request LIKE '%\"max_tokens\": null%'"
+    )
+    return Completions(*connection.execute(query, (model,)).fetchone())
+
+
+def to_row(answer: LedgerAnswer) -> tuple:
+    """Return the values of `COLUMNS`."""
+    return (
+        answer.key,
+        answer.first_key,
+        answer.attempt,
+        answer.model,
+        storable(answer.user_id),
+        answer.repeat,
+        json.dumps(answer.request, sort_keys=True),
+        storable(answer.response),
+        None if answer.scores is None else json.dumps(answer.scores, allow_nan=False),
+        answer.n_unasked,
+        answer.n_duplicates,
+        answer.prompt_tokens,
+        answer.completion_tokens,
+        answer.cost,
+        None if answer.error is None else storable(answer.error),
+        "ok" if answer.ok else "failed",
+        now(),
+    )
+
+
+def from_row(row: tuple) -> LedgerAnswer:
+    """Return the answer that a row of `COLUMNS` holds."""
+    answer = LedgerAnswer(*row[:-2])  # the status follows from the error, the date is for readers of the file
+    scores = None if row[8] is None else tuple(json.loads(row[8]))
+    return replace(answer, request=json.loads(row[6]), scores=scores)
+
+
+def refusal_row(refusal: Refusal) -> tuple:
+    """Return the values of a row of the table of refused questions."""
+    return (
+        refusal.key,
+        refusal.first_key,
+        refusal.attempt,
+        refusal.model,
+        storable(refusal.user_id),
+        refusal.repeat,
+        json.dumps(refusal.request, sort_keys=True),
+        storable(refusal.reason),
+        refusal.cause,
+        now(),
+    )
+
+
+def storable(text: str) -> str:
+    """Replace lone surrogates, which JSON can hold and SQLite cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def now() -> str:
+    """Return the time, UTC, as the ledger writes it."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+class LedgerReader:
+    """Reads a ledger, also while another process writes it.
 
     Parameters
     ----------
-    messages : sequence of mapping
-        The rendered chat messages.
-    model : str
-        The model's name.
-    parameters : mapping
-        Generation parameters such as temperature; plain JSON values.
-    schema_version : int or str
-        Version of the form of the answer.
+    path : path
+        An existing ledger.
 
-    Examples
-    --------
-    >>> ledger_key([{"role": "user", "content": "hi"}], "m", {"temperature": 0}, 1)[:12]
-    '761ea490cf94'
+    Raises
+    ------
+    LedgerError
+        If there is none, or it cannot be read.
     """
-    text = json.dumps([list(messages), model, dict(parameters), schema_version], sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).resolve()
+        if not self.path.is_file():
+            raise LedgerError(f"{self.path}: no such ledger. Give the file that `sllmr score` has written.")
+        try:
+            self.connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=30)
+            check_is_ledger(self.connection, self.path)
+            add_later_tables(self.connection, "TEMP TABLE")  # empty, beside a file that is only read
+        except sqlite3.Error as error:
+            raise ledger_failure(self.path, error) from None
+
+    def get(self, key: str) -> LedgerAnswer | None:
+        """Return the committed answer to a question, or None."""
+        return find_answer(self.connection, self.path, key)
+
+    def refusal(self, key: str) -> Refusal | None:
+        """Return how a question was refused for good, or None."""
+        return find_refusal(self.connection, self.path, key)
+
+    def completions(self, model: str) -> Completions:
+        """Return how long a model's answers without a limit are."""
+        return find_completions(self.connection, model)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.connection.close()
+
+    def __enter__(self) -> LedgerReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+_KIND = "json_extract(request, '$.kind')"  # of a text; scores have none
+_BY_MODEL = f"""
+SELECT model, {_KIND} AS kind, count(*) AS answers, sum(status = 'ok') AS usable, sum(status = 'failed') AS unusable,
+       sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
+       coalesce(sum(cost), 0) AS cost, sum(cost IS NULL) AS without_price,
+       sum(json_extract(request, '$.left_out') IS NOT NULL) AS adapted,
+       min(created_at) AS first, max(created_at) AS last
+FROM answers GROUP BY 1, 2 ORDER BY 1, 2
+"""
+_UNANSWERED = """
+SELECT coalesce(reason, iif(batch IS NULL, 'in flight now', 'in an open batch')) AS reason,
+       count(*) AS requests, sum(estimated_cost) AS possible_cost
+FROM unanswered GROUP BY 1 ORDER BY 2 DESC
+"""
+_REFUSED_BY_REASON = "SELECT reason, count(*) AS requests FROM refused GROUP BY 1 ORDER BY 2 DESC, 1"
+_REFUSED = f"""
+SELECT model, coalesce({_KIND}, 'user') AS about, user_id, repeat, attempt + 1 AS attempts, reason, cause,
+       refused_at, first_key
+FROM refused ORDER BY refused_at, key
+"""
+_SERVERS = "SELECT address, model, form, noted_at FROM servers ORDER BY 1, 2"
+# Of a conversation without a usable answer, its last one.
+_FAILURES = f"""
+SELECT model, coalesce({_KIND}, 'user') AS about, user_id, repeat, attempt + 1 AS attempts, error, response,
+       created_at, first_key
+FROM answers AS last
+WHERE status = 'failed'
+  AND NOT EXISTS (SELECT 1 FROM answers AS other WHERE other.first_key = last.first_key
+                  AND (other.status = 'ok' OR other.attempt > last.attempt))
+  AND first_key NOT IN (SELECT first_key FROM refused)
+ORDER BY created_at, key
+"""
+_ALL = f"""
+SELECT key, first_key, attempt, model, {_KIND} AS kind, user_id, repeat, status, scores, error, n_unasked,
+       n_duplicates, prompt_tokens, completion_tokens, cost, created_at, request, response
+FROM answers ORDER BY created_at, key
+"""
+
+
+def answers_by_model(reader: LedgerReader) -> pd.DataFrame:
+    """Return a row a model and kind (None: scores; user, item, reasoning: texts): answers, tokens, USD, dates."""
+    return pd.read_sql_query(_BY_MODEL, reader.connection)
+
+
+def unanswered_by_reason(reader: LedgerReader) -> pd.DataFrame:
+    """Return a row a reason why requests that were sent have no answer, with the USD that they may have cost."""
+    return pd.read_sql_query(_UNANSWERED, reader.connection)
+
+
+def failures(reader: LedgerReader) -> pd.DataFrame:
+    """Return a row a request none of whose answers can be used, with the last error and answer.
+
+    A conversation that ended with a refusal is in `refused`.
+    """
+    return pd.read_sql_query(_FAILURES, reader.connection)
+
+
+def refused_by_reason(reader: LedgerReader) -> pd.DataFrame:
+    """Return a row a reason for which requests are refused for good, with their number."""
+    return pd.read_sql_query(_REFUSED_BY_REASON, reader.connection)
+
+
+def refused(reader: LedgerReader) -> pd.DataFrame:
+    """Return a row a request that the server refuses for good, with what it said."""
+    return pd.read_sql_query(_REFUSED, reader.connection)
+
+
+def known_servers(reader: LedgerReader) -> pd.DataFrame:
+    """Return a row a server and model, with the form of request that it takes, in JSON."""
+    return pd.read_sql_query(_SERVERS, reader.connection)
+
+
+def export_answers(reader: LedgerReader, path: str | os.PathLike[str]) -> int:
+    """Write every answer to a CSV, JSON-lines or parquet file; return how many.
+
+    Raises
+    ------
+    DataError
+        If the file's name ends otherwise, or it cannot be written.
+    """
+    path = Path(path)
+    frame = pd.read_sql_query(_ALL, reader.connection)
+    try:
+        if path.suffix == ".csv":
+            frame.to_csv(path, index=False)
+        elif path.suffix == ".jsonl":
+            frame.to_json(path, orient="records", lines=True, force_ascii=False)
+        elif path.suffix == ".parquet":
+            frame.to_parquet(path, index=False)
+        else:
+            raise DataError(f"{path}: unknown file type; use .csv, .jsonl or .parquet.")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error}); choose another place.") from None
+    return len(frame)

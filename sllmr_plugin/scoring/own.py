@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from ..errors import AnswerError, ConfigError, DataError, ScoringStoppedError
 from ..parallel.engine import Engine
-from .ledger import Ledger, LedgerAnswer
-from .ledger_file import ledger_key
+from .ledger import Ledger
+from .ledger_file import LedgerAnswer, ledger_key
 from .requests import ScoredAnswer, Scorer, ScoringRequest
 from .schema import SCHEMA_VERSION
 

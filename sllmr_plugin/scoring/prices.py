@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from .ledger import LedgerAnswer
-from .ledger_file import Completions
+from .ledger_file import Completions, LedgerAnswer
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,10 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from ..errors import AnswerError, ConfigError, LogprobsError, LogprobsWarning, PromptCutWarning, ServerError
 from .answer_text import ends_in_json
-from .answers import keeps_to_the_form, parse_scores
+from .answers import expected_scores, keeps_to_the_form, parse_scores
 from .client import Completion
 from .connections import checked_extra_body, hide_secrets
-from .ledger import LedgerAnswer
-from .ledger_file import Completions, Refusal, ledger_key
-from .logprobs import expected_scores
+from .ledger_file import Completions, LedgerAnswer, Refusal, ledger_key
 from .prices import Spending, is_cut
 from .prompts import Message, PromptTemplate, ask_again
 from .ranking_answers import DEFAULT_TEMPERATURE, parse_ranking

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..errors import AnswerError, ConfigError
-from .answer_text import final_answer
+from .answer_text import Array, Number, Object, String, Value, final_answer
 from .answers import (
     Entry,
     answer_of,
@@ -23,7 +23,6 @@ from .answers import (
     shown,
     statements,
 )
-from .loose_json import Array, Number, Object, String, Value
 from .requests import ScoredAnswer, ScoringRequest
 from .schema import SCORE_KEY
 

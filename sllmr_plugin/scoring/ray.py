@@ -13,9 +13,9 @@ from typing import Any
 from ..errors import EngineError, ScoringStoppedError, ServerError, SLLMRError, SLLMRWarning
 from ..parallel.engine import RayEngine
 from .asking import ServerAsker, Tally, check_can_run, settle
-from .ledger import Ledger, LedgerAnswer
+from .ledger import Ledger, PartitionFiles, Partitions, merge_partitions, partition_folder, take_over
+from .ledger_file import LedgerAnswer
 from .limits import CircuitBreaker, Quota
-from .partitions import PartitionFiles, Partitions, merge_partitions, partition_folder, take_over
 from .prices import Price, RunLimits, RunSummary, Spending
 from .questions import Conversation, Question
 from .runner import Runner

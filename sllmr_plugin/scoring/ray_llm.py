@@ -9,7 +9,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from .client import Completion
-from .ledger import Ledger, LedgerAnswer
+from .ledger import Ledger
+from .ledger_file import LedgerAnswer
 from .questions import Question, Questions
 from .requests import ScoringRequest
 from .schema import answer_schema

@@ -17,10 +17,10 @@ from ..scores.origin import check_parquet_path
 from .asking import Asked, Client, ServerAsker, Tally, WrittenTable, check_can_run, settle
 from .batch import run_batches
 from .dry_run import Estimate, estimate_run
-from .ledger import Ledger, LedgerAnswer
+from .ledger import Ledger, take_over
+from .ledger_file import LedgerAnswer
 from .limits import CircuitBreaker
 from .own import find_scorer, score_with, spread_scorer
-from .partitions import take_over
 from .prices import Price, RunLimits, RunSummary, Spending
 from .questions import Conversation, R
 from .ray import run_on_ray

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from ..errors import ScoringStoppedError, ServerError
 from .asking import Asker, Tally
-from .ledger import Ledger, LedgerAnswer
-from .ledger_file import Refusal
+from .ledger import Ledger
+from .ledger_file import LedgerAnswer, Refusal
 from .limits import CircuitBreaker, Pace, Quota, backoff
 from .prices import AnswerLengths, Budget, Price, RunLimits, RunSummary, estimate_tokens
 from .questions import Conversation, Question

@@ -23,8 +23,7 @@ from sllmr_plugin.errors import EngineError, EvaluationError
 from sllmr_plugin.evaluation.ranking import full_ranking
 from sllmr_plugin.parallel.engine import RayEngine
 from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates
-from sllmr_plugin.scoring.ledger import Ledger
-from sllmr_plugin.scoring.partitions import PartitionFiles, merge_partitions
+from sllmr_plugin.scoring.ledger import Ledger, PartitionFiles, merge_partitions
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.ray_llm import BatchStages, score_in_rounds
 from sllmr_plugin.zoo.deepctr import build_model

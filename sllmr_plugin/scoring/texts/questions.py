@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import AnswerError
-from ..answer_text import final_answer
+from ..answer_text import Object, String, final_answer, find_json
 from ..client import Completion
-from ..ledger import LedgerAnswer
-from ..loose_json import Object, String, find_json
+from ..ledger_file import LedgerAnswer
 from ..prompts import Message
 from ..questions import Conversation
 from ..schema import TEXT_KEY, TEXT_VERSION, AnswerForm

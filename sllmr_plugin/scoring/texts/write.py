@@ -13,7 +13,7 @@ from ...scores.origin import check_parquet_path
 from ...settings import Bounds
 from ..asking import Asked, WrittenTable
 from ..dry_run import Estimate, estimate_run
-from ..ledger import LedgerAnswer
+from ..ledger_file import LedgerAnswer
 from ..requests import TableLike, read_data
 from ..run import ask
 from ..settings import AskSettings, recorded_extra_body, takes
