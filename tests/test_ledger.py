@@ -30,7 +30,7 @@ from sllmr_plugin.scoring.ledger_file import (
 from sllmr_plugin.scoring.prompts import PromptTemplate
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.requests import ScoringRequest
-from sllmr_plugin.scoring.schema import ServerForm
+from sllmr_plugin.scoring.servers import ServerForm
 
 ANSWER = LedgerAnswer(
     key="k1",

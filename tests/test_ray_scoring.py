@@ -9,7 +9,7 @@ from sllmr_plugin.errors import LogprobsWarning, ScoringStoppedError, ServerErro
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.ray import RayAsker, Reply, ScoringWorker
-from sllmr_plugin.scoring.schema import ServerForm
+from sllmr_plugin.scoring.servers import ServerForm
 from sllmr_plugin.scoring.settings import ServerSettings
 
 from .scoring_server import ScoringServer, score_of

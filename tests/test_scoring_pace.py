@@ -13,7 +13,7 @@ from sllmr_plugin.scoring.limits import CircuitBreaker, Left, Quota
 from sllmr_plugin.scoring.prices import Price, RunLimits, estimate_tokens
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.runner import Runner
-from sllmr_plugin.scoring.schema import ServerForm
+from sllmr_plugin.scoring.servers import ServerForm
 
 from .test_scoring_run import requests
 

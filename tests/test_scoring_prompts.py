@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 
 from sllmr_plugin.errors import AnswerError, PromptError
 from sllmr_plugin.scoring.answer_text import breaks_bounds
-from sllmr_plugin.scoring.prompts import PromptTemplate, ask_again, clean_title
+from sllmr_plugin.scoring.prompts import (
+    PromptTemplate,
+    answer_format,
+    answer_schema,
+    ask_again,
+    clean_title,
+    has_meaning,
+    response_format,
+)
 from sllmr_plugin.scoring.requests import ScoringRequest
-from sllmr_plugin.scoring.schema import answer_format, answer_schema, has_meaning, response_format
 
 REQUEST = ScoringRequest(
     user_id="user-4711",

@@ -15,8 +15,7 @@ from sllmr_plugin.scoring.ledger_file import LedgerReader, refused
 from sllmr_plugin.scoring.prices import Price
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run import run
-from sllmr_plugin.scoring.schema import ServerForm
-from sllmr_plugin.scoring.servers import cause_of, words
+from sllmr_plugin.scoring.servers import ServerForm, cause_of, words
 
 from .test_scoring_run import _environment, requests, setting, truth  # noqa: F401  (fixtures)
 

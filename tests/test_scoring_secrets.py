@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sllmr_plugin.errors import ServerError
 from sllmr_plugin.scoring.client import OpenAIClient
-from sllmr_plugin.scoring.connections import key_remover, scrubber
+from sllmr_plugin.scoring.secrets import key_remover, scrubber
 
 from .scoring_server import ScoringServer
 

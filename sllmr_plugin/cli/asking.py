@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..scoring.schema import ANSWER_KINDS
+from ..scoring.prompts import ANSWER_KINDS
 from ..scoring.settings import AskSettings, ScoreSettings
 from .arguments import positive, rate
 

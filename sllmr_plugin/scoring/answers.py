@@ -14,8 +14,8 @@ from typing import Any
 
 from ..errors import AnswerError, LogprobsError
 from .answer_text import Array, Number, Object, String, Value, answer_span, final_answer, find_json
+from .prompts import ID_KEYS, LABEL, SCORE_KEY, AnswerKind
 from .requests import ScoredAnswer, ScoringRequest
-from .schema import ID_KEYS, LABEL, SCORE_KEY, AnswerKind
 
 _NUMBER = re.compile(r"\s*([-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*")
 _INTEGER = re.compile(LABEL.pattern.replace("([0-9]", "([-+]?[0-9]"), re.IGNORECASE)  # also of no candidate

@@ -18,7 +18,7 @@ from .ledger_file import LedgerAnswer, Refusal
 from .limits import Quota
 from .prices import Price, RunLimits, RunSummary, Spending
 from .questions import Conversation, Question, R
-from .schema import ServerForm
+from .servers import ServerForm
 
 T = TypeVar("T")
 

@@ -24,8 +24,7 @@ from .limits import backoff
 from .prices import AnswerLengths, Price, RunLimits, RunSummary, Spending, estimate_tokens
 from .questions import Conversation, Question, R
 from .runner import UNUSABLE_IN_A_ROW
-from .schema import FormSearch, ServerForm
-from .servers import OF_ONE_REQUEST, OF_THE_FORM
+from .servers import OF_ONE_REQUEST, OF_THE_FORM, FormSearch, ServerForm
 
 logger = logging.getLogger("sllmr_plugin.scoring")
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
+import sys
+import time
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ServerError
 from .answer_text import breaks_bounds, how_it_ended, read_message, token_logprobs
-from .connections import Connections, key_remover, named_secrets, scrubber
-from .limits import Quota
+from .limits import Quota, read_quota
 from .prices import estimate_tokens
-from .schema import AnswerForm, FormSearch, SchemaLimits, ServerForm, response_format
-from .servers import OF_THE_FORM, ErrorReader
+from .prompts import AnswerForm, SchemaLimits, response_format
+from .secrets import (
+    key_remover,
+    named_secrets,
+    scrubber,
+)
+from .servers import OF_THE_FORM, ErrorReader, FormSearch, ServerForm
 
 _LARGEST_COUNT = 2**53
 # A request that a server does not understand comes back with one of these, in whatever words.
@@ -63,6 +70,107 @@ class Completion:
     broken_off: str | None = None
     beside: str | None = None
     form: ServerForm | None = None
+
+
+#: The HTTP library looks at every connection of a pool at each request, so a pool for hundreds of requests is slow.
+_REQUESTS_A_POOL = 16
+
+
+class Connections:
+    """Posts JSON with the HTTP library of openai, and with its headers, query and errors.
+
+    openai's own methods go through every part of a request and an answer several times, which takes longer than all
+    that a run does besides; so they are left to the few calls that are not one of thousands.
+
+    Parameters
+    ----------
+    openai : module
+    address : str or None
+        Of the server; None is OpenAI's.
+    key : str
+    timeout : float
+        Seconds for a whole request.
+    **options
+        Further arguments of ``openai.AsyncOpenAI``.
+
+    Attributes
+    ----------
+    library : openai.AsyncOpenAI
+        For all other calls.
+    quota : Quota or None
+        What the server has told last.
+    """
+
+    def __init__(self, openai: Any, address: str | None, key: str, timeout: float, **options: Any) -> None:
+        self._openai = openai
+        self._timeout = openai.Timeout(timeout, connect=10.0)
+        self.quota: Quota | None = None
+        # httpx, or what a version of openai has in its place
+        self._http = sys.modules[openai.DefaultAsyncHttpxClient.__base__.__module__.partition(".")[0]]
+        self._tls = self._http.create_ssl_context()  # reads all certificates, so once for all pools
+        self.library = openai.AsyncOpenAI(
+            api_key=key, base_url=address, timeout=self._timeout, max_retries=0, http_client=self._pool(), **options
+        )
+        self._headers = {
+            name: value
+            for name, value in {**self.library.default_headers, **self.library.auth_headers}.items()
+            if isinstance(value, str)  # others stand for headers that are left out
+        }
+        self._base, self._query = str(self.library.base_url).rstrip("/"), self.library.default_query or None
+        self._pools: list[Any] = []
+        self._free: list[Any] = []
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Post a JSON body; return the JSON values that come back, or the text where it is not said to be JSON.
+
+        Raises
+        ------
+        openai.APITimeoutError, openai.APIConnectionError, openai.APIStatusError
+            As openai's own methods.
+        ValueError, RecursionError
+            If what comes back is not the JSON that it is said to be.
+        """
+        content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+        sent = time.monotonic()
+        try:
+            with self._lent() as pool:
+                response = await pool.post(
+                    self._base + path, content=content, headers=self._headers, params=self._query
+                )
+        except self._http.TimeoutException as error:
+            raise self._openai.APITimeoutError(request=error.request) from error
+        except self._http.HTTPError as error:
+            raise self._openai.APIConnectionError(request=error.request) from error
+        told = {name: value for name, value in response.headers.items() if "ratelimit" in name}
+        self.quota = read_quota(told, time.monotonic() - sent) or self.quota
+        if not response.is_success:
+            raise self._openai.APIStatusError(f"status {response.status_code}", response=response, body=None)
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return response.json() if kind.endswith("json") else response.text
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for pool in self._pools:
+            await pool.aclose()
+        await self.library.close()
+
+    @contextlib.contextmanager
+    def _lent(self) -> Iterator[Any]:
+        """Lend a pool that has room for a request."""
+        if not self._free:
+            self._pools.append(self._pool())
+            self._free = [self._pools[-1]] * _REQUESTS_A_POOL
+        pool = self._free.pop()
+        try:
+            yield pool
+        finally:
+            self._free.append(pool)
+
+    def _pool(self) -> Any:
+        try:  # takes half the processor time of the other
+            return self._openai.DefaultAioHttpClient(timeout=self._timeout, verify=self._tls)
+        except (AttributeError, RuntimeError):  # an earlier version of openai, or one without its part for aiohttp
+            return self._openai.DefaultAsyncHttpxClient(timeout=self._timeout, verify=self._tls)
 
 
 class OpenAIClient:

@@ -30,7 +30,7 @@ from .ledger_file import (
     storable,
     to_row,
 )
-from .schema import ServerForm
+from .servers import ServerForm
 
 _KILLED = "the process ended while the request was in flight"
 _NOTE_KILLED = "UPDATE unanswered SET reason = ? WHERE reason IS NULL AND batch IS NULL"

@@ -21,8 +21,8 @@ from ..errors import AnswerError, ConfigError, DataError, ScoringStoppedError
 from ..parallel.engine import Engine
 from .ledger import Ledger
 from .ledger_file import LedgerAnswer, ledger_key
+from .prompts import SCHEMA_VERSION
 from .requests import ScoredAnswer, Scorer, ScoringRequest
-from .schema import SCHEMA_VERSION
 
 
 def score_with(

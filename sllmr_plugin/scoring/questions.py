@@ -14,13 +14,50 @@ from ..errors import AnswerError, ConfigError, LogprobsError, LogprobsWarning, P
 from .answer_text import ends_in_json
 from .answers import expected_scores, keeps_to_the_form, parse_scores
 from .client import Completion
-from .connections import checked_extra_body, hide_secrets
 from .ledger_file import Completions, LedgerAnswer, Refusal, ledger_key
 from .prices import Spending, is_cut
-from .prompts import Message, PromptTemplate, ask_again
+from .prompts import SCHEMA_VERSION, AnswerForm, Message, PromptTemplate, ask_again
 from .ranking_answers import DEFAULT_TEMPERATURE, parse_ranking
 from .requests import Request, ScoredAnswer, ScoringRequest
-from .schema import SCHEMA_VERSION, AnswerForm, ServerForm
+from .secrets import (
+    hide_secrets,
+)
+from .servers import ServerForm
+
+#: Parameters of a request that `extra_body` must not hold, and what sets them.
+_SET_ELSEWHERE = {
+    "model": "--model (model=) sets it",
+    "messages": "--template (template=) sets them",
+    "stream": "answers are read whole",
+    "stream_options": "answers are read whole",
+    "n": "--repeats asks again, each time in another order",
+    "temperature": "--temperature (temperature=) sets it",
+    "max_tokens": "--max-tokens (max_tokens=) sets it",
+    "max_completion_tokens": "--max-tokens (max_tokens=) sets it",
+    "logprobs": "--logprobs (top_logprobs=) sets it",
+    "top_logprobs": "--logprobs (top_logprobs=) sets it",
+    "response_format": "--answer (the template's answer=) decides it",
+}
+
+
+def checked_extra_body(extra_body: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a copy in plain JSON values, None if there is nothing in it; raise `ConfigError` if it cannot be sent."""
+    if not extra_body and (extra_body is None or isinstance(extra_body, Mapping)):
+        return None
+    example = 'such as {"chat_template_kwargs": {"enable_thinking": false}}'
+    if not isinstance(extra_body, Mapping) or not all(isinstance(name, str) for name in extra_body):
+        raise ConfigError(f"extra_body is no JSON object with names as keys. Give one {example}.")
+    for name in extra_body:
+        if name in _SET_ELSEWHERE:
+            raise ConfigError(f"extra_body must not hold {name}: {_SET_ELSEWHERE[name]}. Leave it out.")
+    try:
+        return json.loads(json.dumps(dict(extra_body), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        # The error's own words could quote a value, which may be a secret.
+        raise ConfigError(
+            f"extra_body holds what JSON cannot say ({type(error).__name__}). Give plain values {example}."
+        ) from None
+
 
 _CUT = (
     "the server counted less than half the tokens that a prompt must have, so it has dropped a part of it and the "

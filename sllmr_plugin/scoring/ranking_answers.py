@@ -23,8 +23,8 @@ from .answers import (
     shown,
     statements,
 )
+from .prompts import SCORE_KEY
 from .requests import ScoredAnswer, ScoringRequest
-from .schema import SCORE_KEY
 
 DEFAULT_TEMPERATURE = 0.5
 

@@ -19,7 +19,7 @@ from .limits import CircuitBreaker, Quota
 from .prices import Price, RunLimits, RunSummary, Spending
 from .questions import Conversation, Question
 from .runner import Runner
-from .schema import ServerForm
+from .servers import ServerForm
 from .settings import ServerSettings
 
 _PATIENCE = 60.0  # seconds: this worker's own predecessor, killed, lets go of the partition in a moment

@@ -11,9 +11,9 @@ from ..errors import ConfigError
 from .client import Completion
 from .ledger import Ledger
 from .ledger_file import LedgerAnswer
+from .prompts import answer_schema
 from .questions import Question, Questions
 from .requests import ScoringRequest
-from .schema import answer_schema
 
 Row = dict[str, Any]
 

@@ -21,8 +21,7 @@ from .limits import CircuitBreaker, Pace, Quota, backoff
 from .prices import AnswerLengths, Budget, Price, RunLimits, RunSummary, estimate_tokens
 from .questions import Conversation, Question
 from .requests import Request
-from .schema import ServerForm
-from .servers import OF_ONE_REQUEST, with_remedy
+from .servers import OF_ONE_REQUEST, ServerForm, with_remedy
 
 logger = logging.getLogger("sllmr_plugin.scoring")
 

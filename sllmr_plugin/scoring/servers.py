@@ -1,14 +1,159 @@
-"""What a server refuses, in plain words, and what to do about it."""
+"""What is known of a server: the form of request that it takes, what it refuses, and what to do about it."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ..errors import ServerError
 from .limits import read_retry_after
+from .prompts import (
+    SchemaLimits,
+)
+
+#: How an answer's form is asked for, best first.
+ANSWER_FORMATS = ("json_schema", "json_object", "text")
+#: What the limit of an answer's tokens may be called.
+LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
+#: How a JSON schema bounds scores and the length of a ranking; see `answer_schema`.
+SCHEMA_LIMITS: tuple[SchemaLimits, ...] = ("bounds", "steps", "none")
+
+
+@dataclass(frozen=True)
+class ServerForm:
+    """The form of request that a server takes for a model.
+
+    Every field's default is what is tried first, and a field holds one of a few plain JSON values, so the ledger can
+    keep a form from one run to the next and a new field needs no change there.
+
+    Parameters
+    ----------
+    answer_format : {"json_schema", "json_object", "text"}, default="json_schema"
+        How the form of the answer is asked for; ``text`` is by the prompt alone.
+    limit_name : {"max_tokens", "max_completion_tokens"}, default="max_tokens"
+        What the limit of the answer's tokens is called.
+    temperature : bool, default=True
+        Whether a temperature may be given.
+    system : bool, default=True
+        Whether there may be a system message; otherwise its text goes in front of the first user message.
+    schema_limits : {"bounds", "steps", "none"}, default="bounds"
+        How the JSON schema bounds an answer: ``steps`` where an answer has shown that bounds of numbers are not kept,
+        ``none`` where a schema with bounds is refused.
+    """
+
+    answer_format: str = "json_schema"
+    limit_name: str = "max_tokens"
+    temperature: bool = True
+    system: bool = True
+    schema_limits: SchemaLimits = "bounds"
+
+    def __post_init__(self) -> None:
+        known = self.answer_format in ANSWER_FORMATS and self.limit_name in LIMIT_NAMES
+        if not known or self.schema_limits not in SCHEMA_LIMITS:
+            raise ValueError(f"no form of request: {self}")
+
+    def to_json(self) -> str:
+        """Return the form as the ledger keeps it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ServerForm:
+        """Read what `to_json` wrote; fields of another version are left out, and a form that is none is the default."""
+        try:
+            values = json.loads(text)
+            return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+        except (ValueError, TypeError):
+            return cls()
+
+    def messages(self, messages: Sequence[Any]) -> list[Any]:
+        """Return chat messages as the server takes them."""
+        messages = list(messages)
+        if self.system or len(messages) < 2 or messages[0]["role"] != "system":
+            return messages
+        first, second, *rest = messages
+        return [{**second, "content": f"{first['content']}\n\n{second['content']}"}, *rest]
+
+    def told(self) -> str | None:
+        """Say in what a request of this form differs from what was asked for, where that changes the answers."""
+        told = []
+        if not self.temperature:
+            told.append("the server takes no temperature, so it uses its own (--temperature none asks for that)")
+        if not self.system:
+            told.append("the server takes no system message, so its text is in front of the user message")
+        return "; ".join(told) or None
+
+    def without(self, cause: str) -> ServerForm | None:
+        """Return the next form to try after a refusal with a known cause, None where there is none."""
+        if cause == "format":
+            return next(self._lower_formats(), None)
+        if cause == "limit":
+            return replace(self, limit_name=LIMIT_NAMES[1 - LIMIT_NAMES.index(self.limit_name)])
+        if cause == "temperature" and self.temperature:
+            return replace(self, temperature=False)
+        if cause == "system" and self.system:
+            return replace(self, system=False)
+        return None
+
+    def others(self) -> Iterator[ServerForm]:
+        """Yield the forms to try after refusals that do not say what is wrong: one change each, then all of them."""
+        yield from self._lower_formats()
+        other_limit = LIMIT_NAMES[1 - LIMIT_NAMES.index(self.limit_name)]
+        yield replace(self, limit_name=other_limit)
+        yield replace(self, temperature=False)
+        yield replace(self, system=False)
+        for limit_name in (self.limit_name, other_limit):
+            yield ServerForm(ANSWER_FORMATS[-1], limit_name, temperature=False, system=False)
+
+    def _lower_formats(self) -> Iterator[ServerForm]:
+        """Yield the forms that ask for less of the answer's form: first a schema without bounds, then none."""
+        if self.answer_format == "json_schema" and self.schema_limits != "none":
+            yield replace(self, schema_limits="none")
+        for answer_format in ANSWER_FORMATS[ANSWER_FORMATS.index(self.answer_format) + 1 :]:
+            yield replace(self, answer_format=answer_format, schema_limits=SCHEMA_LIMITS[0])
+
+
+class FormSearch:
+    """Which form to try after each refusal of one and the same question.
+
+    Parameters
+    ----------
+    start : ServerForm
+        What was sent first.
+    """
+
+    def __init__(self, start: ServerForm) -> None:
+        self._tried = {start}
+        self._others: Iterator[ServerForm] | None = None
+
+    def next(self, sent: ServerForm, cause: str | None, *, guess: bool) -> ServerForm | None:
+        """Return a form that was not tried yet, None where there is none.
+
+        Parameters
+        ----------
+        sent : ServerForm
+            What was refused.
+        cause : str or None
+            What the server named as the reason.
+        guess : bool
+            Whether to go on to other forms where the server names none of its parts.
+        """
+        named = sent.without(cause) if cause else None
+        if named is not None and named not in self._tried:
+            self._tried.add(named)
+            self._others = None  # from there on
+            return named
+        if not guess:
+            return None
+        if self._others is None:
+            self._others = sent.others()
+        found = next((form for form in self._others if form not in self._tried), None)
+        if found is not None:
+            self._tried.add(found)
+        return found
+
 
 _LONGEST_MESSAGE = 500
 _NO_QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated")
@@ -18,7 +163,6 @@ OF_ONE_REQUEST = ("context", "filter")
 OF_THE_FORM = ("format", "limit", "temperature", "system")
 # Causes that every request has, until the command is changed.
 _OF_ALL_REQUESTS = ("model", "key", "logprobs", "thinking", "temperature", "limit")
-
 # The first pattern that is found decides, so those come first whose texts also hold words of later ones.
 _CAUSES = (
     (
@@ -60,7 +204,6 @@ _CAUSES = (
     ),
 )
 _PATTERNS = tuple((cause, re.compile(pattern, re.IGNORECASE | re.DOTALL)) for cause, pattern in _CAUSES)
-
 _ADVICE = {
     "context": "Shorten the prompt with a smaller --history-length or fewer candidates (--per-user of sllmr "
     "candidates), lower --max-tokens, or give the server a longer context.",

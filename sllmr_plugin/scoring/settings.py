@@ -14,13 +14,12 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from ..parallel.engine import RayEngine, open_engine
 from ..settings import Bounds, Settings
 from .client import OpenAIClient, server_address
-from .connections import hide_secrets
 from .dry_run import Prices, in_batches
 from .prices import Price, RunLimits
-from .prompts import PromptTemplate
+from .prompts import AnswerForm, AnswerKind, PromptTemplate
 from .questions import Conversation, Questions
 from .ranking_answers import DEFAULT_TEMPERATURE
-from .schema import AnswerForm, AnswerKind
+from .secrets import hide_secrets
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...errors import PromptError
 from ..prompts import (
+    TEXT_VERSION,
     Message,
     clean_title,
     fill,
@@ -19,7 +20,6 @@ from ..prompts import (
     refuse,
     title_length_problems,
 )
-from ..schema import TEXT_VERSION
 from .plan import KINDS, Kind, TextRequest
 
 _DATA = """\

@@ -12,9 +12,8 @@ from ...errors import AnswerError
 from ..answer_text import Object, String, final_answer, find_json
 from ..client import Completion
 from ..ledger_file import LedgerAnswer
-from ..prompts import Message
+from ..prompts import TEXT_KEY, TEXT_VERSION, AnswerForm, Message
 from ..questions import Conversation
-from ..schema import TEXT_KEY, TEXT_VERSION, AnswerForm
 from .plan import KINDS, Kind, TextRequest
 from .prompts import TextTemplate
 
