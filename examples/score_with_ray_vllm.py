@@ -21,7 +21,7 @@ from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.scoring.candidates import draw_candidates
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.questions import Questions
-from sllmr_plugin.scoring.ray_llm import BatchStages, score_in_rounds
+from sllmr_plugin.scoring.ray import BatchStages, score_in_rounds
 from sllmr_plugin.scoring.requests import plan_requests
 from sllmr_plugin.scoring.table import build_score_table, write_score_table
 

@@ -31,9 +31,9 @@ from sllmr_plugin.scoring import candidates
 from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates, read_categories
 from sllmr_plugin.scoring.client import OpenAIClient
 from sllmr_plugin.scoring.ledger import Ledger, PartitionFiles, merge_partitions, partition_folder, take_over
-from sllmr_plugin.scoring.own import spread_scorer
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.run import run
+from sllmr_plugin.scoring.scorers import spread_scorer
 from sllmr_plugin.zoo.deepctr import build_model, input_rows
 
 from .evaluation_cases import TableModel, catalogue, interactions

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sllmr_plugin.errors import PriceError
-from sllmr_plugin.scoring.dry_run import Prices, in_batches
-from sllmr_plugin.scoring.prices import Price, estimate_tokens
+from sllmr_plugin.scoring.prices import Price, Prices, estimate_tokens, in_batches
 
 
 def test_a_dated_name_has_the_price_of_the_name_and_a_longer_name_has_not():

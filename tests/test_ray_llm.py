@@ -6,11 +6,11 @@ import json
 import pytest
 
 from sllmr_plugin.errors import ConfigError
-from sllmr_plugin.scoring import ray_llm
+from sllmr_plugin.scoring import ray
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.prompts import PromptTemplate
 from sllmr_plugin.scoring.questions import Questions
-from sllmr_plugin.scoring.ray_llm import BatchStages, score_in_rounds
+from sllmr_plugin.scoring.ray import BatchStages, score_in_rounds
 
 from .scoring_server import content, score_of
 from .test_scoring_run import requests, truth
@@ -36,7 +36,7 @@ def engine(stages, kind_of=lambda row: None):
 
 
 def test_the_examples_hold():
-    assert doctest.testmod(ray_llm).failed == 0
+    assert doctest.testmod(ray).failed == 0
 
 
 def test_a_row_asks_what_a_server_would_be_asked():

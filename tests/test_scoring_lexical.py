@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sllmr_plugin.errors import DataError
-from sllmr_plugin.scoring import own
-from sllmr_plugin.scoring.own import LexicalScorer
+from sllmr_plugin.scoring import scorers
 from sllmr_plugin.scoring.requests import ScoringRequest
+from sllmr_plugin.scoring.scorers import LexicalScorer
 
 TITLES = ["red kite", "red rose", "kite string", "blue moon", "Blue Moon II"]
 
@@ -104,6 +104,6 @@ def test_titles_are_needed():
 
 
 def test_the_example_in_the_docstring():
-    result = doctest.testmod(own)
+    result = doctest.testmod(scorers)
     assert result.attempted > 0
     assert result.failed == 0

@@ -27,14 +27,13 @@ from sllmr_plugin.errors import (
 from sllmr_plugin.scoring.answers import expected_scores
 from sllmr_plugin.scoring.asking import Tally
 from sllmr_plugin.scoring.client import Completion, OpenAIClient
-from sllmr_plugin.scoring.dry_run import estimate
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.limits import CircuitBreaker, Pace
 from sllmr_plugin.scoring.prices import Price, RunLimits, Spending
 from sllmr_plugin.scoring.prompts import response_format
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.requests import ScoringRequest
-from sllmr_plugin.scoring.run import run
+from sllmr_plugin.scoring.run import estimate, run
 from sllmr_plugin.scoring.texts.plan import TextRequest
 from sllmr_plugin.scoring.texts.questions import TextQuestions
 

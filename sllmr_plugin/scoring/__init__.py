@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 _MODULES = {
     "candidates": ("CandidateSettings", "Candidates", "draw_candidates", "read_categories"),
     "client": ("OpenAIClient",),
-    "dry_run": ("Estimate",),
     "ledger": ("Ledger",),
     "ledger_file": ("LedgerReader",),
-    "own": ("LexicalScorer", "score_with"),
     "prices": ("RunLimits", "RunSummary"),
     "prompts": ("PromptTemplate",),
     "questions": ("Questions",),
     "requests": ("ScoredAnswer", "Scorer", "ScoringRequest", "ScoringRequests", "plan_requests"),
-    "run": ("ScoringResult", "score_candidates"),
+    "run": ("Estimate", "ScoringResult", "score_candidates"),
+    "scorers": ("LexicalScorer", "score_with"),
     "settings": ("ScoreSettings",),
     "table": ("build_score_table", "read_metadata", "write_score_table"),
     "texts.write": ("TextResult", "TextSettings", "write_texts"),
@@ -34,11 +33,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .candidates import draw_candidates as draw_candidates
     from .candidates import read_categories as read_categories
     from .client import OpenAIClient as OpenAIClient
-    from .dry_run import Estimate as Estimate
     from .ledger import Ledger as Ledger
     from .ledger_file import LedgerReader as LedgerReader
-    from .own import LexicalScorer as LexicalScorer
-    from .own import score_with as score_with
     from .prices import RunLimits as RunLimits
     from .prices import RunSummary as RunSummary
     from .prompts import PromptTemplate as PromptTemplate
@@ -48,8 +44,11 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .requests import ScoringRequest as ScoringRequest
     from .requests import ScoringRequests as ScoringRequests
     from .requests import plan_requests as plan_requests
+    from .run import Estimate as Estimate
     from .run import ScoringResult as ScoringResult
     from .run import score_candidates as score_candidates
+    from .scorers import LexicalScorer as LexicalScorer
+    from .scorers import score_with as score_with
     from .settings import ScoreSettings as ScoreSettings
     from .table import build_score_table as build_score_table
     from .table import read_metadata as read_metadata

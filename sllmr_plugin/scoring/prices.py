@@ -1,14 +1,18 @@
-"""What a run may spend and has spent: limits, price, budget, summary."""
+"""What answers cost: prices by model, limits of a run, what it has spent and may spend, and its summary."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+import yaml
+
+from ..errors import ConfigError, PriceError
 from .ledger_file import Completions, LedgerAnswer
 
 
@@ -41,6 +45,97 @@ class Price:
         cached_price = self.prompt if self.cached is None else self.cached
         fresh_tokens = prompt_tokens - cached_tokens
         return (self.prompt * fresh_tokens + cached_price * cached_tokens + self.completion * completion_tokens) / 1e6
+
+
+_DATE = re.compile(r"[-@](?:\d{4}-\d{2}-\d{2}|\d{8})$")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Prices by model name.
+
+    Attributes
+    ----------
+    models : dict of str to Price
+        As in the file.
+    batch_discount : float, default=0.5
+        Share that the Batch API takes off.
+    source : str
+        The file, for messages.
+    providers : tuple of str
+        What may stand before a model's name, with a slash behind it.
+    """
+
+    models: Mapping[str, Price] = field(default_factory=dict)
+    batch_discount: float = 0.5
+    source: str = "the bundled prices"
+    providers: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: str | Path | None = None) -> Prices:
+        """Read a file of the form of ``sllmr_plugin/scoring/prices.yaml``, by default that one.
+
+        Raises
+        ------
+        PriceError
+            If it cannot be read, has another form, or holds a price that is negative or no number.
+        """
+        file = Path(__file__).with_name("prices.yaml") if path is None else Path(path)
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            models = {
+                str(name): Price(
+                    _amount(price["prompt"]),
+                    _amount(price["completion"]),
+                    None if price.get("cached") is None else _amount(price["cached"]),
+                )
+                for name, price in content["models"].items()
+            }
+            providers = content.get("providers", [])
+            if not isinstance(providers, list):
+                raise TypeError("providers is not a list")
+            discount = _amount(content.get("batch_discount", 0.5), most=1)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise PriceError(f"{file}: cannot be read ({error}). Give a YAML file with --prices.") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PriceError(
+                f"{file}: not a file of prices ({type(error).__name__}: {error}). "
+                "Write 'models:' and under it lines such as 'gpt-4o-mini: {prompt: 0.15, completion: 0.60}'."
+            ) from None
+        source = "the bundled prices" if path is None else str(file)
+        return cls(models, discount, source, tuple(map(str, providers)))
+
+    def of(self, model: str) -> Price | None:
+        """Return the price of a model, None if it is not in the file.
+
+        A name that is not there is looked up without the date at its end, with hyphens for points
+        (``claude-sonnet-4.5``), and without providers before it, one after the other, so that a file's own
+        ``openai/gpt-4o`` comes before its ``gpt-4o``.
+        """
+        while True:
+            undated = _DATE.sub("", model)
+            for name in (model, undated, undated.replace(".", "-")):
+                if name in self.models:
+                    return self.models[name]
+            provider, slash, rest = model.partition("/")
+            if not slash or provider.lower() not in self.providers:
+                return None
+            model = rest
+
+
+def in_batches(price: Price | None, discount: float) -> Price | None:
+    """Return a price with the discount of the Batch API taken off."""
+    if price is None:
+        return None
+    cached = None if price.cached is None else price.cached * (1 - discount)
+    return Price(price.prompt * (1 - discount), price.completion * (1 - discount), cached)
+
+
+def _amount(value: Any, most: float = 1e9) -> float:
+    number = float(value)
+    if not 0 <= number <= most:
+        raise ValueError(f"{value} is not within 0 to {most:g}")
+    return number
 
 
 @dataclass(frozen=True)

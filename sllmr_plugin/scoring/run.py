@@ -1,4 +1,4 @@
-"""`run`: ask a server what the ledger has no answer to; `score_candidates`: candidates in, score table out."""
+"""A run: `run` asks what the ledger has no answer to, `estimate` counts that; `score_candidates`: tables in and out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -16,16 +16,15 @@ from ..parallel.engine import RayEngine
 from ..scores.origin import check_parquet_path
 from .asking import Asked, Client, ServerAsker, Tally, WrittenTable, check_can_run, settle
 from .batch import run_batches
-from .dry_run import Estimate, estimate_run
 from .ledger import Ledger, take_over
-from .ledger_file import LedgerAnswer
+from .ledger_file import Completions, LedgerAnswer, LedgerReader, Refusal
 from .limits import CircuitBreaker
-from .own import find_scorer, score_with, spread_scorer
-from .prices import Price, RunLimits, RunSummary, Spending
-from .questions import Conversation, R
+from .prices import Price, RunLimits, RunSummary, Spending, estimate_tokens
+from .questions import Answers, Conversation, R
 from .ray import run_on_ray
 from .requests import ScoredAnswer, ScoringRequest, ScoringRequests, TableLike, plan_requests, read_data
 from .runner import Runner
+from .scorers import find_scorer, score_with, spread_scorer
 from .settings import AskSettings, ScoreSettings, opened_engine, recorded_extra_body, takes
 from .table import ScoreTableBuilder, ScoringCounts, build_score_table, write_score_table
 
@@ -159,6 +158,131 @@ def ask(
             stacklevel=3,
         )
     return Asked(summary, spending, path, price, settings.model)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would ask.
+
+    Attributes
+    ----------
+    requests, known : int
+        All requests, and those of them that the ledger has answers to.
+    refused : int
+        Requests that the server has refused for good, and that are not asked again.
+    prompt_tokens, completion_tokens : int
+        Of the requests to be asked, if every first answer can be used.
+    cost : float or None
+        USD for these tokens; None if the price is not known.
+    first : list of list of dict
+        The messages of the first requests.
+    assumed : str
+        What the length of an answer is taken to be.
+    free : str
+        What is done in place of asking, where no model is asked.
+    """
+
+    requests: int
+    known: int = 0
+    refused: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = 0.0
+    first: list[list[dict[str, str]]] = field(default_factory=list, repr=False)
+    assumed: str = ""
+    free: str = ""
+
+    def __str__(self) -> str:
+        if self.free:
+            return f"{self.requests} {self.free}"
+        lines = []
+        for number, messages in enumerate(self.first, start=1):
+            lines.append(f"--- prompt {number} ---")
+            lines += [f"[{message['role']}]\n{message['content']}\n" for message in messages]
+        money = (
+            "the price of this model is not known (see --prices)" if self.cost is None else f"about ${self.cost:.4f}"
+        )
+        refused = f", {self.refused} refused by the server" if self.refused else ""
+        lines.append(
+            f"{self.requests} requests, {self.known} of them answered in the ledger{refused}; to be asked: "
+            f"{self.requests - self.known - self.refused}\nabout {self.prompt_tokens} prompt tokens and "
+            f"{self.completion_tokens} completion tokens: {money}\n(tokens are guessed from characters; "
+            f"{self.assumed}; answers that have to be asked for again come on top. Nothing was sent.)"
+        )
+        return "\n".join(lines)
+
+
+def estimate(
+    requests: Iterable[R],
+    questions: Conversation[R],
+    ledger: Answers | None,
+    price: Price | None,
+    *,
+    show: int = 2,
+) -> Estimate:
+    """Count what a run would ask.
+
+    Parameters
+    ----------
+    requests : iterable of ScoringRequest or TextRequest
+        What the run would be about.
+    questions : Questions or TextQuestions
+        As of the run.
+    ledger : Ledger, LedgerReader or None
+        What is there already.
+    price : Price or None
+        Of the model.
+    show : int, default=2
+        How many prompts to keep for display.
+    """
+    n_requests = known = refused = prompt_tokens = completion_tokens = 0
+    first: list[list[dict[str, str]]] = []
+    written = None if ledger is None else ledger.completions(questions.model)
+    unlimited = False
+    for request in requests:
+        n_requests += 1
+        question, last = (questions.first(request), None) if ledger is None else questions.replay(request, ledger)
+        if len(first) < show:
+            first.append(questions.messages(request))
+        if isinstance(last, Refusal):
+            refused += 1
+        elif question is None:
+            known += 1
+        else:
+            prompt_tokens += estimate_tokens(question.messages)
+            expected = questions.expected_completion(request)
+            if question.parameters["max_tokens"] is None:
+                unlimited = True
+                expected = round(written.mean) if written is not None and written.number else expected
+            completion_tokens += expected
+    cost = price.cost(prompt_tokens, completion_tokens) if price else None
+    assumed = _assumed(unlimited, written)
+    return Estimate(n_requests, known, refused, prompt_tokens, completion_tokens, cost, first, assumed)
+
+
+def estimate_run(
+    requests: Iterable[R], questions: Conversation[R], ledger: Path, price: Price | None, *, show: int = 2
+) -> Estimate:
+    """Count what a run with a ledger's file would ask; it need not exist, and is not made. See `estimate`."""
+    if not ledger.exists():
+        return estimate(requests, questions, None, price, show=show)
+    with LedgerReader(ledger) as reader:
+        return estimate(requests, questions, reader, price, show=show)
+
+
+def _assumed(unlimited: bool, written: Completions | None) -> str:
+    if not unlimited:
+        return "an answer is taken to be as long as one that keeps to the form"
+    if written is None or not written.number:
+        return (
+            "an answer is taken to be as long as one that keeps to the form and nothing else. There is no limit "
+            "(--max-tokens none), and a model that thinks before it answers writes many times as much: ask about few "
+            "first, then this counts from what they had"
+        )
+    return (
+        f"an answer is taken to have {written.mean:.0f} tokens, the mean of the {written.number} without a limit in "
+        f"the ledger, of which the longest has {written.longest}"
+    )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from ..parallel.engine import RayEngine, open_engine
 from ..settings import Bounds, Settings
 from .client import OpenAIClient, server_address
-from .dry_run import Prices, in_batches
-from .prices import Price, RunLimits
+from .prices import Price, Prices, RunLimits, in_batches
 from .prompts import AnswerForm, AnswerKind, PromptTemplate
 from .questions import Conversation, Questions
 from .ranking_answers import DEFAULT_TEMPERATURE

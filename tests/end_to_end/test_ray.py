@@ -25,7 +25,7 @@ from sllmr_plugin.parallel.engine import RayEngine
 from sllmr_plugin.scoring.candidates import CandidateSettings, draw_candidates
 from sllmr_plugin.scoring.ledger import Ledger, PartitionFiles, merge_partitions
 from sllmr_plugin.scoring.questions import Questions
-from sllmr_plugin.scoring.ray_llm import BatchStages, score_in_rounds
+from sllmr_plugin.scoring.ray import BatchStages, score_in_rounds
 from sllmr_plugin.zoo.deepctr import build_model
 
 from ..scoring_server import ScoringServer

@@ -12,10 +12,9 @@ from ...errors import DataError
 from ...scores.origin import check_parquet_path
 from ...settings import Bounds
 from ..asking import Asked, WrittenTable
-from ..dry_run import Estimate, estimate_run
 from ..ledger_file import LedgerAnswer
 from ..requests import TableLike, read_data
-from ..run import ask
+from ..run import Estimate, ask, estimate_run
 from ..settings import AskSettings, recorded_extra_body, takes
 from .plan import DEFAULT_KINDS, KINDS, Kind, TextRequest, plan_texts, read_attributes
 from .prompts import TextTemplate
