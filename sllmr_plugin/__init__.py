@@ -83,7 +83,7 @@ _MODULES = {
     ),
     "scoring.candidates": ("draw_candidates",),
     "scoring.run": ("score_candidates",),
-    "scoring.texts.write": ("write_texts",),
+    "scoring.texts": ("write_texts",),
     "wrapping": (
         "disabled",
         "load",
@@ -143,7 +143,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .scores.table import ScoreTable as ScoreTable
     from .scoring.candidates import draw_candidates as draw_candidates
     from .scoring.run import score_candidates as score_candidates
-    from .scoring.texts.write import write_texts as write_texts
+    from .scoring.texts import write_texts as write_texts
     from .wrapping import disabled as disabled
     from .wrapping import load as load
     from .wrapping import unwrap as unwrap

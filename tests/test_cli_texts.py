@@ -20,9 +20,8 @@ from sllmr_plugin.scoring.batch import run_batches
 from sllmr_plugin.scoring.client import Completion
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.ledger_file import LedgerReader
-from sllmr_plugin.scoring.texts.plan import DEFAULT_KINDS, KINDS, plan_texts
-from sllmr_plugin.scoring.texts.prompts import TextTemplate
-from sllmr_plugin.scoring.texts.questions import TextQuestions
+from sllmr_plugin.scoring.text_questions import TextQuestions, TextTemplate
+from sllmr_plugin.scoring.text_requests import DEFAULT_KINDS, KINDS, plan_texts
 
 from .scoring_server import ScoringServer, text_of
 

@@ -26,8 +26,8 @@ from sllmr_plugin.scoring.batch import run_batches
 from sllmr_plugin.scoring.ledger_file import LedgerReader
 from sllmr_plugin.scoring.prompts import PromptTemplate
 from sllmr_plugin.scoring.settings import ScoreSettings
-from sllmr_plugin.scoring.texts.prompts import TextTemplate
-from sllmr_plugin.scoring.texts.write import TextSettings
+from sllmr_plugin.scoring.text_questions import TextTemplate
+from sllmr_plugin.scoring.texts import TextSettings
 
 from .scoring_server import ScoringServer, score_of
 

@@ -34,8 +34,8 @@ from sllmr_plugin.scoring.prompts import response_format
 from sllmr_plugin.scoring.questions import Questions
 from sllmr_plugin.scoring.requests import ScoringRequest
 from sllmr_plugin.scoring.run import estimate, run
-from sllmr_plugin.scoring.texts.plan import TextRequest
-from sllmr_plugin.scoring.texts.questions import TextQuestions
+from sllmr_plugin.scoring.text_questions import TextQuestions
+from sllmr_plugin.scoring.text_requests import TextRequest
 
 from .scoring_server import ScoringServer, content, logprobs, score_of
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sllmr_plugin.errors import ServerError
-from sllmr_plugin.scoring.client import OpenAIClient
-from sllmr_plugin.scoring.secrets import key_remover, scrubber
+from sllmr_plugin.scoring.client import OpenAIClient, key_remover
+from sllmr_plugin.scoring.secrets import scrubber
 
 from .scoring_server import ScoringServer
 

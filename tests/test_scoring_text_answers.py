@@ -9,9 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sllmr_plugin.errors import AnswerError
-from sllmr_plugin.scoring.texts.plan import KINDS, Exemplar, TextRequest
-from sllmr_plugin.scoring.texts.prompts import TextTemplate
-from sllmr_plugin.scoring.texts.questions import clean_text, is_echo, parse_text
+from sllmr_plugin.scoring.text_questions import TextTemplate, clean_text, is_echo, parse_text
+from sllmr_plugin.scoring.text_requests import KINDS, Exemplar, TextRequest
 
 LIMIT = 200
 PIECES = st.sampled_from(

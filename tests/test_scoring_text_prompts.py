@@ -10,9 +10,9 @@ import pytest
 
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import ConfigError, DataError, PromptError
-from sllmr_plugin.scoring.texts.plan import Exemplar, TextRequest, plan_texts, read_attributes
-from sllmr_plugin.scoring.texts.prompts import TextTemplate, answer_format
-from sllmr_plugin.scoring.texts.table import write_titles
+from sllmr_plugin.scoring.text_questions import TextTemplate, answer_format
+from sllmr_plugin.scoring.text_requests import Exemplar, TextRequest, plan_texts, read_attributes
+from sllmr_plugin.scoring.texts import write_titles
 
 from .test_scoring_prompts import HOSTILE
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..scoring.texts.plan import KINDS, Kind
-from ..scoring.texts.write import TextResult, TextSettings, write_texts
+from ..scoring.text_requests import KINDS, Kind
+from ..scoring.texts import TextResult, TextSettings, write_texts
 from .arguments import INTERACTIONS_HELP, names, positive
 from .asking import add_limits, add_model, settings_of
 

@@ -23,7 +23,7 @@ _MODULES = {
     "scorers": ("LexicalScorer", "score_with"),
     "settings": ("ScoreSettings",),
     "table": ("build_score_table", "read_metadata", "write_score_table"),
-    "texts.write": ("TextResult", "TextSettings", "write_texts"),
+    "texts": ("TextResult", "TextSettings", "write_texts"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -53,9 +53,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .table import build_score_table as build_score_table
     from .table import read_metadata as read_metadata
     from .table import write_score_table as write_score_table
-    from .texts.write import TextResult as TextResult
-    from .texts.write import TextSettings as TextSettings
-    from .texts.write import write_texts as write_texts
+    from .texts import TextResult as TextResult
+    from .texts import TextSettings as TextSettings
+    from .texts import write_texts as write_texts
 
 else:  # at run time: a checker that saw these would take any name for one of the package's, or none
     __all__ = sorted(_MODULE_OF)

@@ -20,7 +20,7 @@ from .limits import Quota, read_quota
 from .prices import estimate_tokens
 from .prompts import AnswerForm, SchemaLimits, response_format
 from .secrets import (
-    key_remover,
+    SHORTEST_SECRET,
     named_secrets,
     scrubber,
 )
@@ -431,6 +431,11 @@ class OpenAIClient:
 
     def _short(self, error: BaseException) -> str:
         return self._errors.shortened(str(error) or type(error).__name__)
+
+
+def key_remover(key: str) -> Callable[[str], str]:
+    """Return a function that takes one key out of a text, and touches nothing else: for a model's answers."""
+    return (lambda text: text.replace(key, "***")) if len(key) >= SHORTEST_SECRET else (lambda text: text)
 
 
 def server_address(base_url: str | None) -> str:

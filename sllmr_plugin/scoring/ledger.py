@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
@@ -9,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
 
@@ -25,10 +27,6 @@ from .ledger_file import (
     find_completions,
     find_refusal,
     ledger_failure,
-    now,
-    refusal_row,
-    storable,
-    to_row,
 )
 from .servers import ServerForm
 
@@ -274,6 +272,55 @@ class Ledger:
             else:
                 for _, done in work:
                     done.set_result(None)
+
+
+def storable(text: str) -> str:
+    """Replace lone surrogates, which JSON can hold and SQLite cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def now() -> str:
+    """Return the time, UTC, as the ledger writes it."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def to_row(answer: LedgerAnswer) -> tuple:
+    """Return the values of `COLUMNS`."""
+    return (
+        answer.key,
+        answer.first_key,
+        answer.attempt,
+        answer.model,
+        storable(answer.user_id),
+        answer.repeat,
+        json.dumps(answer.request, sort_keys=True),
+        storable(answer.response),
+        None if answer.scores is None else json.dumps(answer.scores, allow_nan=False),
+        answer.n_unasked,
+        answer.n_duplicates,
+        answer.prompt_tokens,
+        answer.completion_tokens,
+        answer.cost,
+        None if answer.error is None else storable(answer.error),
+        "ok" if answer.ok else "failed",
+        now(),
+    )
+
+
+def refusal_row(refusal: Refusal) -> tuple:
+    """Return the values of a row of the table of refused questions."""
+    return (
+        refusal.key,
+        refusal.first_key,
+        refusal.attempt,
+        refusal.model,
+        storable(refusal.user_id),
+        refusal.repeat,
+        json.dumps(refusal.request, sort_keys=True),
+        storable(refusal.reason),
+        refusal.cause,
+        now(),
+    )
 
 
 logger = logging.getLogger("sllmr_plugin.scoring")

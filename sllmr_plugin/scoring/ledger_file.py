@@ -8,7 +8,6 @@ import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -287,60 +286,11 @@ def find_completions(connection: sqlite3.Connection, model: str) -> Completions:
     return Completions(*connection.execute(query, (model,)).fetchone())
 
 
-def to_row(answer: LedgerAnswer) -> tuple:
-    """Return the values of `COLUMNS`."""
-    return (
-        answer.key,
-        answer.first_key,
-        answer.attempt,
-        answer.model,
-        storable(answer.user_id),
-        answer.repeat,
-        json.dumps(answer.request, sort_keys=True),
-        storable(answer.response),
-        None if answer.scores is None else json.dumps(answer.scores, allow_nan=False),
-        answer.n_unasked,
-        answer.n_duplicates,
-        answer.prompt_tokens,
-        answer.completion_tokens,
-        answer.cost,
-        None if answer.error is None else storable(answer.error),
-        "ok" if answer.ok else "failed",
-        now(),
-    )
-
-
 def from_row(row: tuple) -> LedgerAnswer:
     """Return the answer that a row of `COLUMNS` holds."""
     answer = LedgerAnswer(*row[:-2])  # the status follows from the error, the date is for readers of the file
     scores = None if row[8] is None else tuple(json.loads(row[8]))
     return replace(answer, request=json.loads(row[6]), scores=scores)
-
-
-def refusal_row(refusal: Refusal) -> tuple:
-    """Return the values of a row of the table of refused questions."""
-    return (
-        refusal.key,
-        refusal.first_key,
-        refusal.attempt,
-        refusal.model,
-        storable(refusal.user_id),
-        refusal.repeat,
-        json.dumps(refusal.request, sort_keys=True),
-        storable(refusal.reason),
-        refusal.cause,
-        now(),
-    )
-
-
-def storable(text: str) -> str:
-    """Replace lone surrogates, which JSON can hold and SQLite cannot."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def now() -> str:
-    """Return the time, UTC, as the ledger writes it."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 class LedgerReader:

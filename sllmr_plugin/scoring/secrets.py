@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-_SHORTEST_SECRET = 6  # a placeholder such as "none" is no secret, and common words must not be cut out of answers
+SHORTEST_SECRET = 6  # a placeholder such as "none" is no secret, and common words must not be cut out of answers
 _VARIABLES = ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_WEBHOOK_SECRET")
 _PATTERNS = re.compile(
     r"\b(?:sk|sess)-[\w*.\-]{4,}"  # keys, also as servers abbreviate them: sk-ab***yz
@@ -32,7 +32,7 @@ def scrubber(secrets: Iterable[str | None] = ()) -> Callable[[str], str]:
     'key *** of *** is wrong; see http://***host/v1'
     """
     known = {value for value in (*secrets, *map(os.environ.get, _VARIABLES)) if value}
-    exact = [re.escape(value) for value in sorted(known, key=len, reverse=True) if len(value) >= _SHORTEST_SECRET]
+    exact = [re.escape(value) for value in sorted(known, key=len, reverse=True) if len(value) >= SHORTEST_SECRET]
     values = re.compile("|".join(exact)) if exact else None
 
     def scrub(text: str) -> str:
@@ -41,11 +41,6 @@ def scrubber(secrets: Iterable[str | None] = ()) -> Callable[[str], str]:
         return _PATTERNS.sub("***", text)
 
     return scrub
-
-
-def key_remover(key: str) -> Callable[[str], str]:
-    """Return a function that takes one key out of a text, and touches nothing else: for a model's answers."""
-    return (lambda text: text.replace(key, "***")) if len(key) >= _SHORTEST_SECRET else (lambda text: text)
 
 
 def hide_secrets(value: Any, scrub: Callable[[str], str] | None = None) -> Any:

@@ -11,12 +11,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ...datasets.interactions import Interactions
-from ...datasets.negatives import UnseenItems
-from ...errors import ConfigError, DataError
-from ...scores.reading import read_table
-from ..draws import id_keys, mix, uniform
-from ..requests import training_titles
+from ..datasets.interactions import Interactions
+from ..datasets.negatives import UnseenItems
+from ..errors import ConfigError, DataError
+from ..scores.reading import read_table
+from .draws import id_keys, mix, uniform
+from .requests import training_titles
 
 Kind = Literal["user", "item", "reasoning"]
 KINDS: tuple[Kind, ...] = ("user", "item", "reasoning")
