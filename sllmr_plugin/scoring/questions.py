@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import warnings
@@ -132,6 +133,11 @@ class Conversation(ABC, Generic[R]):
         if self.attempts < 1:
             raise ConfigError(f"attempts is {self.attempts}; give at least 1.")
 
+    @functools.cached_property
+    def stored_extra_body(self) -> dict[str, Any]:
+        """What ledgers and tables keep of ``extra_body``, without secrets: nothing where there is none."""
+        return {"extra_body": hide_secrets(self.extra_body)} if self.extra_body else {}
+
     @property
     @abstractmethod
     def form(self) -> AnswerForm:
@@ -237,7 +243,7 @@ class Conversation(ABC, Generic[R]):
 
         The key is that of the question as it was meant, so that it is the same whatever a server takes.
         """
-        parameters, left_out = hide_secrets(question.parameters), []
+        parameters, left_out = question.parameters | self.stored_extra_body, []
         if form is not None and not form.temperature and parameters.get("temperature") is not None:
             parameters["temperature"] = None
             left_out.append("temperature")

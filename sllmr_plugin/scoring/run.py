@@ -25,7 +25,7 @@ from .ray import run_on_ray
 from .requests import ScoredAnswer, ScoringRequest, ScoringRequests, TableLike, plan_requests, read_data
 from .runner import Runner
 from .scorers import find_scorer, score_with, spread_scorer
-from .settings import AskSettings, ScoreSettings, opened_engine, recorded_extra_body, takes
+from .settings import AskSettings, ScoreSettings, opened_engine, takes
 from .table import ScoreTableBuilder, ScoringCounts, build_score_table, write_score_table
 
 
@@ -418,7 +418,7 @@ def score_candidates(
             "answer": chosen.answer,
             "ranking_temperature": questions.ranking_temperature if chosen.answer == "ranking" else None,
             "attempts": questions.attempts,
-            **recorded_extra_body(questions),
+            **questions.stored_extra_body,
         },
     }
     builder = ScoreTableBuilder(requests, chosen.missing)

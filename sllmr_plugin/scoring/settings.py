@@ -16,9 +16,8 @@ from ..settings import Bounds, Settings
 from .client import OpenAIClient, server_address
 from .prices import Price, Prices, RunLimits, in_batches
 from .prompts import AnswerForm, AnswerKind, PromptTemplate
-from .questions import Conversation, Questions
+from .questions import Questions
 from .ranking_answers import DEFAULT_TEMPERATURE
-from .secrets import hide_secrets
 
 
 @dataclass(frozen=True)
@@ -216,11 +215,6 @@ class ScoreSettings(AskSettings):
             ranking_temperature=self.ranking_temperature,
             **self.asking(),
         )
-
-
-def recorded_extra_body(questions: Conversation[Any]) -> dict[str, Any]:
-    """Return what a table's settings say of ``extra_body``, without secrets: nothing where there is none."""
-    return {"extra_body": hide_secrets(questions.extra_body)} if questions.extra_body else {}
 
 
 def opened_engine(engine: str, workers: int | None) -> contextlib.AbstractContextManager[RayEngine | None]:

@@ -20,7 +20,7 @@ from .prices import Spending
 from .prompts import clean_title
 from .requests import TableLike, read_data
 from .run import Estimate, ask, estimate_run
-from .settings import AskSettings, recorded_extra_body, takes
+from .settings import AskSettings, takes
 from .text_questions import TextQuestions, TextTemplate
 from .text_requests import DEFAULT_KINDS, KINDS, Kind, TextRequest, TextRequests, plan_texts, read_attributes
 
@@ -380,7 +380,7 @@ def write_texts(
         "temperature": questions.temperature,
         "attempts": questions.attempts,
         "max_words": chosen.max_words,
-        **recorded_extra_body(questions),
+        **questions.stored_extra_body,
     }
     prompt_hash = {kind: template.prompt_hash for kind, template in questions.templates.items()}
     return _written(written, path, chosen, settings_said, asked, model=chosen.model, prompt_hash=prompt_hash)
