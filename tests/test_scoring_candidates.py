@@ -319,10 +319,24 @@ def test_the_command_writes_the_file_and_prints_what_it_covers(tmp_path, capsys)
     ("flags", "message"),
     [
         (["--out", "x.csv"], "x.csv: cannot be written as parquet; give a file name that ends in .parquet"),
-        (["--out", "x.parquet", "--probe-share", "2"], "probe_share=2.0 must lie in [0, 1]"),
+        (["--out", "x.parquet", "--tail-share", "0.8"], "tail_share and diverse_share are more than 1 together"),
     ],
 )
 def test_the_command_refuses_in_one_line(flags, message, capsys):
     paths = demo_paths()
     assert main(["candidates", "--interactions", str(paths.interactions), "--items", str(paths.items), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--probe-share", "2"], "argument --probe-share: 2.0 must lie in [0, 1]"),
+        (["--users", "0"], "argument --users: 0 must be at least 1"),
+        (["--per-user", "many"], "argument --per-user: 'many' is text, but a whole number is wanted"),
+    ],
+)
+def test_a_flag_is_checked_as_its_setting_is(flags, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["candidates", "--interactions", "x.csv", "--items", "y.csv", "--out", "z.parquet", *flags])
     assert message in capsys.readouterr().err

@@ -4,19 +4,86 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
 from ..parallel import engine as engines
 from ..parallel.engine import RayEngine
+from ..settings import as_type, choices_of, field_types
 
 INTERACTIONS_HELP = (
     "CSV or parquet: user_id, item_id[, label][, position|timestamp][, split]; without split the "
     "last item of a user is test and the one before it validation"
 )
+
+
+def add_fields(
+    group: Any, settings: type, told: Mapping[str, str], options: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Add flags for fields of a settings class: names, types, choices, defaults and checks are those of the fields.
+
+    Parameters
+    ----------
+    group : argparse.ArgumentParser or group
+    settings : type
+        A dataclass whose annotations `sllmr_plugin.settings` understands.
+    told : mapping
+        Field -> what the help says of it, and of its default where that is not the value itself. Fields that are not
+        there get no flag.
+    options : mapping, optional
+        Field -> arguments of ``add_argument`` that replace those that follow from the field.
+    """
+    for field in dataclasses.fields(settings):
+        if field.name not in told:
+            continue
+        says, wanted = told[field.name], str(field_types(settings)[field.name])
+        if "(default: " not in says:
+            says += f" (default: {word_of(field.default)})"
+        chosen: dict[str, Any] = {"default": field.default, "help": says}
+        if isinstance(field.default, bool):
+            chosen["action"] = argparse.BooleanOptionalAction
+        elif number := re.search(r"\b(int|float)\b", wanted):
+            chosen |= {"type": reader_of(settings, field.name), "metavar": {"int": "N", "float": "X"}[number[0]]}
+        elif choices := choices_of(settings, field.name):
+            chosen["choices"] = choices
+        elif "PathLike" in wanted:
+            chosen |= {"type": Path, "metavar": "FILE"}
+        else:
+            chosen["metavar"] = "NAME"
+        group.add_argument(flag_of(field.name), **chosen | dict((options or {}).get(field.name, {})))
+
+
+def settings_of(arguments: argparse.Namespace, settings: type) -> dict[str, Any]:
+    """Return the fields of a settings class that have flags among the arguments."""
+    names = [field.name for field in dataclasses.fields(settings)]
+    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+
+
+def flag_of(name: str) -> str:
+    """Return a field's name as a flag."""
+    return "--" + name.replace("_", "-")
+
+
+def word_of(value: Any) -> str:
+    """Return a value as a flag takes it."""
+    return "none" if value is None else str(value)
+
+
+def reader_of(settings: type, name: str) -> Callable[[str], Any]:
+    """Return a function that reads a field's text and checks it as the field does."""
+
+    def read(text: str) -> Any:
+        try:
+            return as_type(read_value(text), field_types(settings)[name])
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 
 from ..scoring.candidates import CandidateSettings, draw_candidates
-from .arguments import INTERACTIONS_HELP, add_engine, positive
+from .arguments import INTERACTIONS_HELP, add_engine, add_fields, settings_of
 
 _EPILOG = """\
 Each user becomes one prompt, so --users is the bill. Every user gets long-tail items, dealt in turn so that all of
@@ -25,6 +24,16 @@ examples:
 
 next: sllmr score --candidates candidates.parquet --interactions clicks.csv --items items.csv --out llm_scores.parquet
 """
+_HELP = {
+    "users": "users to ask about (default: all with a training interaction)",
+    "per_user": "candidates of each user, without the probe",
+    "pool": "popular candidates come from this many items",
+    "cold_share": "share of cold users among those of --users",
+    "probe_share": "share of the users who get a probe",
+    "tail_share": "share of the candidates that are long-tail items",
+    "diverse_share": "share of a cold user's candidates that are diverse items",
+    "seed": "decides all draws",
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +43,6 @@ def add(parser: argparse.ArgumentParser) -> None:
         "and say what they cover."
     )
     parser.epilog = _EPILOG
-    defaults = CandidateSettings()
     parser.add_argument("--interactions", required=True, metavar="FILE", help=INTERACTIONS_HELP)
     parser.add_argument(
         "--items",
@@ -43,32 +51,18 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="CSV or parquet of the whole catalogue: item_id, title[, category]",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="parquet: user_id, item_id, kind, source")
-    for flag, default, text in (
-        ("--users", None, "users to ask about (default: all with a training interaction)"),
-        ("--per-user", defaults.per_user, "candidates of each user, without the probe (default: %(default)s)"),
-        ("--pool", defaults.pool, "popular candidates come from this many items (default: %(default)s)"),
-    ):
-        parser.add_argument(flag, type=positive, default=default, metavar="N", help=text)
-    for flag, share, text in (
-        ("--cold-share", defaults.cold_share, "share of cold users among those of --users"),
-        ("--probe-share", defaults.probe_share, "share of the users who get a probe"),
-        ("--tail-share", defaults.tail_share, "share of the candidates that are long-tail items"),
-        ("--diverse-share", defaults.diverse_share, "share of a cold user's candidates that are diverse items"),
-    ):
-        parser.add_argument(flag, type=float, default=share, metavar="X", help=f"{text} (default: {share})")
-    parser.add_argument("--seed", type=int, default=defaults.seed, metavar="N", help="decides all draws (default: 0)")
+    add_fields(parser, CandidateSettings, _HELP)
     add_engine(parser, "the draws")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    given = [field.name for field in dataclasses.fields(CandidateSettings) if hasattr(arguments, field.name)]
     drawn = draw_candidates(
         arguments.interactions,
         arguments.items,
         out=arguments.out,
         engine=arguments.engine,
         workers=arguments.workers,
-        **{name: getattr(arguments, name) for name in given},
+        **settings_of(arguments, CandidateSettings),
     )
     print(drawn)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from ..scoring.run import ScoringResult, score_candidates
 from ..scoring.settings import ScoreSettings
-from ..scoring.table import MISSING
-from .arguments import INTERACTIONS_HELP, add_engine
-from .asking import add_asking, add_limits, settings_of
+from .arguments import INTERACTIONS_HELP, add_engine, add_fields, settings_of
+from .asking import add_limits, add_model
 
 _EPILOG = """\
 Every answer is committed to a ledger (OUT with .ledger.sqlite for .parquet, unless --ledger names another) before it
@@ -37,6 +36,20 @@ examples:
 
 next: sllmr compare --interactions clicks.csv --items items.csv --scores llm_scores.parquet --out runs/mine
 """
+_HOW = {
+    "scorer": "openai (any server with chat completions), lexical or attributes (no model at all), or MODULE:NAME of "
+    "your own",
+    "missing": "candidates that an answer leaves out get no row, or 0.5 as in the paper",
+}
+_WHAT = {
+    "template": "a prompt of your own: docs/scoring_prompts.md (default: the built-in one)",
+    "answer": "ask for scores or for an order",
+    "ranking_temperature": "of the soft scores that an order is turned into",
+    "logprobs": "take expected scores over the N likeliest tokens, where the server returns them, at OpenAI up to 20 "
+    "(default: scores as written)",
+    "repeats": "ask so often, each time in another order, and average",
+    "seed": "decides the orders",
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -51,21 +64,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--items", required=True, metavar="FILE", help="CSV or parquet of the catalogue: item_id, title"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="parquet: the score table")
-    parser.add_argument(
-        "--scorer",
-        default=ScoreSettings.scorer,
-        metavar="NAME",
-        help="openai (any server with chat completions), lexical or attributes (no model at all), or MODULE:NAME of "
-        "your own (default: openai)",
-    )
-    parser.add_argument(
-        "--missing",
-        choices=MISSING,
-        default=ScoreSettings.missing,
-        help="candidates that an answer leaves out get no row, or 0.5 as in the paper (default: leave_out)",
-    )
+    add_fields(parser, ScoreSettings, _HOW)
     add_engine(parser, "the requests")
-    add_asking(parser)
+    group = parser.add_argument_group("what is asked")
+    add_model(group, max_tokens="200 + 20 a candidate")
+    add_fields(group, ScoreSettings, _WHAT)
     add_limits(parser)
     parser.set_defaults(run=_run)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..scoring.text_requests import KINDS, Kind
 from ..scoring.texts import TextResult, TextSettings, write_texts
-from .arguments import INTERACTIONS_HELP, names, positive
-from .asking import add_limits, add_model, settings_of
+from .arguments import INTERACTIONS_HELP, add_fields, names, settings_of
+from .asking import add_limits, add_model
 
 _EPILOG = """\
 What is shown of a user are titles of training interactions, never of held-out ones. Answers go into a ledger as those
@@ -31,6 +31,22 @@ examples:
 
 next: sllmr compare ... --modes none,kar,llm_cf --texts texts.parquet
 """
+_HOW = {
+    "users": "texts of so many users (default: all)",
+    "exemplars": "with kind reasoning: about N training interactions, and N items that their users did not take "
+    "(default: 1000, as many as LLM-CF draws without reasoning)",
+    "writer": "openai (any server with chat completions) or titles (no model at all: titles and attributes in place of "
+    "each text, and no reasoning in them)",
+}
+_WHAT = {
+    **{
+        f"{kind}_template": f"a prompt of your own, kind {kind}: docs/texts.md (default: the built-in one)"
+        for kind in KINDS
+    },
+    "attributes": "columns of --items that are shown with an item's title, such as brand,category (default: category "
+    "and categories, where they are)",
+    "max_words": "longest text asked for",
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -53,42 +69,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="user (preferences), item (facts), reasoning (why a user took an item or did not; read by "
         "LLM-CF, with the other two) (default: user,item)",
     )
-    parser.add_argument("--users", type=positive, metavar="N", help="texts of so many users (default: all)")
-    parser.add_argument(
-        "--exemplars",
-        type=positive,
-        default=TextSettings.exemplars,
-        metavar="N",
-        help="with kind reasoning: about N training interactions, and N items that their users did not take (default: "
-        "%(default)s, as many as LLM-CF draws without reasoning)",
-    )
-    parser.add_argument(
-        "--writer",
-        choices=("openai", "titles"),
-        default=TextSettings.writer,
-        help="openai (any server with chat completions) or titles (no model at all: titles and attributes in the place "
-        "of each text, and no reasoning in them) (default: openai)",
-    )
+    add_fields(parser, TextSettings, _HOW)
     group = parser.add_argument_group("what is asked")
     add_model(group, max_tokens="100 + 4 a word of --max-words")
-    for kind in KINDS:
-        group.add_argument(
-            f"--{kind}-template", type=Path, metavar="FILE", help=f"a prompt of your own, kind {kind}: docs/texts.md"
-        )
-    group.add_argument(
-        "--attributes",
-        type=names,
-        metavar="COLUMNS",
-        help="columns of --items that are shown with an item's title, such as brand,category (default: category and "
-        "categories, where they are)",
-    )
-    group.add_argument(
-        "--max-words",
-        type=positive,
-        default=TextSettings.max_words,
-        metavar="N",
-        help="longest text asked for (default: %(default)s)",
-    )
+    add_fields(group, TextSettings, _WHAT, {"attributes": {"type": names, "metavar": "COLUMNS"}})
     add_limits(parser)
     parser.set_defaults(run=_run)
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from collections.abc import Callable
-from typing import Any
 
-from ..errors import ConfigError
 from ..evaluation.training import RunSettings
-from ..settings import as_type, choices_of, field_types
-from .arguments import device, read_value
+from .arguments import add_fields, device, flag_of, reader_of, word_of
 
 _HELP = {
     "epochs": "epochs per run",
@@ -31,21 +26,8 @@ _HELP = {
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Add the sizes of training and validation, and ``--set``; `run_settings` and `read_overrides` read them."""
-    wanted = field_types(RunSettings)
-    for field in dataclasses.fields(RunSettings):
-        if field.name not in _HELP:
-            continue
-        says = f"{_HELP[field.name]} (default: {_word(field.default)})"
-        flag, left_out = _flag(field.name), argparse.SUPPRESS  # so that --quick can tell what is asked for
-        if isinstance(field.default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=left_out, help=says)
-        elif choices := choices_of(RunSettings, field.name):
-            parser.add_argument(flag, choices=choices, default=left_out, help=says)
-        elif field.name == "device":
-            parser.add_argument(flag, type=device, default=left_out, metavar="NAME", help=says)
-        else:
-            metavar = "N" if "int" in str(wanted[field.name]) else "X"
-            parser.add_argument(flag, type=_reader(field.name), default=left_out, metavar=metavar, help=says)
+    left_out = {name: {"default": argparse.SUPPRESS} for name in _HELP}  # so that --quick can tell what is asked for
+    add_fields(parser, RunSettings, _HELP, left_out | {"device": left_out["device"] | {"type": device}})
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -53,7 +35,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rank-items",
-        type=_reader("valid_items"),
+        type=reader_of(RunSettings, "valid_items"),
         metavar="N",
         help="rank each user's held-out items against N unseen items drawn at random: an "
         "unbiased estimate of full-ranking AUC for slow backbones (default: all items)",
@@ -85,27 +67,7 @@ def training_flags(settings: RunSettings) -> list[str]:
         if value == getattr(RunSettings(), name):
             continue
         if isinstance(value, bool):
-            flags.append(_flag(name) if value else _flag(f"no_{name}"))
+            flags.append(flag_of(name) if value else flag_of(f"no_{name}"))
         else:
-            flags += [_flag(name), _word(value)]
+            flags += [flag_of(name), word_of(value)]
     return [*flags, *(["--rank-items", str(settings.valid_items)] if settings.valid_items else [])]
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _word(value: Any) -> str:
-    return "none" if value is None else str(value)
-
-
-def _reader(name: str) -> Callable[[str], Any]:
-    """Return what reads a field's text and checks it as the field does."""
-
-    def read(text: str) -> Any:
-        try:
-            return as_type(read_value(text), field_types(RunSettings)[name])
-        except ConfigError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return read
