@@ -188,15 +188,15 @@ def write_parquet(frame: pd.DataFrame, path: str | os.PathLike[str], metadata: M
         raise DataError(f"{path}: cannot be written ({error}); choose another place.") from None
 
 
-def check_parquet_path(path: str | os.PathLike[str], in_use: Iterable[str | os.PathLike[str] | None] = ()) -> Path:
+def check_parquet_path(path: str | os.PathLike[str], in_use: Iterable[object] = ()) -> Path:
     """Return the path if `write_parquet` takes its name: to be checked before hours of work, not after.
 
     Parameters
     ----------
     path : path
         What is to be written.
-    in_use : iterable of path or None
-        Files of the same work, which writing must not replace.
+    in_use : iterable
+        Files of the same work, which writing must not replace; others are passed over.
 
     Raises
     ------
@@ -205,7 +205,7 @@ def check_parquet_path(path: str | os.PathLike[str], in_use: Iterable[str | os.P
     """
     path = Path(path)
     for other in in_use:
-        if other is not None and Path(other).resolve() == path.resolve():
+        if isinstance(other, str | os.PathLike) and Path(other).resolve() == path.resolve():
             raise DataError(f"{path}: is a file that this very run uses, which would be lost; write to another one.")
     if path.suffix.lower() not in (".parquet", ".pq") or path.is_dir():
         raise DataError(f"{path}: cannot be written as parquet; give a file name that ends in .parquet.")

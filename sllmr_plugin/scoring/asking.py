@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import pandas as pd
 
-from ..errors import PriceError, ScoringStoppedError
+from ..errors import DataError, PriceError, ScoreTableError, ScoringStoppedError
 from .client import Completion
 from .ledger import Ledger
 from .ledger_file import LedgerAnswer, Refusal
@@ -312,6 +313,14 @@ class Asked:
         """Whether every request that `max_cost` lets be asked was answered, usably or not."""
         cut_off = self.summary.unanswered > 0 and self.summary.stopped != "max_cost"
         return not (self.summary.refused or cut_off)
+
+    @contextlib.contextmanager
+    def told_in_errors(self) -> Iterator[None]:
+        """Add what came of asking to the error of a table that cannot be made of the answers."""
+        try:
+            yield
+        except (DataError, ScoreTableError) as error:
+            raise type(error)(f"{error}\n{self}") from None
 
     def __str__(self) -> str:
         lines = [str(self.summary)]

@@ -206,7 +206,7 @@ def draw_candidates(
     chosen = CandidateSettings(**settings)
     path = None
     if out is not None:
-        path = check_parquet_path(out, (one for one in (interactions, items) if isinstance(one, str | os.PathLike)))
+        path = check_parquet_path(out, (interactions, items))
     data = read_data(interactions, items)
     if categories is None and items is not None:
         categories = read_categories(items)

@@ -9,9 +9,10 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from ..errors import AnswerError, ConfigError, LogprobsError, LogprobsWarning, PromptCutWarning, ServerError
+from ..settings import Bounds, Settings
 from .answer_text import ends_in_json
 from .answers import expected_scores, keeps_to_the_form, parse_scores
 from .client import Completion
@@ -111,32 +112,52 @@ class Question(Generic[R]):
     attempt: int
 
 
-class Conversation(ABC, Generic[R]):
+@dataclass(frozen=True)
+class Conversation(Settings, ABC, Generic[R]):
     """Turns requests into questions, and completions into ledger entries; the kinds of answers are its subclasses.
 
     An answer that cannot be used is shown to the model together with what is wrong with it. Each such attempt is a
     question with a ledger key of its own, so a run that was killed takes up a conversation where it stopped.
+
+    Parameters
+    ----------
+    model : str
+        The model's name.
+    temperature : float or None, default=0
+        None leaves it to the server; some models take no other.
+    max_tokens : int, "auto" or None, default="auto"
+        Longest answer. "auto" is `longest_answer`; None sets no limit. Models that think before they answer need more.
+    attempts : int, default=3
+        How often a request is asked in all if its answers cannot be used. Raising it later lets the failed ones go
+        on where they stopped.
+    extra_body : mapping or None, default=None
+        What else the body of each request holds, for servers that take more than OpenAI's parameters:
+        ``{"chat_template_kwargs": {"enable_thinking": False}}``, ``{"reasoning_effort": "low"}``. Part of the ledger
+        key. Secrets in it are sent, and hidden in what is stored.
     """
 
     #: Part of every ledger key: raised when an answer is asked for, or read, in another way than before.
     version: ClassVar[int]
 
     model: str
-    temperature: float | None
-    attempts: int
-    extra_body: Mapping[str, Any] | None
+    temperature: Annotated[float, Bounds(least=0)] | None = field(default=0.0, kw_only=True)
+    max_tokens: Annotated[int, Bounds(least=1)] | Literal["auto"] | None = field(default="auto", kw_only=True)
+    attempts: Annotated[int, Bounds(least=1)] = field(default=3, kw_only=True)
+    extra_body: Any = field(default=None, kw_only=True)  # checked where no message can show what it holds
 
     def __post_init__(self) -> None:
+        """Check the fields; 0 and 0.0 become one temperature, so that they are one question with one ledger key."""
+        super().__post_init__()
         object.__setattr__(self, "extra_body", checked_extra_body(self.extra_body))
-        if self.temperature is not None:  # 0 and 0.0 are one question, with one ledger key
-            object.__setattr__(self, "temperature", float(self.temperature))
-        if self.attempts < 1:
-            raise ConfigError(f"attempts is {self.attempts}; give at least 1.")
 
     @functools.cached_property
     def stored_extra_body(self) -> dict[str, Any]:
         """What ledgers and tables keep of ``extra_body``, without secrets: nothing where there is none."""
         return {"extra_body": hide_secrets(self.extra_body)} if self.extra_body else {}
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what a table's origin says of how was asked."""
+        return {"temperature": self.temperature, "attempts": self.attempts, **self.stored_extra_body}
 
     @property
     @abstractmethod
@@ -148,8 +169,13 @@ class Conversation(ABC, Generic[R]):
         """Return the chat messages of the first question about a request."""
 
     @abstractmethod
+    def longest_answer(self, request: R) -> int:
+        """Return the limit of an answer's tokens that "auto" stands for."""
+
     def parameters(self, request: R) -> dict[str, Any]:
         """Return what else decides the answer; ``max_tokens`` is among it, None where there is no limit."""
+        longest = self.longest_answer(request) if self.max_tokens == "auto" else self.max_tokens
+        return {"answer": self.form, "temperature": self.temperature, "max_tokens": longest}
 
     @abstractmethod
     def expected_completion(self, request: R) -> int:
@@ -305,48 +331,32 @@ _EXPECTED_AROUND = 10
 class Questions(Conversation[ScoringRequest]):
     """Turns requests into questions, and answers into scores.
 
+    Parameters are those of `Conversation`, and
+
     Parameters
     ----------
-    model : str
-        The model's name.
     template : PromptTemplate
         The prompt.
-    temperature : float or None, default=0
-        None leaves it to the server; some models take no other.
-    max_tokens : int, "auto" or None, default="auto"
-        Longest answer. "auto" is 200 and 20 a candidate; None sets no limit. Models that think before they
-        answer need more.
-    attempts : int, default=3
-        How often a request is asked in all if its answers cannot be used. Raising it later lets the failed ones go
-        on where they stopped.
     top_logprobs : int or None, default=None
         Ask for the log-probabilities of so many alternatives a token, and take the expected score of each candidate
-        (`expected_scores`) in place of the one written. A server that has none is told of once, and then
-        the scores are those written.
+        (`expected_scores`) in place of the one written. Of a server that has none a warning says so, and the scores
+        are those written.
     ranking_temperature : float, default=0.5
         As of `soft_scores`, for templates that ask for a ranking. It is applied when answers are read, so
-        changing it asks nothing anew.
-    extra_body : mapping or None, default=None
-        What else the body of each request holds, for servers that take more than OpenAI's parameters:
-        ``{"chat_template_kwargs": {"enable_thinking": False}}``, ``{"reasoning_effort": "low"}``. Part of the ledger
-        key. Secrets in it are sent, and hidden in what is stored.
+        changing it asks nothing again.
     """
 
     version = SCHEMA_VERSION
 
-    model: str
     template: PromptTemplate = field(default_factory=PromptTemplate)
-    temperature: float | None = 0.0
-    max_tokens: int | str | None = "auto"
-    attempts: int = 3
-    top_logprobs: int | None = None
-    ranking_temperature: float = DEFAULT_TEMPERATURE
-    extra_body: Mapping[str, Any] | None = None
+    top_logprobs: Annotated[int, Bounds(least=1)] | None = field(default=None, kw_only=True)
+    ranking_temperature: Annotated[float, Bounds(above=0)] = field(default=DEFAULT_TEMPERATURE, kw_only=True)
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
+        """Return what does not go together."""
         if self.top_logprobs and self.template.answer == "ranking":
-            raise ConfigError("log-probabilities refine scores, not rankings; leave out one of the two.")
-        super().__post_init__()
+            return ["log-probabilities refine scores, not rankings; leave out one of the two"]
+        return []
 
     @property
     def form(self) -> AnswerForm:
@@ -357,13 +367,22 @@ class Questions(Conversation[ScoringRequest]):
         """Return the template with the request's titles."""
         return self.template.render(request)
 
+    def longest_answer(self, request: ScoringRequest) -> int:
+        """Return 200 and 20 a candidate."""
+        return _TOKENS_AROUND + _TOKENS_PER_CANDIDATE * request.n_candidates
+
     def parameters(self, request: ScoringRequest) -> dict[str, Any]:
         """Return the generation parameters."""
-        longest = self.max_tokens
-        if longest == "auto":
-            longest = _TOKENS_AROUND + _TOKENS_PER_CANDIDATE * request.n_candidates
-        parameters = {"answer": self.template.answer, "temperature": self.temperature, "max_tokens": longest}
-        return parameters | ({"top_logprobs": self.top_logprobs} if self.top_logprobs else {})
+        return super().parameters(request) | ({"top_logprobs": self.top_logprobs} if self.top_logprobs else {})
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what a table's origin says of how was asked."""
+        ranking_temperature = self.ranking_temperature if self.form == "ranking" else None
+        return super().recorded() | {
+            "top_logprobs": self.top_logprobs,
+            "answer": self.form,
+            "ranking_temperature": ranking_temperature,
+        }
 
     def expected_completion(self, request: ScoringRequest) -> int:
         """Return the tokens of an answer that keeps to the schema."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from ..datasets.interactions import Interactions
-from ..errors import IncompleteWarning, ScoreTableError
+from ..errors import IncompleteWarning
 from ..parallel.engine import RayEngine
 from ..scores.origin import check_parquet_path
 from .asking import Asked, Client, ServerAsker, Tally, WrittenTable, check_can_run, settle
@@ -397,8 +397,7 @@ def score_candidates(
     (40, True)
     """
     chosen = ScoreSettings(**settings)
-    used = (candidates, interactions, items, chosen.ledger, chosen.template, chosen.prices)
-    path = check_parquet_path(out, (one for one in used if isinstance(one, str | os.PathLike)))
+    path = check_parquet_path(out, (candidates, interactions, items, chosen.ledger, chosen.template, chosen.prices))
     data = read_data(interactions, items, titles_from="attributes" if chosen.scorer == "attributes" else "title")
     requests = plan_requests(
         candidates, data, history_length=chosen.history_length, repeats=chosen.repeats, seed=chosen.seed
@@ -408,19 +407,6 @@ def score_candidates(
     questions = chosen.questions()
     if dry_run:
         return estimate_run(requests, questions, chosen.ledger_beside(path), chosen.price())
-    origin: dict[str, Any] = {
-        "model": chosen.model,
-        "prompt_hash": questions.template.prompt_hash,
-        "settings": _recorded(chosen)
-        | {
-            "temperature": questions.temperature,
-            "top_logprobs": questions.top_logprobs,
-            "answer": chosen.answer,
-            "ranking_temperature": questions.ranking_temperature if chosen.answer == "ranking" else None,
-            "attempts": questions.attempts,
-            **questions.stored_extra_body,
-        },
-    }
     builder = ScoreTableBuilder(requests, chosen.missing)
 
     def take(request: ScoringRequest, answer: LedgerAnswer) -> None:
@@ -428,11 +414,17 @@ def score_candidates(
 
     with opened_engine(chosen.engine, chosen.workers) as engine:
         asked = ask(requests, questions, chosen, path, take, engine=engine, verbose=verbose)
-    try:
+    with asked.told_in_errors():
         scored = builder.finish()
-    except ScoreTableError as error:
-        raise ScoreTableError(f"{error}\n{asked}") from None
-    write_score_table(scored, path, scorer="openai", spending=asked.spending, **origin)
+    write_score_table(
+        scored,
+        path,
+        scorer="openai",
+        model=chosen.model,
+        prompt_hash=questions.template.prompt_hash,
+        settings=_recorded(chosen) | questions.recorded(),
+        spending=asked.spending,
+    )
     return ScoringResult(path, scored.frame, scored.counts, asked)
 
 

@@ -389,33 +389,17 @@ _TOKENS_PER_WORD = 4 / 3
 class TextQuestions(Conversation[TextRequest]):
     """Turns requests for texts into questions, and answers into texts.
 
+    Parameters are those of `Conversation`, and
+
     Parameters
     ----------
-    model : str
-        The model's name.
     templates : mapping of str to TextTemplate
         The prompt of each kind.
-    temperature : float or None, default=0
-        None leaves it to the server.
-    max_tokens : int, "auto" or None, default="auto"
-        Longest answer. "auto" is 100 and a token for 3 characters of the longest text; None sets no limit. Models that
-        think before they answer need more.
-    attempts : int, default=3
-        How often a text is asked for in all if the answers cannot be used.
-    extra_body : mapping or None, default=None
-        What else the body of each request holds, for servers that take more than OpenAI's parameters:
-        ``{"chat_template_kwargs": {"enable_thinking": False}}``, ``{"reasoning_effort": "low"}``. Part of the ledger
-        key. Secrets in it are sent, and hidden in what is stored.
     """
 
     version = TEXT_VERSION
 
-    model: str
     templates: Mapping[Kind, TextTemplate] = field(default_factory=lambda: {kind: TextTemplate(kind) for kind in KINDS})
-    temperature: float | None = 0.0
-    max_tokens: int | str | None = "auto"
-    attempts: int = 3
-    extra_body: Mapping[str, Any] | None = None
 
     @property
     def form(self) -> AnswerForm:
@@ -426,12 +410,9 @@ class TextQuestions(Conversation[TextRequest]):
         """Return the kind's template with the request's titles."""
         return self.templates[request.kind].render(request)
 
-    def parameters(self, request: TextRequest) -> dict[str, Any]:
-        """Return the generation parameters."""
-        longest = self.max_tokens
-        if longest == "auto":
-            longest = _TOKENS_AROUND + self.templates[request.kind].max_characters // _CHARACTERS_PER_TOKEN
-        return {"answer": self.form, "temperature": self.temperature, "max_tokens": longest}
+    def longest_answer(self, request: TextRequest) -> int:
+        """Return 100 and a token for 3 characters of the longest text."""
+        return _TOKENS_AROUND + self.templates[request.kind].max_characters // _CHARACTERS_PER_TOKEN
 
     def expected_completion(self, request: TextRequest) -> int:
         """Return the tokens of an English text of the length that is asked for."""

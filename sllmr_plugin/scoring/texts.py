@@ -348,7 +348,7 @@ def write_texts(
     """
     chosen = TextSettings(**settings)
     used = (interactions, items, chosen.ledger, chosen.prices, *(getattr(chosen, f"{kind}_template") for kind in KINDS))
-    path = check_parquet_path(out, (one for one in used if isinstance(one, str | os.PathLike)))
+    path = check_parquet_path(out, used)
     requests = plan_texts(
         read_data(interactions, items),
         cast("tuple[Kind, ...]", chosen.kind),
@@ -372,16 +372,9 @@ def write_texts(
         texts.append((request, questions.text(answer, request)))
 
     asked = ask(requests, questions, chosen, path, take, verbose=verbose)
-    try:
+    with asked.told_in_errors():
         written = build_text_table(requests, texts)
-    except DataError as error:
-        raise DataError(f"{error}\n{asked}") from None
-    settings_said = {
-        "temperature": questions.temperature,
-        "attempts": questions.attempts,
-        "max_words": chosen.max_words,
-        **questions.stored_extra_body,
-    }
+    settings_said = questions.recorded() | {"max_words": chosen.max_words}
     prompt_hash = {kind: template.prompt_hash for kind, template in questions.templates.items()}
     return _written(written, path, chosen, settings_said, asked, model=chosen.model, prompt_hash=prompt_hash)
 
