@@ -72,20 +72,25 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check every field, and keep its value in the type that the annotation wants."""
-        problems = []
-        kind: Any = type(self)
-        for name, wanted in field_types(kind).items():
-            try:
-                object.__setattr__(self, name, as_type(getattr(self, name), wanted))
-            except ConfigError as error:
-                problems.append(f"{name}={error}".rstrip("."))
-        problems = problems or list(self.problems())
+        problems = check_fields(self) or self.problems()
         if problems:
             raise ConfigError(f"{type(self).__name__}: {'; '.join(problems)}. Correct these fields.")
 
     def problems(self) -> list[str]:
         """Return what is wrong with fields that fit one by one; for subclasses."""
         return []
+
+
+def check_fields(settings: Any) -> list[str]:
+    """Keep the fields of a dataclass in the types that their annotations want; return what is wrong with others."""
+    problems = []
+    kind: Any = type(settings)
+    for name, wanted in field_types(kind).items():
+        try:
+            object.__setattr__(settings, name, as_type(getattr(settings, name), wanted))
+        except ConfigError as error:
+            problems.append(f"{name}={error}".rstrip("."))
+    return problems
 
 
 @functools.cache

@@ -141,7 +141,13 @@ def test_templates_that_cannot_be_used(tmp_path, text, problem):
 def test_all_problems_of_a_template_are_listed():
     with pytest.raises(PromptError) as caught:
         PromptTemplate(system="$foo", user="$", answer="stars", max_title_characters=3)
-    for problem in ("$foo", "begins no placeholder", "$history is missing", "'stars'", "max_title_characters is 3"):
+    for problem in (
+        "$foo",
+        "begins no placeholder",
+        "$history is missing",
+        "'stars'",
+        "max_title_characters=3 must be at least 20",
+    ):
         assert problem in str(caught.value)
 
 

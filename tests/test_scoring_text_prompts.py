@@ -86,7 +86,7 @@ def test_a_template_of_ones_own(tmp_path):
             TextTemplate.from_file(path, "user")
     with pytest.raises(PromptError, match=r"\$item is missing"):
         TextTemplate("item", user="$answer_format")
-    with pytest.raises(PromptError, match="max_words is 0"):
+    with pytest.raises(PromptError, match="max_words=0 must be at least 1"):
         TextTemplate("item", max_words=0)
     with pytest.raises(PromptError, match=r"\$label is missing"):
         TextTemplate("reasoning", user="$history $item $answer_format")

@@ -8,11 +8,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
-from ..errors import ConfigError, PriceError
+from ..errors import PriceError
+from ..settings import Bounds, Settings
 from .ledger_file import Completions, LedgerAnswer
 
 
@@ -138,8 +139,8 @@ def _amount(value: Any, most: float = 1e9) -> float:
     return number
 
 
-@dataclass(frozen=True)
-class RunLimits:
+@dataclass(frozen=True, kw_only=True)
+class RunLimits(Settings):
     """How a run may ask.
 
     Attributes
@@ -157,22 +158,14 @@ class RunLimits:
     Raises
     ------
     ConfigError
-        If a number is out of range.
+        If numbers are out of range; all of them are named.
     """
 
-    concurrency: int = 16
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    retries: int = 6
-    max_cost: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("concurrency", "requests_per_minute", "tokens_per_minute", "max_cost"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value}; give a number above 0.")
-        if self.retries < 0:
-            raise ConfigError(f"retries is {self.retries}; give at least 0.")
+    concurrency: Annotated[int, Bounds(least=1)] = 16
+    requests_per_minute: Annotated[float, Bounds(above=0)] | None = None
+    tokens_per_minute: Annotated[float, Bounds(above=0)] | None = None
+    retries: Annotated[int, Bounds(least=0)] = 6
+    max_cost: Annotated[float, Bounds(above=0)] | None = None
 
 
 _ASCII_PER_TOKEN = 3.5

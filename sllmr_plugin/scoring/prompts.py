@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from ..errors import AnswerError, PromptError
+from ..settings import Bounds, check_fields
 from .requests import ScoringRequest
 
 AnswerKind = Literal["scores", "ranking"]
@@ -179,7 +180,8 @@ def clean_title(title: str, max_characters: int = 200) -> str:
 
 Message = dict[str, str]
 _SECTION = re.compile(r"^\[(system|user)\][ \t]*$", re.MULTILINE)
-LEAST_TITLE_CHARACTERS = 20
+#: A length at which titles are cut.
+TitleCharacters = Annotated[int, Bounds(least=20)]
 
 
 def read_sections(path: str | Path, example: str) -> tuple[str, str]:
@@ -251,19 +253,12 @@ def placeholder_problems(system: str, user: str, known: Mapping[str, str], requi
         yield "the user message is empty"
 
 
-def title_length_problems(max_title_characters: int) -> Iterator[str]:
-    """Yield what is wrong with the length at which titles are cut."""
-    if max_title_characters < LEAST_TITLE_CHARACTERS:
-        yield f"max_title_characters is {max_title_characters}, less than {LEAST_TITLE_CHARACTERS}"
-
-
 def refuse(problems: Sequence[str], known: Mapping[str, str]) -> None:
     """Raise `PromptError` if there are problems."""
     if problems:
-        raise PromptError(
-            f"the prompt template cannot be used: {'; '.join(problems)}. Correct it: the placeholders are "
-            f"{', '.join('$' + name for name in known)}, and $$ stands for a dollar sign."
-        )
+        names = ", ".join(f"${name}" for name in known)
+        remedy = f": the placeholders are {names}, and $$ stands for a dollar sign" if known else ""
+        raise PromptError(f"the prompt template cannot be used: {'; '.join(problems)}. Correct it{remedy}.")
 
 
 def fill(system: str, user: str, values: Mapping[str, str]) -> list[Message]:
@@ -366,14 +361,11 @@ class PromptTemplate:
     system: str = DEFAULT_SYSTEM
     user: str = DEFAULT_USER
     answer: AnswerKind = "scores"
-    max_title_characters: int = 200
+    max_title_characters: TitleCharacters = 200
 
     def __post_init__(self) -> None:
-        problems = [*placeholder_problems(self.system, self.user, _PLACEHOLDERS, _REQUIRED)]
-        if self.answer not in ANSWER_KINDS:
-            problems.append(f"answer is {self.answer!r}, not one of {', '.join(ANSWER_KINDS)}")
-        problems += title_length_problems(self.max_title_characters)
-        refuse(problems, _PLACEHOLDERS)
+        placeholders = placeholder_problems(self.system, self.user, _PLACEHOLDERS, _REQUIRED)
+        refuse([*check_fields(self), *placeholders], _PLACEHOLDERS)
 
     @classmethod
     def from_file(

@@ -6,24 +6,29 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import ServerError
+from ..settings import Settings
 from .limits import read_retry_after
 from .prompts import (
     SchemaLimits,
 )
 
+AnswerFormat = Literal["json_schema", "json_object", "text"]
 #: How an answer's form is asked for, best first.
-ANSWER_FORMATS = ("json_schema", "json_object", "text")
+ANSWER_FORMATS: tuple[AnswerFormat, ...] = ("json_schema", "json_object", "text")
+
+LimitName = Literal["max_tokens", "max_completion_tokens"]
 #: What the limit of an answer's tokens may be called.
-LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
+LIMIT_NAMES: tuple[LimitName, ...] = ("max_tokens", "max_completion_tokens")
+
 #: How a JSON schema bounds scores and the length of a ranking; see `answer_schema`.
 SCHEMA_LIMITS: tuple[SchemaLimits, ...] = ("bounds", "steps", "none")
 
 
 @dataclass(frozen=True)
-class ServerForm:
+class ServerForm(Settings):
     """The form of request that a server takes for a model.
 
     Every field's default is what is tried first, and a field holds one of a few plain JSON values, so the ledger can
@@ -44,16 +49,11 @@ class ServerForm:
         ``none`` where a schema with bounds is refused.
     """
 
-    answer_format: str = "json_schema"
-    limit_name: str = "max_tokens"
+    answer_format: AnswerFormat = "json_schema"
+    limit_name: LimitName = "max_tokens"
     temperature: bool = True
     system: bool = True
     schema_limits: SchemaLimits = "bounds"
-
-    def __post_init__(self) -> None:
-        known = self.answer_format in ANSWER_FORMATS and self.limit_name in LIMIT_NAMES
-        if not known or self.schema_limits not in SCHEMA_LIMITS:
-            raise ValueError(f"no form of request: {self}")
 
     def to_json(self) -> str:
         """Return the form as the ledger keeps it."""

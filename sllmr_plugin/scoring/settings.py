@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from ..parallel.engine import RayEngine, open_engine
-from ..settings import Bounds, Settings
+from ..settings import Bounds
 from .client import OpenAIClient, server_address
 from .prices import Price, Prices, RunLimits, in_batches
 from .prompts import AnswerForm, AnswerKind, PromptTemplate
@@ -55,8 +55,8 @@ _Rate: TypeAlias = Annotated[float, Bounds(above=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskSettings(Settings):
-    """Whom to ask, how, how fast and for how much.
+class AskSettings(RunLimits):
+    """Whom to ask and how; and how fast and for how much, the fields of `RunLimits`.
 
     Parameters
     ----------
@@ -79,16 +79,8 @@ class AskSettings(Settings):
     ledger : path, optional
         SQLite file of all answers, each committed before it counts. By default beside the table, named
         ``.ledger.sqlite`` in place of ``.parquet``. The same call with the same ledger pays for no answer twice.
-    max_cost : float, optional
-        USD. Nothing is sent that could make the ledger's total exceed it.
     prices : path, optional
         YAML of USD per million tokens; by default the bundled one.
-    concurrency : int, default=16
-        Requests in flight.
-    requests_per_minute, tokens_per_minute : float, optional
-        By default no limit but the server's.
-    retries : int, default=6
-        How often to send a request again that got no answer.
     batch : bool, default=False
         Use the server's Batch API: half the price at OpenAI, answers within a day. The call waits, and may be stopped
         and made again meanwhile.
@@ -104,12 +96,7 @@ class AskSettings(Settings):
     attempts: _Count = 3
     extra_body: Any = None  # checked where no message can show what it holds
     ledger: _Path | None = None
-    max_cost: _Rate | None = None
     prices: _Path | None = None
-    concurrency: _Count = RunLimits.concurrency
-    requests_per_minute: _Rate | None = None
-    tokens_per_minute: _Rate | None = None
-    retries: Annotated[int, Bounds(least=0)] = RunLimits.retries
     batch: bool = False
     timeout: _Rate = 60.0
 

@@ -10,9 +10,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ..errors import AnswerError, PromptError
+from ..settings import Bounds, check_fields
 from .answer_text import Object, String, final_answer, find_json
 from .client import Completion
 from .ledger_file import LedgerAnswer
@@ -21,13 +22,13 @@ from .prompts import (
     TEXT_VERSION,
     AnswerForm,
     Message,
+    TitleCharacters,
     clean_title,
     fill,
     json_lines,
     placeholder_problems,
     read_sections,
     refuse,
-    title_length_problems,
 )
 from .questions import Conversation
 from .text_requests import KINDS, Kind, TextRequest
@@ -143,21 +144,16 @@ class TextTemplate:
     kind: Kind
     system: str | None = None
     user: str | None = None
-    max_words: int = 120
-    max_title_characters: int = 200
+    max_words: Annotated[int, Bounds(least=1)] = 120
+    max_title_characters: TitleCharacters = 200
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise PromptError(f"there are no texts of kind {self.kind!r}; write one of {', '.join(KINDS)}.")
+        refuse(check_fields(self), {})
         for part, default in (("system", _SYSTEM), ("user", _USER)):
             if getattr(self, part) is None:
                 object.__setattr__(self, part, default[self.kind])
         known = _PLACEHOLDERS[self.kind] | _ANSWER_FORMAT
-        problems = [*placeholder_problems(*self._parts(), known, list(known))]
-        if self.max_words < 1:
-            problems.append(f"max_words is {self.max_words}, less than 1")
-        problems += title_length_problems(self.max_title_characters)
-        refuse(problems, known)
+        refuse([*placeholder_problems(*self._parts(), known, list(known))], known)
 
     @classmethod
     def from_file(cls, path: str | Path, kind: Kind, *, max_words: int = 120) -> TextTemplate:
