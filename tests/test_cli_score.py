@@ -342,12 +342,12 @@ def test_an_extra_body_goes_along_and_its_secrets_are_hidden_in_the_table(files,
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{'reasoning_effort': 'SECRET'}", "no JSON: .* at character 2"),
-        ('{"a": "SECRET"', "no JSON"),
+        ("{'reasoning_effort': 'SECRET'}", "not JSON: .* at character 2"),
+        ('{"a": "SECRET"', "not JSON"),
         ('["SECRET"]', "JSON, but no object"),
         ("3", "JSON, but no object"),
-        ('{"a": NaN}', "no JSON that can be sent"),
-        ("", "no JSON"),
+        ('{"a": NaN}', "not JSON that can be sent"),
+        ("", "not JSON"),
     ],
 )
 def test_an_extra_body_that_is_no_json_object_is_told_of_without_being_shown(files, text, told, capsys):

@@ -130,7 +130,7 @@ def test_foreign_newer_and_broken_files_are_left_alone(tmp_path):
     connection.commit()
     connection.close()
     before = foreign.read_bytes()
-    with pytest.raises(LedgerError, match="no ledger of this package"):
+    with pytest.raises(LedgerError, match="not a ledger of this package"):
         Ledger(foreign)
     assert foreign.read_bytes() == before
     newer = tmp_path / "newer.sqlite"

@@ -164,8 +164,8 @@ def test_files_that_cannot_be_read(tmp_path):
     [
         (ScoringRequest("u1", ("a",), (), ()), "'u1' has no candidate"),
         (ScoringRequest("u1", ("a",), (1, 2), ("a",)), "2 candidates and 1 titles"),
-        (ScoringRequest("u1", ("a",), (1,), (float("nan"),)), "nan is no text"),
-        (ScoringRequest("u1", (None,), (1,), ("a",)), "None is no text"),
+        (ScoringRequest("u1", ("a",), (1,), (float("nan"),)), "nan is not text"),
+        (ScoringRequest("u1", (None,), (1,), ("a",)), "None is not text"),
     ],
 )
 def test_requests_that_cannot_be_rendered(request_, problem):

@@ -308,9 +308,9 @@ def test_pages_and_streams_are_told_at_the_first_request(setting, body, sentence
     [
         ({"choices": []}, "its list of choices has no entry"),
         ("", "the answer is empty"),
-        ("certainly", "the answer is no JSON"),
-        (None, "no chat completion but null"),
-        ({"status": "ok"}, 'no chat completion: .*"status": "ok"'),
+        ("certainly", "the answer is not JSON"),
+        (None, "not a chat completion but null"),
+        ({"status": "ok"}, 'not a chat completion: .*"status": "ok"'),
     ],
 )
 def test_an_answer_that_is_none_is_told_in_a_sentence(setting, body, sentence):  # noqa: F811

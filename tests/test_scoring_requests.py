@@ -126,8 +126,8 @@ def test_pairs_without_a_title_are_left_out_and_said():
         ({"item_id": [5, 0, 6, 3, 99]}, "row 4 .*item_id is 99, which the items do not hold.*use the files"),
         ({"user_id": list("75775")}, r"user_id is '7' \(5 such rows\), which the interactions do not hold"),
         ({"item_id": [5, 0, 5, 3, 4]}, "row 2 .*item_id is 5, again for the same user; keep one row a pair"),
-        ({"kind": ["candidate"] * 5}, "row 3 .*item_id is 3, a validation item of this user, yet no probe"),
-        ({"kind": ["probe"] * 5}, r"row 0 .*item_id is 5 \(4 such rows\), a probe that is no validation item"),
+        ({"kind": ["candidate"] * 5}, "row 3 .*item_id is 3, a validation item of this user that is not a probe"),
+        ({"kind": ["probe"] * 5}, r"row 0 .*item_id is 5 \(4 such rows\), a probe that is not a validation item"),
         ({"kind": ["other"] * 5}, r"kind is 'other' \(5 such rows\); write candidate or probe"),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_wrong_table_is_refused_with_row_and_remedy(data, change, message):
 
 def test_a_test_item_as_probe_is_refused(data):
     pairs = pd.DataFrame({"user_id": [7, 7], "item_id": [5, 4], "kind": ["candidate", "probe"]})
-    with pytest.raises(DataError, match="item_id is 4, a probe that is no validation item of this user"):
+    with pytest.raises(DataError, match="item_id is 4, a probe that is not a validation item of this user"):
         plan_requests(pairs, data)
 
 

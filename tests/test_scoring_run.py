@@ -295,8 +295,8 @@ def test_what_a_server_says_of_a_secret_in_the_extra_body_is_not_told():
         ({"x": float("nan")}, "what JSON cannot say"),
         ({"x": {1, 2}}, "what JSON cannot say"),
         ({1: 2}, "names as keys"),
-        ([1], "no JSON object"),
-        ("{}", "no JSON object"),
+        ([1], "not a JSON object"),
+        ("{}", "not a JSON object"),
     ],
 )
 def test_an_extra_body_that_cannot_be_sent_is_refused(body, told):

@@ -34,7 +34,7 @@ _LIMITS = {
 
 
 def add_model(group: argparse._ArgumentGroup, *, max_tokens: str) -> None:
-    """Add who is asked, with how much of a history, and how; `max_tokens` says what the default is."""
+    """Add the model, its server and how it is asked; `max_tokens` says what the default is."""
     longest = "longest answer; none sets no limit, models that think first need more"
     told = _MODEL | {"max_tokens": f"{longest} (default: {max_tokens})"}
     options: dict[str, dict[str, Any]] = {
@@ -59,11 +59,11 @@ def json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"no JSON: {error.msg} at character {error.pos + 1}; {example}") from None
+        raise argparse.ArgumentTypeError(f"not JSON: {error.msg} at character {error.pos + 1}; {example}") from None
     except (ValueError, RecursionError):
-        raise argparse.ArgumentTypeError(f"no JSON that can be sent; {example}") from None
+        raise argparse.ArgumentTypeError(f"not JSON that can be sent; {example}") from None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"JSON, but no object; {example}")
+        raise argparse.ArgumentTypeError(f"JSON, but not an object; {example}")
     return value
 
 

@@ -93,7 +93,7 @@ def _failures(arguments: argparse.Namespace) -> None:
     for row in found.head(arguments.limit).itertuples():
         print(f"\n{row.about} {row.user_id}, repeat {row.repeat}, {row.model}, {row.attempts} attempts")
         print(f"  error:  {row.error}")
-        answer = ascii(row.response)  # whatever a model writes must not steer the terminal
+        answer = ascii(row.response)  # what a model writes must not control the terminal
         print(f"  answer: {answer if len(answer) <= _SHOWN else answer[:_SHOWN] + ' ...'}")
     if len(found) > arguments.limit:
         print(f"\n... and {len(found) - arguments.limit} more; see --limit")
@@ -113,7 +113,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _forget_refused(arguments: argparse.Namespace) -> None:
-    LedgerReader(arguments.ledger).close()  # raises if there is none; `Ledger` would make one
+    LedgerReader(arguments.ledger).close()  # raises if there is no such file; `Ledger` would make one
     with Ledger(arguments.ledger) as ledger:
         n_forgotten = ledger.forget_refused(arguments.containing)
     print(f"{n_forgotten} refused requests are asked again by the next run")

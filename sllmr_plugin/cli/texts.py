@@ -80,7 +80,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _kinds(text: str) -> list[Kind]:
     found = [kind for kind in KINDS if kind in names(text)]
     if set(found) != set(names(text)):
-        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(KINDS)}, nor several of them")
+        raise argparse.ArgumentTypeError(f"{text} is not one of {', '.join(KINDS)}, nor several of them")
     return found
 
 

@@ -54,7 +54,7 @@ def read_message(message: Any) -> MessageText:
     Raises
     ------
     TypeError
-        If it is no mapping, or the content is none of these.
+        If it is not a mapping, or the content has another type.
     """
     if not isinstance(message, Mapping):
         raise TypeError(f"the message is a {type(message).__name__}")
@@ -86,7 +86,7 @@ def _piece(piece: Any) -> tuple[str, str]:
     if isinstance(text, Mapping):
         text = text.get("value")
     if not isinstance(kind, str) or not isinstance(text, str):
-        raise TypeError("content has a piece that is no text")
+        raise TypeError("content has a piece that is not text")
     return kind, text
 
 
@@ -105,7 +105,7 @@ def token_logprobs(choice: Mapping[str, Any]) -> list[Any] | None:
     return content if isinstance(content, list) and all(isinstance(token, Mapping) for token in content) else None
 
 
-_DEEPEST = 8  # also bounds the work: a text is read at most this often, whatever brackets it holds
+_DEEPEST = 8  # also bounds the work: a text is read at most this often, however many brackets it holds
 _BRACKET = re.compile(r"[{\[]")
 _TOKEN = re.compile(
     r"""[\s,]*  # commas are not looked at, so a missing or a trailing one does no harm
@@ -166,7 +166,7 @@ def find_json(text: str) -> Iterator[Object | Array]:
     numbers as keys, numbers like ``.5`` and ``+1``, line breaks in strings, and ``None``, ``True`` and ``False``. Of a
     text that ends too early the complete elements are given: a number or string that the end cuts, or may have cut,
     is left out, as is a key without its value, and a number before a comma that may stand for a decimal point.
-    Anything else that is no JSON ends the search at that bracket, and the next bracket is tried.
+    Anything else that is not JSON ends the search at that bracket, and the next bracket is tried.
 
     Parameters
     ----------
@@ -439,7 +439,7 @@ def _final_channel(text: str, spans: list[tuple[int, int]]) -> tuple[int, int] |
 
 
 def _behind_thoughts(text: str, spans: list[tuple[int, int]], start: int, end: int) -> int:
-    """Return where the last thought in ``text[start:end]`` ends; `start` where there is none."""
+    """Return where the last thought in ``text[start:end]`` ends; `start` if there is none."""
     opened: dict[str, int] = {}  # kind of tag -> the end of the last one
     closed: dict[str, int] = {}
     for tag in _outside(_TAG, text, spans, start, end):
@@ -455,7 +455,7 @@ def _behind_thoughts(text: str, spans: list[tuple[int, int]], start: int, end: i
 
 
 def _inside_wrapper(text: str, spans: list[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
-    """Return what of ``text[start:end]`` stands in the last ``<answer>``; all of it where there is none."""
+    """Return the part of ``text[start:end]`` within the last ``<answer>``; all of it if there is none."""
     inside = None
     for tag in _outside(_WRAPPER, text, spans, start, end):
         if not (tag["close"] or tag["close2"]):

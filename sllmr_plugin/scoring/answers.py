@@ -32,7 +32,7 @@ class ReadScores:
     numbers : dict of int to Number
         Position of a candidate (from 0) -> its score, in [0, 1].
     n_unasked, n_duplicates : int
-        As of `ScoredAnswer`.
+        As in `ScoredAnswer`.
     """
 
     numbers: dict[int, Number]
@@ -43,12 +43,12 @@ class ReadScores:
 def parse_scores(text: str, request: ScoringRequest) -> ScoredAnswer:
     """Read an answer to a prompt that asks for scores.
 
-    Understood are ``{"scores": {"1": 0.4, ...}}``, the same without the outer object, and a list of
+    Accepted are ``{"scores": {"1": 0.4, ...}}``, the same without the outer object, and a list of
     ``{"id": 1, "score": 0.4}`` objects or ``[1, 0.4]`` pairs, also one object a line; with prose or code fences around
-    them, with numbers as strings, and whatever else `find_json` forgives. Of thoughts nothing is read (`answer_span`).
-    Of several such values in a text the one that names the most candidates counts, the last of them if there are more:
-    models that think aloud end with their answer. An answer that was cut off gives its complete entries, the
-    other candidates are missing.
+    them, with numbers as strings, and with the other faults that `find_json` forgives. Thoughts are not read
+    (`answer_span`). Of several such values in a text the one that names the most candidates counts, the last of them if
+    there are more: models that think aloud end with their answer. An answer that was cut off gives its complete
+    entries, the other candidates are missing.
 
     Labels other than those of the request's candidates are dropped and counted. A label that comes up again is
     counted, its first score stands. A score of null is a missing score.
@@ -68,7 +68,7 @@ def parse_scores(text: str, request: ScoringRequest) -> ScoredAnswer:
     Raises
     ------
     AnswerError
-        If a candidate's score is no finite number in [0, 1], no candidate is scored at all, the labels are shifted
+        If a candidate's score is not a finite number in [0, 1], no candidate has a score, the labels are shifted
         (`check_labels`), scores that follow the answer contradict it, or a thought has no end. The message says so in
         words that a model can act on.
 
@@ -182,7 +182,7 @@ def check_labels(labels: Sequence[Value], n_candidates: int) -> None:
 
     Of a model that counts from 0 every label but the first is another candidate's. So labels are refused if 0 is among
     them, if M + 1 is and 1 is not, if they all lie in a range of M that is not 1 to M, or if some candidate is not
-    named and most of the labels are no candidate's.
+    named and most of the labels do not belong to a candidate.
 
     Parameters
     ----------
@@ -409,7 +409,7 @@ def expected_scores(
     Returns
     -------
     ScoredAnswer
-        As of `parse_scores` for the same text, with expected scores.
+        As in `parse_scores` for the same text, with expected scores.
 
     Raises
     ------

@@ -61,7 +61,7 @@ class ServerAsker:
     Parameters
     ----------
     client : Client
-        Whom to ask; closed with this object.
+        Asks the server; closed with this object.
     questions : Questions
         How to read the answers.
     price : Price or None
@@ -100,7 +100,7 @@ class ServerAsker:
         return await self._client.complete(question.messages, question.request.n_candidates, question.parameters)
 
     def read(self, question: Question, completion: Completion) -> LedgerAnswer:
-        """Read an answer, and reckon what it cost."""
+        """Read an answer, and compute its cost."""
         used = completion.prompt_tokens, completion.completion_tokens, completion.cached_tokens
         return self._questions.read(question, completion, self._price.cost(*used) if self._price else None)
 
@@ -110,12 +110,12 @@ class ServerAsker:
 
 
 class Asker(Protocol):
-    """What the runner needs of whoever asks.
+    """What the runner needs of an object that asks.
 
     Attributes
     ----------
     address, form
-        As of `Client`.
+        As in `Client`.
     """
 
     address: str
@@ -131,7 +131,7 @@ class Asker(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         ...
 
 
@@ -268,7 +268,7 @@ def in_a_loop(main: Callable[[], Coroutine[Any, Any, T]], interrupt: Callable[[]
     main : callable
         Makes the coroutine.
     interrupt : callable
-        Called at Ctrl-C where the coroutine runs in another thread and hears nothing of it.
+        Called at Ctrl-C if the coroutine runs in another thread, which does not receive the signal.
     """
     try:
         asyncio.get_running_loop()
@@ -294,7 +294,7 @@ class Asked:
     summary : RunSummary
         Of the run.
     spending : Spending
-        Tokens and dollars of all answers to its requests, from whatever run.
+        Tokens and dollars of all answers to its requests, those of earlier runs included.
     ledger : pathlib.Path
         Where they are.
     price : Price or None

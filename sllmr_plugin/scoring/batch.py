@@ -36,7 +36,7 @@ _SEARCHED = 500  # batches of the account among which to look for one of ours
 
 MOST_REQUESTS = 50_000  # of one batch, at OpenAI
 _MOST_BYTES = 150_000_000
-# Under a cap, as long as nobody knows how long, and so how dear, answers without a limit get.
+# Requests in the first batch under a cap, while the length, and so the cost, of answers without a limit is unknown.
 FIRST_UNLIMITED = 5
 # What a server says to a batch that would take the account above the tokens that may wait in batches.
 _QUEUE_FULL = re.compile(r"enqueued|token_limit_exceeded", re.IGNORECASE)
@@ -69,9 +69,10 @@ def run_batches(
     requests : iterable of ScoringRequest or TextRequest
         Gone through once; those without an answer are kept until they have one.
     questions, client, ledger
-        As of `run`.
+        As in `run`.
     limits : RunLimits, optional
-        Of it, `retries` (how many batches in a row may bring nothing, and how often a call is repeated) and `max_cost`.
+        Used are `retries` (how many batches in a row may bring nothing, and how often a call is repeated) and
+        `max_cost`.
     price : Price, optional
         With the discount of batches already taken off.
     poll_seconds : float, default=30
@@ -81,7 +82,7 @@ def run_batches(
     verbose : bool, default=True
         Show progress.
     take, spending
-        As of `run`.
+        As in `run`.
 
     Returns
     -------
@@ -349,7 +350,7 @@ class _Batches:
             await asyncio.sleep(self._poll_seconds)
 
     async def _merge(self, entry: dict[str, Any], marks: dict[str, int], form: ServerForm) -> None:
-        """Commit one answer of a batch; one that is none waits for the next batch."""
+        """Commit one answer of a batch; a line without an answer waits for the next batch."""
         key = str(entry.get("custom_id"))
         if key not in self._waiting or key not in marks:
             return
@@ -444,7 +445,7 @@ def written_line(key: str, body: Mapping[str, Any]) -> bytes:
 
 
 def read_lines(content: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file; a line that is none is passed over and asked again."""
+    """Yield the objects of a JSON-lines file; other lines are skipped, and their requests asked again."""
     for line in content.decode("utf-8", "replace").splitlines():
         with contextlib.suppress(ValueError):
             entry = json.loads(line)

@@ -147,13 +147,13 @@ def draw_candidates(
     """Choose users and draw their candidates: ``sllmr candidates`` in Python (paper, Sec. 3.1 and 4.3).
 
     A user's own training and validation items are never drawn. A probe is the exception: a validation item mixed in
-    unmarked, which tells later whether the scorer finds it. Test items are drawn like any other unseen item, for a
-    table that leaves them out tells the model which they are.
+    unmarked, which shows later whether the scorer finds it. Test items are drawn like any other unseen item, because
+    a table without them would reveal to the model which they are.
 
     Parameters
     ----------
     interactions : path, pandas.DataFrame or Interactions
-        As of `load_interactions`. Users without a training interaction are not asked about, since no model row can be
+        As in `load_interactions`. Users without a training interaction are not asked about, since no model row can be
         made for them; items without a title are not drawn if the catalogue has titles.
     items : path or pandas.DataFrame, optional
         The catalogue: ``item_id, title[, category]``. Diverse items come from as many categories as possible, and from
@@ -272,11 +272,11 @@ def _draw_hashed(draw: Draw, of_diverse: tuple, of_popular: tuple, engine: Engin
     """Draw diverse and popular items, the sources that hash every user with every item of a pool."""
     if engine is None:
         return [diverse(draw, *of_diverse), popular(draw, *of_popular)]
-    # Apart from the users: what every part needs, sent once.
-    nobody = draw.part(slice(0, 0))
+    # What every part needs besides its users, sent once.
+    without_users = draw.part(slice(0, 0))
     parts = ((part.start, draw.part(part)) for part in cut(len(draw.user_key), engine.workers, at_least=_LEAST_USERS))
     shards = ((start, part.user_key, part.cold, part.own) for start, part in parts)
-    drawn = [result for _, result in engine.map(_draw_part, (nobody, of_diverse, of_popular), shards)]
+    drawn = [result for _, result in engine.map(_draw_part, (without_users, of_diverse, of_popular), shards)]
     return [
         (np.concatenate([rows for rows, _ in source]), np.concatenate([items for _, items in source]))
         for source in zip(*drawn, strict=True)
@@ -284,9 +284,9 @@ def _draw_hashed(draw: Draw, of_diverse: tuple, of_popular: tuple, engine: Engin
 
 
 def _draw_part(shared: tuple[Draw, tuple, tuple], shard: tuple) -> list[Drawn]:
-    nobody, of_diverse, of_popular = shared
+    without_users, of_diverse, of_popular = shared
     start, user_key, cold, own = shard
-    draw = replace(nobody, user_key=user_key, cold=cold, own=own)
+    draw = replace(without_users, user_key=user_key, cold=cold, own=own)
     return [(rows + start, items) for rows, items in (diverse(draw, *of_diverse), popular(draw, *of_popular))]
 
 
@@ -301,7 +301,7 @@ def read_categories(items: str | os.PathLike[str] | pd.DataFrame) -> np.ndarray 
     Returns
     -------
     ndarray or None
-        (n_items,) labels as text, "" where there is none; None without the column.
+        (n_items,) labels as text, "" for an item without one; None without the column.
     """
     table = read_table(items, "items")
     if "category" not in table.frame:

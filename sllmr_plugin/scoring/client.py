@@ -27,7 +27,7 @@ from .secrets import (
 from .servers import OF_THE_FORM, ErrorReader, FormSearch, ServerForm
 
 _LARGEST_COUNT = 2**53
-# A request that a server does not understand comes back with one of these, in whatever words.
+# A request that a server does not understand comes back with one of these, whatever the message.
 _NOT_UNDERSTOOD = (400, 404, 415, 422, 500, 501)
 _SEARCHES = 3  # for so many questions that are refused in every form; further ones are refused for what they ask
 _BROKEN_SECONDS = 1.0  # before a request that a server failed at is sent again in the same form
@@ -206,13 +206,13 @@ class OpenAIClient:
     Raises
     ------
     ServerError
-        If there is no key and the server is OpenAI's, or the address is none.
+        If there is no key and the server is OpenAI's, or the address is not valid.
     """
 
     def __init__(
         self, model: str, *, base_url: str | None = None, timeout: float = 60.0, answer: AnswerForm = "scores"
     ) -> None:
-        import openai  # a second's work that only those who ask a server should wait for
+        import openai  # takes a second, which only those who ask a server should wait for
 
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         address = base_url or os.environ.get("OPENAI_BASE_URL") or None
@@ -223,12 +223,13 @@ class OpenAIClient:
         self._without_key = key_remover(key)
         if not key.isprintable() or not key.isascii():
             raise ServerError(
-                "OPENAI_API_KEY holds a line break or another sign that no key has. Copy the key again.", "hopeless"
+                "OPENAI_API_KEY holds a line break or another character that keys do not contain. Copy the key again.",
+                "hopeless",
             )
         if not key and address is None:
             raise ServerError(
                 "there is no key. Set the environment variable OPENAI_API_KEY, give --base-url for a server of "
-                "your own, or do without a model: score --scorer lexical, texts --writer titles.",
+                "your own, or score without a model: score --scorer lexical, texts --writer titles.",
                 "hopeless",
             )
         self.model = model
@@ -312,7 +313,7 @@ class OpenAIClient:
             raise self.failure(error) from None
         except json.JSONDecodeError as error:
             problem = self._errors.in_an_answer(error.doc, answered=self.answered)
-            raise problem or ServerError("the answer is no JSON", "lost") from None
+            raise problem or ServerError("the answer is not JSON", "lost") from None
         except Exception as error:  # what a body that is nested too deeply makes of the library
             raise ServerError(f"the answer cannot be read: {self._short(error)}", "lost") from None
         choices = completion.get("choices") if isinstance(completion, dict) else None
@@ -356,7 +357,7 @@ class OpenAIClient:
         return body
 
     def _hide(self, extra: Mapping[str, Any]) -> None:
-        """Keep secrets that a request's body holds out of what is told of the server's words from now on."""
+        """Remove secrets in a request's body from all messages of the server that are shown from now on."""
         new = set(named_secrets(extra)) - self._named_secrets
         if new:
             self._named_secrets |= new
@@ -382,7 +383,7 @@ class OpenAIClient:
             never_sent = "Connect" in type(cause).__name__
             detail = self._short(cause if cause is not None else error)
             return ServerError(f"the connection to {self._where} failed ({detail})", "busy" if never_sent else "lost")
-        if status is None:  # a response that is no completion
+        if status is None:  # a response that is not a completion
             return ServerError(f"the answer cannot be understood: {self._short(error)}", "lost")
         response = error.response  # type: ignore[attr-defined]
         return self._errors.read(status, _json(response.text), response.headers, answered=self.answered)
@@ -392,7 +393,7 @@ class OpenAIClient:
         return self._errors.read(status if isinstance(status, int) else None, body, {}, answered=self.answered)
 
     def read_body(self, body: Any, messages: Sequence[Mapping[str, Any]], form: ServerForm | None = None) -> Completion:
-        """Read a chat completion from JSON values, as batches return it; raise `ServerError` if it is none."""
+        """Read a chat completion from JSON values, as batches return it; raise `ServerError` if they are not one."""
         problem = self._errors.in_an_answer(body, answered=self.answered)
         if problem is not None:
             raise problem
@@ -411,7 +412,7 @@ class OpenAIClient:
             choice = completion["choices"][0]
             message = read_message(choice["message"])
         except (KeyError, IndexError, TypeError) as error:
-            raise ServerError(f"the answer is no chat completion ({self._short(error)})", "lost") from None
+            raise ServerError(f"the answer is not a chat completion ({self._short(error)})", "lost") from None
         cut_off, broken_off = how_it_ended(choice.get("finish_reason"))
         text = message.content if message.content.strip() else message.refusal
         text = self._without_key(text).encode("utf-8", "replace").decode("utf-8")  # SQLite takes no lone surrogate
@@ -454,7 +455,7 @@ def _address(
         parts = urllib.parse.urlsplit(address.strip())
         host = parts.hostname
     except ValueError as error:
-        raise ServerError(f"{given_by} {scrub(address)} is no address ({error}). {example}", "hopeless") from None
+        raise ServerError(f"{given_by} {scrub(address)} is not an address ({error}). {example}", "hopeless") from None
     if parts.scheme not in ("http", "https"):
         raise ServerError(f"{given_by} {scrub(address)} does not begin with http:// or https://. {example}", "hopeless")
     if not host:
@@ -464,7 +465,7 @@ def _address(
 
 
 def _json(text: str) -> Any:
-    """Return the JSON values of a text, or the text where it is none."""
+    """Return the JSON values of a text, or the text if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -492,11 +493,11 @@ def _usage(completion: Mapping[str, Any], messages: Sequence[Mapping[str, Any]],
 
 
 def _inner(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return the object under a name, an empty one where there is none."""
+    """Return the object under a name, an empty one if there is none."""
     inner = values.get(name)
     return inner if isinstance(inner, Mapping) else {}
 
 
 def _count(tokens: object, estimate: Callable[[], int]) -> int:
-    """Return a server's count of tokens, or an estimate where there is none that can be true."""
+    """Return a server's count of tokens, or an estimate if there is no plausible count."""
     return tokens if isinstance(tokens, int) and 0 <= tokens < _LARGEST_COUNT else estimate()

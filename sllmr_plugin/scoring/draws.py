@@ -22,7 +22,7 @@ def id_keys(ids: pd.Index, *, seed: int, purpose: int) -> np.ndarray:
     ids : pandas.Index
         (n,) whole numbers or text.
     seed, purpose : int
-        Keys of another seed or purpose have nothing to do with these.
+        Keys of another seed or purpose are independent of these.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def lowest(keys: np.ndarray, count: int) -> np.ndarray:
 
 
 def deal(n_items: int, n_hands: int, size: int, *, seed: int | list[int]) -> np.ndarray:
-    """Deal items to hands in turn from a shuffled pack, shuffled anew whenever it is used up.
+    """Deal items to hands in turn from a shuffled pack, shuffled again whenever it is used up.
 
     Every item is dealt ``n_hands * size / n_items`` times, rounded up or down; more hands leave the first ones as
     they were.
@@ -126,7 +126,7 @@ class Draw:
         return replace(self, user_key=self.user_key[rows], cold=self.cold[rows], own=own)
 
     def foreign(self, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """Say which pairs are none of the user's own items: bool, of the shape of both."""
+        """Return which pairs are not among the user's own items: bool, of the shape of both."""
         return ~np.isin(rows * self.stride + items, self.own)
 
 
@@ -266,7 +266,7 @@ class CandidateSummary:
     probes, cold_probes : int
         Probes, and those of cold users.
     items, tail_items : int
-        Distinct items among the candidates, and long-tail items of them, from whatever source.
+        Distinct items among the candidates, and long-tail items of them, from any source.
     catalogue, catalogue_tail : int
         All items, and all long-tail ones that can be drawn.
     tail_users : tuple of int
@@ -342,7 +342,7 @@ def summarise(
     tail : ndarray
         Codes of the long-tail items.
     per_user, cold_history : int
-        As of `CandidateSettings`.
+        As in `CandidateSettings`.
     """
     history = data.history_length[1:]
     is_probe = (source == "probe").to_numpy()

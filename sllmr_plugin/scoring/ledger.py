@@ -53,18 +53,18 @@ class Ledger:
     path : path
         Made if it does not exist, with the folders above it. A file ``<path>.lock`` beside it stays.
     patience : float, default=0
-        Seconds to wait for another process to let go of it.
+        Seconds to wait for another process to release it.
 
     Attributes
     ----------
     n_interrupted : int
-        Requests that were in flight when the process that held the ledger before was killed, until a run has told of
-        them.
+        Requests that were in flight when the process that held the ledger before was killed, until a run has
+        reported them.
 
     Raises
     ------
     LedgerError
-        If another live process holds it, it is no ledger, a newer version made it, or it cannot be read or written.
+        If another live process holds it, it is not a ledger, a newer version made it, or it cannot be read or written.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, patience: float = 0.0) -> None:
@@ -225,7 +225,7 @@ class Ledger:
         return dict(self._reader.execute("SELECT key, id FROM unanswered WHERE batch = ?", (token,)))
 
     def close(self) -> None:
-        """Commit what is queued and let go of the file. A second call does nothing."""
+        """Commit what is queued and release the file. A second call does nothing."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
@@ -241,7 +241,7 @@ class Ledger:
 
     def _submit(self, statements: list[tuple[str, tuple]]) -> Future[None]:
         done: Future[None] = Future()
-        done.set_running_or_notify_cancel()  # whoever waits may be cancelled, the commit may not
+        done.set_running_or_notify_cancel()  # a waiting caller may be cancelled, the commit may not
         if self._broken is not None:
             done.set_exception(self._broken)
         else:
@@ -265,7 +265,7 @@ class Ledger:
                     for statements, _ in work:
                         for statement, values in statements:
                             self._writer.execute(statement, values)
-            except Exception as error:  # whatever it is: those who wait must hear of it
+            except Exception as error:  # of any kind: those who wait must receive it
                 self._broken = error if isinstance(error, LedgerError) else ledger_failure(self.path, error)
                 for _, done in work:
                     done.set_exception(self._broken)
@@ -436,7 +436,7 @@ def take_over(ledger: Ledger, *elsewhere: Partitions) -> None:
     Raises
     ------
     LedgerError
-        As of `merge_partitions`.
+        As in `merge_partitions`.
     """
     found = sum(merge_partitions(ledger, one) for one in (PartitionFiles(partition_folder(ledger.path)), *elsewhere))
     if found:

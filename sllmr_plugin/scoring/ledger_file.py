@@ -29,7 +29,7 @@ class LedgerAnswer:
     attempt : int
         0 for the first question, 1 for the first one with an error fed back.
     model, user_id : str
-        Who was asked, and about whom (or which item, for a text about one); for the reader of the ledger only.
+        The model, and the user (or item) that the question is about; for readers of the ledger only.
     repeat : int
         Which repeat of the question this is.
     request : dict
@@ -41,7 +41,7 @@ class LedgerAnswer:
         Scores by position in the prompt, None where the answer has none; None for an answer that cannot be used, and
         for one that is a text, which is read from `response`.
     n_unasked, n_duplicates : int
-        As of `ScoredAnswer`.
+        As in `ScoredAnswer`.
     prompt_tokens, completion_tokens : int
         As the server counted them.
     cost : float or None
@@ -79,11 +79,11 @@ class Refusal:
     Attributes
     ----------
     key, first_key, attempt, model, user_id, repeat, request
-        As of `LedgerAnswer`.
+        As in `LedgerAnswer`.
     reason : str
         What the server said.
     cause : str or None
-        What it means, where that can be told (`server_errors.cause_of`).
+        What it means, where that can be told (`servers.cause_of`).
     """
 
     key: str
@@ -119,7 +119,7 @@ def ledger_key(
 ) -> str:
     """Return the key of a question: SHA-256 over canonical JSON of all that decides its answer.
 
-    Where the question is sent to, and how many are sent at a time, are no part of it.
+    The server's address and the number of requests in flight are not part of it.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ CREATE TABLE batches (
 # Tables that ledgers of earlier versions lack: made where they are missed, and passed over by those versions.
 _LATER_TABLES = {
     "refused": """(
-    key TEXT PRIMARY KEY,          -- of a question that the server refuses for good; as of answers, like the next ones
+    key TEXT PRIMARY KEY,          -- of a question that the server refuses for good; this and the next as in answers
     first_key TEXT NOT NULL,
     attempt INTEGER NOT NULL,
     model TEXT NOT NULL,
@@ -210,7 +210,7 @@ COLUMNS = (
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open for writing; make the tables of a new file, leave a file that is no ledger as it is."""
+    """Open for writing; make the tables of a new file, do not touch a file that is not a ledger."""
     # Autocommit, so that transactions are where they are written; used by one thread at a time.
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
     try:
@@ -233,7 +233,7 @@ def check_is_ledger(connection: sqlite3.Connection, path: Path) -> None:
     """Raise `LedgerError` unless a connection is to a ledger that this version can read."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     if application != _APPLICATION_ID:
-        raise LedgerError(f"{path}: is a database, but no ledger of this package. Give another file with --ledger.")
+        raise LedgerError(f"{path}: is a database, but not a ledger of this package. Give another file with --ledger.")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version != _SCHEMA_VERSION:
         raise LedgerError(
@@ -304,7 +304,7 @@ class LedgerReader:
     Raises
     ------
     LedgerError
-        If there is none, or it cannot be read.
+        If there is no such file, or it cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -331,7 +331,7 @@ class LedgerReader:
         return find_completions(self.connection, model)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.connection.close()
 
     def __enter__(self) -> LedgerReader:

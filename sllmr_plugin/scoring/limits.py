@@ -63,14 +63,14 @@ class Quota:
 
 
 class Pace:
-    """Decides when the next request may start; it only does the sums, and never sleeps.
+    """Decides when the next request may start; it only computes, and never sleeps.
 
     Three things set the pace, and the slowest of them counts:
 
     - the limits that are given. Slots are spaced evenly instead of saved up, so that no minute, whenever it begins,
       holds more than its share;
-    - the rate that the server was found to bear. Nothing is known of it until the server refuses a request as one too
-      many. Then everybody waits, and the rate falls by a tenth, and below that at which answers came since the
+    - the rate that the server was found to accept. Nothing is known of it until the server refuses a request as one too
+      many. Then all requests wait, and the rate falls by a tenth, and below that at which answers came since the
       refusal before (multiplicative decrease). Each answer adds a hundredth of it (additive increase), after ten
       answers without a refusal two hundredths, after twenty four. One request goes alone first, and with every answer
       one more may be in flight;
@@ -80,7 +80,7 @@ class Pace:
     Parameters
     ----------
     requests_per_minute, tokens_per_minute : float or None, default=None
-        None is no limit.
+        None sets no limit.
     clock : callable, default=time.monotonic
         Seconds.
 
@@ -108,7 +108,7 @@ class Pace:
         self._clock = clock
         self._next_request = self._next_token = self._held_until = self._limited_at = clock()
         self.room = math.inf
-        self._rate: float | None = None  # requests a second that the server bears, as far as is known
+        self._rate: float | None = None  # requests a second that the server accepts, as far as is known
         self._step = 0.0
         self._answers = 0  # since it was one too many
         self._spreading, self._spread = 0, 0.0
@@ -152,7 +152,7 @@ class Pace:
         self._spreading, self._spread = requests, seconds / requests
 
     def answered(self) -> None:
-        """Note an answer: the server bears this, and maybe more."""
+        """Note an answer: the server accepts this rate, and maybe a higher one."""
         self._answers += 1
         self.room += 1
         if self._rate is not None:
@@ -177,7 +177,7 @@ class Pace:
         return True
 
     def told(self, quota: Quota) -> None:
-        """Go by what the server says of its quota from now on."""
+        """Use what the server says about its quota from now on."""
         now = self._clock()
         for allowance, left in ((self._requests, quota.requests), (self._tokens, quota.tokens)):
             if left is not None:
@@ -335,7 +335,7 @@ def read_retry_after(headers: object, now: Callable[[], float] = time.time) -> f
     Returns
     -------
     float or None
-        At least 0; None if there is none that can be understood.
+        At least 0; None if there is no header that can be understood.
     """
     get = headers.get  # type: ignore[attr-defined]
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):

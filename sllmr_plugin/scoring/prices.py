@@ -148,7 +148,7 @@ class RunLimits(Settings):
     concurrency : int, default=16
         Requests in flight at a time. Also the most that a kill can make a run ask again.
     requests_per_minute, tokens_per_minute : float or None, default=None
-        None is no limit.
+        None sets no limit.
     retries : int, default=6
         How often a request that got no answer is sent again, with growing waits. A server that is merely busy (429)
         is waited for without counting, for as long as other requests are answered.
@@ -198,7 +198,7 @@ def is_cut(messages: Sequence[Mapping[str, Any]], counted_tokens: int) -> bool:
 
     No tokenizer in use puts more than 7 characters into a token on average, or 3 of Chinese, Japanese or Korean. A
     count below that, half of what `estimate_tokens` guesses of English, means that the server dropped a part of the
-    prompt, as servers do that have been started with a short context. A count of 0 is none.
+    prompt, as servers do that have been started with a short context. A count of 0 is taken for a missing one.
 
     Examples
     --------
@@ -262,7 +262,7 @@ class Spending:
         if self.cut_prompts:
             notes.append(
                 f"  {self.cut_prompts} answers are to prompts of which the server dropped a part (it counted less than "
-                "half the tokens): start it with a longer context, and ask anew with another --ledger"
+                "half the tokens): start it with a longer context, and ask again with another --ledger"
             )
         if self.own_temperature:
             notes.append(
@@ -299,7 +299,7 @@ class AnswerLengths:
         return 1 + self._foreseen
 
     def note(self, tokens: int) -> None:
-        """Go by the tokens of an answer from now on."""
+        """Take the tokens of an answer into account."""
         unforeseen = not self._longest or tokens > self.longest
         self._foreseen = 0 if unforeseen else self._foreseen + 1
         self._longest = max(self._longest, tokens)
@@ -313,7 +313,7 @@ class Budget:
     spent : float
         USD spent so far.
     most : float or None
-        USD that must not be exceeded; None is no cap.
+        USD that must not be exceeded; None sets no cap.
 
     Attributes
     ----------
@@ -322,7 +322,7 @@ class Budget:
     in_flight : int
         Requests that money is set aside for.
     unlimited : float
-        USD set aside for an answer without a limit of its length. Set it anew when longer ones turn up: it counts for
+        USD set aside for an answer without a limit of its length. Set it again when longer ones occur: it counts for
         those in flight, too.
     """
 

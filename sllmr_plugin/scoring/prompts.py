@@ -94,7 +94,7 @@ def response_format(
 def answer_format(n_candidates: int, answer: AnswerKind = "scores") -> str:
     """Say in words what `answer_schema` says; a prompt template's ``$answer_format``.
 
-    The form is shown without a score, so that there is none to copy.
+    The form is shown without a score, so that the model cannot copy one.
     """
     if answer == "scores":
         form = '{"scores": {' + _listed('"{}": <score>', n_candidates) + "}}"
@@ -110,7 +110,7 @@ def answer_format(n_candidates: int, answer: AnswerKind = "scores") -> str:
 
 
 def has_meaning(text: str) -> bool:
-    """Tell whether a string means something to the reader of answers when it stands there as a key or label."""
+    """Tell whether a string is a key or label to the reader of answers."""
     return text.strip().lower() in (*ID_KEYS, SCORE_KEY, *ANSWER_KINDS) or LABEL.fullmatch(text) is not None
 
 
@@ -135,7 +135,7 @@ UNTITLED = "(untitled)"
 _INERT = str.maketrans(
     {"{": "(", "}": ")", "[": "(", "]": ")", '"': "''", "\\": "/", "<": "‹", ">": "›", "◁": "‹", "▷": "›"}
 )
-# Control, format (bidi, zero-width, tag), surrogate and private-use characters: nobody sees them, a model reads them.
+# Control, format (bidi, zero-width, tag), surrogate and private-use characters: invisible, but a model reads them.
 _INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co"})
 # Invisible, though their category is that of a letter or mark: joiners, fillers and variation selectors.
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\ufe00-\ufe0f\U000e0000-\U000e0fff]")
@@ -327,10 +327,10 @@ class PromptTemplate:
 
     - ``$history``: the titles of the user's last items, oldest first, as a JSON list with a title a line;
     - ``$candidates``: the titles of the candidates under the labels "1" to "M", as a JSON object with a title a line;
-    - ``$answer_format``: how to answer, in words (`schema.answer_format`);
+    - ``$answer_format``: how to answer, in words (`answer_format`);
     - ``$n_candidates``: M; this one may be left out.
 
-    A model never sees an id, only labels, and every title goes through `titles.clean_title`, so no title can
+    A model never sees an id, only labels, and every title goes through `clean_title`, so no title can
     imitate another candidate or the answer.
 
     Parameters
@@ -373,14 +373,14 @@ class PromptTemplate:
     ) -> PromptTemplate:
         """Read a template from a text file in UTF-8.
 
-        Its sections are those of `template_text.read_sections`.
+        Its sections are those of `read_sections`.
 
         Parameters
         ----------
         path : path
             The file.
         answer, max_title_characters
-            As of the class.
+            As in the class.
 
         Raises
         ------
@@ -415,7 +415,7 @@ class PromptTemplate:
         Raises
         ------
         PromptError
-            If there is no candidate, the titles do not match the candidates, or a title is no text.
+            If there is no candidate, the titles do not match the candidates, or a title is not text.
         """
         self._check(request)
         n_candidates = len(request.item_ids)
@@ -431,17 +431,17 @@ class PromptTemplate:
         return clean_title(title, self.max_title_characters)
 
     def _check(self, request: ScoringRequest) -> None:
-        who = f"user {request.user_id!r}"
+        user = f"user {request.user_id!r}"
         if not request.item_ids:
-            raise PromptError(f"{who} has no candidate. Leave out users without candidates.")
+            raise PromptError(f"{user} has no candidate. Leave out users without candidates.")
         if len(request.item_ids) != len(request.titles):
             raise PromptError(
-                f"{who} has {len(request.item_ids)} candidates and {len(request.titles)} titles. "
+                f"{user} has {len(request.item_ids)} candidates and {len(request.titles)} titles. "
                 "Give every item a title."
             )
         for title in (*request.history, *request.titles):
             if not isinstance(title, str):
-                raise PromptError(f"{who}: the title {title!r} is no text. Give every item a title that is a string.")
+                raise PromptError(f"{user}: the title {title!r} is not text. Give every item a title that is a string.")
 
 
 def ask_again(

@@ -48,7 +48,7 @@ def checked_extra_body(extra_body: Mapping[str, Any] | None) -> dict[str, Any] |
         return None
     example = 'such as {"chat_template_kwargs": {"enable_thinking": false}}'
     if not isinstance(extra_body, Mapping) or not all(isinstance(name, str) for name in extra_body):
-        raise ConfigError(f"extra_body is no JSON object with names as keys. Give one {example}.")
+        raise ConfigError(f"extra_body is not a JSON object with names as keys. Give one {example}.")
     for name in extra_body:
         if name in _SET_ELSEWHERE:
             raise ConfigError(f"extra_body must not hold {name}: {_SET_ELSEWHERE[name]}. Leave it out.")
@@ -152,7 +152,7 @@ class Conversation(Settings, ABC, Generic[R]):
 
     @functools.cached_property
     def stored_extra_body(self) -> dict[str, Any]:
-        """What ledgers and tables keep of ``extra_body``, without secrets: nothing where there is none."""
+        """What ledgers and tables keep of ``extra_body``, without secrets: empty if there is none."""
         return {"extra_body": hide_secrets(self.extra_body)} if self.extra_body else {}
 
     def recorded(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class Conversation(Settings, ABC, Generic[R]):
         """Return the limit of an answer's tokens that "auto" stands for."""
 
     def parameters(self, request: R) -> dict[str, Any]:
-        """Return what else decides the answer; ``max_tokens`` is among it, None where there is no limit."""
+        """Return what else decides the answer; ``max_tokens`` is among it, None if there is no limit."""
         longest = self.longest_answer(request) if self.max_tokens == "auto" else self.max_tokens
         return {"answer": self.form, "temperature": self.temperature, "max_tokens": longest}
 
@@ -194,7 +194,7 @@ class Conversation(Settings, ABC, Generic[R]):
         """Return what `understood` makes of a stored answer today, as far as it changes; raise `AnswerError` too."""
 
     def today(self, answer: LedgerAnswer, request: R) -> LedgerAnswer:
-        """Return a stored answer as it is read today: what an older version took for an answer may be none."""
+        """Return a stored answer as it is read today, which may refuse what an older version accepted."""
         if not answer.ok:
             return answer
         try:
@@ -235,13 +235,7 @@ class Conversation(Settings, ABC, Generic[R]):
             if completion.cut_off:
                 error = f"the answer was cut off after {completion.completion_tokens} tokens: be brief. {error}"
         return LedgerAnswer(
-            key=question.key,
-            first_key=question.first_key,
-            attempt=question.attempt,
-            model=self.model,
-            user_id=question.request.subject,
-            repeat=question.request.repeat,
-            request=self._noted(question, completion.form),
+            **self._identified(question, completion.form),
             response=completion.text,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
@@ -252,22 +246,24 @@ class Conversation(Settings, ABC, Generic[R]):
 
     def refused(self, question: Question[R], problem: ServerError) -> Refusal:
         """Return a refusal of the server as a ledger entry."""
-        return Refusal(
-            key=question.key,
-            first_key=question.first_key,
-            attempt=question.attempt,
-            model=self.model,
-            user_id=question.request.subject,
-            repeat=question.request.repeat,
-            request=self._noted(question),
-            reason=problem.reason,
-            cause=problem.cause,
-        )
+        return Refusal(**self._identified(question), reason=problem.reason, cause=problem.cause)
 
-    def _noted(self, question: Question[R], form: ServerForm | None = None) -> dict[str, Any]:
+    def _identified(self, question: Question[R], form: ServerForm | None = None) -> dict[str, Any]:
+        """Return the fields that an answer and a refusal share: which question it is, and what is noted of it."""
+        return {
+            "key": question.key,
+            "first_key": question.first_key,
+            "attempt": question.attempt,
+            "model": self.model,
+            "user_id": question.request.subject,
+            "repeat": question.request.repeat,
+            "request": self._noted(question, form),
+        }
+
+    def _noted(self, question: Question[R], form: ServerForm | None) -> dict[str, Any]:
         """Return what the ledger notes of a question, which is never its text: with the parameters that were sent.
 
-        The key is that of the question as it was meant, so that it is the same whatever a server takes.
+        The key is that of the question as it was meant, so that it is the same for every server.
         """
         parameters, left_out = question.parameters | self.stored_extra_body, []
         if form is not None and not form.temperature and parameters.get("temperature") is not None:
@@ -295,14 +291,14 @@ class Conversation(Settings, ABC, Generic[R]):
         ledger : Ledger or LedgerReader
             Where its answers are.
         spending : Spending, optional
-            Gets every answer that is met.
+            Gets every answer that is found.
 
         Returns
         -------
         question : Question or None
             What has to be asked next; None if the request has its answer, no attempt is left or the server refuses it.
         answer : LedgerAnswer, Refusal or None
-            The last answer there is, of whatever use; that the server refuses the next question, if it does.
+            The last answer, usable or not; or the server's refusal of the next question.
         """
         question: Question[R] | None = self.first(request)
         answer = None
@@ -339,10 +335,10 @@ class Questions(Conversation[ScoringRequest]):
         The prompt.
     top_logprobs : int or None, default=None
         Ask for the log-probabilities of so many alternatives a token, and take the expected score of each candidate
-        (`expected_scores`) in place of the one written. Of a server that has none a warning says so, and the scores
-        are those written.
+        (`expected_scores`) in place of the one written. A warning says if the server returns none; the scores
+        are then those written.
     ranking_temperature : float, default=0.5
-        As of `soft_scores`, for templates that ask for a ranking. It is applied when answers are read, so
+        As in `soft_scores`, for templates that ask for a ranking. It is applied when answers are read, so
         changing it asks nothing again.
     """
 

@@ -28,7 +28,7 @@ from .requests import ScoredAnswer, ScoringRequest
 
 DEFAULT_TEMPERATURE = 0.5
 
-# A label in an order that is no JSON. Titles cannot hold square brackets or ">" (`clean_title`), so no title that a
+# A label in an order that is not JSON. Titles cannot hold square brackets or ">" (`clean_title`), so no title that a
 # model repeats is such an order.
 _WORD = r"(?:(?:item|candidate|label|id)\s*)?"
 _LABEL = rf"(?:\[{_WORD}\#?[0-9]{{1,9}}\]|{_WORD}\#?(?<![\w.])[0-9]{{1,9}}(?!\w|\.[0-9]))"
@@ -47,7 +47,7 @@ _DIGITS = re.compile(r"[0-9]+")
 def parse_ranking(text: str, request: ScoringRequest, *, temperature: float = DEFAULT_TEMPERATURE) -> ScoredAnswer:
     """Read an answer to a prompt that asks for a ranking.
 
-    Understood are ``{"ranking": [3, 1, ...]}``, another name in place of ``ranking``, and the bare list; the labels may
+    Accepted are ``{"ranking": [3, 1, ...]}``, another name in place of ``ranking``, and the bare list; the labels may
     be strings, lists of one, or objects such as ``{"id": 3}``, which go by their ``rank`` where they have one. Where
     there is no JSON: ``[3] > [1] > ...``, labels in brackets, and a numbered list such as ``1. [3] Doom``. What
     `parse_scores` says of thoughts, prose, several values, answers cut off and labels that were not asked or come up
@@ -60,7 +60,7 @@ def parse_ranking(text: str, request: ScoringRequest, *, temperature: float = DE
     request : ScoringRequest
         What it was asked.
     temperature : float, default=0.5
-        As of `soft_scores`.
+        As in `soft_scores`.
 
     Returns
     -------
@@ -111,7 +111,7 @@ def soft_scores(n_candidates: int, temperature: float = DEFAULT_TEMPERATURE) -> 
 
     .. math:: \sigma\left(\frac{M + 1 - 2 r}{M\,T}\right),
 
-    a logistic curve over the ranks, spread evenly over (-1, 1) whatever M is. It is 1/2 in the middle of the
+    a logistic curve over the ranks, spread evenly over (-1, 1) for any M. It is 1/2 in the middle of the
     ranking, which agrees with 0.5 for a missing candidate (Sec. 4.3), and the scores of ranks r and M + 1 - r add
     up to 1.
 
@@ -261,7 +261,7 @@ def _numbered_lists(text: str) -> Iterator[tuple[int, list[Value], bool]]:
             lists[-1].append(line)
         elif int(line[1]) == 1:
             lists.append([line])
-        elif lists:  # its numbers are none of ranks
+        elif lists:  # its numbers are not ranks
             lists.append([])
     for lines in lists:
         bracketed = [_BRACKETED_LABEL.match(line[2]) for line in lines]

@@ -38,7 +38,7 @@ class Reply:
     answer : LedgerAnswer or None
         Committed to the worker's partition.
     problem : SLLMRError or None
-        Why there is none.
+        Why there is no answer.
     warnings : tuple of SLLMRWarning
         To be shown where the user looks.
     form : ServerForm or None
@@ -112,7 +112,7 @@ class ScoringWorker:
             return Reply(problem=problem)
 
     async def stop(self) -> None:
-        """Let go of server and partition."""
+        """Close the client and the partition."""
         if self._opened is not None:
             asker, ledger = self._opened
             self._opened = None
@@ -120,7 +120,7 @@ class ScoringWorker:
             ledger.close()
 
     def _open(self) -> tuple[ServerAsker, Ledger]:
-        # Also after Ray has started the process again: nobody calls `start` then.
+        # Also after Ray has started the process again, when `start` is not called.
         if self._opened is None:
             asker = ServerAsker(self._server.client(), self._questions, self._price)
             self._opened = asker, Ledger(self._path, patience=_PATIENCE)
@@ -179,7 +179,7 @@ def run_on_ray(
     engine : RayEngine
         The cluster, and how many workers.
     limits, price, breaker, verbose, take, spending
-        As of `run`, for all workers together.
+        As in `run`, for all workers together.
 
     Returns
     -------
@@ -190,7 +190,7 @@ def run_on_ray(
     EngineError
         If the workers cannot be started.
     ScoringStoppedError, LedgerError, PriceError, KeyboardInterrupt
-        As of `run`.
+        As in `run`.
     """
     limits = limits or RunLimits()
     check_can_run(questions, ledger, limits, price)
@@ -237,7 +237,7 @@ class RayAsker:
                 "all workers are gone for good. Look at the cluster and run the same command again; nothing that was "
                 "received and can still be reached is asked again."
             )
-        # By the first question, so that the very same words, whoever they are about, are one worker's.
+        # By the first question, so that the same words go to the same worker, whichever user they are about.
         worker = self._workers[int(question.first_key[:8], 16) % len(self._workers)]
         try:
             reply = await worker.ask.remote(question, self.form, self._answered)
@@ -380,7 +380,7 @@ class RemotePartitions:
 
 
 async def _ended(reference: Any) -> None:
-    """Wait for a call, whatever comes of it."""
+    """Wait for a call, and ignore its result and errors."""
     try:
         await reference
     except Exception:  # a worker that has died has stopped

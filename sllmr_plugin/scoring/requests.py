@@ -290,13 +290,13 @@ def _read_pairs(candidates: str | os.PathLike[str] | pd.DataFrame, data: Interac
         held_out & ~probe,
         "item_id",
         "make its kind 'probe' or delete the row",
-        problem="a validation item of this user, yet no probe: training on its score would leak it",
+        problem="a validation item of this user that is not a probe: training on its score would leak it",
     )
     table.refuse(
         probe & ~held_out,
         "item_id",
-        "take probes from the validation split alone, or make the candidates anew for these interactions",
-        problem="a probe that is no validation item of this user",
+        "take probes from the validation split alone, or draw candidates again from these interactions",
+        problem="a probe that is not a validation item of this user",
     )
     return pairs
 
@@ -349,11 +349,11 @@ def training_titles(data: Interactions, users: np.ndarray, length: int) -> tuple
 
 
 class Request(Protocol):
-    """What the ledger and the server have to know of a request; `ScoringRequest` is one."""
+    """What the ledger and the server need to know about a request; `ScoringRequest` is one."""
 
     @property
     def subject(self) -> str:
-        """The raw id of whom or what it is about, for the reader of the ledger."""
+        """The raw id of the user or item that it is about, for readers of the ledger."""
         ...
 
     @property

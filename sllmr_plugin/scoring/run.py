@@ -111,7 +111,7 @@ def ask(
     Parameters
     ----------
     requests, questions, take, verbose
-        As of `run`.
+        As in `run`.
     settings : AskSettings
     out : pathlib.Path
         The table that is to be written; the ledger is beside it unless the settings name one.
@@ -121,7 +121,7 @@ def ask(
     Raises
     ------
     ScoringStoppedError, LedgerError, PriceError, KeyboardInterrupt
-        As of `run`.
+        As in `run`.
     ServerError
         If there is no key.
 
@@ -132,7 +132,7 @@ def ask(
     """
     price, spending = settings.price(), Spending()
     server = settings.server(questions.form)
-    # A missing key is told of before anything is touched; on Ray it is the workers' own that counts.
+    # A missing key is reported before anything is touched; on Ray the workers' own keys count.
     client = server.client() if engine is None else None
     shared: dict[str, Any] = {
         "limits": settings.limits(),
@@ -207,7 +207,7 @@ class Estimate:
             f"{self.requests} requests, {self.known} of them answered in the ledger{refused}; to be asked: "
             f"{self.requests - self.known - self.refused}\nabout {self.prompt_tokens} prompt tokens and "
             f"{self.completion_tokens} completion tokens: {money}\n(tokens are guessed from characters; "
-            f"{self.assumed}; answers that have to be asked for again come on top. Nothing was sent.)"
+            f"{self.assumed}; answers that have to be asked for again are not included. Nothing was sent.)"
         )
         return "\n".join(lines)
 
@@ -227,7 +227,7 @@ def estimate(
     requests : iterable of ScoringRequest or TextRequest
         What the run would be about.
     questions : Questions or TextQuestions
-        As of the run.
+        As in the run.
     ledger : Ledger, LedgerReader or None
         What is there already.
     price : Price or None
@@ -348,7 +348,7 @@ def score_candidates(
     candidates : path or pandas.DataFrame
         From `draw_candidates`, or of your own: ``user_id, item_id[, kind]``.
     interactions : path, pandas.DataFrame or Interactions
-        As of `load_interactions`.
+        As in `load_interactions`.
     items : path or pandas.DataFrame
         The catalogue: ``item_id, title``. Not needed if the interactions are loaded already.
     out : path
@@ -441,7 +441,7 @@ def _score_with_object(
             answers = spread_scorer(scorer, requests, engine, verbose=verbose)
             scored = build_score_table(requests, answers, missing=chosen.missing)
         else:
-            # An object of the user's own may change while its name stays, so only who asks for a ledger gets one.
+            # An object of the user's own may change while its name stays, so there is a ledger only on request.
             with contextlib.ExitStack() as stack:
                 ledger = stack.enter_context(Ledger(chosen.ledger)) if chosen.ledger else None
                 answers = score_with(scorer, requests, name=name, ledger=ledger, verbose=verbose)

@@ -132,8 +132,8 @@ class Runner:
                 await self._settle(request)
                 self._bar.update()
                 if self._summary.requests % 64 == 0:
-                    await asyncio.sleep(0)  # requests whose answers are all there give the others no turn
-        except Exception as error:  # the answers that others wait for are paid: they are let finish
+                    await asyncio.sleep(0)  # requests that the ledger answers would keep the others waiting
+        except Exception as error:  # answers in flight are paid for, so they are waited for
             self._fail(error)
 
     async def _settle(self, request: Request) -> None:
@@ -224,7 +224,7 @@ class Runner:
         return self._price.cost(prompt_tokens, completion_tokens) if self._price else 0.0
 
     def _learn_lengths(self, question: Question, answer: LedgerAnswer) -> None:
-        """Go by the tokens of an answer, also for those in flight."""
+        """Take the tokens of an answer into account, also for those in flight."""
         self._token_ratio = max(self._token_ratio, answer.prompt_tokens / estimate_tokens(question.messages))
         if question.parameters["max_tokens"] is None:
             self._lengths.note(answer.completion_tokens)
@@ -247,10 +247,10 @@ class Runner:
         """Return how many requests may be in flight."""
         if limited or self._limits.max_cost is None:
             return self._pace.room
-        return min(self._pace.room, self._lengths.room)  # nobody knows yet how long, and so how dear, an answer gets
+        return min(self._pace.room, self._lengths.room)  # the length of an answer, and so its cost, is not known yet
 
     def _hear(self) -> None:
-        """Go by what the server says of its quota, if it has said more."""
+        """Use what the server says about its quota, if that is new."""
         if (quota := self._asker.quota) is not self._quota and quota is not None:
             self._quota = quota
             self._pace.told(quota)

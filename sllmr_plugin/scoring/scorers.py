@@ -49,7 +49,7 @@ def score_with(
     ledger : Ledger, optional
         Keeps the answers, for scorers that are slow or cost money.
     threads : int, default=1
-        Calls at a time; more than one needs a scorer that can stand it.
+        Calls at a time; more than one needs a scorer that is safe to call from several threads.
     verbose : bool, default=True
         Show progress.
 
@@ -65,7 +65,7 @@ def score_with(
     ScoringStoppedError
         If the scorer raises.
     AnswerError
-        If it returns something else, or a score that is no number in [0, 1].
+        If it returns something else, or a score that is not a number in [0, 1].
     """
     if ledger is not None and not name:
         raise ConfigError("answers in a ledger need a name. Pass name=, another one for each version of your model.")
@@ -155,7 +155,7 @@ def load_scorer(spec: str) -> Scorer:
     Raises
     ------
     ConfigError
-        If there is no such thing.
+        If there is no such object.
     """
     module_name, _, name = spec.partition(":")
     if os.getcwd() not in sys.path:
@@ -165,8 +165,8 @@ def load_scorer(spec: str) -> Scorer:
         scorer = found() if isinstance(found, type) or not hasattr(found, "score") else found
     except Exception as error:  # a user's module may fail in any way
         raise ConfigError(
-            f"the scorer {spec} cannot be had ({type(error).__name__}: {error}). Name it as MODULE:NAME, where NAME is "
-            "an object with a method score(request), or a class or function that makes one."
+            f"the scorer {spec} cannot be loaded ({type(error).__name__}: {error}). Name it as MODULE:NAME, where NAME "
+            "is an object with a method score(request), or a class or function that makes one."
         ) from error
     if not callable(getattr(scorer, "score", None)):
         raise ConfigError(f"the scorer {spec} has no method score(request). Give it one.")
@@ -206,7 +206,7 @@ def _take(waiting: deque[tuple[ScoringRequest, Future[ScoredAnswer]]]) -> tuple[
 
 
 def _key(request: ScoringRequest, name: str) -> str:
-    # A scorer of one's own may look at ids, so they are part of the question; 1 and "1" are different ones.
+    # A user's own scorer may look at ids, so they are part of the question; 1 and "1" are different ones.
     ids = [f"{type(value).__name__} {value!r}" for value in (request.user_id, *request.item_ids)]
     question = {"ids": ids, "history": request.history, "titles": request.titles, "repeat": request.repeat}
     return ledger_key([{"role": "own", "content": json.dumps(question)}], name, {}, SCHEMA_VERSION)
@@ -256,7 +256,7 @@ def spread_scorer(
     Raises
     ------
     ScoringStoppedError, AnswerError
-        As of `score_with`.
+        As in `score_with`.
     EngineError
         If the engine fails.
     """
@@ -312,7 +312,7 @@ class LexicalScorer:
     """
 
     def __init__(self, titles: Iterable[str], *, words: bool = False) -> None:
-        # A second's work to import, that those who ask a language model should not wait for.
+        # Takes a second to import, which those who ask a language model should not wait for.
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         distinct = sorted({title for title in titles if title})

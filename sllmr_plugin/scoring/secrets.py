@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-SHORTEST_SECRET = 6  # a placeholder such as "none" is no secret, and common words must not be cut out of answers
+SHORTEST_SECRET = 6  # a placeholder such as "none" is not a secret, and common words must not be cut out of answers
 _VARIABLES = ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_WEBHOOK_SECRET")
 _PATTERNS = re.compile(
     r"\b(?:sk|sess)-[\w*.\-]{4,}"  # keys, also as servers abbreviate them: sk-ab***yz
@@ -23,7 +23,7 @@ _SECRET_NAME = re.compile(r"(?i)(?:key|token|secret|password|passwd|authorizatio
 def scrubber(secrets: Iterable[str | None] = ()) -> Callable[[str], str]:
     """Return a function that replaces secrets in a text by three stars.
 
-    Replaced are the given values, those of the OPENAI_* variables that hold secrets, and whatever looks like
+    Replaced are the given values, those of the OPENAI_* variables that hold secrets, and all that looks like
     a key, an organisation or project id, an Authorization header or credentials in an address.
 
     Examples

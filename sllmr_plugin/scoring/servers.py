@@ -61,7 +61,7 @@ class ServerForm(Settings):
 
     @classmethod
     def from_json(cls, text: str) -> ServerForm:
-        """Read what `to_json` wrote; fields of another version are left out, and a form that is none is the default."""
+        """Read what `to_json` wrote; fields of another version are left out, and what cannot be read is the default."""
         try:
             values = json.loads(text)
             return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
@@ -86,7 +86,7 @@ class ServerForm(Settings):
         return "; ".join(told) or None
 
     def without(self, cause: str) -> ServerForm | None:
-        """Return the next form to try after a refusal with a known cause, None where there is none."""
+        """Return the next form to try after a refusal with a known cause, None if there is none."""
         if cause == "format":
             return next(self._lower_formats(), None)
         if cause == "limit":
@@ -129,7 +129,7 @@ class FormSearch:
         self._others: Iterator[ServerForm] | None = None
 
     def next(self, sent: ServerForm, cause: str | None, *, guess: bool) -> ServerForm | None:
-        """Return a form that was not tried yet, None where there is none.
+        """Return a form that was not tried yet, None if there is none.
 
         Parameters
         ----------
@@ -246,7 +246,7 @@ class ErrorReader:
         status : int or None
             HTTP status; None where an error came without one.
         body : JSON values or str
-            What came with it, in whatever form.
+            What came with it, in any form.
         headers : mapping
             Of the response.
         answered : bool
@@ -274,14 +274,14 @@ class ErrorReader:
         return ServerError(message, kind, wait, status, cause, advice)
 
     def in_an_answer(self, body: Any, *, answered: bool) -> ServerError | None:
-        """Return what is wrong with the body of an answer (status 200) that is no chat completion, None if it is one.
+        """Return what is wrong with the body of an answer (status 200) that is not a chat completion, else None.
 
         Parameters
         ----------
         body : JSON values or str
-            Text where it is no JSON.
+            Text if it is not JSON.
         answered : bool
-            As of `read`.
+            As in `read`.
         """
         kind = "lost" if answered else "unreadable"
         if isinstance(body, str):
@@ -298,11 +298,11 @@ class ErrorReader:
                     kind,
                     advice="Switch streaming off in the server or proxy.",
                 )
-            return ServerError("the answer is no JSON" if body.strip() else "the answer is empty", "lost")
+            return ServerError("the answer is not JSON" if body.strip() else "the answer is empty", "lost")
         if isinstance(body, list) and body and isinstance(body[0], Mapping) and body[0].get("error"):
             body = body[0]
         if not isinstance(body, Mapping):
-            return ServerError(f"the answer is no chat completion but {self.shortened(json.dumps(body))}", "lost")
+            return ServerError(f"the answer is not a chat completion but {self.shortened(json.dumps(body))}", "lost")
         choices = body.get("choices")
         first = choices[0] if isinstance(choices, list) and choices else None
         for holder in (body, first):
@@ -314,19 +314,19 @@ class ErrorReader:
             return ServerError("the server's answer is empty: its list of choices has no entry", "lost")
         if said := words({name: body[name] for name in ("detail", "message", "msg") if name in body}):
             return self.read(_status_in(body), said, {}, answered=answered)
-        return ServerError(f"the answer is no chat completion: {self.shortened(json.dumps(body))}", "lost")
+        return ServerError(f"the answer is not a chat completion: {self.shortened(json.dumps(body))}", "lost")
 
     def shortened(self, text: str) -> str:
-        """Return a text in one line, without secrets, and not too long."""
+        """Return a text on one line, without secrets, cut after 500 characters."""
         text = " ".join(self._scrub(text).split())
         return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
 
 
 def words(body: Any) -> str:
-    """Return what an error's body says, whatever its form.
+    """Return what an error's body says, in any of its forms.
 
     Known are OpenAI's error object, a list of them (Gemini), the error as text, FastAPI's ``detail`` as text or list,
-    an error within an error (gateways), web pages and plain text; of any other JSON it is all.
+    an error within an error (gateways), web pages and plain text; any other JSON is returned as a whole.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What scoring can be told: the keyword arguments of `score_candidates`, and the flags of `sllmr score`."""
+"""Settings of scoring: the keyword arguments of `score_candidates`, and the flags of `sllmr score`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .ranking_answers import DEFAULT_TEMPERATURE
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Whom to ask, without any key: each process reads its own from ``OPENAI_API_KEY``.
+    """The server to ask, without any key: each process reads its own from ``OPENAI_API_KEY``.
 
     Attributes
     ----------
     model, base_url, timeout, answer
-        As of `OpenAIClient`.
+        As in `OpenAIClient`.
     """
 
     model: str
@@ -56,7 +56,7 @@ _Rate: TypeAlias = Annotated[float, Bounds(above=0)]
 
 @dataclass(frozen=True, kw_only=True)
 class AskSettings(RunLimits):
-    """Whom to ask and how; and how fast and for how much, the fields of `RunLimits`.
+    """The server to ask, and how; how fast and for how much are the fields of `RunLimits`.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class AskSettings(RunLimits):
         How often to ask if the answer cannot be used; the error is fed back.
     extra_body : mapping, optional
         What else each request holds, for servers that take it, such as ``{"reasoning_effort": "low"}``; another one
-        asks anew.
+        asks again.
     ledger : path, optional
         SQLite file of all answers, each committed before it counts. By default beside the table, named
         ``.ledger.sqlite`` in place of ``.parquet``. The same call with the same ledger pays for no answer twice.
@@ -115,7 +115,7 @@ class AskSettings(RunLimits):
         return Path(self.ledger) if self.ledger else table.with_suffix(".ledger.sqlite")
 
     def server(self, answer: AnswerForm) -> ServerSettings:
-        """Return whom to ask for answers of a form."""
+        """Return the server to ask for answers of a form."""
         return ServerSettings(self.model, self.base_url, self.timeout, answer)
 
     def asking(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class AskSettings(RunLimits):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSettings(AskSettings):
-    """What `score_candidates` can be told besides its files; and all of `AskSettings`.
+    """Settings of `score_candidates`, with those of `AskSettings`.
 
     Parameters
     ----------

@@ -221,7 +221,7 @@ class ScoreTableBuilder:
         return ScoredPairs(frame, counts)
 
     def _matrices(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and prompt positions, (n_pairs, repeats), NaN and -1 where there is none."""
+        """Return scores and prompt positions, (n_pairs, repeats), NaN and -1 if there is none."""
         requests = self._requests
         n_pairs = len(requests.pairs)
         score = np.full((n_pairs, requests.repeats), np.nan)
@@ -330,9 +330,9 @@ def _prompt_order(requests: ScoringRequests, score: np.ndarray, position: np.nda
 
 
 def _locate(requests: ScoringRequests, users: list[Any], lengths: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Return the row in `requests.pairs` of every (user, item) of the answers, -1 where there is none.
+    """Return the row in `requests.pairs` of every (user, item) of the answers, -1 if there is none.
 
-    Items are numbered as in `requests.title_of`, -1 for one that is not there.
+    Items are numbered as in `requests.title_of`, -1 for others.
     """
     n_items = len(requests.title_of)
     known_users = pd.Index(requests.pairs["user_id"].iloc[requests.offsets[:-1]])

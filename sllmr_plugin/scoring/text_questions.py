@@ -112,7 +112,7 @@ class TextTemplate:
     ``$label`` (a sentence), and ``$answer_format`` must be there. The defaults ask, in our words, for what KAR has a
     language model write (Xi et al., arXiv:2306.10933: reasoning about a user's preferences by named factors, factual
     knowledge of an item) and LLM-CF (Sun et al., arXiv:2403.17688: a chain of thought that leads to an interaction's
-    label). No id is ever shown, and every title goes through `titles.clean_title`.
+    label). No id is ever shown, and every title goes through `clean_title`.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ class TextTemplate:
 
     @classmethod
     def from_file(cls, path: str | Path, kind: Kind, *, max_words: int = 120) -> TextTemplate:
-        """Read a template from a text file in UTF-8, with the sections of `template_text.read_sections`.
+        """Read a template from a text file in UTF-8, with the sections of `read_sections`.
 
         Raises
         ------
@@ -246,7 +246,7 @@ _FORM = re.compile(r"\W*(?:your text(?: here)?|text|string|type|object|your answ
 _FRAGMENT = re.compile(r"[.:;!?\n]+")
 _WORDS = re.compile(r"\w+")
 _WORDS_OF_AN_ECHO = 8  # fewer in a row may be the same by chance
-# A text speaks of a user or an item, so one in which the model speaks of itself first is none. With verbs, because
+# A text speaks of a user or an item, so one in which the model first speaks of itself is a refusal. With verbs, because
 # items are called "Sorry!" and "I Can't Stop Loving You".
 _REFUSAL = re.compile(
     r"""(?: (?:i['’]?m|i\ am)\ (?:sorry,|afraid\ (?:i|that)\b|unable\ to|not\ able\ to) | sorry,\ (?:but\ )?i\b
@@ -266,12 +266,12 @@ _DROPPED = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e
 def parse_text(answer: str, max_characters: int) -> str:
     r"""Read a text.
 
-    ``{"text": "..."}`` is looked for, with prose or code fences around it and whatever else `find_json` forgives,
-    behind the model's thoughts (`answer_span`); of several the last counts, as models that think aloud end with their
-    answer. An object with one string alone, under another name, is understood where there is none, and JSON within a
-    JSON string is undone. An answer without JSON is the text itself, as of servers that know no structured output.
+    ``{"text": "..."}`` is looked for behind the model's thoughts (`answer_span`), with prose or code fences around it
+    and the other faults that `find_json` forgives; of several the last counts, as models that think aloud end with
+    their answer. Otherwise an object with one string alone, under another name, is understood, and JSON within a JSON
+    string is undone. An answer without JSON is the text itself, as from servers without structured output.
 
-    The text is left as it is but for blanks at its ends, its line breaks (``\n``), and characters that nobody sees:
+    The text is left as it is but for blanks at its ends, its line breaks (``\n``), and invisible characters:
     control characters other than line break and tab, marks of direction, private-use and tag characters go. It is
     data: nothing in it is markup or is run.
 
@@ -311,7 +311,7 @@ def parse_text(answer: str, max_characters: int) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Take out what nobody sees, and blanks at the ends; `parse_text` says what that is."""
+    """Remove invisible characters, and blanks at the ends; `parse_text` says which."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
     seen = "".join(
         character
@@ -419,7 +419,7 @@ class TextQuestions(Conversation[TextRequest]):
         return {"kind": request.kind}
 
     def understood(self, completion: Completion, request: TextRequest) -> dict[str, Any]:
-        """Return nothing: the text is read from the answer whenever it is needed. Raise if there is none."""
+        """Return nothing: the text is read from the answer whenever it is needed. Raise if there is no text."""
         if completion.declined:
             raise AnswerError("it is a refusal. Write what the titles tell, without judging them.")
         if completion.cut_off:  # also where its beginning could be read
@@ -430,7 +430,7 @@ class TextQuestions(Conversation[TextRequest]):
         return {}
 
     def reread(self, answer: LedgerAnswer, request: TextRequest) -> dict[str, Any]:
-        """Return nothing; raise if what is stored is no text."""
+        """Return nothing; raise if what is stored is not a text."""
         self._parse(answer.response, request)
         return {}
 

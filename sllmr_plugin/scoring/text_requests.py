@@ -96,7 +96,7 @@ def draw_exemplars(
     Positive exemplars are training interactions. Negative ones are training rows of label 0 where the data have some
     (`Interactions.has_negatives`). Else each takes the moment of a training interaction and a uniformly drawn item that
     the user has no interaction with, in any split: a held-out item in a prompt, called not taken, would be a leak and
-    untrue. That these items are spared tells a model nothing of the user, whom LLM-CF shows no exemplars of the
+    untrue. Leaving these items out reveals nothing about the user, because LLM-CF shows a user no exemplars of the
     user's own.
 
     Shown of the user are titles of training positives before the exemplar, so an exemplar has at least one of them.
@@ -107,7 +107,7 @@ def draw_exemplars(
     data : Interactions
         With titles.
     n_each : int
-        Exemplars of each label; fewer where there are no more.
+        Exemplars of each label; fewer if there are not as many.
     history_length : int
         How many titles before it a request shows, at most.
     attributes : callable
@@ -123,7 +123,7 @@ def draw_exemplars(
     Raises
     ------
     DataError
-        If there is none of one of the labels.
+        If one of the labels has no exemplar.
     """
     assert data.titles is not None
     title = data.titles.to_numpy(dtype=object)
@@ -209,7 +209,7 @@ class TextRequests:
     untitled_users, untitled_items : int
         Users and items left out: no training interaction with a title, and no title.
     untold_exemplars : int
-        Training positives that are no exemplars for want of a title, their own or one before them.
+        Training positives that are not exemplars because they, or all before them, have no title.
     """
 
     users: tuple[TextRequest, ...] = ()
@@ -310,7 +310,7 @@ def read_attributes(items: str | os.PathLike[str] | pd.DataFrame, columns: Seque
     Returns
     -------
     pandas.DataFrame
-        (n_items, n_columns) of str, "" where there is none.
+        (n_items, n_columns) of str, "" for a missing one.
 
     Raises
     ------

@@ -92,7 +92,7 @@ class TextCounts:
         notes = {
             "users left out: no training interaction with a title": self.untitled_users,
             "items left out: no title": self.untitled_items,
-            "training interactions that are no exemplars: no title, or none before them": self.untold_exemplars,
+            "training interactions that are not exemplars: no title, or none before them": self.untold_exemplars,
         }
         return "\n".join(lines + [f"  {count} {what}" for what, count in notes.items() if count])
 
@@ -173,7 +173,7 @@ def write_text_table(
     settings: Mapping[str, Any] | None = None,
     spending: Spending | None = None,
 ) -> None:
-    """Write the table as parquet, with its origin in the schema (see `parquet.read_metadata`).
+    """Write the table as parquet, with its origin in the schema (see `read_metadata`).
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def write_text_table(
     writer : str
         Who wrote, for instance ``"openai"`` or ``"titles"``.
     model : str
-        The language model; `writer.NO_MODEL` where there was none.
+        The language model; `NO_MODEL` if there was none.
     prompt_hash : mapping, optional
         Kind -> hash of its prompt.
     settings : mapping, optional
@@ -212,7 +212,7 @@ def write_text_table(
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings(AskSettings):
-    """What `write_texts` can be told besides its files; and all of `AskSettings`.
+    """Settings of `write_texts`, with those of `AskSettings`.
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ class TextSettings(AskSettings):
     exemplars : int, default=1000
         With kind reasoning: about so many training interactions, and as many items that their users did not take.
     writer : {"openai", "titles"}, default="openai"
-        Any server with chat completions, or no model at all: titles and attributes in the place of each text.
+        Any server with chat completions, or no model at all: titles and attributes in place of each text.
     user_template, item_template, reasoning_template : path, optional
         Prompts of your own, text files with placeholders.
     attributes : sequence of str, optional
@@ -314,7 +314,7 @@ def write_texts(
     Parameters
     ----------
     interactions : path, pandas.DataFrame or Interactions
-        As of `load_interactions`. Shown are titles of training interactions alone.
+        As in `load_interactions`. Shown are titles of training interactions alone.
     items : path or pandas.DataFrame
         The catalogue: ``item_id, title[, category]``.
     out : path
