@@ -709,7 +709,7 @@ def test_pieces_of_content_are_joined_and_thoughts_among_them_left_out(pieces):
 
 @pytest.mark.parametrize("content", [7, {"text": GOOD}, [7], [{"type": "text", "text": 7}]])
 def test_content_of_another_form_is_no_completion(content):
-    with pytest.raises(ServerError, match="no chat completion"):
+    with pytest.raises(ServerError, match="not a chat completion"):
         read(content)
 
 

@@ -407,6 +407,11 @@ def score_candidates(
     questions = chosen.questions()
     if dry_run:
         return estimate_run(requests, questions, chosen.ledger_beside(path), chosen.price())
+    origin: dict[str, Any] = {
+        "model": chosen.model,
+        "prompt_hash": questions.template.prompt_hash,
+        "settings": _recorded(chosen) | questions.recorded(),
+    }
     builder = ScoreTableBuilder(requests, chosen.missing)
 
     def take(request: ScoringRequest, answer: LedgerAnswer) -> None:
@@ -416,15 +421,7 @@ def score_candidates(
         asked = ask(requests, questions, chosen, path, take, engine=engine, verbose=verbose)
     with asked.told_in_errors():
         scored = builder.finish()
-    write_score_table(
-        scored,
-        path,
-        scorer="openai",
-        model=chosen.model,
-        prompt_hash=questions.template.prompt_hash,
-        settings=_recorded(chosen) | questions.recorded(),
-        spending=asked.spending,
-    )
+    write_score_table(scored, path, scorer="openai", spending=asked.spending, **origin)
     return ScoringResult(path, scored.frame, scored.counts, asked)
 
 
