@@ -382,9 +382,9 @@ def test_wrong_objects_and_orders_are_refused(data, rows):
     model = augmented("deepfm", data, adaptor)
     with pytest.raises(AugmentError, match="augmented already"):
         augment(model, adaptor, user="user_id", item="item_id")
-    with pytest.raises(AugmentError, match="no DeepCTR-Torch model"):
+    with pytest.raises(AugmentError, match="neither a DeepCTR-Torch nor a FuxiCTR model"):
         augment(torch.nn.Linear(1, 1), adaptor, user="user_id", item="item_id")
-    with pytest.raises(AugmentError, match="a Linear is no adaptor"):
+    with pytest.raises(AugmentError, match="a Linear is not an adaptor"):
         augment(model_of("deepfm", data, adaptor), torch.nn.Linear(1, 1), user="user_id", item="item_id")
     wrapped = wrap(model, score_frame(), user="user_id", item="item_id")
     with pytest.raises(AugmentError, match="Call unwrap"):

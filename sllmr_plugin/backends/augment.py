@@ -7,12 +7,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import AugmentError, NotAugmentedError
 from ..knowledge.adaptor import Adaptor
-from .base import backend_of
-from .deepctr import import_deepctr_torch
-from .deepctr.augmented import (
+from .augmented import (
     Augmentation,
     AugmentMixin,
     adaptor_leaves_optimizer,
@@ -20,10 +19,11 @@ from .deepctr.augmented import (
     sync_adaptor,
     unaugmented_class,
 )
-from .deepctr.checks import augment_problems
-from .deepctr.mixin import BACKEND, SLLMRMixin
+from .base import backend_of
+from .deepctr import import_deepctr_torch
+from .wrapped import WrappedMixin
 
-Model = TypeVar("Model", bound=Any)  # a DeepCTR-Torch model; the library has no types
+Model = TypeVar("Model", bound=Any)  # a model of a CTR library; these have no types
 
 _ROWS_PER_BLOCK = 4096
 
@@ -81,24 +81,32 @@ def augment(model: Model, adaptor: Adaptor, *, user: str, item: str) -> Model:
     """
     if isinstance(model, AugmentMixin):
         raise AugmentError(["the model is augmented already. Call unaugment(model) first."])
-    if isinstance(model, SLLMRMixin):
+    if isinstance(model, WrappedMixin):
         raise AugmentError(
             [
                 "the model is wrapped, and the extra rows of its training need the adaptor's columns. Call "
                 "unwrap(model), then augment, then wrap."
             ]
         )
-    if backend_of(model) is not BACKEND:
-        raise AugmentError([f"a {type(model).__name__} is no DeepCTR-Torch model. Pass a deepctr_torch.models model."])
+    backend = backend_of(model)
+    if backend is None:
+        raise AugmentError(
+            [
+                f"a {type(model).__name__} is neither a DeepCTR-Torch nor a FuxiCTR model. Pass a deepctr_torch.models "
+                "model, or one that derives from fuxictr.pytorch.models.BaseModel."
+            ]
+        )
     if not isinstance(adaptor, Adaptor):
-        raise AugmentError([f"a {type(adaptor).__name__} is no adaptor. Pass a KARAdaptor or LLMCFAdaptor."])
-    problems = augment_problems(model, user, item, adaptor.widths)
+        raise AugmentError(
+            [f"a {type(adaptor).__name__} is not an adaptor. Pass an EmbedAdaptor, KARAdaptor or LLMCFAdaptor."]
+        )
+    problems, augmentation = backend.augmentation(model, adaptor, user, item)
     if problems:
         raise AugmentError(problems)
     adaptor.to(model.device)
-    model.__dict__["augmentation"] = Augmentation(adaptor, user, item, model.feature_index)
+    model.__dict__["augmentation"] = augmentation
     plain: type = type(model)
-    model.__class__ = augmented_class(plain)
+    model.__class__ = augmented_class(backend.augment_mixin, plain)
     sync_adaptor(model)
     return model
 
@@ -126,7 +134,7 @@ def unaugment(model: Model) -> Model:
         If it is wrapped as well.
     """
     _require_augmented(model, "unaugment")
-    if isinstance(model, SLLMRMixin):
+    if isinstance(model, WrappedMixin):
         raise AugmentError(["the model is wrapped as well. Call unwrap(model) first."])
     adaptor_leaves_optimizer(model)
     model.__class__ = unaugmented_class(type(model))
@@ -156,13 +164,20 @@ def materialize(model: Any, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     """
     augmentation = _require_augmented(model, "materialize")
     ids = [torch.from_numpy(np.ravel(x[name]).astype(np.int64)) for name in (augmentation.user, augmentation.item)]
-    widths = augmentation.adaptor.widths
-    parts = []
+    users, items = ids
+    return augmentation.inputs(_columns(augmentation, users, items, model.device))
+
+
+def _columns(augmentation: Augmentation, users: Tensor, items: Tensor, device: Any) -> dict[str, np.ndarray]:
+    """Return the adaptor's columns of (n_rows,) int64 codes, (n_rows, width) float32 each."""
     with torch.no_grad():
-        for users, items in zip(*(column.split(_ROWS_PER_BLOCK) for column in ids), strict=True):
-            parts.append(augmentation.adaptor(users.to(model.device), items.to(model.device)).float().cpu())
-    together = torch.cat(parts).split(list(widths.values()), dim=1)
-    return {name: column.numpy() for name, column in zip(widths, together, strict=True)}
+        blocks = [
+            augmentation.columns(some_users.to(device), some_items.to(device))
+            for some_users, some_items in zip(users.split(_ROWS_PER_BLOCK), items.split(_ROWS_PER_BLOCK), strict=True)
+        ]
+    return {
+        name: torch.cat([block[name].float().cpu() for block in blocks]).numpy() for name in augmentation.adaptor.widths
+    }
 
 
 def is_augmented(model: object) -> bool:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from ..config import SelectiveConfig
+from ..knowledge.adaptor import Adaptor
 from ..regularizer.uncertainty import UNCERTAINTIES
 from ..scores.ids import IdIndex
 from ..training.rows import Features, TrainingRows
+from .augmented import Augmentation
 
 
 def name_problems(features: Iterable[str], user: str, item: str, item_features: Sequence[str] | None) -> list[str]:
@@ -86,6 +88,8 @@ class Backend:
     ----------
     mixin : type
         Put before a model's class; derives from `WrappedMixin` and holds the seams of the library's `fit`.
+    augment_mixin : type
+        Put before a model's class by `augment`; derives from `AugmentMixin`.
     draws_apart : bool
         Whether dropout of extra rows draws from a generator of the session's own.
     rows_run_alone : bool
@@ -93,6 +97,7 @@ class Backend:
     """
 
     mixin: type
+    augment_mixin: type
     draws_apart: bool = False
     rows_run_alone: bool = False
 
@@ -121,6 +126,10 @@ class Backend:
     def embeddings(self, model: Any, feature: str) -> list[nn.Embedding]:
         """Return the embedding modules that the feature's ids are looked up in."""
         return embeddings_named(model, feature)
+
+    def augmentation(self, model: Any, adaptor: Adaptor, user: str, item: str) -> tuple[list[str], Augmentation | None]:
+        """Return everything that speaks against an adaptor, and the `Augmentation`, None when there is something."""
+        raise NotImplementedError
 
     # ------------------------------------------------------------------ of a wrapped model
 

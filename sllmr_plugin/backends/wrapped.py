@@ -18,6 +18,7 @@ from ..regularizer.uncertainty import UNCERTAINTIES
 from ..training.probes import JudgedPairs, ProbePairs
 from ..training.session import TrainingSession
 from ..training.view import Usable
+from .augmented import augment_mixin, augmented_class, unaugmented_class
 from .base import Backend
 from .forward import Passes
 from .optimizer import sync_optimizer
@@ -179,12 +180,13 @@ class WrappedMixin(_Base):
         return super()._apply(fn, *args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
-        """Pickle and copy by mixin and plain class, since the combined one is made at run time."""
+        """Pickle and copy by mixins and the library's class, since the combined ones are made at run time."""
         _, _, state, *rest = super().__reduce_ex__(protocol)
         if isinstance(state, dict):
             state = {name: value for name, value in state.items() if name not in FIT_ONLY}
         ancestors = type(self).__mro__
-        return (_new_instance, (ancestors[ancestors.index(WrappedMixin) - 1], plain_class(self)), state, *rest)
+        mixin, plain = ancestors[ancestors.index(WrappedMixin) - 1], plain_class(self)
+        return (new_instance, (mixin, augment_mixin(plain), unaugmented_class(plain)), state, *rest)
 
 
 @functools.cache
@@ -194,9 +196,10 @@ def wrapped_class(mixin: type, plain: type) -> type:
     return type(f"SLLMR{plain.__name__}", (mixin, plain), members)
 
 
-def _new_instance(mixin: type, plain: type) -> nn.Module:
-    cls = wrapped_class(mixin, plain)
-    instance: nn.Module = object.__new__(cls)
+def new_instance(mixin: type, augmentation: type | None, plain: type) -> nn.Module:
+    """Return an empty instance of a library's class with its mixins before it."""
+    cls = plain if augmentation is None else augmented_class(augmentation, plain)
+    instance: nn.Module = object.__new__(wrapped_class(mixin, cls))
     return instance
 
 

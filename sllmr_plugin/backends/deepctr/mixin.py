@@ -19,16 +19,25 @@ from torch import Tensor, nn
 
 from ...config import SelectiveConfig
 from ...errors import HookNeverFiredError, InactiveWarning, UnsupportedModelError
+from ...knowledge.adaptor import Adaptor
 from ...parallel.ranks import Ranks
 from ...training.probes import JudgedPairs
 from ...training.rows import ArrayRows, Features
+from ..augmented import AugmentMixin, unaugmented_class
 from ..base import Backend
 from ..optimizer import sync_optimizer
 from ..processes import Processes, check_processes
-from ..wrapped import WrappedMixin, held, plain_class, warn_if_only_warm_up, wrapped_class
-from . import ImportFirst
-from .augmented import AugmentMixin, augmented_class, complete, unaugmented_class
-from .checks import embeddings_of, find_problems, prediction_head, require_arrays, require_compiled, shares_forward
+from ..wrapped import WrappedMixin, held, new_instance, plain_class, warn_if_only_warm_up
+from .augmented import DeepCTRAugmentMixin, MatrixAugmentation, complete
+from .checks import (
+    augment_problems,
+    embeddings_of,
+    find_problems,
+    prediction_head,
+    require_arrays,
+    require_compiled,
+    shares_forward,
+)
 from .fit_seams import LeanL2, whole_batches
 
 _FIT_ORDER = (  # of DeepCTR-Torch's own `fit`
@@ -219,15 +228,13 @@ class SLLMRMixin(WrappedMixin):
         return loss if extra is None else loss + extra
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
-        """Pickle and copy an augmented model, too, by the class that the library knows, imported quietly."""
-        _, (mixin, plain), *rest = super().__reduce_ex__(protocol)
-        augmented = issubclass(plain, AugmentMixin)
-        return (_new_instance, (ImportFirst(), mixin, unaugmented_class(plain), augmented), *rest)
+        """Pickle and copy by mixins and plain class, which the library is imported quietly for."""
+        _, classes, *rest = super().__reduce_ex__(protocol)
+        return (_new_instance, (ImportFirst(), *classes), *rest)
 
 
-def _new_instance(_: object, mixin: type, plain: type, augmented: bool) -> nn.Module:
-    instance: nn.Module = object.__new__(wrapped_class(mixin, augmented_class(plain) if augmented else plain))
-    return instance
+def _new_instance(_: object, *classes: Any) -> nn.Module:
+    return new_instance(*classes)
 
 
 def _fit_arguments(fit: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -255,6 +262,7 @@ class DeepCTRBackend(Backend):
     """DeepCTR-Torch: a model's input is a matrix of rows, and so is its output."""
 
     mixin = SLLMRMixin
+    augment_mixin = DeepCTRAugmentMixin
 
     def find_problems(
         self,
@@ -271,6 +279,13 @@ class DeepCTRBackend(Backend):
     def embeddings(self, model: Any, feature: str) -> list[nn.Embedding]:
         """Return the embedding modules that the feature's ids are looked up in."""
         return embeddings_of(model, feature)
+
+    def augmentation(
+        self, model: Any, adaptor: Adaptor, user: str, item: str
+    ) -> tuple[list[str], MatrixAugmentation | None]:
+        """Return everything that speaks against an adaptor, and the `Augmentation`, None when there is something."""
+        problems = augment_problems(model, user, item, adaptor.widths)
+        return problems, None if problems else MatrixAugmentation(adaptor, user, item, model.feature_index)
 
     def training_rows(self, model: Any, arguments: dict[str, Any]) -> ArrayRows:
         """Return the training rows, without those that `fit` splits off for validation."""
