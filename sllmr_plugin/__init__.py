@@ -23,6 +23,7 @@ _MODULES = {
         "augment",
         "dense_columns",
         "materialize",
+        "serving_table",
         "unaugment",
     ),
     "backends.initialise": (
@@ -66,6 +67,7 @@ _MODULES = {
         "reliability",
     ),
     "knowledge": (
+        "EmbedAdaptor",
         "KARAdaptor",
         "LLMCFAdaptor",
     ),
@@ -98,6 +100,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .backends.augment import augment as augment
     from .backends.augment import dense_columns as dense_columns
     from .backends.augment import materialize as materialize
+    from .backends.augment import serving_table as serving_table
     from .backends.augment import unaugment as unaugment
     from .backends.deepctr.mixin import SLLMRCallback as SLLMRCallback
     from .backends.deepctr.mixin import SLLMRMixin as SLLMRMixin
@@ -131,6 +134,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .evaluation.reliability import Reliability as Reliability
     from .evaluation.reliability import reliability as reliability
     from .evaluation.tune import tune as tune
+    from .knowledge import EmbedAdaptor as EmbedAdaptor
     from .knowledge import KARAdaptor as KARAdaptor
     from .knowledge import LLMCFAdaptor as LLMCFAdaptor
     from .knowledge.id_vectors import Vectors as Vectors

@@ -15,6 +15,7 @@ from sllmr_plugin import (
     AugmentError,
     CoverageError,
     CoverageWarning,
+    EmbedAdaptor,
     KARAdaptor,
     LLMCFAdaptor,
     NotAugmentedError,
@@ -34,10 +35,10 @@ from sllmr_plugin.evaluation.model_scores import evaluation_mode, score_items, t
 from sllmr_plugin.knowledge import Adaptor
 from sllmr_plugin.zoo.deepctr import build_model, feature_names, input_rows
 
-from .text_cases import N_ITEMS, N_USERS, encoded, interactions
+from .text_cases import N_ITEMS, N_USERS, encoded, id_vectors, interactions
 
 SIX = ("deepfm", "xdeepfm", "autoint", "dcn", "dcnv2", "din")
-KINDS = ("kar", "llm_cf", "llm_cf, reasoned")
+KINDS = ("kar", "llm_cf", "llm_cf, reasoned", "embed")
 pytestmark = pytest.mark.filterwarnings("ignore::sllmr_plugin.CoverageWarning")
 
 
@@ -54,6 +55,8 @@ def rows(data):
 def adaptor_of(kind, rows):
     if kind == "kar":
         return KARAdaptor(encoded(), dim=3, hidden=4)
+    if kind == "embed":
+        return EmbedAdaptor(id_vectors(), dim=3, hidden=4)
     texts = encoded(reasoning=kind.endswith("reasoned"))
     return LLMCFAdaptor(texts, *rows, user="user_id", item="item_id", dim=3, hidden=4, size=30)
 

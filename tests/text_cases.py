@@ -7,6 +7,7 @@ import pandas as pd
 
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.knowledge import EncodedTexts, TextTable
+from sllmr_plugin.knowledge.id_vectors import IdVectors, Vectors
 
 N_USERS, N_ITEMS = 12, 10
 NO_USER_TEXT, NO_ITEM_TEXT = (4, 9), (7,)  # codes, counted from 1
@@ -59,3 +60,9 @@ def encoded(dim=6, *, reasoning=False):
 
     table = TextTable.read(frame, user_index=data.user_index, item_index=data.item_index)
     return EncodedTexts.of(table, Vectors())
+
+
+def id_vectors(dim=6):
+    """Return vectors whose raw ids are the codes of those that have a text."""
+    texts = encoded(dim)
+    return Vectors(*(IdVectors(pd.Series(texts.codes[kind]), texts.vectors[kind]) for kind in ("item", "user")))

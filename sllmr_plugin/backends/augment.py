@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from ..errors import AugmentError, NotAugmentedError
 from ..knowledge.adaptor import Adaptor
+from ..scores.ids import IdIndex, keys_and_codes
 from .augmented import (
     Augmentation,
     AugmentMixin,
@@ -34,7 +36,7 @@ def dense_columns(adaptor: Adaptor) -> list[Any]:
     Parameters
     ----------
     adaptor : Adaptor
-        For instance a `KARAdaptor`.
+        For instance an `EmbedAdaptor`.
 
     Returns
     -------
@@ -59,7 +61,7 @@ def augment(model: Model, adaptor: Adaptor, *, user: str, item: str) -> Model:
     model : deepctr_torch model
         Built with the columns that `dense_columns` returns.
     adaptor : Adaptor
-        `KARAdaptor` or `LLMCFAdaptor`.
+        `EmbedAdaptor`, `KARAdaptor` or `LLMCFAdaptor`.
     user, item : str
         The model's features that carry the ids.
 
@@ -166,6 +168,51 @@ def materialize(model: Any, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     ids = [torch.from_numpy(np.ravel(x[name]).astype(np.int64)) for name in (augmentation.user, augmentation.item)]
     users, items = ids
     return augmentation.inputs(_columns(augmentation, users, items, model.device))
+
+
+def serving_table(model: Any, feature: str, index: IdIndex) -> pd.DataFrame:
+    """Compute the adaptor's columns of every id of a feature: a plain table to serve from.
+
+    Parameters
+    ----------
+    model : augmented model
+        Trained.
+    feature : str
+        The user's or the item's feature, as `augment` was told.
+    index : mapping, pandas.Series or fitted sklearn LabelEncoder
+        Raw id -> code: the ids that are to be in the table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row an id: the raw id under the feature's name, and each column that it decides, a float32 vector a cell. The
+        numbers are what the adaptor gives for these codes in one call of it, bit for bit; calls with fewer codes may
+        round the last bit otherwise, as matrix products do.
+
+    Raises
+    ------
+    NotAugmentedError
+        If the model is not augmented.
+    AugmentError
+        If this feature alone decides none of the columns.
+    """
+    augmentation = _require_augmented(model, "serving_table")
+    kind = {augmentation.user: "user", augmentation.item: "item"}.get(feature)
+    names = [name for name, side in augmentation.adaptor.sides.items() if side == kind]
+    if not names:
+        raise AugmentError(
+            [
+                f"{feature!r} alone decides no column of {type(augmentation.adaptor).__name__} (there are "
+                f"{', '.join(f'{name}: {side}' for name, side in augmentation.adaptor.sides.items()) or 'none'}). "
+                "Compute the columns of user and item together with materialize(model, x)."
+            ]
+        )
+    ids, codes = keys_and_codes(index, feature)
+    asked = torch.from_numpy(codes)
+    other = torch.zeros_like(asked)
+    users, items = (asked, other) if kind == "user" else (other, asked)
+    columns = _columns(augmentation, users, items, model.device)
+    return pd.DataFrame({feature: ids, **{name: list(columns[name]) for name in names}})
 
 
 def _columns(augmentation: Augmentation, users: Tensor, items: Tensor, device: Any) -> dict[str, np.ndarray]:

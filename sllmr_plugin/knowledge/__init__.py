@@ -1,6 +1,7 @@
-"""What a language model wrote, put into models: texts, vectors, and the baselines KAR and LLM-CF."""
+"""What a language model wrote, put into models: texts, vectors, and what makes inputs of them."""
 
 from .adaptor import Adaptor
+from .embed import EmbedAdaptor
 from .kar import KARAdaptor
 from .llm_cf import LLMCFAdaptor
 from .texts import TextCoverage, TextTable
@@ -8,6 +9,7 @@ from .vectors import EncodedTexts, SentenceTransformerEncoder, TextEncoder, Tfid
 
 __all__ = [
     "Adaptor",
+    "EmbedAdaptor",
     "EncodedTexts",
     "KARAdaptor",
     "LLMCFAdaptor",

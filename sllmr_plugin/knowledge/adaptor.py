@@ -23,30 +23,37 @@ class Adaptor(nn.Module):
     Parameters
     ----------
     encoded : EncodedTexts
-        Vectors of the texts.
+        Vectors of the texts, of users, items or both.
 
     Attributes
     ----------
     widths : dict of str to int
         Name of each dense column -> its dimension.
+    sides : dict of str to {"user", "item"}
+        Name of each column that the user alone or the item alone decides in predictions -> which of them.
     users, items : TextVectors
-        The lookups.
+        The lookups; only of what there are vectors of.
     """
 
     widths: dict[str, int]
+    sides: dict[str, str]
+    users: TextVectors
+    items: TextVectors
 
     def __init__(self, encoded: EncodedTexts) -> None:
         super().__init__()
-        self.users = TextVectors(encoded, "user")
-        self.items = TextVectors(encoded, "item")
+        self.sides = {}
+        self._lookups = {kind: f"{kind}s" for kind in ("user", "item") if kind in encoded.codes}
+        for kind, name in self._lookups.items():
+            setattr(self, name, TextVectors(encoded, kind))
 
     def check_coverage(self, users: np.ndarray, items: np.ndarray) -> None:
-        """Find out whether there are texts for the codes of the training rows, (n_rows,) each.
+        """Find out whether there are vectors for the codes of the training rows, (n_rows,) each.
 
         Raises
         ------
         CoverageError
-            If there is none for any user, or none for any item.
+            If there are vectors of users, or of items, and none is for any of the rows.
 
         Warns
         -----
@@ -54,21 +61,23 @@ class Adaptor(nn.Module):
             If there is none for some of them.
         """
         lacking = []
-        for kind, lookup, codes in (("users", self.users, users), ("items", self.items, items)):
+        for kind, kinds in self._lookups.items():
+            lookup: TextVectors = getattr(self, kinds)
+            codes = users if kind == "user" else items
             distinct = torch.from_numpy(np.unique(codes).astype(np.int64)).to(lookup.position.device)
             known = int(lookup.known(distinct).sum())
             if known == 0:
                 raise CoverageError(
-                    f"none of the {len(distinct)} {kind} in the training rows has a text, so {type(self).__name__} "
-                    "would add nothing for them. Give the text table the ids of the training rows, with "
-                    f"{kind[:-1]}_index= to turn them into codes."
+                    f"none of the {len(distinct)} {kinds} in the training rows has a text or vector, so "
+                    f"{type(self).__name__} would add nothing for them. Give the table the ids of the training rows, "
+                    f"with {kind}_index= to turn them into codes."
                 )
             if known < len(distinct):
-                lacking.append(f"{len(distinct) - known} of {len(distinct)} {kind}")
+                lacking.append(f"{len(distinct) - known} of {len(distinct)} {kinds}")
         if lacking:
             warnings.warn(
-                f"{' and '.join(lacking)} in the training rows have no text; they share one learned vector. Have texts "
-                "written for them if they are many.",
+                f"{' and '.join(lacking)} in the training rows have no text or vector; they share one learned "
+                "vector. Have texts written for them if they are many.",
                 CoverageWarning,
                 stacklevel=3,
             )

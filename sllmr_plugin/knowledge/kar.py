@@ -86,6 +86,7 @@ class KARAdaptor(Adaptor):
         encoded = EncodedTexts.of(texts, encoder)
         super().__init__(encoded)
         self.widths = {"kar_user": dim, "kar_item": dim}
+        self.sides = {"kar_user": "user", "kar_item": "item"}
 
         def experts(n: int) -> nn.ModuleList:
             return nn.ModuleList(

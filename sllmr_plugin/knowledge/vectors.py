@@ -188,7 +188,7 @@ class EncodedTexts:
     Attributes
     ----------
     codes : dict of str to ndarray
-        ``"user"`` and ``"item"`` -> (n,) int64 ascending codes.
+        ``"user"`` and ``"item"`` -> (n,) int64 ascending codes; users may be left out.
     vectors : dict of str to ndarray
         The same keys -> (n, d) float32, of root mean square 1 over both kinds.
     reasoning : EncodedReasoning or None
@@ -226,7 +226,7 @@ class EncodedTexts:
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return int(self.vectors["user"].shape[1])
+        return int(self.vectors["item"].shape[1])
 
 
 class TextVectors(nn.Module):
