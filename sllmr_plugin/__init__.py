@@ -26,6 +26,7 @@ _MODULES = {
         "serving_table",
         "unaugment",
     ),
+    "backends.item_columns": ("sparse_columns",),
     "backends.initialise": (
         "Initialisation",
         "initialise",
@@ -72,6 +73,8 @@ _MODULES = {
         "LLMCFAdaptor",
     ),
     "knowledge.id_vectors": ("Vectors",),
+    "knowledge.item_features": ("ItemFeatures",),
+    "knowledge.semantic_ids": ("SemanticIds",),
     "knowledge.texts": ("TextTable",),
     "knowledge.vectors": (
         "SentenceTransformerEncoder",
@@ -106,6 +109,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .backends.deepctr.mixin import SLLMRMixin as SLLMRMixin
     from .backends.initialise import Initialisation as Initialisation
     from .backends.initialise import initialise as initialise
+    from .backends.item_columns import sparse_columns as sparse_columns
     from .config import SelectiveConfig as SelectiveConfig
     from .datasets.interactions import load_interactions as load_interactions
     from .errors import AdaptorWarning as AdaptorWarning
@@ -138,6 +142,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .knowledge import KARAdaptor as KARAdaptor
     from .knowledge import LLMCFAdaptor as LLMCFAdaptor
     from .knowledge.id_vectors import Vectors as Vectors
+    from .knowledge.item_features import ItemFeatures as ItemFeatures
+    from .knowledge.semantic_ids import SemanticIds as SemanticIds
     from .knowledge.texts import TextTable as TextTable
     from .knowledge.vectors import SentenceTransformerEncoder as SentenceTransformerEncoder
     from .knowledge.vectors import TextEncoder as TextEncoder

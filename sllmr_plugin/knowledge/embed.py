@@ -13,7 +13,7 @@ from ..errors import VectorsError
 from ..scores.ids import IdIndex
 from .adaptor import Adaptor, by_distinct, seeded
 from .id_vectors import Vectors, VectorSource
-from .vectors import EncodedTexts, TextVectors
+from .vectors import EncodedTexts, TextVectors, directions
 
 USERS = ("auto", "vectors", "none")
 
@@ -124,7 +124,5 @@ def _encoded(read: Vectors, with_users: bool, user_index: IdIndex | None, item_i
                 f"{read.source}: none of the {len(of_kind)} {kind}s has a code (the first is {of_kind.ids.iloc[0]!r}). "
                 f"Pass {kind}_index=, which says what code each raw id has."
             )
-        away = matrix - centre
-        size = np.sqrt(np.square(away).mean(axis=1, keepdims=True))
-        vectors[kind] = (away / np.where(size > 1e-9, size, 1.0)).astype(np.float32)
+        vectors[kind] = directions(matrix, centre).astype(np.float32)
     return EncodedTexts(codes, vectors)

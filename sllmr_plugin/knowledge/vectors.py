@@ -160,6 +160,14 @@ def encode_finite(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
     return vectors
 
 
+def directions(matrix: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Return (n, d) float64 vectors as seen from a centre, (d,), each of root mean square 1; zeros at the centre."""
+    away = matrix - centre
+    size = np.sqrt(np.square(away, dtype=np.float64).mean(axis=1, keepdims=True))
+    scaled: np.ndarray = away / np.where(size > 1e-9, size, 1.0)
+    return scaled
+
+
 _KINDS = ("user", "item")
 
 
