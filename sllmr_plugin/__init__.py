@@ -27,6 +27,10 @@ _MODULES = {
         "unaugment",
     ),
     "backends.item_columns": ("sparse_columns",),
+    "backends.fuxictr.features": (
+        "dense_features",
+        "sparse_features",
+    ),
     "backends.initialise": (
         "Initialisation",
         "initialise",
@@ -107,6 +111,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .backends.augment import unaugment as unaugment
     from .backends.deepctr.mixin import SLLMRCallback as SLLMRCallback
     from .backends.deepctr.mixin import SLLMRMixin as SLLMRMixin
+    from .backends.fuxictr.features import dense_features as dense_features
+    from .backends.fuxictr.features import sparse_features as sparse_features
     from .backends.initialise import Initialisation as Initialisation
     from .backends.initialise import initialise as initialise
     from .backends.item_columns import sparse_columns as sparse_columns

@@ -58,8 +58,8 @@ def augment(model: Model, adaptor: Adaptor, *, user: str, item: str) -> Model:
 
     Parameters
     ----------
-    model : deepctr_torch model
-        Built with the columns that `dense_columns` returns.
+    model : deepctr_torch or fuxictr.pytorch model
+        Built with the columns that `dense_columns` returns, or on the feature map that `dense_features` returns.
     adaptor : Adaptor
         `EmbedAdaptor`, `KARAdaptor` or `LLMCFAdaptor`.
     user, item : str
@@ -67,7 +67,7 @@ def augment(model: Model, adaptor: Adaptor, *, user: str, item: str) -> Model:
 
     Returns
     -------
-    deepctr_torch model
+    model
         The same object.
 
     Raises

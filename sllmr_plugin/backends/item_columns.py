@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..knowledge.item_features import ItemFeatures
-from .deepctr.quiet import import_deepctr_torch
+from .deepctr import import_deepctr_torch
 
 
 def sparse_columns(features: ItemFeatures, embedding_dim: int = 16) -> list[Any]:

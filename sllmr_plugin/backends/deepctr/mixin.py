@@ -28,6 +28,7 @@ from ..base import Backend
 from ..optimizer import sync_optimizer
 from ..processes import Processes, check_processes
 from ..wrapped import WrappedMixin, held, new_instance, plain_class, warn_if_only_warm_up
+from . import ImportFirst
 from .augmented import DeepCTRAugmentMixin, MatrixAugmentation, complete
 from .checks import (
     augment_problems,

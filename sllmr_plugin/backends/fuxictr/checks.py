@@ -19,7 +19,7 @@ from ...scores.ids import IdIndex
 from ...training.rows import Features, Layout
 from ..base import dropout_problems, dropouts, head_of, name_problems, task_problems
 from ..forward import batch_norms, call_with, captured_input, statistics_of_first, training_mode
-from .data import VOCABULARY_FILE, fuxictr_index, layout_of, to_batch
+from .data import VOCABULARY_FILE, fed_layout, fuxictr_index, to_batch
 
 _LOG = logging.getLogger(__name__)
 SEAMS = ("fit", "train_epoch", "compute_loss", "get_inputs", "forward")
@@ -61,7 +61,7 @@ def find_problems(
         If the model's batches are not dicts of features.
     """
     specs = model.feature_map.features
-    layout = layout_of(model.feature_map)
+    layout = fed_layout(model)
     lacking = seam_problem(model)
     problems = [] if lacking is None else [lacking]
     if not problems:
@@ -92,13 +92,11 @@ def default_item_features(model: Any, user: str, item: str) -> list[str]:
     """
     fields = model.__dict__.get("din_target_field", [])
     nested = [field if isinstance(field, (list, tuple)) else [field] for field in fields]
-    specs = model.feature_map.features
+    specs = {name: model.feature_map.features[name] for name in fed_layout(model)}
     source = specs[item].get("source")
     if source and source != specs[user].get("source"):
         nested += [[name] for name, spec in specs.items() if spec.get("source") == source]
-    return [
-        name for names in nested for name in names if name in specs and specs[name]["type"] not in ("sequence", "meta")
-    ]
+    return [name for names in nested for name in names if name in specs and specs[name]["type"] != "sequence"]
 
 
 def seam_problem(model: Any) -> str | None:

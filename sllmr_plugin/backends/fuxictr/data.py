@@ -180,18 +180,24 @@ _WIDTH = {"sequence": "max_len", "embedding": "pretrain_dim"}  # the key of the 
 _CODES = ("categorical", "sequence")
 
 
-def layout_of(feature_map: Any) -> dict[str, tuple[int, int]]:
+def layout_of(feature_map: Any, without: Sequence[str] = ()) -> dict[str, tuple[int, int]]:
     """Lay out the features that a model is fed side by side: name -> first column and one past the last.
 
     Meta features (a group id) and labels are not inputs and have no column.
     """
     layout, first = {}, 0
     for name, spec in feature_map.features.items():
-        if spec["type"] != "meta":
+        if spec["type"] != "meta" and name not in without:
             end = first + spec.get(_WIDTH.get(spec["type"], ""), 1)
             layout[name] = (first, end)
             first = end
     return layout
+
+
+def fed_layout(model: Any) -> dict[str, tuple[int, int]]:
+    """Lay out the features of a model's batches: all but those that an adaptor fills."""
+    augmentation = getattr(model, "augmentation", None)
+    return layout_of(model.feature_map, () if augmentation is None else augmentation.names)
 
 
 def to_rows(batch: Mapping[str, Tensor], layout: Layout, device: torch.device) -> Tensor:
@@ -227,7 +233,7 @@ class RowScorer(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.feature_index = layout_of(model.feature_map)
+        self.feature_index = fed_layout(model)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Score rows."""
@@ -295,7 +301,9 @@ def _columns(generator: Any, feature_map: Any, names: Sequence[str]) -> Iterator
     array = getattr(getattr(generator, "dataset", None), "darray", None)
     paths = getattr(generator, "data_blocks", getattr(generator, "parquet_files", None))
     if own and array is not None:
-        where = {name: feature_map.get_column_index(name) for name in names}
+        # The loader's own: the model's may have the columns of an adaptor before the label.
+        own_map = getattr(generator.dataset, "feature_map", feature_map)
+        where = {name: own_map.get_column_index(name) for name in names}
         for start in range(0, len(array), _PIECE):
             piece = array[start : start + _PIECE]
             yield {name: piece[:, index] for name, index in where.items()}
@@ -322,8 +330,8 @@ def _iterated(generator: Any) -> Iterator[Columns]:
     batches = iter(generator)
     if batches is generator:
         raise DataError(
-            "the training generator can be read only once, and the regularizer has to look at the rows before they "
-            "train. Pass an object whose every iter() starts from the first batch, such as a DataLoader."
+            "the training generator can be read only once, and its rows have to be looked at before they train. Pass "
+            "an object whose every iter() starts from the first batch, such as a DataLoader."
         )
     for batch in batches:
         yield {name: np.asarray(values) for name, values in batch.items()}

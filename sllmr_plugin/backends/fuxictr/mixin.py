@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ...config import SelectiveConfig
 from ...errors import HookNeverFiredError, ProcessesError, SLLMRError
+from ...knowledge.adaptor import Adaptor
 from ...parallel.ranks import Ranks
 from ...scores.ids import IdIndex
 from ...training.probes import JudgedPairs
@@ -29,6 +30,7 @@ from ...training.rows import Features
 from ..base import Backend
 from ..optimizer import sync_optimizer
 from ..wrapped import WrappedMixin, warn_if_only_warm_up
+from .augmented import BatchAugmentation, FuxiCTRAugmentMixin, build_augmentation
 from .checks import find_problems, id_index, is_row_wise, prediction_head
 from .data import RowScorer, StreamedRows, random_state_kept, to_batch, to_rows, training_pieces, with_rows
 
@@ -121,6 +123,7 @@ class FuxiCTRBackend(Backend):
     """FuxiCTR: a model's input is a batch of named tensors, its output a dict."""
 
     mixin = FuxiCTRMixin
+    augment_mixin = FuxiCTRAugmentMixin
     draws_apart = True
     rows_run_alone = True
 
@@ -139,6 +142,12 @@ class FuxiCTRBackend(Backend):
     def id_index(self, model: Any, feature: str) -> IdIndex | None:
         """Return the vocabulary of a feature, if FuxiCTR's file of it stands where the data set is."""
         return id_index(model, feature)
+
+    def augmentation(
+        self, model: Any, adaptor: Adaptor, user: str, item: str
+    ) -> tuple[list[str], BatchAugmentation | None]:
+        """Return everything that speaks against an adaptor, and the `Augmentation`, None when there is something."""
+        return build_augmentation(model, adaptor, user, item)
 
     def row_model(self, model: Any) -> RowScorer:
         """Return the model as one of rows, (n_rows, width)."""
