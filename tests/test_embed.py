@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -30,6 +31,16 @@ from .text_cases import N_ITEMS, N_USERS, NO_ITEM_TEXT, NO_USER_TEXT, encoded, i
 
 USERS = torch.tensor([1, 4, 4, 12, 9, 3, 10_000])
 ITEMS = torch.tensor([2, 7, 3, 10, 7, 1, 0])
+
+
+@pytest.fixture(scope="module")
+def data():
+    return interactions()
+
+
+@pytest.fixture(scope="module")
+def rows(data):
+    return training_rows(data, history_length=3)
 
 
 def randomised(adaptor):
@@ -64,8 +75,8 @@ def test_columns_are_perceptrons_of_the_direction_from_the_items_mean():
     adaptor = randomised(EmbedAdaptor(read, dim=3, hidden=5))
     assert adaptor.widths == {"embed_item": 3, "embed_user": 3}
     expected = [
-        naive((read.items, read.items), adaptor.item_side.layers, adaptor.items.missing, item)
-        + naive((read.users, read.items), adaptor.user_side.layers, adaptor.users.missing, user)
+        naive((read.items, read.items), adaptor.item_side, adaptor.items.missing, item)
+        + naive((read.users, read.items), adaptor.user_side, adaptor.users.missing, user)
         for user, item in zip(USERS.tolist(), ITEMS.tolist(), strict=True)
     ]
     torch.testing.assert_close(adaptor(USERS, ITEMS), torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
@@ -79,8 +90,8 @@ def test_ids_without_a_vector_share_one_that_starts_as_zeros_and_is_learned():
     output = adaptor(users, lacking)
     torch.testing.assert_close(output, output[:1].expand_as(output))
     with torch.no_grad():
-        bias = adaptor.item_side.layers[0].bias
-        torch.testing.assert_close(output[0, :3], adaptor.item_side.layers[2](bias.relu()))
+        bias = adaptor.item_side[0].bias
+        torch.testing.assert_close(output[0, :3], adaptor.item_side[2](bias.relu()))
     output.sum().backward()
     assert adaptor.items.missing.grad.abs().sum() > 0
 
@@ -97,7 +108,7 @@ def test_users_have_a_column_only_where_they_have_vectors():
     torch.testing.assert_close(  # the items' weights do not hang on whether there are users
         EmbedAdaptor(both, dim=3)(USERS, ITEMS)[:, :3], EmbedAdaptor(items_only, dim=3)(USERS, ITEMS)
     )
-    with pytest.raises(VectorsError, match="has none of users. Use users='none'"):
+    with pytest.raises(VectorsError, match="has none of users. Use users='history' with x and y"):
         EmbedAdaptor(items_only, users="vectors")
 
 
@@ -107,7 +118,7 @@ def test_vectors_are_read_by_raw_id_and_what_makes_no_sense_is_refused():
     assert adaptor.items.known(torch.tensor([0, 2, 5])).tolist() == [False, True, True]
     with pytest.raises(VectorsError, match="none of the 3 items has a code .the first is 'a'.. Pass item_index="):
         EmbedAdaptor(ids, item_index={"c": 1})
-    for wrong in ({"users": "history"}, {"dim": 0}, {"hidden": 0}):
+    for wrong in ({"users": "means"}, {"dim": 0}, {"hidden": 0}):
         with pytest.raises(VectorsError, match=f"{next(iter(wrong))}="):
             EmbedAdaptor(ids, item_index={"a": 1}, **wrong)
     with pytest.raises(CoverageError, match="none of the 1 items in the training rows has a text or vector"):
@@ -121,20 +132,77 @@ def test_the_seed_decides_and_the_global_generator_is_left_alone():
     one, same, other = (EmbedAdaptor(id_vectors(), seed=seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(2), expected)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
-    assert not torch.equal(one.item_side.layers[0].weight, other.item_side.layers[0].weight)
+    assert not torch.equal(one.item_side[0].weight, other.item_side[0].weight)
+
+
+# ---------------------------------------------------------------------- users by what they took
+
+
+def histories(rows, **options):
+    x, y = rows
+    return randomised(EmbedAdaptor(Vectors(id_vectors().items), users="history", x=x, y=y, dim=3, **options))
+
+
+def naive_mean(read, rows, user, without=None):
+    """Return the mean direction of what a user took, None if that is nothing."""
+    centre = read.items.matrix.mean(axis=0, dtype=np.float64)
+    known = read.items.ids.tolist()
+    taken = [
+        read.items.matrix[known.index(item)] - centre
+        for u, item, label in zip(rows[0]["user_id"], rows[0]["item_id"], rows[1], strict=True)
+        if u == user and label == 1 and item in known and item != without
+    ]
+    if not taken:
+        return None
+    total = sum(vector / np.sqrt((vector**2).mean()) for vector in taken)
+    return total / np.sqrt((total**2).mean())
+
+
+def test_users_are_means_of_what_they_took_and_a_row_that_trains_does_not_see_its_item(rows):
+    x, y = rows
+    more = {name: np.concatenate([x[name], x[name][:3]]) for name in ("user_id", "item_id")}  # some took twice
+    rows = more, np.concatenate([y, y[:3]])
+    adaptor, read = histories(rows), id_vectors()
+    assert adaptor.widths == {"embed_item": 3, "embed_user": 3}
+    users, items = (torch.from_numpy(more[name]) for name in ("user_id", "item_id"))
+    for training in (True, False):
+        with torch.set_grad_enabled(training):
+            output = adaptor(users, items)[:, 3:]
+        for row, (user, item) in enumerate(zip(users.tolist(), items.tolist(), strict=True)):
+            mean = naive_mean(read, rows, user, item if training else None)
+            vector = adaptor.histories.missing if mean is None else torch.from_numpy(mean)
+            torch.testing.assert_close(output[row], adaptor.user_side(vector), rtol=1e-5, atol=1e-5)
+
+
+def test_users_without_a_history_share_a_vector_that_is_learned(rows):
+    x, y = rows
+    mine = x["user_id"] == 3
+    only = {name: x[name][mine] for name in ("user_id", "item_id")}, y[mine]
+    adaptor = EmbedAdaptor(Vectors(id_vectors().items), users="auto", x=only[0], y=only[1])
+    assert adaptor.histories.missing.abs().sum() == 0
+    lacking = torch.tensor([1, 4, 10_000, -1])
+    output = adaptor(lacking, torch.full((4,), 2))
+    torch.testing.assert_close(output, output[:1].expand_as(output))
+    output.sum().backward()
+    assert adaptor.histories.missing.grad.abs().sum() > 0
+    assert adaptor.histories.known(torch.tensor([3, 4])).tolist() == [True, False]
+    with pytest.warns(CoverageWarning, match="^11 of 12 users and 1 of 10 items in the training rows have no text"):
+        adaptor.check_coverage(np.arange(1, N_USERS + 1), np.arange(1, N_ITEMS + 1))
+
+
+def test_histories_need_rows(rows):
+    x, y = rows
+    items = Vectors(id_vectors().items)
+    with pytest.raises(VectorsError, match="needs x and y"):
+        EmbedAdaptor(items, users="history", x=x)
+    with pytest.raises(VectorsError, match="a label a row"):
+        EmbedAdaptor(items, users="history", x=x, y=y[:-1])
+    assert EmbedAdaptor(items).widths == {"embed_item": 16}
+    own = EmbedAdaptor(id_vectors(), x=x, y=y)  # vectors of their own come first
+    assert own.histories is None
 
 
 # ---------------------------------------------------------------------- served from a table
-
-
-@pytest.fixture(scope="module")
-def data():
-    return interactions()
-
-
-@pytest.fixture(scope="module")
-def rows(data):
-    return training_rows(data, history_length=3)
 
 
 def trained(data, rows, adaptor):
@@ -147,10 +215,16 @@ def trained(data, rows, adaptor):
     return model
 
 
-@pytest.mark.parametrize("adaptor_class", [EmbedAdaptor, KARAdaptor])
-def test_a_table_by_raw_id_has_what_the_trained_adaptor_gives_bit_for_bit(adaptor_class, data, rows, tmp_path):
-    vectors = id_vectors() if adaptor_class is EmbedAdaptor else encoded()
-    model = trained(data, rows, adaptor_class(vectors, dim=3))
+BUILD = {
+    "vectors": lambda rows: EmbedAdaptor(id_vectors(), dim=3),
+    "history": lambda rows: EmbedAdaptor(id_vectors(), users="history", x=rows[0], y=rows[1], dim=3),
+    "kar": lambda rows: KARAdaptor(encoded(), dim=3),
+}
+
+
+@pytest.mark.parametrize("kind", BUILD)
+def test_a_table_by_raw_id_has_what_the_trained_adaptor_gives_bit_for_bit(kind, data, rows, tmp_path):
+    model = copy.deepcopy(trained(data, rows, BUILD[kind](rows)))
     adaptor = model.augmentation.adaptor
     item_column, user_column = (
         next(name for name, side in adaptor.sides.items() if side == kind) for kind in ("item", "user")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -61,10 +61,11 @@ class Adaptor(nn.Module):
             If there is none for some of them.
         """
         lacking = []
-        for kind, kinds in self._lookups.items():
-            lookup: TextVectors = getattr(self, kinds)
-            codes = users if kind == "user" else items
-            distinct = torch.from_numpy(np.unique(codes).astype(np.int64)).to(lookup.position.device)
+        for kind, codes in (("user", users), ("item", items)):
+            if kind not in self._lookups:
+                continue
+            lookup, kinds = getattr(self, self._lookups[kind]), f"{kind}s"
+            distinct = torch.from_numpy(np.unique(codes).astype(np.int64)).to(lookup.missing.device)
             known = int(lookup.known(distinct).sum())
             if known == 0:
                 raise CoverageError(
@@ -91,7 +92,7 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def by_distinct(module: nn.Module, codes: Tensor) -> Tensor:
+def by_distinct(module: Callable[[Tensor], Tensor], codes: Tensor) -> Tensor:
     """Apply a module to (n,) codes, computing every distinct code once: a ranking asks for one user many times."""
     distinct, where = codes.unique(return_inverse=True)
     output: Tensor = module(distinct)[where]

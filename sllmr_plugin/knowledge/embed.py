@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,36 +13,15 @@ from torch import Tensor, nn
 from ..errors import VectorsError
 from ..scores.ids import IdIndex
 from .adaptor import Adaptor, by_distinct, seeded
+from .histories import HistoryVectors
 from .id_vectors import Vectors, VectorSource
-from .vectors import EncodedTexts, TextVectors, directions
+from .vectors import EncodedTexts, directions
 
-USERS = ("auto", "vectors", "none")
-
-
-class Side(nn.Module):
-    """Vectors v of one side, users or items, through two layers: ``W2 relu(W1 v + b1) + b2``.
-
-    Parameters
-    ----------
-    vectors : TextVectors
-        (n, d).
-    dim_in, hidden, dim : int
-        d, the width of the hidden layer and of the output.
-    """
-
-    def __init__(self, vectors: TextVectors, dim_in: int, hidden: int, dim: int) -> None:
-        super().__init__()
-        self.vectors = vectors
-        self.layers = nn.Sequential(nn.Linear(dim_in, hidden), nn.ReLU(), nn.Linear(hidden, dim))
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """Return (n, dim) of (n,) int64 codes."""
-        output: Tensor = self.layers(self.vectors(codes))
-        return output
+USERS = ("auto", "vectors", "history", "none")
 
 
 class EmbedAdaptor(Adaptor):
-    """Fills the dense column ``embed_item`` and, where users have vectors, ``embed_user``, each by a perceptron.
+    """Fills the dense columns ``embed_item`` and, unless users have no vectors, ``embed_user``, each by a perceptron.
 
     The vectors stay as they are; two layers that are trained with the model bring them into the recommender's space, as
     in AlphaRec (Sheng et al., "Language Representations Can be What Recommenders Need", ICLR 2025, arXiv:2407.05441).
@@ -57,8 +37,14 @@ class EmbedAdaptor(Adaptor):
         As `Vectors.read` takes them: a text table, a table with titles, or vectors of your own, by raw id.
     user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
         Raw id -> code in the model's input. Default: the ids are the codes.
-    users : {"auto", "vectors", "none"}, default="auto"
-        Whether there is a column of the users' own vectors; ``auto`` is ``vectors`` where there are some.
+    users : {"auto", "vectors", "history", "none"}, default="auto"
+        Where the vectors of users come from: their own in `vectors`, the mean over the items that they took in training
+        (without the item of the row, see `HistoryVectors`), or nowhere. ``auto`` is ``vectors`` where users have some,
+        else ``history`` where `x` and `y` are given, else ``none``.
+    x, y : mapping of str to array, and array, optional
+        Who took what: the training rows' columns `user` and `item`, as codes, and labels. Only for ``history``.
+    user, item : str, default="user_id" and "item_id"
+        Names of these columns.
     dim : int, default=16
         Dimension of each column.
     hidden : int, default=64
@@ -81,6 +67,10 @@ class EmbedAdaptor(Adaptor):
         user_index: IdIndex | None = None,
         item_index: IdIndex | None = None,
         users: str = "auto",
+        x: Mapping[str, np.ndarray] | None = None,
+        y: np.ndarray | None = None,
+        user: str = "user_id",
+        item: str = "item_id",
         dim: int = 16,
         hidden: int = 64,
         seed: int = 0,
@@ -91,24 +81,54 @@ class EmbedAdaptor(Adaptor):
                 f"users={users!r} must be one of {USERS}, dim={dim!r} and hidden={hidden!r} at least 1. Change them."
             )
         read = Vectors.read(vectors, **options)
+        if users == "auto":
+            users = "vectors" if read.users is not None else "history" if x is not None and y is not None else "none"
         if users == "vectors" and read.users is None:
             raise VectorsError(
-                f"users='vectors', and {read.source} has none of users. Use users='none', or give profiles as well."
+                f"users='vectors', and {read.source} has none of users. Use users='history' with x and y, or 'none'."
             )
-        encoded = _encoded(read, users != "none", user_index, item_index)
+        if users == "history" and (x is None or y is None):
+            raise VectorsError("users='history' needs x and y: the id columns and the labels of the training rows.")
+        encoded = _encoded(read, users == "vectors", user_index, item_index)
         super().__init__(encoded)
-        self.widths = {f"embed_{kind}": dim for kind in encoded.codes}
-        self.sides = {f"embed_{kind}": kind for kind in encoded.codes}
+        self.histories: HistoryVectors | None = None
+        if users == "history":
+            assert x is not None
+            self.histories = HistoryVectors(self.items, _taken(x[user], x[item], y))
+            self._lookups["user"] = "histories"
+        kinds = [kind for kind in ("item", "user") if kind in self._lookups]
+        self.widths = {f"embed_{kind}": dim for kind in kinds}
+        self.sides = {f"embed_{kind}": kind for kind in kinds}
         with seeded(seed):
-            self.item_side = Side(self.items, encoded.dim, hidden, dim)
-            self.user_side = Side(self.users, encoded.dim, hidden, dim) if "user" in encoded.codes else None
+            self.item_side = _perceptron(encoded.dim, hidden, dim)
+            self.user_side = _perceptron(encoded.dim, hidden, dim) if "user" in self._lookups else None
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the columns of (n,) int64 codes side by side, (n, dim) each: the item's, then the user's."""
-        of_items = by_distinct(self.item_side, items)
-        if self.user_side is None:
-            return of_items
-        return torch.cat([of_items, by_distinct(self.user_side, users)], dim=1)
+        columns = [by_distinct(lambda codes: self.item_side(self.items(codes)), items)]
+        side = self.user_side
+        if side is not None and self.histories is not None and torch.is_grad_enabled():
+            own = items, self.items.vectors[self.items.rows(items)]
+            columns.append(side(self.histories(users, without=own)))  # a row that trains must not find its item there
+        elif side is not None:
+            vectors = self.users if self.histories is None else self.histories
+            columns.append(by_distinct(lambda codes: side(vectors(codes)), users))
+        return torch.cat(columns, dim=1)
+
+
+def _perceptron(dim_in: int, hidden: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim_in, hidden), nn.ReLU(), nn.Linear(hidden, dim))
+
+
+def _taken(users: Any, items: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return user and item codes of the positive rows."""
+    positive = np.ravel(y) > 0.5
+    columns = np.ravel(users), np.ravel(items)
+    if {len(column) for column in columns} != {len(positive)}:
+        raise VectorsError(
+            f"x has {len(columns[0])} users and {len(columns[1])} items, y {len(positive)} labels. Give a label a row."
+        )
+    return columns[0][positive], columns[1][positive]
 
 
 def _encoded(read: Vectors, with_users: bool, user_index: IdIndex | None, item_index: IdIndex | None) -> EncodedTexts:
