@@ -168,6 +168,16 @@ def test_the_weights_of_the_best_epoch_bring_the_adaptors():
     assert any(not torch.equal(value, seen[2][name]) for name, value in adaptor.named_parameters())
 
 
+def test_the_adaptor_joins_another_optimizer():
+    adaptor = embed()
+    model = augment(build(DCNv2, adaptor), adaptor, **IDS)
+    model.compile("adam", "binary_crossentropy", 0.01)
+    assert {id(p) for p in model.optimizer.param_groups[1]["params"]} == {id(p) for p in adaptor.parameters()}
+    model.optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    fit(model, DCNv2, epochs=1)
+    assert all(parameter in model.optimizer.state for parameter in adaptor.parameters())
+
+
 @pytest.mark.parametrize("how", ["deepcopy", "torch.save"])
 @pytest.mark.parametrize("wrapped", [False, True], ids=["augmented", "wrapped_too"])
 def test_copies_are_whole_and_their_own(how, wrapped, tmp_path):

@@ -160,8 +160,12 @@ def naive_mean(read, rows, user, without=None):
 
 def test_users_are_means_of_what_they_took_and_a_row_that_trains_does_not_see_its_item(rows):
     x, y = rows
-    more = {name: np.concatenate([x[name], x[name][:3]]) for name in ("user_id", "item_id")}  # some took twice
-    rows = more, np.concatenate([y, y[:3]])
+    # Some took an item twice, user 13 took one only, user 14 one without a vector.
+    more = {
+        "user_id": np.concatenate([x["user_id"], x["user_id"][:3], [13, 14]]),
+        "item_id": np.concatenate([x["item_id"], x["item_id"][:3], [3, NO_ITEM_TEXT[0]]]),
+    }
+    rows = more, np.concatenate([y, y[:3], [1, 1]])
     adaptor, read = histories(rows), id_vectors()
     assert adaptor.widths == {"embed_item": 3, "embed_user": 3}
     users, items = (torch.from_numpy(more[name]) for name in ("user_id", "item_id"))
@@ -172,6 +176,8 @@ def test_users_are_means_of_what_they_took_and_a_row_that_trains_does_not_see_it
             mean = naive_mean(read, rows, user, item if training else None)
             vector = adaptor.histories.missing if mean is None else torch.from_numpy(mean)
             torch.testing.assert_close(output[row], adaptor.user_side(vector), rtol=1e-5, atol=1e-5)
+    beyond = adaptor(torch.tensor([12]), torch.tensor([int(items.max()) + 1 + 3]))[0, 3:]  # not item 3 of user 13
+    torch.testing.assert_close(beyond, adaptor.user_side(torch.from_numpy(naive_mean(read, rows, 12))))
 
 
 def test_users_without_a_history_share_a_vector_that_is_learned(rows):

@@ -75,6 +75,8 @@ def test_codes_are_the_nearest_centres_of_what_is_left(vectors, matrix):
 def test_the_seed_decides_and_later_items_are_assigned_by_the_same_codebooks(vectors, tmp_path):
     ids, same = (SemanticIds.fit(vectors, codes=5, seed=1) for _ in range(2))
     pd.testing.assert_frame_equal(ids.assign(vectors), same.assign(vectors))
+    other = SemanticIds.fit(vectors, codes=5, seed=2)
+    assert not np.allclose(other.codebooks[0], ids.codebooks[0])
     ids.save(tmp_path / "codebooks.npz")
     loaded = SemanticIds.load(tmp_path / "codebooks.npz")
     assert repr(loaded) == repr(ids) == "SemanticIds(sid_0: 5, sid_1: 5, sid_2: 5 codes)"
@@ -132,8 +134,9 @@ def test_codes_are_looked_up_by_item(features):
     for row, item in enumerate(x["item_id"].tolist()):
         expected = [0, 0] if item == 5 else by_item.loc[item].tolist()
         assert [wider["sid_0"][row], wider["sid_1"][row]] == expected
-    history = features.add({"item_id": np.array([[1, 0], [5, 99]])})
-    assert history["sid_0"].tolist() == [[by_item.loc[1, "sid_0"], 0], [0, 0]]
+    history = features.add({"item_id": np.array([[1, 0, -1], [5, 99, 24]])})
+    first, last = by_item.loc[1, "sid_0"], by_item.loc[24, "sid_0"]
+    assert history["sid_0"].tolist() == [[first, 0, 0], [0, 0, last]]
 
 
 def test_values_are_encoded_by_a_vocabulary_that_later_items_share():
