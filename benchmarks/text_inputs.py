@@ -82,7 +82,7 @@ def main() -> None:
             config=SelectiveConfig.of_mode(mode),
             seed=seed,
             settings=settings,
-            adaptor=Mode.of(INPUTS[inputs]).adaptor(texts, rows, seed),
+            adaptor=Mode.of(INPUTS[inputs]).adaptor(data, rows, seed, texts=texts),
             verbose=False,
         )
         return tuple(getattr(result, metric) for metric in METRICS)

@@ -15,7 +15,7 @@ from sllmr_plugin import SelectiveConfig, Vectors
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.errors import ConfigError, RunFolderError
+from sllmr_plugin.errors import BackboneError, ConfigError, RunFolderError
 from sllmr_plugin.evaluation import training as training_module
 from sllmr_plugin.evaluation.compare import compare
 from sllmr_plugin.evaluation.comparison import format_table
@@ -63,6 +63,16 @@ def run(data, *, mode="none", settings=SMALL, **options):
     return train(
         data, rows, table, backbone="deepfm", config=config, seed=1, settings=settings, verbose=False, **options
     )
+
+
+def test_vectors_are_inputs_of_the_mode_embed(tmp_path, data, start):
+    modes = ["none", "embed", "init+embed+global"]
+    found = compare(data, scores(), out=tmp_path, modes=modes, seeds=1, settings=SMALL, start=start, verbose=False)
+    assert len({run.auc for run in found}) == 3
+    with pytest.raises(BackboneError, match="afm takes no dense columns"):
+        compare(data, scores(), out=tmp_path / "x", modes=["embed"], backbone="afm", start=start, verbose=False)
+    with pytest.raises(ConfigError, match="mode embed reads vectors"):
+        compare(data, scores(), out=tmp_path / "x", modes=["embed"], verbose=False)
 
 
 def test_a_folder_keeps_what_needs_no_training_and_the_table_says_who_is_below(tmp_path, data, start):
@@ -167,7 +177,7 @@ def test_without_patience_nothing_stops():
 
 
 def test_vectors_that_no_mode_starts_from_are_refused(tmp_path, data, start):
-    with pytest.raises(ConfigError, match="no mode that does is compared; add init"):
+    with pytest.raises(ConfigError, match="no mode that reads them is compared; add init"):
         compare(data, scores(), out=tmp_path, modes=["none", "gated"], settings=SMALL, start=start, verbose=False)
     assert not list(tmp_path.iterdir())
 

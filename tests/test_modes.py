@@ -25,14 +25,15 @@ from sllmr_plugin.zoo.deepctr import build_model
         ("init+gated", ("init",), "gated"),
         ("init+kar+kd", ("init", "kar"), "kd"),
         ("llm_cf+init", ("llm_cf", "init"), "none"),
+        ("embed+joint", ("embed",), "joint"),
     ],
 )
 def test_a_mode_is_parts_and_a_regularizer(name, parts, regularizer):
     mode = Mode.of(name)
     assert (mode.parts, mode.regularizer, mode.uses_scores) == (parts, regularizer, regularizer != "none")
-    assert mode.adds_input == bool({"kar", "llm_cf"} & set(parts))
-    assert mode.needs("texts") == mode.adds_input
-    assert mode.needs("vectors") == ("init" in parts)
+    assert mode.adds_input == bool({"embed", "kar", "llm_cf"} & set(parts))
+    assert mode.needs("texts") == bool({"kar", "llm_cf"} & set(parts))
+    assert mode.needs("vectors") == bool({"init", "embed"} & set(parts))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_a_mode_without_its_source_is_refused():
     check_sources([Mode.of("init"), Mode.of("kar")], texts=1, start=1)
     with pytest.raises(ConfigError, match=r"mode kar, init\+llm_cf reads LLM-written texts"):
         check_sources([Mode.of(name) for name in ("kar", "none", "init+llm_cf")], texts=None, start=1)
-    with pytest.raises(ConfigError, match=r"mode init\+llm_cf starts from vectors"):
+    with pytest.raises(ConfigError, match=r"mode init\+llm_cf reads vectors"):
         check_sources([Mode.of(name) for name in ("kar", "none", "init+llm_cf")], texts=1, start=None)
     with pytest.raises(ConfigError, match="titles to start from"):
         Start.read("titles")

@@ -96,7 +96,7 @@ def test_without_texts_and_with_unknown_modes_nothing_is_trained(tmp_path):
         compare(interactions(), scores(), out=tmp_path / "runs", modes=["kar"], backbone="afm", texts=text_frame())
     assert not (tmp_path / "runs").exists()
     with pytest.raises(ConfigError, match="mode kar reads"):
-        Mode.of("kar").adaptor(None, ({}, np.zeros(0)), 0)
+        Mode.of("kar").adaptor(interactions(), ({}, np.zeros(0)), 0)
 
 
 def test_the_command_asks_for_texts_before_it_reads_anything(capsys):
@@ -143,7 +143,7 @@ def test_batches_come_in_the_order_of_the_plain_model(monkeypatch):
     batches = {}
     for mode in ("none", "kar", "llm_cf"):
         seen = batches[mode] = []
-        adaptor = Mode.of(mode).adaptor(encoded(), rows, 0)
+        adaptor = Mode.of(mode).adaptor(data, rows, 0, texts=encoded())
 
         class Spy(BestEpoch):
             def on_epoch_begin(self, epoch, logs=None, seen=seen):

@@ -115,8 +115,9 @@ def compare(
         Names that `sllmr_plugin.zoo.deepctr.build_model` knows.
     modes : sequence of str, default=("none", "global", "gated")
         Names that `Mode.of` reads: keys of `sllmr_plugin.config.MODES`, each short for some fields of
-        `SelectiveConfig` (``none`` is the plain, unwrapped model); ``init``, whose embeddings start from `start`;
-        ``kar`` and ``llm_cf``, which add inputs made of `texts`; and combinations such as ``init+gated``.
+        `SelectiveConfig` (``none`` is the plain, unwrapped model); ``init``, whose embeddings start from the vectors of
+        `start`, and ``embed``, which adds inputs made of them; ``kar`` and ``llm_cf``, which add inputs made of
+        `texts`; and combinations such as ``init+gated``.
     seeds : int or sequence of int, default=3
         The seeds, or how many, counted from 0.
     settings : RunSettings or None, default=None
@@ -129,7 +130,7 @@ def compare(
     encoder : TextEncoder, optional
         Encodes them; default: `TfidfSvdEncoder`.
     start : Start, optional
-        What the embeddings of modes with ``init`` start from.
+        Vectors of the modes with ``init``, whose embeddings start from them, and ``embed``, whose inputs they are.
     overwrite : bool, default=False
         Drop runs in `out` that were made with other settings instead of refusing to mix.
     strata : sequence of DataFrame, default=()
@@ -168,7 +169,7 @@ def compare(
     check_sources(wanted, texts=texts, start=start)
     if start is not None and not any(mode.needs("vectors") for mode in wanted):
         raise ConfigError(
-            "vectors are given to start from, and no mode that does is compared; add init, init+gated or the like to "
+            "vectors are given, and no mode that reads them is compared; add init, embed, init+gated or the like to "
             "the modes (--modes), or leave the vectors out."
         )
     if any(mode.adds_input for mode in wanted):
@@ -218,7 +219,7 @@ def compare(
                 seed=seed,
                 settings=settings,
                 mode=mode,
-                adaptor=how.adaptor(encoded, rows, seed),
+                adaptor=how.adaptor(data, rows, seed, texts=encoded, start=start),
                 start=start if "init" in how.parts else None,
                 report=_noted(progress, label, settings.epochs),
                 inspect=judge,

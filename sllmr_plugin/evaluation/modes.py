@@ -11,8 +11,9 @@ import numpy as np
 
 from ..backends.initialise import DEFAULT_SCALE
 from ..config import MODES
+from ..datasets.interactions import Interactions
 from ..errors import ConfigError
-from ..knowledge import Adaptor, EncodedTexts, KARAdaptor, LLMCFAdaptor, TextEncoder
+from ..knowledge import Adaptor, EmbedAdaptor, EncodedTexts, KARAdaptor, LLMCFAdaptor, TextEncoder
 from ..knowledge.id_vectors import Vectors
 
 
@@ -37,6 +38,7 @@ class Part:
 
 PARTS = {
     "init": Part("vectors", False, "embeddings started from vectors of the items"),
+    "embed": Part("vectors", True, "vectors of items and users through perceptrons as extra inputs"),
     "kar": Part("texts", True, "encoded texts of users and items as extra inputs (KAR)"),
     "llm_cf": Part("texts", True, "encoded in-context exemplars as an extra input (LLM-CF)"),
 }
@@ -125,18 +127,28 @@ class Mode:
         return any(PARTS[part].adds_input for part in self.parts)
 
     def adaptor(
-        self, encoded: EncodedTexts | None, rows: tuple[Mapping[str, np.ndarray], np.ndarray], seed: int
+        self,
+        data: Interactions,
+        rows: tuple[Mapping[str, np.ndarray], np.ndarray],
+        seed: int,
+        *,
+        texts: EncodedTexts | None = None,
+        start: Start | None = None,
     ) -> Adaptor | None:
         """Build the adaptor of a run.
 
         Parameters
         ----------
-        encoded : EncodedTexts or None
-            Vectors by the codes of the rows; may be None where the mode needs none.
+        data : Interactions
+            Gives the codes of raw ids.
         rows : tuple of (mapping of str to ndarray, ndarray)
-            Training rows, of which LLM-CF draws its exemplars.
+            Training rows: who took what, of which LLM-CF also draws its exemplars.
         seed : int
             Of the adaptor's weights and of the exemplars.
+        texts : EncodedTexts or None, default=None
+            Vectors of texts by the codes of the rows; may be None where the mode reads none.
+        start : Start or None, default=None
+            Vectors by raw id, and where those of users come from; may be None where the mode reads none.
 
         Returns
         -------
@@ -145,11 +157,16 @@ class Mode:
         """
         if not self.adds_input:
             return None
-        check_sources([self], texts=encoded, start=object())
-        assert encoded is not None
+        check_sources([self], texts=texts, start=start)
+        x, y = rows
+        if "embed" in self.parts:
+            assert start is not None
+            index = {"user_index": data.user_index, "item_index": data.item_index}
+            return EmbedAdaptor(start.vectors, users=start.users, x=x, y=y, seed=seed, **index)
+        assert texts is not None
         if "kar" in self.parts:
-            return KARAdaptor(encoded, seed=seed)
-        return LLMCFAdaptor(encoded, *rows, user="user_id", item="item_id", seed=seed)
+            return KARAdaptor(texts, seed=seed)
+        return LLMCFAdaptor(texts, x, y, user="user_id", item="item_id", seed=seed)
 
 
 class ModeName:
@@ -227,6 +244,6 @@ def check_sources(modes: Sequence[Mode], *, texts: object | None, start: object 
     needing = [mode.name for mode in modes if mode.needs("vectors")]
     if needing and start is None:
         raise ConfigError(
-            f"mode {', '.join(needing)} starts from vectors of the items; give some (--initialise titles or FILE; "
+            f"mode {', '.join(needing)} reads vectors of the items; give some (--initialise titles or FILE; "
             "start=Start.read(...) in Python), or leave the mode out."
         )

@@ -34,7 +34,7 @@ def test_texts_raise_the_test_auc(demo):
             config=SelectiveConfig(weight=0.0),
             seed=0,
             settings=RunSettings.quick(epochs=1, valid_users=50),
-            adaptor=Mode.of(mode).adaptor(texts, rows, 0),
+            adaptor=Mode.of(mode).adaptor(data, rows, 0, texts=texts),
             verbose=False,
         )
         auc[mode] = full_ranking(trained.model, data, "test", users=500, verbose=False)["auc"].mean()
