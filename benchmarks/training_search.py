@@ -19,16 +19,17 @@ from sllmr_plugin import ScoreTable, SelectiveConfig
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.evaluation.training import RunSettings, train
 
-CENTRE: dict[str, Any] = {"epochs": 15, "patience": 3, "negatives": 4, "redraw": True}
+CENTRE: dict[str, Any] = {"epochs": 15, "patience": 3, "negatives": 4, "redraw": True, "learning_rate": 3e-3}
 CHANGES: tuple[dict[str, Any], ...] = (
     {},
-    {"epochs": 3, "patience": None, "negatives": 1, "redraw": False},  # the quick setting
+    {"epochs": 3, "patience": None, "negatives": 1, "redraw": False, "learning_rate": 1e-3},  # the quick setting
     {"redraw": False},
     {"negatives": 1},
     {"negatives": 10},
     {"negatives_by": "popularity"},
     {"learning_rate": 3e-4},
-    {"learning_rate": 3e-3},
+    {"learning_rate": 1e-3},
+    {"learning_rate": 1e-2},
     {"l2": 0.0},
     {"l2": 1e-4},
     {"batch_size": 1024},
