@@ -125,9 +125,7 @@ def wrap(
         _warn_of_codes_from_one(table, features)
         table = faults.collect(table.within, features.n_users, features.n_items)
     if item_table is not None and features is not None:
-        item_values = faults.collect(
-            encode_item_table, item_table, item, features.item_features, features.layout, item_index
-        )
+        item_values = faults.collect(encode_item_table, item_table, features, item_index)
     faults.raise_any()
     assert features is not None
     assert table is not None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sllmr_plugin.errors import ItemTableWarning, SLLMRError, WrapError
 from sllmr_plugin.training.rows import (
     ArrayRows,
+    Features,
     Unlisted,
     encode_item_table,
     item_columns,
@@ -216,15 +217,18 @@ def test_rows_are_templates_with_the_items_columns_replaced(data):
 # ---------------------------------------------------------------------- the item's columns
 
 
+def features(names=("item", "tags", "price"), **more):
+    return Features("user", "item", tuple(names), LAYOUT, n_users=10, n_items=100, **more)
+
+
 def test_an_item_that_is_its_id_needs_no_training_row():
-    codes, values = known_item_values(training(), LAYOUT, "item", ["item"], np.array([2, 3, 90]), None)
+    codes, values = known_item_values(training(), features(["item"]), np.array([2, 3, 90]), None)
     assert codes.tolist() == [2, 3, 90]
     assert values.tolist() == [[2], [3], [90]]
 
 
 def test_item_values_come_from_the_latest_training_row():
-    features = ["item", "tags", "price"]
-    codes, values = known_item_values(training(), LAYOUT, "item", features, np.array([1, 2, 3, 90]), None)
+    codes, values = known_item_values(training(), features(), np.array([1, 2, 3, 90]), None)
     assert codes.tolist() == [1, 2, 3]  # 90 never occurs
     # item 1: its positive row, although a later negative one exists; item 2: the last of its negative rows
     assert values.tolist() == [[1, 5, 6, 1.5], [2, 4, 4, 2.5], [3, 7, 8, 0.5]]
@@ -233,20 +237,17 @@ def test_item_values_come_from_the_latest_training_row():
 
 def test_the_item_table_comes_before_the_training_rows():
     table = (np.array([90, 3]), np.array([[90, 1, 1, 9.5], [3, 2, 2, 8.5]], dtype=np.float32))
-    codes, values = known_item_values(
-        training(), LAYOUT, "item", ["item", "tags", "price"], np.array([2, 3, 90, 91]), table
-    )
+    codes, values = known_item_values(training(), features(), np.array([2, 3, 90, 91]), table)
     assert codes.tolist() == [2, 3, 90]
     assert values.tolist() == [[2, 4, 4, 2.5], [3, 2, 2, 8.5], [90, 1, 1, 9.5]]
 
 
 def test_an_item_table_out_of_the_scale_of_the_training_rows_is_told_of():
-    features = ["item", "tags", "price"]
     wanted = np.array([2, 3, 90])  # prices of 2 and 3 in the training rows: 2.5 and 0.5
 
     def values_of(price):
         table = (np.array([90]), np.array([[90, 1, 1, price]]))
-        return known_item_values(training(), LAYOUT, "item", features, wanted, table)[1][:, 3].tolist()
+        return known_item_values(training(), features(), wanted, table)[1][:, 3].tolist()
 
     for fine in (2.5 + 5 * 2, 0.5 - 5 * 2):
         assert values_of(fine) == [2.5, 0.5, fine]
@@ -256,18 +257,15 @@ def test_an_item_table_out_of_the_scale_of_the_training_rows_is_told_of():
 
 
 def test_nothing_wanted_gives_nothing():
-    codes, values = known_item_values(training(), LAYOUT, "item", ["item", "price"], np.array([], dtype=np.int64), None)
+    codes, values = known_item_values(training(), features(["item", "price"]), np.array([], dtype=np.int64), None)
     assert (codes.shape, values.shape) == ((0,), (0, 2))
 
 
 # ---------------------------------------------------------------------- the item table
 
 
-FEATURES = ["item", "tags", "price"]
-
-
-def encode(table, index=None):
-    return encode_item_table(pd.DataFrame(table), "item", FEATURES, LAYOUT, index)
+def encode(table, index=None, **vocabularies):
+    return encode_item_table(pd.DataFrame(table), features(vocabularies=vocabularies), index)
 
 
 @pytest.mark.parametrize("empty", [[], (), np.array([]), 0])
@@ -317,6 +315,24 @@ def test_item_tables_that_cannot_be_fed_are_refused(change, problem):
     table = {name: values for name, values in {**GOOD, **change}.items() if values is not None}
     with pytest.raises(WrapError, match=problem):
         encode(table)
+
+
+@pytest.mark.parametrize(("tags", "told"), [([4, 9], "9"), ([4, -1], "-1"), ([4, 1.5], "1.5")])
+def test_codes_outside_of_a_vocabulary_are_refused(tags, told):
+    table = {**GOOD, "item": [7, 99], "tags": [[3], tags]}
+    assert encode({**table, "tags": [[3], [8, 0]]}, tags=9)[1].tolist() == [[7, 3, 0, 0.5], [99, 8, 0, 1.5]]
+    with pytest.raises(WrapError, match=f"the value {told} for item 99 in column tags, whose codes are 0 to 8 in the"):
+        encode(table, tags=9)
+    encode({**table, "item": [7, 100]}, tags=9)  # the model has no item 100, so nothing is looked up for it
+
+
+def test_codes_have_no_scale():
+    table = (np.array([90]), np.array([[90, 5000, 1, 2.5]]))
+    arguments = training(), np.array([2, 3, 90]), table
+    with pytest.warns(ItemTableWarning, match="column tags runs from 5000"):
+        known_item_values(arguments[0], features(), *arguments[1:])
+    _, values = known_item_values(arguments[0], features(vocabularies={"tags": 5001}), *arguments[1:])
+    assert values[2].tolist() == [90, 5000, 1, 2.5]
 
 
 def test_raw_ids_without_an_index_are_refused():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.evaluation.model_scores import default_rows_per_block, score_items, template_matrix
+from sllmr_plugin.evaluation.model_scores import ItemSide, default_rows_per_block, score_items, template_matrix
 from sllmr_plugin.zoo.deepctr import BACKBONES, build_model
 from tests.evaluation_cases import N_ITEMS, catalogue, interactions
 
@@ -54,12 +54,13 @@ def test_hooks_go_even_when_the_model_fails():
 def test_own_items_of_each_user_or_the_same_for_all(name, rows_per_block):
     model, templates = prepared(name)
     model.eval()
+    side = ItemSide.of(model, DATA)
     catalogue_items = torch.arange(1, N_ITEMS + 1)
     with torch.no_grad():
-        whole = score_items(model, templates, catalogue_items[None], rows_per_block)
+        whole = score_items(model, templates, catalogue_items[None], side, rows_per_block)
         chosen = torch.tensor([[5, 1], [2, 2], [20, 7]])
-        some = score_items(model, templates, chosen, rows_per_block)
-        alone = score_items(model, templates[:1], torch.tensor([[5]]), rows_per_block)
+        some = score_items(model, templates, chosen, side, rows_per_block)
+        alone = score_items(model, templates[:1], torch.tensor([[5]]), side, rows_per_block)
     assert alone.item() == pytest.approx(whole[0, 4].item(), abs=1e-6)
     for row, user in enumerate(USERS):
         x = {"user_id": np.full(N_ITEMS, user), "item_id": catalogue_items.numpy()}

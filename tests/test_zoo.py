@@ -71,7 +71,7 @@ def test_seed_decides_the_initial_weights(data):
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "mlr"])
 def test_dropout_makes_training_forwards_random(name, data):
-    X = torch.ones(64, 2 if name not in ("din", "dien") else 13)
+    X = torch.ones(64, 2 if name not in ("din", "dien") else 23)
     for rate in (0.0, 0.9):
         model = build_model(name, data, embedding_dim=8, dropout=rate).train()
         for parameter in model.parameters():

@@ -50,7 +50,7 @@ def test_every_file_composes_with_every_other(model, data, setting):
     assert experiment.config.cold_threshold == 3
     training = experiment.training
     assert (training.embedding_dim, training.batch_size) == ((16, 256) if small else (64, 128))
-    assert (training.learning_rate, training.history_length) == (1e-3, 10)
+    assert (training.learning_rate, training.history_length) == (1e-3, 20)
     assert experiment.model.about
     assert experiment.data.about
 

@@ -46,6 +46,7 @@ examples:
   sllmr compare ... --modes none,kd,kar,llm_cf,gated --texts texts.parquet --out runs/baselines
   sllmr compare ... --modes none,init,init+gated --initialise titles --out runs/initialised
   sllmr compare ... --epochs 8 --negatives 4 --redraw --patience 3 --out runs/strong
+  sllmr compare ... --attributes brand,genres:pipe --histories --out runs/features
   sllmr compare ... --config runs/tune/chosen.yaml --out runs/tuned
   sllmr compare ... --eval-users 500 --seeds 1 --out runs/quick_look
   sllmr compare ... --backbone xdeepfm,din --rank-items 200 --out runs/slow_backbones
@@ -144,7 +145,7 @@ def _run(arguments: argparse.Namespace) -> None:
     start = _start(arguments)
     check_sources([Mode.of(mode) for mode in arguments.modes or modes], texts=arguments.texts, start=start)
     labels = read_labels(arguments.strata, arguments.interactions, arguments.items)
-    data = load_interactions(arguments.interactions, arguments.items)
+    data = load_interactions(arguments.interactions, arguments.items, attributes=arguments.attributes)
     scores = ScoreTable.read(arguments.scores, user_index=data.user_index, item_index=data.item_index)
     if arguments.corrupt:
         scores = corrupt(scores, arguments.corrupt, stratify(data))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..evaluation.training import RunSettings
-from .arguments import add_fields, device, flag_of, reader_of, word_of
+from .arguments import add_fields, device, flag_of, names, reader_of, word_of
 
 _HELP = {
     "epochs": "epochs per run",
@@ -18,14 +18,26 @@ _HELP = {
     "negatives_by": "how they are drawn",
     "redraw": "draw other negatives in every epoch",
     "dropout": "dropout rate of the backbone's deep part; uncertainty mc_dropout needs one",
-    "history_length": "last interactions that DIN and DIEN read",
+    "histories": "every backbone reads the user's history of items and attributes; without, DIN and DIEN that of items",
+    "history_length": "last interactions in a history",
     "valid_users": "users ranked to choose the epoch; none ranks all",
     "device": "a torch device such as cuda:0",
 }
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
-    """Add the sizes of training and validation, and ``--set``; `run_settings` and `read_overrides` read them."""
+    """Add the sizes of training and validation, and ``--set``; `run_settings` and `read_overrides` read them.
+
+    ``--attributes`` is for `load_interactions`.
+    """
+    parser.add_argument(
+        "--attributes",
+        type=names,
+        default=[],
+        metavar="COLUMN[,COLUMN]",
+        help="columns of --items that every backbone takes as features; genres:pipe (or space, comma, ;) where an item "
+        "has several values (docs/zoo.md)",
+    )
     left_out = {name: {"default": argparse.SUPPRESS} for name in _HELP}  # so that --quick can tell what is asked for
     add_fields(parser, RunSettings, _HELP, left_out | {"device": left_out["device"] | {"type": device}})
     parser.add_argument(

@@ -52,7 +52,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     result = tune(
-        load_interactions(arguments.interactions, arguments.items),
+        load_interactions(arguments.interactions, arguments.items, attributes=arguments.attributes),
         arguments.scores,
         out=arguments.out,
         backbone=arguments.backbone,
@@ -73,5 +73,6 @@ def _compare_command(arguments: argparse.Namespace, result: TuneResult) -> str:
     """Return the command that compares the chosen config with the plain model, with the same data and sizes."""
     command = ["sllmr", "compare", "--interactions", arguments.interactions]
     command += ["--items", arguments.items] if arguments.items else []
+    command += ["--attributes", ",".join(arguments.attributes)] if arguments.attributes else []
     command += ["--scores", arguments.scores, "--config", str(result.config_file), "--backbone", result.backbone]
     return shlex.join([*command, *training_flags(run_settings(arguments)), "--out", str(arguments.out / "test")])

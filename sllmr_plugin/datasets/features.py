@@ -12,13 +12,16 @@ from ..errors import DataError
 from .interactions import Interactions
 from .negatives import UnseenItems
 
+HISTORY_LENGTH = 20
+"""Most recent items kept of a history by default."""
+
 
 def training_rows(
     data: Interactions,
     *,
     negatives: int = 1,
     negatives_by: Literal["uniform", "popularity"] = "uniform",
-    history_length: int = 10,
+    history_length: int = HISTORY_LENGTH,
     seed: int | Sequence[int] = 0,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Build the rows a model is trained on.
@@ -37,7 +40,7 @@ def training_rows(
     negatives_by : {"uniform", "popularity"}, default="uniform"
         All items alike, or in proportion to their training interactions, so that what is popular is also taken for a
         negative more often (items without any are then never drawn).
-    history_length : int, default 10
+    history_length : int, default 20
         L, the most recent items kept of a history.
     seed : int or sequence of int, default 0
         Seed of the draw.
@@ -47,7 +50,9 @@ def training_rows(
     x : dict of str to numpy.ndarray
         ``user_id`` (N,), ``item_id`` (N,), ``hist_item_id`` (N, L) and ``seq_length`` (N,), all int32 codes.
         The history of a row is the user's training positives strictly before it, oldest first, filled up with
-        0 on the right. Rows are sorted by user and, within a user, by time.
+        0 on the right. Rows are sorted by user and, within a user, by time. Of each of `Interactions.attributes`
+        also the item's value, ``item_brand`` (N,), and the history's, ``hist_item_brand`` (N, L); where an item has up
+        to W values, (N, W) and (N, L W).
     y : numpy.ndarray
         (N,) float32 labels, 1 or 0.
 
@@ -81,11 +86,11 @@ def training_rows(
         users, first, before = (np.repeat(values, 1 + negatives) for values in (users, first, before))
         labels = np.tile(np.r_[1, np.zeros(negatives)], len(data.train))
     history, lengths = _histories(past, first, before, history_length)
-    return _rows(users, items, history, lengths), labels.astype(np.float32)
+    return _rows(data, users, items, history, lengths), labels.astype(np.float32)
 
 
 def template_rows(
-    data: Interactions, users: np.ndarray, *, split: str, history_length: int = 10
+    data: Interactions, users: np.ndarray, *, split: str, history_length: int = HISTORY_LENGTH
 ) -> dict[str, np.ndarray]:
     """Build one row per user, in which candidate items are filled in when a split is ranked.
 
@@ -98,14 +103,14 @@ def template_rows(
     split : {"valid", "test"}
         What will be ranked: for "valid" the history holds the training positives, for "test" also the
         validation ones.
-    history_length : int, default 10
+    history_length : int, default 20
         L, the most recent items kept of a history.
 
     Returns
     -------
     dict of str to numpy.ndarray
         ``user_id`` (U,), ``item_id`` (U,) of zeros to be replaced, ``hist_item_id`` (U, L) oldest first and
-        filled up with 0 on the right, and ``seq_length`` (U,), all int32.
+        filled up with 0 on the right, and ``seq_length`` (U,), all int32; attributes as in `training_rows`.
 
     Raises
     ------
@@ -126,11 +131,11 @@ def template_rows(
     owners = positives["user"].to_numpy()
     first, last = (np.searchsorted(owners, users, side=side) for side in ("left", "right"))
     history, lengths = _histories(positives["item"].to_numpy(), first, last, history_length)
-    return _rows(users, np.zeros_like(users), history, lengths)
+    return _rows(data, users, np.zeros_like(users), history, lengths)
 
 
 def held_out_rows(
-    data: Interactions, split: str, *, negatives: int = 20, history_length: int = 10, seed: int = 0
+    data: Interactions, split: str, *, negatives: int = 20, history_length: int = HISTORY_LENGTH, seed: int = 0
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Build labelled rows of a held-out split, for a library that validates on rows.
 
@@ -143,7 +148,7 @@ def held_out_rows(
         that the user has no positive with in training, validation and, for "test", test.
     negatives : int, default 20
         Negatives drawn for each positive, with replacement.
-    history_length : int, default 10
+    history_length : int, default 20
         L, the most recent items kept of a history, see `template_rows`.
     seed : int, default 0
         Seed of the draw.
@@ -165,8 +170,52 @@ def held_out_rows(
     users = held_out["user"].to_numpy()
     drawn = unseen.draw(users, negatives, np.random.default_rng([seed, 3]))  # another stream than the training rows'
     x = template_rows(data, np.repeat(users, 1 + negatives), split=split, history_length=history_length)
-    x["item_id"] = np.column_stack([held_out["item"].to_numpy(), drawn]).ravel().astype(np.int32)
+    x |= candidate_columns(data, np.column_stack([held_out["item"].to_numpy(), drawn]).ravel())
     return x, np.tile(np.r_[1, np.zeros(negatives)], len(users)).astype(np.float32)
+
+
+def candidate_columns(data: Interactions, items: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the item-side columns of rows: what changes in a row when its candidate does.
+
+    Parameters
+    ----------
+    data : Interactions
+        Gives the attributes.
+    items : ndarray of int
+        (N,) item codes.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``item_id`` (N,) and, of each attribute, ``item_brand`` (N,) or (N, W), int32.
+    """
+    attributes = {name: attribute.codes[items] for name, attribute in data.attributes.items()}
+    return {"item_id": items.astype(np.int32), **attributes}
+
+
+def item_table(data: Interactions) -> pd.DataFrame:
+    """Return the item-side features of the whole catalogue, as `wrap` takes them.
+
+    Candidates of the score table then get their own attributes, whether they occur in training rows or not.
+
+    Parameters
+    ----------
+    data : Interactions
+        With attributes (`load_interactions`).
+
+    Returns
+    -------
+    DataFrame
+        A row an item: the raw ``item_id``, and the codes of each attribute (lists, where there are several values).
+
+    Examples
+    --------
+    >>> table = item_table(data)  # doctest: +SKIP
+    >>> wrap(model, "llm_scores.parquet", user="user_id", item="item_id", item_features=list(table), item_table=table,
+    ...      user_index=data.user_index, item_index=data.item_index)  # doctest: +SKIP
+    """
+    columns = {name: list(attribute.codes[1:]) for name, attribute in data.attributes.items()}
+    return pd.DataFrame({"item_id": data.item_ids, **columns})
 
 
 def _check_history_length(history_length: int) -> None:
@@ -174,9 +223,14 @@ def _check_history_length(history_length: int) -> None:
         raise DataError(f"history_length is {history_length}; keep at least 1 item of a history")
 
 
-def _rows(users: np.ndarray, items: np.ndarray, history: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
-    columns = {"user_id": users, "item_id": items, "hist_item_id": history, "seq_length": lengths}
-    return {name: values.astype(np.int32) for name, values in columns.items()}
+def _rows(
+    data: Interactions, users: np.ndarray, items: np.ndarray, history: np.ndarray, lengths: np.ndarray
+) -> dict[str, np.ndarray]:
+    ids = {"user_id": users, "item_id": items, "hist_item_id": history, "seq_length": lengths}
+    rows = {name: values.astype(np.int32) for name, values in ids.items()} | candidate_columns(data, items)
+    for attribute in data.attributes.values():
+        rows[attribute.history] = attribute.codes[history].reshape(len(history), -1)
+    return rows
 
 
 def _histories(past: np.ndarray, first: np.ndarray, before: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:

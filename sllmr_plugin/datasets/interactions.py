@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,6 +13,7 @@ import pandas as pd
 from ..errors import DataError
 from ..scores.ids import warn_of_odd_ids
 from ..scores.reading import Table, common_form, read_table
+from .attributes import ItemAttribute, read_attributes
 from .splits import leave_last_out
 
 SPLITS = ("train", "valid", "test")
@@ -44,6 +46,8 @@ class Interactions:
         Reason -> number of rows of the file that were left out.
     has_splits : bool, default=False
         True when the file's own ``split`` column made the splits.
+    attributes : mapping of str to ItemAttribute
+        Attributes of items that models take as features, by the name of the feature (``item_brand``).
     """
 
     train: pd.DataFrame
@@ -56,6 +60,7 @@ class Interactions:
     test_negatives: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"user": [], "item": []}, dtype="int64"))
     dropped: dict[str, int] = field(default_factory=dict)
     has_splits: bool = False
+    attributes: Mapping[str, ItemAttribute] = field(default_factory=dict)
 
     @property
     def n_users(self) -> int:
@@ -97,6 +102,7 @@ def load_interactions(
     items: str | os.PathLike[str] | pd.DataFrame | None = None,
     *,
     titles_from: str = "title",
+    attributes: Sequence[str] = (),
 ) -> Interactions:
     """Read interactions, encode the ids and split them.
 
@@ -118,6 +124,9 @@ def load_interactions(
         The catalogue: ``item_id`` and, optionally, ``title``. By default the items that occur in the interactions.
     titles_from : str, default="title"
         The column of `items` that is read as titles. If it is not ``title``, it must exist.
+    attributes : sequence of str, default=()
+        Columns of `items` that every model built over these data takes as features: ``brand``, with one value an item,
+        or ``genres:;``, with several between separators (``tags:space``, ``tags:comma``, ``tags:pipe``).
 
     Returns
     -------
@@ -140,7 +149,7 @@ def load_interactions(
     table = read_table(interactions, "interactions", numbers=("label", "position", "timestamp"))
     table.require_columns(["user_id", "item_id"])
     (raw_users,) = common_form([table], "user_id")
-    raw_items, item_ids, titles = _catalogue(table, items, titles_from)
+    raw_items, item_ids, titles, known_attributes = _catalogue(table, items, titles_from, attributes)
     user_ids = pd.Index(np.sort(raw_users.unique()), name="user_id")
     for ids in (user_ids, item_ids):
         warn_of_odd_ids(ids, table.name)
@@ -183,29 +192,33 @@ def load_interactions(
         test_negatives=test_negatives.reset_index(drop=True),
         dropped=dropped,
         has_splits=has_splits,
+        attributes=known_attributes,
     )
 
 
 def _catalogue(
-    interactions: Table, items: str | os.PathLike[str] | pd.DataFrame | None, titles_from: str
-) -> tuple[pd.Series, pd.Index, pd.Series | None]:
-    """Return the interactions' item ids, the catalogue's in the same form, and the titles by code."""
+    interactions: Table,
+    items: str | os.PathLike[str] | pd.DataFrame | None,
+    titles_from: str,
+    attributes: Sequence[str],
+) -> tuple[pd.Series, pd.Index, pd.Series | None, dict[str, ItemAttribute]]:
+    """Return the interactions' item ids, the catalogue's in the same form, the titles by code, and the attributes."""
     if items is None:
+        if attributes:
+            raise DataError(f"attributes {', '.join(attributes)} are columns of the items; give an items file")
         (seen,) = common_form([interactions], "item_id")
-        return seen, pd.Index(np.sort(seen.unique()), name="item_id"), None
+        return seen, pd.Index(np.sort(seen.unique()), name="item_id"), None, {}
     table = read_table(items, "items")
     table.require_columns(["item_id"])
     ids, seen = common_form([table, interactions], "item_id")
     table.refuse(ids.duplicated(), "item_id", "keep one row per item", problem="which is in a row above as well")
+    encoded = read_attributes(table, attributes)
     if titles_from == "title" and "title" not in table.frame:
-        return seen, pd.Index(ids, name="item_id"), None
+        return seen, pd.Index(ids, name="item_id"), None, encoded
     table.require_columns([titles_from])
     codes = pd.RangeIndex(1, len(ids) + 1, name="item")
-    return (
-        seen,
-        pd.Index(ids, name="item_id"),
-        pd.Series(table.texts(titles_from), index=codes, name="title").astype(str),
-    )
+    titles = pd.Series(table.texts(titles_from), index=codes, name="title").astype(str)
+    return seen, pd.Index(ids, name="item_id"), titles, encoded
 
 
 def _encode_items(table: Table, raw: pd.Series, item_ids: pd.Index) -> np.ndarray:

@@ -27,9 +27,9 @@ from .differences import BASELINE
 from .modes import Mode, Start, check_sources
 from .reliability import reliability
 from .run import train_and_rank
-from .store import RunFolder, digest, score_digest
+from .store import RunFolder, attribute_digest, digest, score_digest
 from .strata import label_test, stratify
-from .training import RunSettings
+from .training import RunSettings, wrap_arguments
 from .untrained import rank_untrained
 
 
@@ -207,7 +207,7 @@ def compare(
             continue
         rows = settings.rows(data, seed)
         for mode in modes_to_run:
-            judge = _reliability_into(folder, rows, scores, configs[mode], mode, name, seed)
+            judge = _reliability_into(folder, data, rows, scores, configs[mode], mode, name, seed)
             how, label = Mode.of(mode), f"{name} {mode} seed {seed}"
             progress.note(f"{label}: epoch 1 of {settings.epochs}")
             run = train_and_rank(
@@ -247,6 +247,7 @@ def _noted(progress: RunProgress, label: str, epochs: int) -> Callable[[int, flo
 
 def _reliability_into(
     folder: RunFolder,
+    data: Interactions,
     rows: tuple[dict[str, np.ndarray], np.ndarray],
     scores: ScoreTable,
     config: SelectiveConfig,
@@ -261,7 +262,7 @@ def _reliability_into(
             return
         x = input_rows(model, rows[0])
         try:
-            found = reliability(model, scores, x=x, y=rows[1], config=config, user="user_id", item="item_id")
+            found = reliability(model, scores, x=x, y=rows[1], config=config, **wrap_arguments(data))
         except SLLMRError as error:
             warnings.warn(f"the report will have no reliability map: {error}", CoverageWarning, stacklevel=2)
         else:
@@ -326,4 +327,5 @@ def _everything_else(
             np.array([data.n_items]),
         ),
         "scores": score_digest(scores),
+        **attribute_digest(data),
     }

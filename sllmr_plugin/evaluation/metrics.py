@@ -13,7 +13,14 @@ from ..backends.base import row_model
 from ..datasets.interactions import Interactions
 from ..datasets.negatives import UnseenItems
 from ..errors import EvaluationError
-from .model_scores import check_finite, default_rows_per_block, evaluation_mode, score_items, template_matrix
+from .model_scores import (
+    ItemSide,
+    check_finite,
+    default_rows_per_block,
+    evaluation_mode,
+    score_items,
+    template_matrix,
+)
 
 
 def ranking_metrics(ranking: pd.DataFrame, *, k: int = 10) -> dict[str, float]:
@@ -174,7 +181,7 @@ def predict_rows(model: Any, data: Interactions, rows: pd.DataFrame) -> np.ndarr
     model : BaseModel
         As for `full_ranking`.
     data : Interactions
-        Gives the histories.
+        Gives histories and attributes.
     rows : DataFrame
         ``user`` and ``item`` codes.
 
@@ -191,12 +198,13 @@ def predict_rows(model: Any, data: Interactions, rows: pd.DataFrame) -> np.ndarr
     model = row_model(model)
     users, items = rows["user"].to_numpy(), torch.tensor(rows["item"].to_numpy())[:, None]
     templates = template_matrix(model, data, users, "test")
+    item_side = ItemSide.of(model, data)
     step = default_rows_per_block(model, templates)
     parts = []
     with evaluation_mode(model):
         for start in range(0, len(rows), step):
             block = slice(start, start + step)
-            scores = score_items(model, templates[block], items[block].to(templates.device), step)
+            scores = score_items(model, templates[block], items[block].to(templates.device), item_side, step)
             check_finite(scores, data.user_ids[users[block] - 1])
             parts.append(scores[:, 0].double().cpu().numpy())
     return np.concatenate(parts)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..datasets.features import template_rows
+from ..datasets.features import candidate_columns, template_rows
 from ..datasets.interactions import Interactions
 from ..errors import EvaluationError
 from ..zoo.deepctr import input_rows
@@ -67,16 +68,47 @@ def default_rows_per_block(model: Any, templates: Tensor) -> int:
     return int(np.clip(_BLOCK_BYTES // -(-largest // 2), 64, 1024))
 
 
+@dataclass(frozen=True, eq=False)
+class ItemSide:
+    """What changes in an input row with its candidate: the item's id and its attributes.
+
+    Attributes
+    ----------
+    columns : Tensor
+        (n_columns,) int64: where in a row it stands.
+    values : Tensor
+        (n_items + 1, n_columns) float32, by item code.
+    """
+
+    columns: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, model: Any, data: Interactions) -> ItemSide:
+        """Return it for the features that a model reads, on the model's device."""
+        device = next(model.parameters()).device
+        known = candidate_columns(data, np.arange(data.n_items + 1))
+        spans = {name: span for name, span in model.feature_index.items() if name in known}
+        values = [known[name].reshape(data.n_items + 1, -1) for name in spans]
+        return cls(
+            torch.cat([torch.arange(*span) for span in spans.values()]).to(device),
+            torch.from_numpy(np.concatenate(values, axis=1).astype(np.float32)).to(device),
+        )
+
+    def fill(self, rows: Tensor, items: Tensor) -> None:
+        """Write the candidates into rows, (..., n_inputs), for item codes whose shape broadcasts to (...)."""
+        rows[..., self.columns] = self.values[items]
+
+
 def template_matrix(model: Any, data: Interactions, users: np.ndarray, split: str) -> Tensor:
     """Build one input row a user whose item column is still to be filled in.
 
     Parameters
     ----------
     model : BaseModel
-        A DeepCTR-Torch model over ``user_id``, ``item_id`` and, if it reads histories, ``hist_item_id`` and
-        ``seq_length``.
+        A model over any of the columns that `template_rows` gives.
     data : Interactions
-        Gives the histories.
+        Gives histories and attributes.
     users : ndarray of int
         (n_users,) codes.
     split : {"test", "valid"}
@@ -93,7 +125,7 @@ def template_matrix(model: Any, data: Interactions, users: np.ndarray, split: st
     return torch.from_numpy(np.concatenate(columns, axis=1)).to(next(model.parameters()).device)
 
 
-def score_items(model: Any, templates: Tensor, items: Tensor, rows_per_block: int) -> Tensor:
+def score_items(model: Any, templates: Tensor, items: Tensor, item_side: ItemSide, rows_per_block: int) -> Tensor:
     """Score items for each template row, in evaluation mode.
 
     Parameters
@@ -104,6 +136,8 @@ def score_items(model: Any, templates: Tensor, items: Tensor, rows_per_block: in
         (n_users, n_inputs) float32, as `template_matrix` makes them.
     items : Tensor
         Item codes: (n_users, n_items), or (1, n_items) for the same ones for all; on the device of `templates`.
+    item_side : ItemSide
+        What the rows of these items hold.
     rows_per_block : int
         Rows scored at once, at least one a user.
 
@@ -117,11 +151,10 @@ def score_items(model: Any, templates: Tensor, items: Tensor, rows_per_block: in
     EvaluationError
         If the model gives more than one score a row.
     """
-    item_column = model.feature_index["item_id"][0]
     parts = []
     for chunk in items.split(max(1, rows_per_block // len(templates)), dim=1):
         rows = templates[:, None, :].repeat(1, chunk.shape[1], 1)  # (n_users, n_chunk, n_inputs)
-        rows[:, :, item_column] = chunk.to(rows.dtype)
+        item_side.fill(rows, chunk)
         output = _forward(model, rows.flatten(0, 1))
         if output.numel() != rows.shape[0] * rows.shape[1]:
             raise EvaluationError(

@@ -12,7 +12,7 @@ from ..backends.base import row_model
 from ..datasets.interactions import Interactions
 from ..errors import EvaluationError
 from ..parallel.engine import Engine
-from .model_scores import default_rows_per_block, template_matrix
+from .model_scores import ItemSide, default_rows_per_block, template_matrix
 from .ranking_shards import RankingPlan, RankingShard, rank_on, rank_shard
 from .strata import Strata, stratify
 
@@ -40,8 +40,8 @@ def full_ranking(
     Parameters
     ----------
     model : BaseModel
-        A plain or wrapped DeepCTR-Torch or FuxiCTR model over ``user_id``, ``item_id`` and, if it reads histories,
-        ``hist_item_id`` and ``seq_length``. It is run in evaluation mode and left in the mode it came in.
+        A plain or wrapped DeepCTR-Torch or FuxiCTR model over ``user_id``, ``item_id`` and, if it reads them,
+        attributes and histories (`template_rows`). It is run in evaluation mode and left in the mode it came in.
     data : Interactions
         The interactions that the model's ids are codes of.
     split : {"test", "valid"}, default="test"
@@ -97,7 +97,7 @@ def full_ranking(
     if rows_per_block is None:
         rows_per_block = default_rows_per_block(model, templates)
 
-    plan = RankingPlan(n_catalogue=data.n_items, n_items=n_items, rows_per_block=rows_per_block)
+    plan = RankingPlan(data.n_items, n_items, rows_per_block, ItemSide.of(model, data))
     everything = RankingShard(
         templates=templates,
         users=data.user_ids[chosen - 1].to_numpy(),

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..backends.broadcast import Broadcast, broadcast
 from ..datasets.negatives import UnseenItems
 from ..parallel.engine import Engine, cut
-from .model_scores import check_finite, evaluation_mode, score_items
+from .model_scores import ItemSide, check_finite, evaluation_mode, score_items
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,14 @@ class RankingPlan:
         Items drawn for each user; None ranks against all.
     rows_per_block : int
         Rows scored at once.
+    item_side : ItemSide
+        What the rows of an item hold.
     """
 
     n_catalogue: int
     n_items: int | None
     rows_per_block: int
+    item_side: ItemSide
 
     @property
     def users_per_block(self) -> int:
@@ -86,14 +89,14 @@ def rank_shard(
             asked = slice(*np.searchsorted(shard.asked[0], [start, stop]))
             own = shard.asked[0][asked] - start, shard.asked[1][asked]
             if plan.n_items is None:
-                scores = score_items(model, templates, catalogue, plan.rows_per_block)
+                scores = score_items(model, templates, catalogue, plan.item_side, plan.rows_per_block)
                 check_finite(scores, shard.users[start:stop])
                 seen = slice(*np.searchsorted(shard.seen[0], [start, stop]))
                 counts[asked] = _against_all(scores, own, (shard.seen[0][seen] - start, shard.seen[1][seen]))
             else:
                 drawn = _draw(unseen, start, stop, plan.n_items, shard.generator)
                 items, own_column = _beside(drawn, own)
-                scores = score_items(model, templates, items.to(device), plan.rows_per_block)
+                scores = score_items(model, templates, items.to(device), plan.item_side, plan.rows_per_block)
                 check_finite(scores, shard.users[start:stop])
                 found = _against_sample(scores, plan.n_items, own[0], own_column)
                 counts[asked] = np.where(unseen.count[start:stop][own[0], None] > 0, found, 0)

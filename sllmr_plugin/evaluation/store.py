@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import SelectiveConfig
+from ..datasets.interactions import Interactions
 from ..errors import ConfigError, RunFolderError
 from ..scores.table import ScoreTable
 from .comparison import Comparison
@@ -76,6 +77,18 @@ def score_digest(scores: ScoreTable) -> str:
             for part in (group.users, group.offsets, group.items, group.scores)
         )
     )
+
+
+def attribute_digest(data: Interactions) -> dict[str, Any]:
+    """Return fingerprints of the attributes of items that models read, under one key; nothing without attributes."""
+    if not data.attributes:
+        return {}
+    return {
+        "attributes": {
+            name: digest(np.frombuffer("\0".join(attribute.values).encode(), dtype=np.uint8), attribute.codes)
+            for name, attribute in data.attributes.items()
+        }
+    }
 
 
 class ResultFolder:

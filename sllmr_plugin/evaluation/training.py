@@ -16,7 +16,7 @@ import torch
 from ..backends.augment import augment
 from ..backends.initialise import initialise
 from ..config import SelectiveConfig
-from ..datasets.features import training_rows
+from ..datasets.features import HISTORY_LENGTH, item_table, training_rows
 from ..datasets.interactions import Interactions
 from ..errors import EvaluationError, InactiveWarning
 from ..knowledge import Adaptor
@@ -59,8 +59,11 @@ class RunSettings(Settings):
         Stop when so many epochs in a row have not raised the validation AUC; None trains all epochs.
     l2 : float or None, default=None
         Weight of the L2 penalty on embeddings and the linear part; None is the library's default, see `build_model`.
-    history_length : int, default=10
-        Last interactions that DIN and DIEN read.
+    history_length : int, default=20
+        Last interactions in a user's history.
+    histories : bool, default=False
+        Every backbone reads the user's history of items and of attributes; without, DIN and DIEN read that of items.
+        See `build_model`.
     test_users : int or None, default=None
         Users drawn for the test ranking; None ranks all.
     valid_users : int or None, default=1500
@@ -90,7 +93,8 @@ class RunSettings(Settings):
     redraw: bool = True
     patience: _Count | None = 3
     l2: Annotated[float, Bounds(least=0)] | None = None
-    history_length: _Count = 10
+    history_length: _Count = HISTORY_LENGTH
+    histories: bool = False
     test_users: _Count | None = None
     valid_users: _Count | None = 1500
     test_items: _Items | None = None
@@ -139,6 +143,15 @@ class Trained:
     auc: float
     seconds: float
     epochs: list[dict[str, float]] = field(default_factory=list)
+
+
+def wrap_arguments(data: Interactions) -> dict[str, Any]:
+    """Return what `wrap` has to know of a model of `build_model`: its ids and, by item, its attributes."""
+    ids: dict[str, Any] = {"user": "user_id", "item": "item_id"}
+    if not data.attributes:
+        return ids
+    table = item_table(data)
+    return {**ids, "item_features": list(table), "item_table": table, "item_index": data.item_index}
 
 
 class BestEpoch:
@@ -287,6 +300,7 @@ def train(
         l2=settings.l2,
         seed=seed,
         history_length=settings.history_length,
+        histories=settings.histories,
         device=settings.device,
         arguments=settings.model_arguments,
         dense=None if adaptor is None else adaptor.widths,
@@ -307,7 +321,7 @@ def train(
             item_index=data.item_index,
         )
     if config.active:
-        model = wrap(model, scores, user="user_id", item="item_id", config=config)
+        model = wrap(model, scores, config=config, **wrap_arguments(data))
     model.compile(torch.optim.Adam(model.parameters(), lr=settings.learning_rate), "binary_crossentropy")
     strata = stratify(data)
 

@@ -18,7 +18,7 @@ from ..progress import RunProgress
 from ..regularizer.gates import GATES
 from ..scores.table import ScoreTable
 from ..zoo.deepctr import check_backbone
-from .store import TrialFolder, digest, score_digest, write_whole
+from .store import TrialFolder, attribute_digest, digest, score_digest, write_whole
 from .tables import Sheet, Table
 from .training import RunSettings, require_split, train
 from .trials import SearchSpace, Trial, TrialRun, describe, gate_name, uses_uncertainty
@@ -235,6 +235,7 @@ def _everything_else(
         "space": space.to_json(),
         "interactions": digest(data.train.to_numpy(), data.valid.to_numpy(), np.array([data.n_users, data.n_items])),
         "scores": score_digest(scores),
+        **attribute_digest(data),
     }
 
 

@@ -45,6 +45,8 @@ class DataSource(Settings):
         Files in the folder, as `load_interactions`, `ScoreTable.read` and `TextTable.read` take them. Without a
         suffix, the one that is there of ``.csv``, ``.csv.gz`` and ``.parquet``. `items` None takes the items that are
         interacted with; `scores` and `texts` are read by the modes that use them.
+    attributes : tuple of str, default=()
+        Columns of the items that models take as features, as of `load_interactions`.
     split : {"leave-last-out", "column"}, default="leave-last-out"
         ``leave-last-out``: the last interaction of a user is test and the one before it validation; a
         ``split`` column must leave no user more than one of each. ``column``: as that column says; it must be
@@ -81,6 +83,7 @@ class DataSource(Settings):
     items: str | None = "items"
     scores: str | None = "llm_scores"
     texts: str | None = "llm_texts"
+    attributes: tuple[str, ...] = ()
     split: Literal["leave-last-out", "column"] = "leave-last-out"
     source: str = ""
     prepare: tuple[str, ...] = ()
@@ -227,7 +230,7 @@ def load_source(source: DataSource, reads: Sequence[str] = ("scores",)) -> tuple
     """
     paths = source.files(reads)
     _check_fingerprints(source, paths)
-    data = load_interactions(paths["interactions"], paths.get("items"))
+    data = load_interactions(paths["interactions"], paths.get("items"), attributes=source.attributes)
     if source.split == "column" and not data.has_splits:
         raise DataError(
             f"{paths['interactions']} has no column `split`, but data.split is 'column'; add it, or set "

@@ -37,6 +37,8 @@ class Features:
         Vocabulary sizes of the id features.
     regression : bool, default=False
         Whether the output is a score without bounds, trained on ratings, not a probability.
+    vocabularies : mapping of str to int
+        Item-side features, `item` apart, whose values are codes, and how many codes there are; others hold numbers.
     """
 
     user: str
@@ -46,6 +48,7 @@ class Features:
     n_users: int
     n_items: int
     regression: bool = False
+    vocabularies: Mapping[str, int] = field(default_factory=dict)
 
 
 class TrainingRows(Protocol):
@@ -266,9 +269,7 @@ def item_columns(layout: Layout, item_features: Sequence[str]) -> np.ndarray:
 
 def known_item_values(
     training: TrainingRows,
-    layout: Layout,
-    item: str,
-    item_features: Sequence[str],
+    features: Features,
     wanted: np.ndarray,
     item_table: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -281,12 +282,8 @@ def known_item_values(
     ----------
     training : TrainingRows
         The rows handed to `fit`.
-    layout : mapping of str to (int, int)
-        Feature name -> first column and one past the last.
-    item : str
-        Name of the item id feature.
-    item_features : sequence of str
-        All item-side features, `item` among them.
+    features : Features
+        How the model names and lays out its item-side features.
     wanted : numpy.ndarray
         (n,) int64 ascending item codes.
     item_table : (numpy.ndarray, numpy.ndarray) or None
@@ -299,35 +296,35 @@ def known_item_values(
     values : numpy.ndarray
         (m, n_item_columns) of the rows' dtype.
     """
-    if list(item_features) == [item]:
+    if list(features.item_features) == [features.item]:
         return wanted, wanted[:, None].astype(training.dtype)
-    columns = item_columns(layout, item_features)
+    columns = item_columns(features.layout, features.item_features)
     values = np.zeros((len(wanted), len(columns)), dtype=training.dtype)
-    known, rows = training.latest_rows(item, wanted)
+    known, rows = training.latest_rows(features.item, wanted)
     values[known] = rows[:, columns]
     if item_table is not None:
         position = pd.Index(item_table[0]).get_indexer(pd.Index(wanted))
         listed = position >= 0
         known |= listed
         given = item_table[1][position[listed]]
-        _warn_of_scale(given, rows[:, columns], layout, item, item_features)
+        _warn_of_scale(given, rows[:, columns], features)
         values[listed] = given
     return wanted[known], values[known]
 
 
 def encode_item_table(
-    table: pd.DataFrame, item: str, item_features: Sequence[str], layout: Layout, item_index: IdIndex | None
+    table: pd.DataFrame, features: Features, item_index: IdIndex | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turn an item table into codes and input columns.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        One row per item: the raw id under the name `item`, and every other item-side feature with the value that
-        the model is fed (encoded already); cells of features of several columns hold sequences, which are
+        One row per item: the raw id under the name of the item feature, and every other item-side feature with the
+        value that the model is fed (encoded already); cells of features of several columns hold sequences, which are
         padded with 0 here.
-    item, item_features, layout : str, sequence of str, mapping
-        Name of the item id feature, all item-side features, and their columns.
+    features : Features
+        How the model names and lays out its item-side features.
     item_index : mapping, pandas.Series, LabelEncoder or None
         Raw item id -> code.
 
@@ -341,9 +338,10 @@ def encode_item_table(
     Raises
     ------
     WrapError
-        Naming missing columns, an item listed twice, a cell that is empty, infinite or not a number, or a sequence that
-        is too long.
+        Naming missing columns, an item listed twice, a cell that is empty, infinite, not a number or outside of a
+        feature's vocabulary, or a sequence that is too long.
     """
+    item, item_features, layout = features.item, features.item_features, features.layout
     table = as_pandas(table)
     if not isinstance(table, pd.DataFrame):
         raise WrapError([f"item_table is a {type(table).__name__}. Pass a DataFrame with one row per item."])
@@ -363,10 +361,11 @@ def encode_item_table(
         for name in item_features
     ]
     values = np.concatenate(parts, axis=1).astype(np.float64)
+    names = _names_of_columns(features)
     unusable = ~(np.abs(values) <= np.finfo(np.float32).max)  # models compute in float32; NaN is not below it either
     if unusable.any():
         row, column = np.argwhere(unusable)[0].tolist()
-        cell, name = values[row, column], _name_of_column(column, layout, item_features)
+        cell, name = values[row, column], names[column]
         what = "an empty cell" if np.isnan(cell) else f"the value {cell:g}"
         raise WrapError(
             [
@@ -374,26 +373,41 @@ def encode_item_table(
                 "finite number as the model is fed, or leave the item out."
             ]
         )
+    sizes = np.array([features.vocabularies.get(name, np.inf) for name in names])
+    outside = np.isfinite(sizes) & ((values < 0) | (values >= sizes) | (values % 1 != 0))
+    outside &= (codes < features.n_items)[:, None]  # the model knows no other items
+    if outside.any():
+        row, column = np.argwhere(outside)[0].tolist()
+        raise WrapError(
+            [
+                f"item_table has the value {values[row, column]:g} for item {rows[item].tolist()[row]!r} in column "
+                f"{names[column]}, whose codes are 0 to {int(sizes[column]) - 1} in the model. Encode it as the model "
+                "is fed."
+            ]
+        )
     return codes, values
 
 
-def _name_of_column(column: int, layout: Layout, item_features: Sequence[str]) -> str:
-    widths = [layout[name][1] - layout[name][0] for name in item_features]
-    return item_features[int(np.searchsorted(np.cumsum(widths), column, side="right"))]
+def _names_of_columns(features: Features) -> list[str]:
+    """Return the feature that each item-side column belongs to."""
+    spans = {name: features.layout[name] for name in features.item_features}
+    return [name for name, (first, end) in spans.items() for _ in range(first, end)]
 
 
-def _warn_of_scale(
-    given: np.ndarray, trained: np.ndarray, layout: Layout, item: str, item_features: Sequence[str]
-) -> None:
-    """Warn of columns of an item table, (n, n_item_columns), that reach far out of their range in training rows."""
+def _warn_of_scale(given: np.ndarray, trained: np.ndarray, features: Features) -> None:
+    """Warn of columns of an item table, (n, n_item_columns), that reach far out of their range in training rows.
+
+    Codes have no scale: those of rare values may be far away.
+    """
     if not len(given) or not len(trained):
         return
     low, high = trained.min(axis=0), trained.max(axis=0)
     span = np.where(high > low, high - low, np.maximum(np.abs(high), 1))
     far = (given.max(axis=0) > high + _FAR * span) | (given.min(axis=0) < low - _FAR * span)
+    names = _names_of_columns(features)
     for column in np.flatnonzero(far):
-        name = _name_of_column(int(column), layout, item_features)
-        if name != item:
+        name = names[column]
+        if name != features.item and name not in features.vocabularies:
             warnings.warn(
                 f"item_table column {name} runs from {given[:, column].min():g} to {given[:, column].max():g}, in the "
                 f"training rows of scored items from {low[column]:g} to {high[column]:g}. Scale or encode it as the "

@@ -113,9 +113,7 @@ def usable_scores(
     scored = np.flatnonzero(in_table.numpy())
     _warn_of_shifted_codes("user", features.n_users, wanted, np.unique(users))
     _warn_of_shifted_codes("item", features.n_items, scored, np.unique(items))
-    known, values = known_item_values(
-        training, features.layout, features.item, features.item_features, scored, item_values
-    )
+    known, values = known_item_values(training, features, scored, item_values)
     builder_parts = (
         torch.from_numpy(item_columns(features.layout, features.item_features)),
         torch.from_numpy(known),

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..backends.deepctr import import_deepctr_torch
 from ..backends.deepctr.augmented import complete
+from ..datasets.features import HISTORY_LENGTH
 from ..datasets.interactions import Interactions
 from ..errors import BackboneError, ConfigError
 from ..settings import as_type, type_like
@@ -29,6 +30,7 @@ class _Recipe:
     history: bool = False  # whether it reads the user's history
     dropout: str | None = "dnn_dropout"  # argument that takes the dropout rate
     dense: bool = True  # whether it reads dense columns
+    fields_are_tables: bool = False  # whether it takes the number of its embedding tables for that of its fields
     heads: int = 1  # attention heads among which the embedding is divided, unless the arguments say otherwise
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -36,18 +38,18 @@ class _Recipe:
 _RECIPES = {
     "wdl": _Recipe("WDL"),
     "deepfm": _Recipe("DeepFM"),
-    "xdeepfm": _Recipe("xDeepFM"),
-    "autoint": _Recipe("AutoInt", heads=2),
+    "xdeepfm": _Recipe("xDeepFM", fields_are_tables=True),
+    "autoint": _Recipe("AutoInt", fields_are_tables=True, heads=2),
     "dcn": _Recipe("DCN", options={"cross_parameterization": "vector"}),
     "dcnv2": _Recipe("DCN", options={"cross_parameterization": "matrix"}),
     "dcnmix": _Recipe("DCNMix"),
     "din": _Recipe("DIN", columns=("dnn_feature_columns",), history=True),
     "dien": _Recipe("DIEN", columns=("dnn_feature_columns",), history=True),
     "afm": _Recipe("AFM", dense=False, dropout="afm_dropout"),
-    "afn": _Recipe("AFN", dense=False),
+    "afn": _Recipe("AFN", dense=False, fields_are_tables=True),
     "ccpm": _Recipe("CCPM", dense=False),
     "difm": _Recipe("DIFM", dense=False, heads=4),
-    "fibinet": _Recipe("FiBiNET"),
+    "fibinet": _Recipe("FiBiNET", fields_are_tables=True),
     "ifm": _Recipe("IFM", dense=False),
     "mlr": _Recipe("MLR", columns=("region_feature_columns",), dropout=None),
     "nfm": _Recipe("NFM"),
@@ -69,16 +71,19 @@ def build_model(
     dropout: float = 0.0,
     l2: float | None = None,
     seed: int = 1024,
-    history_length: int = 10,
+    history_length: int = HISTORY_LENGTH,
+    histories: bool = False,
     device: str = "cpu",
     arguments: Mapping[str, Any] | None = None,
     dense: Mapping[str, int] | None = None,
 ) -> Any:
-    """Build an untrained DeepCTR-Torch model whose inputs are ids of users and items.
+    """Build an untrained DeepCTR-Torch model whose inputs are ids of users and items, attributes and histories.
 
-    The inputs are ``user_id`` and ``item_id``; DIN and DIEN also read ``hist_item_id`` and
-    ``seq_length``, and their histories share the items' embeddings. Layer sizes are DeepCTR-Torch's
-    defaults, unless `arguments` has others.
+    The inputs are ``user_id``, ``item_id`` and the attributes of `data` (``item_brand``); those with several values an
+    item are averaged. DIN and DIEN also read ``hist_item_id`` and ``seq_length``, and attend to the history. With
+    `histories` they attend to the history of each attribute of one value as well, and all other backbones read the
+    averages of the same histories, as DIN does of attributes with several values. A history shares the embeddings of
+    the feature that it is a history of. Layer sizes are DeepCTR-Torch's defaults, unless `arguments` has others.
 
     Parameters
     ----------
@@ -98,8 +103,10 @@ def build_model(
     seed : int, default=1024
         Seed of the initial weights. DeepCTR-Torch passes it to ``torch.manual_seed``, so it also resets the
         global generator. Its MLR ignores the seed: all its initial weights are the same.
-    history_length : int, default=10
-        Columns of ``hist_item_id``; only DIN and DIEN use it.
+    history_length : int, default=20
+        Columns of ``hist_item_id``, and items in the histories of attributes.
+    histories : bool, default=False
+        Read the user's history of items and of every attribute of `data`.
     device : str, default="cpu"
         A torch device such as ``"cuda:0"``.
     arguments : mapping of str to Any, optional
@@ -118,19 +125,23 @@ def build_model(
     ------
     BackboneError
         If the name is unknown (the nearest valid one is named), a size does not fit the model, an argument is
-        not the model's, of a wrong type or refused by it, or the model takes no dense columns.
+        not the model's, of a wrong type or refused by it, or the model takes no dense columns; DIEN, if an item may
+        have several values of an attribute.
     """
     key = check_backbone(name, embedding_dim, dropout, arguments)
     recipe = _RECIPES[key]
     from_caller = check_arguments(key, arguments or {})
-    columns = _feature_columns(data, recipe, embedding_dim, history_length)
+    attended = _attended(key, data, histories) if recipe.history else []
+    columns = _feature_columns(
+        data, embedding_dim, history_length, histories, attended, shared=not recipe.fields_are_tables
+    )
     if dense:
         check_dense(name)
         dense_columns = import_deepctr_torch().inputs.DenseFeat
         columns += [dense_columns(column, width) for column, width in dense.items()]
     given: dict[str, Any] = {**dict.fromkeys(recipe.columns, columns), **recipe.options}
     if recipe.history:
-        given["history_feature_list"] = ["item_id"]
+        given["history_feature_list"] = attended
     if recipe.dropout is not None:
         given[recipe.dropout] = dropout
     model_class = _model_class(recipe)
@@ -138,7 +149,7 @@ def build_model(
         penalties = inspect.signature(model_class).parameters.keys() & _L2_ARGUMENTS
         given |= dict.fromkeys(penalties - from_caller.keys(), l2)
     try:
-        return model_class(**given, **from_caller, seed=seed, device=device)
+        model = model_class(**given, **from_caller, seed=seed, device=device)
     except Exception as error:  # whatever the library makes of a value that it cannot use
         if not from_caller:
             raise
@@ -146,6 +157,9 @@ def build_model(
             f"{recipe.class_name} cannot be built with {from_caller} ({type(error).__name__}: {error}); change these "
             "arguments."
         ) from error
+    if recipe.fields_are_tables and histories:
+        _share_tables(model, ["item_id", *data.attributes])
+    return model
 
 
 def check_backbone(
@@ -256,16 +270,24 @@ def input_rows(model: Any, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     Raises
     ------
     BackboneError
-        If the model reads a column that `rows` lacks.
+        If the model reads a column that `rows` lacks, or has another width.
     """
     rows = complete(model, rows)  # an augmented model fills its own columns
     missing = [name for name in feature_names(model) if name not in rows]
     if missing:
         raise BackboneError(
             f"the model reads {', '.join(map(repr, missing))}, but the rows have only "
-            f"{', '.join(map(repr, rows))}; build it with build_model, or over these columns."
+            f"{', '.join(map(repr, rows))}; build it with build_model, or over these columns (load_interactions reads "
+            "attributes)."
         )
     selected = {name: np.asarray(rows[name]) for name in feature_names(model)}
+    for name, (first, end) in model.feature_index.items():
+        width = selected[name][:1].size
+        if len(selected[name]) and width != end - first:
+            raise BackboneError(
+                f"the model reads {end - first} columns of {name!r}, but the rows have {width}; build model and rows "
+                "with one history_length, over data with the same attributes."
+            )
     if "seq_length" in selected and isinstance(model, import_deepctr_torch().models.DIEN):
         selected["seq_length"] = np.maximum(selected["seq_length"], 1)
     return selected
@@ -285,13 +307,47 @@ def _model_class(recipe: _Recipe) -> Any:
     return getattr(import_deepctr_torch().models, recipe.class_name)
 
 
-def _feature_columns(data: Interactions, recipe: _Recipe, embedding_dim: int, history_length: int) -> list[Any]:
+def _attended(name: str, data: Interactions, histories: bool) -> list[str]:
+    """Return the features whose histories a model attends to: it compares vectors of one item with one value each."""
+    several = [attribute.column for attribute in data.attributes.values() if attribute.has_several]
+    if several and name == "dien":
+        raise BackboneError(
+            f"DeepCTR-Torch's DIEN leaves out columns of several values such as {several[0]!r}; leave the attribute "
+            "out, or choose din."
+        )
+    return ["item_id", *(n for n, attribute in data.attributes.items() if histories and not attribute.has_several)]
+
+
+def _feature_columns(
+    data: Interactions, embedding_dim: int, history_length: int, histories: bool, attended: list[str], *, shared: bool
+) -> list[Any]:
+    """Return the inputs of a model; histories stand in the order of their features, as DIN and DIEN need them."""
     inputs = import_deepctr_torch().inputs
-    columns = [
-        inputs.SparseFeat("user_id", data.n_users + 1, embedding_dim),
-        inputs.SparseFeat("item_id", data.n_items + 1, embedding_dim),
-    ]
-    if recipe.history:
-        item = inputs.SparseFeat("hist_item_id", data.n_items + 1, embedding_dim, embedding_name="item_id")
-        columns.append(inputs.VarLenSparseFeat(item, maxlen=history_length, length_name="seq_length"))
-    return columns
+
+    def sparse(name: str, size: int, table: str | None = None) -> Any:
+        return inputs.SparseFeat(name, size, embedding_dim, embedding_name=table if shared else None)
+
+    columns = [sparse("user_id", data.n_users + 1), sparse("item_id", data.n_items + 1)]
+    past = []
+    if histories or attended:
+        item = sparse("hist_item_id", data.n_items + 1, "item_id")
+        past.append(inputs.VarLenSparseFeat(item, history_length, length_name="seq_length" if attended else None))
+    for name, attribute in data.attributes.items():
+        column = sparse(name, attribute.vocabulary_size)
+        columns.append(inputs.VarLenSparseFeat(column, attribute.width) if attribute.has_several else column)
+        if histories:
+            of_history = sparse(attribute.history, attribute.vocabulary_size, name)
+            # Without a length code 0, no value, is left out of the average.
+            length = "seq_length" if name in attended else None
+            width = history_length * attribute.width
+            past.append(inputs.VarLenSparseFeat(of_history, width, length_name=length))
+    return columns + past
+
+
+def _share_tables(model: Any, features: list[str]) -> None:
+    """Let histories look codes up in the tables of their features, in a model that was built with tables for each."""
+    for tables in (model.embedding_dict, model.linear_model.embedding_dict):
+        for name in features:
+            spare, tables[f"hist_{name}"] = tables[f"hist_{name}"].weight, tables[name]
+            for weights, _, _ in model.regularization_weight:
+                weights[:] = [weight for weight in weights if weight is not spare]

@@ -131,8 +131,11 @@ def find_problems(
         length = getattr(columns.get(name), "length_name", None)
         if length is not None and length not in features:
             features.append(length)
+    coded = [name for name in features if name != item and hasattr(columns.get(name), "vocabulary_size")]
+    vocabularies = {name: columns[name].vocabulary_size for name in coded}
+    regression = _kind(model, task) == "regression"
     return [], Features(
-        user, item, tuple(features), layout, sizes[user], sizes[item], _kind(model, task) == "regression"
+        user, item, tuple(features), layout, sizes[user], sizes[item], regression, vocabularies=vocabularies
     )
 
 

@@ -81,7 +81,8 @@ def find_problems(
     items = tuple(dict.fromkeys([item, *(item_features or default_item_features(model, user, item))]))
     sizes = (specs[user]["vocab_size"], specs[item]["vocab_size"])
     regression = isinstance(prediction_head(model, task or 0), nn.Identity)
-    return [], Features(user, item, items, layout, *sizes, regression)
+    vocabularies = {name: specs[name]["vocab_size"] for name in items[1:] if "vocab_size" in specs[name]}
+    return [], Features(user, item, items, layout, *sizes, regression, vocabularies=vocabularies)
 
 
 def default_item_features(model: Any, user: str, item: str) -> list[str]:
