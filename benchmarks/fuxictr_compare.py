@@ -41,7 +41,7 @@ def run(
     rows = training_rows(data, seed=seed)
     check_leakage(data, rows, scores)
     splits = {"train": rows, "valid": held_out_rows(data, "valid", seed=seed)}
-    feature_map = write_dataset(folder, data, splits, history=arguments.backbone == "din", dataset_id=f"seed{seed}")
+    feature_map = write_dataset(folder, data, splits, backbone=arguments.backbone, dataset_id=f"seed{seed}")
     model = build_fuxictr(feature_map=feature_map, model_root=folder / mode, seed=seed, **settings)
     if mode != "none":
         model = wrap(model, scores, user="user_id", item="item_id", config=SelectiveConfig.of_mode(mode))

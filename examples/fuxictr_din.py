@@ -31,7 +31,7 @@ data = load_interactions(arguments.interactions, arguments.items)
 folder = Path(tempfile.mkdtemp())
 # Stands in for FuxiCTR's build_dataset: feature_map.json, feature_vocab.json (raw ids -> codes) and a file a split.
 feature_map = write_dataset(
-    folder, data, {"train": training_rows(data), "valid": held_out_rows(data, "valid")}, history=True
+    folder, data, {"train": training_rows(data), "valid": held_out_rows(data, "valid")}, backbone="din"
 )
 settings = read_settings(Path(__file__).parent.parent / "model_zoo_configs" / "fuxictr" / "din.yaml")
 

@@ -33,7 +33,7 @@ def data():
 
 def built(name, data, folder, **options):
     splits = {"train": training_rows(data, history_length=3), "valid": held_out_rows(data, "valid", history_length=3)}
-    feature_map = write_dataset(folder, data, splits, history=name == "din")
+    feature_map = write_dataset(folder, data, splits, backbone=name)
     settings = read_settings(CONFIGS / f"{name}.yaml") | {"embedding_dim": 4, "hidden_units": [8]} | options
     return build_fuxictr(feature_map=feature_map, model_root=folder, **settings)
 

@@ -91,8 +91,8 @@ def read_attributes(table: Table, wanted: Sequence[str]) -> dict[str, ItemAttrib
         if column in ("item_id", "id", "") or "." in column or (several and not separator):
             raise DataError(
                 f"attribute {name!r} is neither COLUMN nor COLUMN:SEPARATOR with a column of attributes whose name has "
-                "no dot; write for instance brand, or genres:pipe for a column with several values, and rename a column "
-                "that has a dot"
+                "no dot; write for instance brand, or genres:pipe for a column with several values, or rename the "
+                "column"
             )
         table.require_columns([column])
         table.refuse(_is_list(table.frame[column]), column, "write texts, with a separator", problem="not a text")

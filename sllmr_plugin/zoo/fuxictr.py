@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from ..backends.fuxictr.data import VOCABULARY_FILE
+from ..datasets.attributes import ItemAttribute
 from ..datasets.interactions import Interactions
 from ..errors import BackboneError, MissingLibraryError
 
@@ -48,7 +49,8 @@ def write_dataset(
     data: Interactions,
     splits: Mapping[str, tuple[Mapping[str, np.ndarray], np.ndarray]],
     *,
-    history: bool = False,
+    backbone: str = "deepfm",
+    histories: bool = False,
     dataset_id: str = "sllmr",
 ) -> Any:
     """Write encoded rows as FuxiCTR keeps them, and return their feature map.
@@ -59,11 +61,16 @@ def write_dataset(
         Gets ``<dataset_id>/`` with ``feature_map.json``, ``feature_vocab.json`` (raw ids of `data`) and an
         ``.npz`` file a split, for ``RankDataLoader(..., data_format="npz")``.
     data : Interactions
-        Gives the vocabularies.
+        Gives the vocabularies of ids and attributes.
     splits : mapping of str to (mapping of str to numpy.ndarray, numpy.ndarray)
         Split name -> inputs and labels as `training_rows` gives them.
-    history : bool, default=False
-        Write ``hist_item_id``, too, as the sequence that DIN reads.
+    backbone : str, default="deepfm"
+        What will read them, as of `build_fuxictr`. DIN attends to the histories of the item and of attributes with one
+        value, which are therefore written as they are; of other sequences the backbone reads the average
+        (``feature_encoder`` is FuxiCTR's `MaskedAveragePooling`). Write ``din`` for a model of your own that pools
+        histories itself.
+    histories : bool, default=False
+        Write the user's history of items and of all attributes, too. DIN always gets that of items.
     dataset_id : str, default="sllmr"
         Name of the data set.
 
@@ -77,11 +84,20 @@ def write_dataset(
     target.mkdir(parents=True, exist_ok=True)
     users = {str(raw): code for raw, code in data.user_index.items()}
     items = {str(raw): code for raw, code in data.item_index.items()}
+    length = next(iter(splits.values()))[0]["hist_item_id"].shape[1]
+    attends = _key(backbone) == "din"
     features = {"user_id": _categorical("user", len(users)), "item_id": _categorical("item", len(items))}
-    if history:
-        length = next(iter(splits.values()))[0]["hist_item_id"].shape[1]
-        sequence = {"type": "sequence", "max_len": length, "share_embedding": "item_id"}
-        features["hist_item_id"] = _categorical("user", len(items)) | sequence
+    past, vocabulary = {}, {"user_id": users, "item_id": items, "hist_item_id": items}
+    if histories or attends:
+        past["hist_item_id"] = _history("item_id", len(items), length, pooled=not attends)
+    for name, attribute in data.attributes.items():
+        features[name] = _of_item(attribute)
+        if histories:
+            pooled = not attends or attribute.has_several
+            past[attribute.history] = _history(name, len(attribute.values), length * attribute.width, pooled=pooled)
+        codes = {value: code for code, value in enumerate(attribute.values, start=1)}
+        vocabulary |= {name: codes, attribute.history: codes}
+    features |= past
     schema = {
         "dataset_id": dataset_id,
         "num_fields": len(features),
@@ -90,7 +106,6 @@ def write_dataset(
         "features": [{name: spec} for name, spec in features.items()],
     }
     (target / "feature_map.json").write_text(json.dumps(schema, indent=2), encoding="utf-8")
-    vocabulary = {"user_id": users, "item_id": items, "hist_item_id": items}
     known = {name: {"__PAD__": 0, **vocabulary[name], "__OOV__": len(vocabulary[name]) + 1} for name in features}
     (target / VOCABULARY_FILE).write_text(json.dumps(known), encoding="utf-8")
     for split, (x, y) in splits.items():
@@ -104,6 +119,20 @@ def write_dataset(
 def _categorical(source: str, n_ids: int) -> dict[str, Any]:
     # Code 0 pads and the last one stands for ids that are not in the vocabulary, as FuxiCTR has it.
     return {"source": source, "type": "categorical", "padding_idx": 0, "vocab_size": n_ids + 2}
+
+
+_POOLED = {"feature_encoder": "layers.MaskedAveragePooling()"}
+
+
+def _of_item(attribute: ItemAttribute) -> dict[str, Any]:
+    spec = _categorical("item", len(attribute.values))
+    several = {"type": "sequence", "max_len": attribute.width, **_POOLED}
+    return spec | several if attribute.has_several else spec
+
+
+def _history(feature: str, n_ids: int, length: int, *, pooled: bool) -> dict[str, Any]:
+    sequence = {"type": "sequence", "max_len": length, "share_embedding": feature}
+    return _categorical("user", n_ids) | sequence | (_POOLED if pooled else {})
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -144,14 +173,19 @@ def build_fuxictr(model: str, feature_map: Any, *, model_root: str | Path, seed:
     MissingLibraryError
         If FuxiCTR is not installed.
     """
-    if model.lower() not in FUXICTR_BACKBONES:
-        raise BackboneError(f"unknown FuxiCTR backbone {model!r}. Valid names are {', '.join(FUXICTR_BACKBONES)}.")
+    key = _key(model)
     import_fuxictr()
     from . import fuxictr_models as models
 
     classes = {"deepfm": models.DeepFM, "dcnv2": models.DCNv2, "din": models.DIN}
     import_fuxictr("fuxictr.pytorch.torch_utils").seed_everything(seed)
-    arguments = {**_DEFAULTS, "model_id": model.lower(), "model_root": str(model_root), **settings}
-    built = classes[model.lower()](feature_map, **arguments)
+    arguments = {**_DEFAULTS, "model_id": key, "model_root": str(model_root), **settings}
+    built = classes[key](feature_map, **arguments)
     Path(built.model_dir).mkdir(parents=True, exist_ok=True)
     return built
+
+
+def _key(backbone: str) -> str:
+    if backbone.lower() not in FUXICTR_BACKBONES:
+        raise BackboneError(f"unknown FuxiCTR backbone {backbone!r}. Valid names are {', '.join(FUXICTR_BACKBONES)}.")
+    return backbone.lower()

@@ -17,6 +17,8 @@ from fuxictr.pytorch.layers import (
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
+from ..errors import BackboneError
+
 
 class _Backbone(BaseModel):
     """What the backbones share: the deep part, and the steps that every FuxiCTR constructor ends with."""
@@ -70,7 +72,15 @@ class DeepFM(_Backbone):
         """Build the layers."""
         self.embedding_layer = FeatureEmbedding(self.feature_map, self.embedding_dim)
         self.fm = FactorizationMachine(self.feature_map)
+        self._start_weights_of_histories()
         self.mlp = self.deep()
+
+    def _start_weights_of_histories(self) -> None:
+        """Draw first-order weights as small as the others: FuxiCTR leaves N(0, 1) where a feature shares embeddings."""
+        features = self.fm.lr_layer.embedding_layer.embedding_layer
+        for name, spec in self.feature_map.features.items():
+            if "share_embedding" in spec:
+                features.embedding_initializer(features.embedding_layers[name].weight[1:, :])  # code 0 stays zero
 
     def logit(self, X: dict[str, Tensor]) -> Tensor:
         """Add up both parts."""
@@ -95,20 +105,29 @@ class DCNv2(_Backbone):
 
 
 class DIN(_Backbone):
-    """Attention of the candidate over the user's history (Zhou et al., 2018)."""
+    """Attention of the candidate over the user's history (Zhou et al., 2018).
 
-    din_target_field = ("item_id",)
-    din_sequence_field = ("hist_item_id",)
+    The candidate is all features that have a history which no ``feature_encoder`` pools.
+    """
 
     def build(self) -> None:
         """Build the layers."""
+        specs = self.feature_map.features
+        pooled = {name for name, spec in specs.items() if "feature_encoder" in spec}
+        self.din_target_field = [name for name in specs if f"hist_{name}" in specs and f"hist_{name}" not in pooled]
+        if not self.din_target_field:
+            raise BackboneError("DIN has no history to attend to. Write the data set with backbone='din'.")
+        width = self.embedding_dim * len(self.din_target_field)
         self.embedding_layer = FeatureEmbeddingDict(self.feature_map, self.embedding_dim)
-        self.attention = DIN_Attention(self.embedding_dim, attention_units=[64], hidden_activations="Dice")
+        self.attention = DIN_Attention(width, attention_units=[64], hidden_activations="Dice")
         self.mlp = self.deep()
 
     def logit(self, X: dict[str, Tensor]) -> Tensor:
         """Replace the history by its weighted sum."""
-        (target,), (history,) = self.din_target_field, self.din_sequence_field
+        histories = [f"hist_{name}" for name in self.din_target_field]
         embedding = self.embedding_layer(X)
-        embedding[history] = self.attention(embedding[target], embedding[history], X[history] != 0)
+        target = torch.cat([embedding[name] for name in self.din_target_field], dim=-1)
+        past = torch.cat([embedding[name] for name in histories], dim=-1)
+        interest = self.attention(target, past, X["hist_item_id"] != 0)
+        embedding |= dict(zip(histories, interest.split(self.embedding_dim, dim=-1), strict=True))
         return self.mlp(self.embedding_layer.dict2tensor(embedding, flatten_emb=True))
