@@ -12,9 +12,9 @@ pytest.importorskip("fuxictr")
 
 from fuxictr.pytorch.dataloaders.npz_dataloader import NpzDataLoader
 
-from sllmr_plugin import wrap
+from sllmr_plugin import SelectiveConfig, wrap
 from sllmr_plugin.backends.fuxictr.data import fuxictr_index
-from sllmr_plugin.datasets.features import held_out_rows, template_rows, training_rows
+from sllmr_plugin.datasets.features import held_out_rows, item_table, template_rows, training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import BackboneError, MissingLibraryError
 from sllmr_plugin.evaluation.metrics import predict_rows
@@ -136,3 +136,127 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path, data):
         import_fuxictr()
     with pytest.raises(MissingLibraryError):
         build_fuxictr("deepfm", None, model_root=tmp_path)
+
+
+# ---------------------------------------------------------------------- attributes and histories
+
+
+BRANDS = ["a", "b", "", "a", *"bcd" * 2, "", "d"]
+TAGS = ["x y", "", "y", "x", *["z", "x z", ""] * 2, "z y", "y"]
+
+
+@pytest.fixture(scope="module")
+def featured():
+    rng = np.random.default_rng(0)
+    clicks = [(f"u{u}", 10 * i) for u in range(8) for i in rng.permutation(11)[:6]]
+    items = pd.DataFrame({"item_id": [10 * i for i in range(12)], "brand": BRANDS, "tags": TAGS})
+    frame = pd.DataFrame(clicks, columns=["user_id", "item_id"])
+    return load_interactions(frame, items, attributes=["tags:space", "brand"])
+
+
+def built_with_features(name, data, folder):
+    x, y = training_rows(data, history_length=3)
+    others = x["item_id"] != 12  # not as a negative either: no training row has the last item
+    splits = {"train": ({key: values[others] for key, values in x.items()}, y[others])}
+    feature_map = write_dataset(folder, data, splits, backbone=name, histories=True)
+    settings = read_settings(CONFIGS / f"{name}.yaml") | {"embedding_dim": 4, "hidden_units": [8]}
+    return build_fuxictr(feature_map=feature_map, model_root=folder, **settings)
+
+
+def trained_on(model):
+    file = f"{model.feature_map.data_dir}/train.npz"
+    train, again = (
+        NpzDataLoader(model.feature_map, file, batch_size=16, shuffle=shuffle, num_workers=0)
+        for shuffle in (True, False)
+    )
+    torch.manual_seed(1)
+    model.fit(train, epochs=2, validation_data=again)
+    return model
+
+
+@pytest.mark.parametrize("name", FUXICTR_BACKBONES)
+def test_every_column_counts_and_histories_share_embeddings(name, featured, tmp_path):
+    model = trained_on(built_with_features(name, featured, tmp_path))
+    names = ["user_id", "item_id", "item_tags", "item_brand", "hist_item_id", "hist_item_tags", "hist_item_brand"]
+    assert list(model.feature_map.features) == names
+    embedding = getattr(model.embedding_layer, "embedding_layer", model.embedding_layer).embedding_layers
+    assert all(embedding[f"hist_{feature}"] is embedding[feature] for feature in names[1:4])
+    x, _ = training_rows(featured, history_length=3)
+    rows = {key: torch.from_numpy(x[key]) for key in names}
+    scores = spread(model).predict([rows])
+    for column, values in rows.items():
+        other = torch.where(values > 1, values - 1, 2 * values)  # another code, padding where there was padding
+        assert not np.array_equal(model.predict([{**rows, column: other}]), scores), column
+
+
+def test_first_order_weights_of_histories_start_as_small_as_the_others(featured, tmp_path):
+    model = built_with_features("deepfm", featured, tmp_path)
+    weights = model.fm.lr_layer.embedding_layer.embedding_layer.embedding_layers
+    assert all(0 < table.weight.abs().max() < 1e-3 for table in weights.values())
+
+
+def test_a_pooled_sequence_is_the_mean_of_what_is_known(featured, tmp_path):
+    model = built_with_features("dcnv2", featured, tmp_path)
+    layer = model.embedding_layer.embedding_layer
+    table = torch.nn.init.normal_(layer.embedding_layers["item_brand"].weight.data)
+    table[0] = 0
+    batch = {"hist_item_brand": torch.tensor([[2, 0, 3], [1, 0, 0], [0, 0, 0]])}
+    pooled = layer(batch)["hist_item_brand"]
+    assert torch.allclose(pooled, torch.stack([(table[2] + table[3]) / 2, table[1], torch.zeros(4)]))
+
+
+def test_din_attends_to_items_and_single_values(featured, tmp_path):
+    model = built_with_features("din", featured, tmp_path)
+    assert model.din_target_field == ["item_id", "item_brand"]
+    pooled = [name for name, spec in model.feature_map.features.items() if "feature_encoder" in spec]
+    assert pooled == ["item_tags", "hist_item_tags"]
+    feature_map = write_dataset(tmp_path / "pooled", featured, {"train": training_rows(featured)}, histories=True)
+    with pytest.raises(BackboneError, match="no history to attend to. Write the data set with backbone='din'"):
+        build_fuxictr("din", feature_map, model_root=tmp_path)
+
+
+@pytest.mark.parametrize("name", FUXICTR_BACKBONES)
+def test_a_ranking_gives_each_candidate_its_attributes(name, featured, tmp_path):
+    model = spread(built_with_features(name, featured, tmp_path))
+    ranking = full_ranking(model, featured, verbose=False)
+    assert ranking["auc"].nunique() > 2
+    for row in ranking.itertuples():
+        rows = template_rows(featured, np.full(12, row.user), split="test", history_length=3)
+        rows["item_id"] = np.arange(1, 13)
+        rows["item_brand"] = np.array([["", "a", "b", "c", "d"].index(brand) for brand in BRANDS])
+        tags = [[" xyz".index(tag) for tag in cell.split()] for cell in TAGS]
+        rows["item_tags"] = np.array([[*cell, 0, 0][:2] for cell in tags])
+        predicted = model.predict([{key: torch.from_numpy(rows[key]) for key in model.feature_map.features}])
+        seen = pd.concat([featured.train, featured.valid, featured.test]).query(f"user == {row.user}")
+        rivals = np.delete(predicted, seen["item"].to_numpy() - 1)
+        own = predicted[row.item - 1]
+        assert row.auc == pytest.approx(((rivals < own) + 0.5 * (rivals == own)).mean())
+
+
+@pytest.mark.parametrize("name", FUXICTR_BACKBONES)
+def test_extra_rows_carry_the_candidates_attributes_and_no_weight_is_the_plain_model(name, featured, tmp_path):
+    plain = trained_on(built_with_features(name, featured, tmp_path / "plain")).state_dict()
+    scores = pd.DataFrame([(f"u{u}", 10 * i, i / 12) for u in range(8) for i in (0, 4, 11)])
+    scores = scores.set_axis(["user_id", "item_id", "score"], axis=1)
+    table = item_table(featured)
+    for weight in (0.0, 0.5):
+        model = built_with_features(name, featured, tmp_path / str(weight))
+        config = SelectiveConfig(weight=weight, gate="none")
+        features = {"item_features": list(table), "item_table": table}
+        model = wrap(model, scores, user="user_id", item="item_id", config=config, **features)
+        seen, embedding = [], getattr(model.embedding_layer, "embedding_layer", model.embedding_layer)
+        embedding.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        trained_on(model)
+        if weight == 0:
+            state = model.state_dict()
+            assert all(torch.equal(plain[key], state[key]) for key in plain)
+    rows = {key: np.concatenate([batch[key].numpy() for batch in seen]).astype(int) for key in seen[0]}
+    assert (rows["item_id"] == 12).any()
+    latest = template_rows(featured, np.arange(9), split="valid", history_length=20)
+    for place, item in enumerate(rows["item_id"]):
+        assert rows["item_brand"][place] == ["", "a", "b", "c", "d"].index(BRANDS[item - 1])
+        assert {" xyz"[tag] for tag in rows["item_tags"][place]} - {" "} == set(TAGS[item - 1].split())
+        if item == 12:  # a candidate: the history of the user's latest positive row, which has all but that row's item
+            user = rows["user_id"][place]
+            past = latest["hist_item_id"][user][: latest["seq_length"][user]][:-1][-3:]
+            np.testing.assert_array_equal(rows["hist_item_id"][place], [*past, 0, 0, 0][:3])
