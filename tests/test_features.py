@@ -1,6 +1,8 @@
 """Attributes and histories as features: rows, backbones, training steps and rankings against loops over raw ids."""
 
+import argparse
 import functools
+import json
 import math
 
 import numpy as np
@@ -11,12 +13,18 @@ from deepctr_torch import models
 from sklearn.metrics import roc_auc_score
 
 from sllmr_plugin import ScoreTable, SelectiveConfig, wrap
+from sllmr_plugin.cli import compare as compare_command
+from sllmr_plugin.cli import main
+from sllmr_plugin.cli import tune as tune_command
 from sllmr_plugin.datasets.features import held_out_rows, item_table, template_rows, training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.errors import BackboneError, DataError
+from sllmr_plugin.errors import BackboneError, DataError, RunFolderError
+from sllmr_plugin.evaluation import compare as compare_module
+from sllmr_plugin.evaluation.compare import compare
 from sllmr_plugin.evaluation.metrics import predict_rows
 from sllmr_plugin.evaluation.ranking import full_ranking
 from sllmr_plugin.evaluation.training import RunSettings, train, wrap_arguments
+from sllmr_plugin.experiments.data import DataSource, load_source
 from sllmr_plugin.zoo.deepctr import BACKBONES, build_model, input_rows
 
 L = 3
@@ -381,3 +389,64 @@ def test_features_are_only_what_the_data_have():
     codes, values = trained.model.sllmr.item_values
     assert codes.tolist() == list(range(1, 17))
     assert values[:, 1].tolist() == [BRAND_CODES[BRANDS[item]] for item in ITEMS]
+
+
+# ---------------------------------------------------------------------- comparisons
+
+
+def test_a_comparison_reads_attributes_and_does_not_mix_them(tmp_path):
+    data = load(*ATTRIBUTES)
+    scores = scores_of(data)
+    options = {"out": tmp_path, "modes": ["none", "global"], "seeds": 1, "settings": settings(), "verbose": False}
+    compare(data, scores, **options)
+    with pytest.raises(RunFolderError, match="attributes was"):
+        compare(load("brand"), scores, **options)
+    with pytest.raises(BackboneError, match="DIEN leaves out"):
+        compare(data, scores, **{**options, "backbone": ["din", "dien"]})
+    other = catalogue().assign(brand=[*catalogue()["brand"][1:], "new"])
+    with pytest.raises(RunFolderError, match="attributes was"):
+        compare(load_interactions(clicks(), other, attributes=ATTRIBUTES), scores, **options)
+
+
+def test_probes_are_judged_with_their_own_attributes(tmp_path, monkeypatch):
+    data = load(*ATTRIBUTES)
+    frame = pd.concat(
+        [
+            pd.DataFrame([(u, i, i / 17, "candidate") for u in range(1, 15) for i in (1, 5, 9, 16)]),
+            pd.DataFrame([(row.user, row.item, 0.9, "probe") for row in data.valid.itertuples()]),
+        ]
+    ).set_axis(["user_id", "item_id", "score", "kind"], axis=1)
+    told, original = [], compare_module.reliability
+    monkeypatch.setattr(
+        compare_module, "reliability", lambda model, *a, **more: told.append(more) or original(model, *a, **more)
+    )
+    table = ScoreTable.read(frame.drop_duplicates(["user_id", "item_id"], keep="last"))
+    compare(data, table, out=tmp_path, modes=["none"], seeds=1, settings=settings(), verbose=False)
+    assert told[0]["item_features"] == ["item_id", "item_brand", "item_tags"]
+    assert json.loads((tmp_path / "reliability.json").read_text())["regions"]
+
+
+def test_flags_reach_data_and_models(tmp_path, monkeypatch):
+    clicks().to_csv(tmp_path / "clicks.csv", index=False)
+    catalogue().to_csv(tmp_path / "items.csv", index=False)
+    pd.DataFrame({"user_id": ["u00"] * 2, "item_id": ITEMS[:2], "score": [0.2, 0.8]}).to_csv(
+        tmp_path / "scores.csv", index=False
+    )
+    files = [f"--{name}={tmp_path / name}.csv" for name in ("items", "scores")]
+    files += [f"--interactions={tmp_path / 'clicks.csv'}", f"--out={tmp_path / 'run'}"]
+    seen = []
+    monkeypatch.setattr(compare_command, "compare", lambda data, scores, **options: seen.append((data, options)))
+    main(["compare", *files, "--attributes", "brand,tags:space", "--histories"])
+    (data, options), features = seen[0], {"item_brand", "item_tags"}
+    assert set(data.attributes) == features
+    assert options["settings"].histories
+    assert options["settings"].history_length == 20
+    parser = argparse.ArgumentParser()
+    tune_command.add(parser)
+    arguments = parser.parse_args([*files, "--attributes", "brand,tags:space", "--histories"])
+    command = tune_command._compare_command(arguments, argparse.Namespace(config_file="chosen.yaml", backbone="din"))
+    assert "--attributes brand,tags:space" in command
+    assert "--histories" in command
+    source = DataSource(name="mine", root=str(tmp_path.parent), folder=tmp_path.name, attributes=["tags:space"])
+    clicks().drop(columns="split").to_csv(tmp_path / "interactions.csv", index=False)
+    assert set(load_source(source, ())[0].attributes) == {"item_tags"}

@@ -21,7 +21,7 @@ from ..knowledge.id_vectors import Vectors
 from ..parallel.engine import Engine
 from ..progress import RunProgress
 from ..scores.table import ScoreTable
-from ..zoo.deepctr import check_backbone, check_dense, input_rows
+from ..zoo.deepctr import check_attributes, check_backbone, check_dense, input_rows
 from .comparison import Comparison
 from .differences import BASELINE
 from .modes import Mode, Start, check_sources
@@ -172,6 +172,8 @@ def compare(
             "vectors are given, and no mode that reads them is compared; add init, embed, init+gated or the like to "
             "the modes (--modes), or leave the vectors out."
         )
+    for name in names:
+        check_attributes(name, data)
     if any(mode.adds_input for mode in wanted):
         for name in names:
             check_dense(name)

@@ -131,7 +131,11 @@ def build_model(
     key = check_backbone(name, embedding_dim, dropout, arguments)
     recipe = _RECIPES[key]
     from_caller = check_arguments(key, arguments or {})
-    attended = _attended(key, data, histories) if recipe.history else []
+    check_attributes(key, data)
+    attended = []
+    if recipe.history:  # it compares vectors of one item with one value each
+        single = [feature for feature, attribute in data.attributes.items() if not attribute.has_several]
+        attended = ["item_id", *(single if histories else [])]
     columns = _feature_columns(
         data, embedding_dim, history_length, histories, attended, shared=not recipe.fields_are_tables
     )
@@ -246,6 +250,16 @@ def check_dense(name: str) -> None:
         raise BackboneError(f"{name} takes no dense columns, which kar, llm_cf and embed need; choose one of {able}.")
 
 
+def check_attributes(name: str, data: Interactions) -> None:
+    """Raise `BackboneError` if a backbone of `BACKBONES` would leave out an attribute of the data."""
+    several = [attribute.column for attribute in data.attributes.values() if attribute.has_several]
+    if several and name.lower() == "dien":
+        raise BackboneError(
+            f"DeepCTR-Torch's DIEN leaves out columns of several values such as {several[0]!r}; leave the attribute "
+            "out, or choose din."
+        )
+
+
 def feature_names(model: Any) -> list[str]:
     """Return the names of a DeepCTR-Torch model's inputs, in the order of its input matrix."""
     return list(model.feature_index)
@@ -305,17 +319,6 @@ def _key(name: str) -> str:
 
 def _model_class(recipe: _Recipe) -> Any:
     return getattr(import_deepctr_torch().models, recipe.class_name)
-
-
-def _attended(name: str, data: Interactions, histories: bool) -> list[str]:
-    """Return the features whose histories a model attends to: it compares vectors of one item with one value each."""
-    several = [attribute.column for attribute in data.attributes.values() if attribute.has_several]
-    if several and name == "dien":
-        raise BackboneError(
-            f"DeepCTR-Torch's DIEN leaves out columns of several values such as {several[0]!r}; leave the attribute "
-            "out, or choose din."
-        )
-    return ["item_id", *(n for n, attribute in data.attributes.items() if histories and not attribute.has_several)]
 
 
 def _feature_columns(
