@@ -72,10 +72,8 @@ def _run(arguments: argparse.Namespace) -> None:
         )
     name = check_backbone(arguments.backbone, arguments.embedding_dim)
     dropout = 0.1 if arguments.uncertainty == "mc_dropout" else 0.0
-    model = build_model(
-        name, data, embedding_dim=arguments.embedding_dim, dropout=dropout, seed=arguments.seed, history_length=10
-    )
-    rows, labels = training_rows(data, negatives=1, history_length=10, seed=arguments.seed)
+    model = build_model(name, data, embedding_dim=arguments.embedding_dim, dropout=dropout, seed=arguments.seed)
+    rows, labels = training_rows(data, negatives=1, seed=arguments.seed)
     check_leakage(data, (rows, labels), scores)
     model.compile(torch.optim.Adam(model.parameters(), lr=1e-3), "binary_crossentropy")
     torch.manual_seed(arguments.seed)

@@ -137,7 +137,7 @@ def build_model(
         single = [feature for feature, attribute in data.attributes.items() if not attribute.has_several]
         attended = ["item_id", *(single if histories else [])]
     columns = _feature_columns(
-        data, embedding_dim, history_length, histories, attended, shared=not recipe.fields_are_tables
+        data, embedding_dim, history_length, histories, recipe.history, shared=not recipe.fields_are_tables
     )
     if dense:
         check_dense(name)
@@ -322,9 +322,12 @@ def _model_class(recipe: _Recipe) -> Any:
 
 
 def _feature_columns(
-    data: Interactions, embedding_dim: int, history_length: int, histories: bool, attended: list[str], *, shared: bool
+    data: Interactions, embedding_dim: int, history_length: int, histories: bool, attends: bool, *, shared: bool
 ) -> list[Any]:
-    """Return the inputs of a model; histories stand in the order of their features, as DIN and DIEN need them."""
+    """Return the inputs of a model; histories stand in the order of their features, as DIN and DIEN need them.
+
+    Averages have no length, so that code 0, no value, is left out; DIN and DIEN take the length of the first history.
+    """
     inputs = import_deepctr_torch().inputs
 
     def sparse(name: str, size: int, table: str | None = None) -> Any:
@@ -332,18 +335,15 @@ def _feature_columns(
 
     columns = [sparse("user_id", data.n_users + 1), sparse("item_id", data.n_items + 1)]
     past = []
-    if histories or attended:
+    if histories or attends:
         item = sparse("hist_item_id", data.n_items + 1, "item_id")
-        past.append(inputs.VarLenSparseFeat(item, history_length, length_name="seq_length" if attended else None))
+        past.append(inputs.VarLenSparseFeat(item, history_length, length_name="seq_length" if attends else None))
     for name, attribute in data.attributes.items():
         column = sparse(name, attribute.vocabulary_size)
         columns.append(inputs.VarLenSparseFeat(column, attribute.width) if attribute.has_several else column)
         if histories:
             of_history = sparse(attribute.history, attribute.vocabulary_size, name)
-            # Without a length code 0, no value, is left out of the average.
-            length = "seq_length" if name in attended else None
-            width = history_length * attribute.width
-            past.append(inputs.VarLenSparseFeat(of_history, width, length_name=length))
+            past.append(inputs.VarLenSparseFeat(of_history, history_length * attribute.width))
     return columns + past
 
 
