@@ -222,10 +222,10 @@ def test_every_column_counts_in_every_backbone(name, histories):
 def test_histories_look_up_in_the_tables_of_their_features(name):
     data = data_for(name)
     model = build_model(name, data, embedding_dim=8, history_length=L, histories=True)
-    tables = model.embedding_dict
-    assert {tables[key].num_embeddings for key in tables} <= {15, 17, 6}
-    distinct = {id(tables[key]) for key in tables}
-    assert len(distinct) == 2 + len(data.attributes)
+    for tables in (model.embedding_dict, model.linear_model.embedding_dict):
+        assert {table.num_embeddings for table in tables.values()} <= {15, 17, 6}
+        assert len(set(map(id, tables.values()))) in (0, 2 + len(data.attributes))  # none where there is no linear part
+    assert len(model.embedding_dict)
     weights = {id(weight) for weight in model.parameters()}
     penalised = [weight for group, *_ in model.regularization_weight for weight in group]
     embeddings = [weight for weight in penalised if isinstance(weight, torch.Tensor) and weight.shape[0] in (15, 17)]
