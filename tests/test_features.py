@@ -312,7 +312,7 @@ def scores_of(data):
 
 
 def settings(**changes):
-    return RunSettings(epochs=2, embedding_dim=8, batch_size=16, history_length=L, histories=True, **changes)
+    return RunSettings.quick(epochs=2, embedding_dim=8, batch_size=16, history_length=L, histories=True, **changes)
 
 
 @pytest.mark.parametrize("name", ["DeepFM", "xDeepFM", "DIN", "DIEN"])

@@ -193,6 +193,7 @@ def test_first_order_weights_of_histories_start_as_small_as_the_others(featured,
     model = built_with_features("deepfm", featured, tmp_path)
     weights = model.fm.lr_layer.embedding_layer.embedding_layer.embedding_layers
     assert all(0 < table.weight.abs().max() < 1e-3 for table in weights.values())
+    assert not any(table.weight[0].any() for table in weights.values())  # of padding
 
 
 def test_a_pooled_sequence_is_the_mean_of_what_is_known(featured, tmp_path):
