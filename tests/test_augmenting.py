@@ -31,7 +31,7 @@ from sllmr_plugin import (
 )
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.errors import BackboneError
-from sllmr_plugin.evaluation.model_scores import evaluation_mode, score_items, template_matrix
+from sllmr_plugin.evaluation.model_scores import ItemSide, evaluation_mode, score_items, template_matrix
 from sllmr_plugin.knowledge import Adaptor
 from sllmr_plugin.zoo.deepctr import build_model, feature_names, input_rows
 
@@ -353,7 +353,7 @@ def test_blocks_of_users_and_items_are_scored_as_predict_does(name, kind, data, 
     users = np.arange(1, N_USERS + 1)
     templates = template_matrix(model, data, users, "test")
     with evaluation_mode(model):
-        scores = score_items(model, templates, torch.arange(1, N_ITEMS + 1)[None], 50)
+        scores = score_items(model, templates, torch.arange(1, N_ITEMS + 1)[None], ItemSide.of(model, data), 50)
     for item in range(1, N_ITEMS + 1):
         X = templates.clone()
         X[:, model.feature_index["item_id"][0]] = item
