@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ..errors import TextEncoderError
 from .texts import TextTable
 
+_DIM = 256  # of TF-IDF and SVD: most of what titles and descriptions of some thousand items tell apart
+
 
 @runtime_checkable
 class TextEncoder(Protocol):
@@ -123,6 +125,31 @@ class SentenceTransformerEncoder:
         """Encode texts: (n_texts, d) float32."""
         vectors = self._model.encode(list(texts), batch_size=self.batch_size, convert_to_numpy=True)
         return np.asarray(vectors, dtype=np.float32)
+
+
+def find_encoder(encoder: str | TextEncoder | None) -> TextEncoder:
+    """Return an encoder by name: ``"tfidf"`` has 256 dimensions, other names are models of sentence-transformers.
+
+    Parameters
+    ----------
+    encoder : str, TextEncoder or None
+        None is ``"tfidf"``; an object is returned as it is.
+
+    Raises
+    ------
+    TextEncoderError
+        If sentence-transformers is not installed or has no such model, or the object has no method `encode`.
+    """
+    if encoder is None or encoder == "tfidf":
+        return TfidfSvdEncoder(dim=_DIM)
+    if isinstance(encoder, str):
+        return SentenceTransformerEncoder(encoder)
+    if not isinstance(encoder, TextEncoder):
+        raise TextEncoderError(
+            f"a {type(encoder).__name__} has no method encode(texts) -> (n, d) array. Give it one, or name an encoder: "
+            "'tfidf', or a model of sentence-transformers."
+        )
+    return encoder
 
 
 def encode_checked(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
