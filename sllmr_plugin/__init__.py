@@ -91,6 +91,7 @@ _MODULES = {
         "ScoreTable",
     ),
     "scoring.candidates": ("draw_candidates",),
+    "scoring.embeddings.write": ("embed_texts",),
     "scoring.run": ("score_candidates",),
     "scoring.texts": ("write_texts",),
     "wrapping": (
@@ -158,6 +159,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .scores.table import Coverage as Coverage
     from .scores.table import ScoreTable as ScoreTable
     from .scoring.candidates import draw_candidates as draw_candidates
+    from .scoring.embeddings.write import embed_texts as embed_texts
     from .scoring.run import score_candidates as score_candidates
     from .scoring.texts import write_texts as write_texts
     from .wrapping import disabled as disabled

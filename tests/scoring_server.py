@@ -1,4 +1,4 @@
-"""A chat-completion server on loopback, with files and batches, that misbehaves on request.
+"""A server of chat completions and embeddings on loopback, with files and batches, that misbehaves on request.
 
 A test runs it in a thread: ``with ScoringServer(["500", None]) as server``. A benchmark runs it in a process of its
 own: ``python -m tests.scoring_server --latency 0.5`` prints its address and serves until it is stopped.
@@ -6,6 +6,7 @@ own: ``python -m tests.scoring_server --latency 0.5`` prints its address and ser
 
 import argparse
 import asyncio
+import base64
 import collections
 import json
 import math
@@ -15,6 +16,7 @@ import time
 import zlib
 from dataclasses import dataclass, field
 
+import numpy as np
 from aiohttp import web
 
 _CANDIDATE = re.compile(r'^"(\d+)": (".*?"),?$', re.MULTILINE)
@@ -159,6 +161,7 @@ class ScoringServer:
         application.add_routes(
             [
                 web.post("/v1/chat/completions", self._complete),
+                web.post("/v1/embeddings", self._embed),
                 web.get("/v1/attempts", self._attempts),
                 web.post("/v1/files", self._upload),
                 web.get("/v1/files/{id}/content", self._download),
@@ -175,6 +178,28 @@ class ScoringServer:
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()
+
+    # -- embeddings ------------------------------------------------------------------------------------------------
+
+    async def _embed(self, request):
+        """As `_complete`, without quota; what it answers counts in `answered` text by text."""
+        body = await request.json()
+        number, self.n_seen = self.n_seen, self.n_seen + 1
+        self.seen.append(Seen(body, dict(request.headers), request.path_qs))
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(self.latency)
+            kind = self.plan(number, body)
+            if kind == "no base64" and "encoding_format" in body:
+                return _error(400, "base64 encoding is not currently supported")
+            if isinstance(kind, tuple) or (kind or "").partition(":")[0] in ("429", "500", "hang", "401", "404", "400"):
+                return await self._respond(request, body, kind)
+        finally:
+            self.in_flight -= 1
+        for text in body["input"]:
+            self.answered[text] += 1
+        return web.json_response(embeddings(body, kind, usage=self.usage))
 
     # -- chat completions ------------------------------------------------------------------------------------------
 
@@ -344,6 +369,48 @@ class ScoringServer:
 
     def _public(self, identifier):
         return {name: value for name, value in self.batches[identifier].items() if name != "polls"}
+
+
+def vector_of(text, dimensions=8):
+    """The server's vector of a text, whatever it is sent with: float32 that need all their digits."""
+    numbers = np.random.default_rng(zlib.crc32(text.encode())).normal(size=dimensions)
+    return numbers.astype(np.float32)
+
+
+def embeddings(body, kind, *, usage):
+    """OpenAI's list of embeddings, good unless `kind` is one of the ways of being bad."""
+    dimensions = body.get("dimensions", 8)
+    data = []
+    for index, text in enumerate(body["input"]):
+        vector = vector_of(text, dimensions)
+        as_text = body.get("encoding_format") == "base64" and kind != "numbers"
+        sent = base64.b64encode(vector.tobytes()).decode() if as_text else vector.tolist()
+        data.append({"object": "embedding", "index": index, "embedding": sent})
+    last = data[-1]
+    if kind == "one missing":
+        data.pop()
+    elif kind == "one longer":
+        last["embedding"] = vector_of(body["input"][-1], dimensions + 1).tolist()
+    elif kind == "all longer":
+        for entry, text in zip(data, body["input"], strict=True):
+            entry["embedding"] = vector_of(text, dimensions + 1).tolist()
+    elif kind == "nan":
+        last["embedding"] = [float("nan")] * dimensions
+    elif kind == "zeros":
+        last["embedding"] = [0.0] * dimensions
+    elif kind == "null":
+        last["embedding"] = None
+    elif kind == "twice":
+        last["index"] = 0
+    elif kind == "key":
+        last["embedding"] = "sk-test-SECRETKEY-0123456789"
+    payload = {"object": "list", "data": data[::-1], "model": body["model"]}  # in any order, as they may
+    if kind == "no list":
+        payload["data"] = {"embedding": data}
+    if usage:
+        tokens = sum(len(text) for text in body["input"]) // 4
+        payload["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return payload
 
 
 def completion(body, kind, *, usage, number):

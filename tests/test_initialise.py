@@ -226,7 +226,7 @@ def test_titles_and_descriptions_are_joined_by_id(tmp_path):
             return super().encode(texts)
 
     read = Vectors.read(texts, titles=items, encoder=Spy(dim=2))
-    assert seen == ["zelda. sword quest", ". kart race", "mario", "sword"]
+    assert seen == ["zelda. sword quest", "kart race", "mario", "sword"]
     assert read.items.ids.tolist() == ["07", "8", "9"]
     assert len(read.users) == 1
     assert repr(read) == "Vectors of the vectors DataFrame: items: 3 of 2 numbers, users: 1 of 2 numbers"

@@ -26,6 +26,7 @@ _COMMANDS = {
     "candidates": "choose the user-item pairs to have scored",
     "score": "have candidates scored by a language model",
     "texts": "have users and items described by a language model",
+    "embed": "have titles and descriptions embedded by a server",
     "ledger": "inspect the answers that scoring has paid for",
     "build-table": "make a memory-mapped score table of many parquet files",
     "coverage": "report how much of a score table can be used",
@@ -54,6 +55,9 @@ examples:
 
   sllmr texts --interactions clicks.csv --items items.csv --out texts.parquet
       Have users and items described, for the baselines KAR and LLM-CF; without any model: --writer titles.
+
+  sllmr embed --items items.csv --texts texts.parquet --out vectors.parquet
+      Have titles and descriptions embedded, for embeddings that start from them: sllmr compare --initialise.
 
   sllmr compare --interactions clicks.csv --scores llm_scores.parquet --out runs/mine
       The same on your own data. clicks.csv has user_id, item_id and, if you have them, label (1 or 0),

@@ -1,4 +1,4 @@
-"""Flags that `sllmr score` and `sllmr texts` share."""
+"""Flags that `sllmr score`, `sllmr texts` and `sllmr embed` share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 from ..scoring.settings import AskSettings
 from .arguments import add_fields
 
-_MODEL = {
+_SERVER = {
     "model": "as the server calls it",
     "base_url": "a server of your own, such as http://localhost:8000/v1; no key is needed then (default: "
     "OPENAI_BASE_URL, else OpenAI)",
+}
+_MODEL = {
     "history_length": "titles of the user's last items",
     "temperature": "of the model; none leaves it to the server",
     "attempts": "how often to ask if the answer cannot be used; the error is fed back",
@@ -36,21 +38,25 @@ _LIMITS = {
 def add_model(group: argparse._ArgumentGroup, *, max_tokens: str) -> None:
     """Add the model, its server and how it is asked; `max_tokens` says what the default is."""
     longest = "longest answer; none sets no limit, models that think first need more"
-    told = _MODEL | {"max_tokens": f"{longest} (default: {max_tokens})"}
+    add_server(group, AskSettings, _MODEL | {"max_tokens": f"{longest} (default: {max_tokens})"})
+
+
+def add_server(group: argparse._ArgumentGroup, settings: type, told: dict[str, str]) -> None:
+    """Add the model, its server and the fields of a settings class that `told` has help for."""
     options: dict[str, dict[str, Any]] = {
         "base_url": {"metavar": "URL"},
         "extra_body": {"type": json_object, "metavar": "JSON"},
     }
-    add_fields(group, AskSettings, told, options)
+    add_fields(group, settings, _SERVER | told, options)
 
 
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Add how fast to ask, for how much, and where answers are kept."""
+def add_limits(parser: argparse.ArgumentParser, settings: type = AskSettings) -> None:
+    """Add how fast to ask, for how much, and where answers are kept, as far as a settings class has it."""
     group = parser.add_argument_group("how it is asked")
     group.add_argument(
         "--dry-run", action="store_true", help="print the first prompts, the requests, tokens and dollars; send nothing"
     )
-    add_fields(group, AskSettings, _LIMITS, {"max_cost": {"metavar": "USD"}, "timeout": {"metavar": "SECONDS"}})
+    add_fields(group, settings, _LIMITS, {"max_cost": {"metavar": "USD"}, "timeout": {"metavar": "SECONDS"}})
 
 
 def json_object(text: str) -> dict[str, Any]:

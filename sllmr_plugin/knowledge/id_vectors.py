@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,11 +14,11 @@ import pandas as pd
 from ..errors import VectorsError
 from ..scores.ids import IdIndex, encode_ids
 from ..scores.reading import Table, as_pandas, read_ids, read_table
+from ..scores.texts import texts_in
 from .texts import TextTable
-from .vectors import TextEncoder, TfidfSvdEncoder, encode_finite
+from .vectors import TextEncoder, encode_finite, find_encoder
 
 _KINDS = ("item", "user")
-_DIM = 256  # of TF-IDF and SVD: most of what titles and descriptions of some thousand items tell apart
 
 VectorSource: TypeAlias = Any
 """A path, a DataFrame, a `TextTable`, a mapping from raw id to vector, or `Vectors`."""
@@ -86,7 +86,7 @@ class Vectors:
         source: VectorSource,
         *,
         titles: VectorSource | None = None,
-        encoder: TextEncoder | None = None,
+        encoder: TextEncoder | str | None = None,
         item: str = "item_id",
     ) -> Vectors:
         """Read vectors, or texts that are encoded.
@@ -99,6 +99,7 @@ class Vectors:
             - a text table, ``kind, id, text``, as `sllmr texts` writes it: texts of items and, where there are some,
               profiles of users;
             - a table of items with ``title`` (or ``text``);
+            - a table of vectors, ``kind, id, vector``, as `sllmr embed` writes it;
             - a table with one column of vectors, ``vector`` or ``embedding``, or with number columns only, beside
               the ids;
             - ``.npz`` with the arrays ``ids`` (n,) and ``vectors`` (n, d); pickled ones are refused;
@@ -106,8 +107,9 @@ class Vectors:
         titles : path or pandas.DataFrame, optional
             A table of items with ``title``, to be put before the texts of a text table; an item that has only one of
             the two takes that. Descriptions that a language model writes leave out names, which titles have.
-        encoder : TextEncoder, optional
-            Encodes texts; default: `TfidfSvdEncoder` with 256 dimensions, which needs no download.
+        encoder : TextEncoder or str, optional
+            Encodes texts: an object with a method `encode`, or a name, see `find_encoder`. Default: `TfidfSvdEncoder`
+            with 256 dimensions, which needs no download.
         item : str, default="item_id"
             The column of ids.
 
@@ -135,21 +137,17 @@ class Vectors:
                 "or pass dict(zip(ids, vectors))."
             )
         table = read_table(as_pandas(source), "vectors", error=VectorsError)
-        if {"kind", "id", "text"} <= set(table.frame.columns):
-            return cls._of_text_table(table, titles, encoder, item)
-        if titles is not None:
-            raise VectorsError(
-                f"titles= goes with a text table, kind, id, text, which {table.name} is not. Leave it out."
-            )
+        texts = texts_in(table, titles, item=item)
+        if texts is not None:
+            told = (frame[name] for frame in (texts.items, texts.users) for name in ("id", "text"))
+            return cls.of_texts(*told, encoder=encoder, source=texts.source, written=texts.written)
+        if {"kind", "id"} <= set(table.frame.columns):
+            return cls._of_vector_table(table)
         if item not in table.frame:
             raise VectorsError(
                 f"{table.name} has no column {item!r}, but {', '.join(map(repr, table.frame.columns))}. Name the "
                 "column of item ids (item=)."
             )
-        text = next((name for name in ("title", "text", "description") if name in table.frame), None)
-        if text is not None:
-            texts = pd.Series(table.texts(text)).where(table.frame[text].notna(), "")
-            return cls.of_texts(read_ids(table, item), texts, encoder=encoder, source=table.name, written=table.is_text)
         return cls(_of_columns(table, item), source=table.name)
 
     @classmethod
@@ -160,7 +158,7 @@ class Vectors:
         user_ids: pd.Series | None = None,
         user_texts: pd.Series | None = None,
         *,
-        encoder: TextEncoder | None = None,
+        encoder: TextEncoder | str | None = None,
         source: str = "texts",
         written: bool = False,
     ) -> Vectors:
@@ -172,8 +170,8 @@ class Vectors:
             (n,) raw ids and texts; blank texts are left out.
         user_ids, user_texts : pandas.Series, optional
             (m,) likewise.
-        encoder : TextEncoder, optional
-            Default: `TfidfSvdEncoder` with 256 dimensions.
+        encoder : TextEncoder or str, optional
+            As of `read`.
         source : str
             For messages.
         written : bool, default=False
@@ -187,7 +185,7 @@ class Vectors:
             raise VectorsError(f"{source}: no item has a text. Check the column of texts.")
         ids = [_once(frame["id"].reset_index(drop=True), source) for frame in frames]
         together = [str(text) for frame in frames for text in frame["text"]]
-        encoder = encoder or TfidfSvdEncoder(dim=_DIM)
+        encoder = find_encoder(encoder)
         matrix = encode_finite(encoder, together)
         parts = np.split(matrix, np.cumsum([len(frame) for frame in frames])[:-1])
         found = [IdVectors(own, part, written) for own, part in zip(ids, parts, strict=True)]
@@ -198,22 +196,21 @@ class Vectors:
         return Vectors.read(source, encoder=None if self.encoder is None else _Fitted(self.encoder), **options)
 
     @classmethod
-    def _of_text_table(
-        cls, table: Table, titles: VectorSource | None, encoder: TextEncoder | None, item: str
-    ) -> Vectors:
-        frame = pd.DataFrame({"kind": table.frame["kind"], "id": table.texts("id"), "text": table.texts("text")})
-        frame = frame[frame["kind"].isin(_KINDS) & table.frame["text"].notna()]
-        items, users = (frame[frame["kind"] == kind] for kind in _KINDS)
-        if titles is not None:
-            named = read_table(as_pandas(titles), "items", error=VectorsError)
-            title = dict(zip(named.texts(item), pd.Series(named.texts("title")).fillna(""), strict=True))
-            before = items["id"].map(title).fillna("")
-            items = items.assign(text=before + ". " + items["text"])
-            alone = [id for id in title if id not in set(items["id"])]
-            items = pd.concat([items, pd.DataFrame({"id": alone, "text": [title[id] for id in alone]})])
-        return cls.of_texts(
-            items["id"], items["text"], users["id"], users["text"], encoder=encoder, source=table.name, written=True
-        )
+    def _of_vector_table(cls, table: Table) -> Vectors:
+        found = []
+        for kind in _KINDS:
+            of_kind = table.frame[table.frame["kind"] == kind].drop(columns="kind").reset_index(drop=True)
+            part = replace(table, frame=of_kind.assign(id=replace(table, frame=of_kind).texts("id")), is_text=True)
+            found.append(_of_columns(part, "id") if len(of_kind) else None)
+        items, users = found
+        if items is None:
+            raise VectorsError(f"{table.name}: no row of kind 'item'. Give a table with vectors of items.")
+        if users is not None and users.matrix.shape[1] != items.matrix.shape[1]:
+            raise VectorsError(
+                f"{table.name}: vectors of users have {users.matrix.shape[1]} numbers and those of items "
+                f"{items.matrix.shape[1]}. Have both made by the same encoder."
+            )
+        return cls(items, users, source=table.name)
 
     def __repr__(self) -> str:
         users = "" if self.users is None else f", users: {self.users!r}"

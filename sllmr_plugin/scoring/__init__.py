@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 _MODULES = {
     "candidates": ("CandidateSettings", "Candidates", "draw_candidates", "read_categories"),
     "client": ("OpenAIClient",),
+    "embeddings.write": ("EmbeddingResult", "EmbedSettings", "embed_texts"),
     "ledger": ("Ledger",),
     "ledger_file": ("LedgerReader",),
     "prices": ("RunLimits", "RunSummary"),
@@ -33,6 +34,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .candidates import draw_candidates as draw_candidates
     from .candidates import read_categories as read_categories
     from .client import OpenAIClient as OpenAIClient
+    from .embeddings.write import EmbeddingResult as EmbeddingResult
+    from .embeddings.write import EmbedSettings as EmbedSettings
+    from .embeddings.write import embed_texts as embed_texts
     from .ledger import Ledger as Ledger
     from .ledger_file import LedgerReader as LedgerReader
     from .prices import RunLimits as RunLimits

@@ -305,8 +305,19 @@ class OpenAIClient:
 
     async def _send(self, body: dict[str, Any]) -> Any:
         """Send a body once; raise `ServerError` unless a chat completion comes back."""
+        completion = await self._post("/chat/completions", body)
+        choices = completion.get("choices") if isinstance(completion, dict) else None
+        first = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(first, dict) or first.get("error") or completion.get("error"):
+            problem = self._errors.in_an_answer(completion, answered=self.answered)
+            if problem is not None:
+                raise problem from None
+        return completion
+
+    async def _post(self, path: str, body: dict[str, Any]) -> Any:
+        """Send a body once; return the JSON values that come back, or raise `ServerError`."""
         try:
-            completion = await asyncio.wait_for(self._connections.post("/chat/completions", body), self._timeout)
+            return await asyncio.wait_for(self._connections.post(path, body), self._timeout)
         except asyncio.TimeoutError:
             raise ServerError(f"no answer within {self._timeout:g} s", "lost") from None
         except self._openai.OpenAIError as error:
@@ -316,13 +327,6 @@ class OpenAIClient:
             raise problem or ServerError("the answer is not JSON", "lost") from None
         except Exception as error:  # what a body that is nested too deeply makes of the library
             raise ServerError(f"the answer cannot be read: {self._short(error)}", "lost") from None
-        choices = completion.get("choices") if isinstance(completion, dict) else None
-        first = choices[0] if isinstance(choices, list) and choices else None
-        if not isinstance(first, dict) or first.get("error") or completion.get("error"):
-            problem = self._errors.in_an_answer(completion, answered=self.answered)
-            if problem is not None:
-                raise problem from None
-        return completion
 
     @staticmethod
     def _is_of_the_form(problem: ServerError) -> bool:
@@ -416,7 +420,7 @@ class OpenAIClient:
         cut_off, broken_off = how_it_ended(choice.get("finish_reason"))
         text = message.content if message.content.strip() else message.refusal
         text = self._without_key(text).encode("utf-8", "replace").decode("utf-8")  # SQLite takes no lone surrogate
-        prompt_tokens, completion_tokens, cached_tokens = _usage(completion, messages, text)
+        prompt_tokens, completion_tokens, cached_tokens = read_usage(completion, messages, text)
         return Completion(
             text,
             prompt_tokens,
@@ -477,7 +481,7 @@ def _structured(n_candidates: int, answer: AnswerForm, limits: SchemaLimits) -> 
     return response_format(n_candidates, answer, limits)
 
 
-def _usage(completion: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], text: str) -> tuple[int, int, int]:
+def read_usage(completion: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], text: str) -> tuple[int, int, int]:
     """Return the tokens of prompt and completion, and those of the prompt that came from a cache."""
     usage = _inner(completion, "usage")
     prompt = _count(usage.get("prompt_tokens"), lambda: estimate_tokens(messages))

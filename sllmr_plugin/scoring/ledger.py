@@ -8,7 +8,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +25,7 @@ from .ledger_file import (
     connect,
     find_answer,
     find_completions,
+    find_of_kind,
     find_refusal,
     ledger_failure,
 )
@@ -118,6 +119,10 @@ class Ledger:
             "(SELECT coalesce(sum(estimated_cost), 0) FROM unanswered)"
         )
         return float(self._reader.execute(query).fetchone()[0])
+
+    def of_kind(self, model: str, kind: str) -> Iterator[LedgerAnswer]:
+        """Yield a model's usable answers to questions of a kind."""
+        return find_of_kind(self._reader, self.path, model, kind)
 
     def completions(self, model: str) -> Completions:
         """Return how long a model's answers without a limit are."""

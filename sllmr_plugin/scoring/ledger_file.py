@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -277,6 +277,16 @@ def find_refusal(connection: sqlite3.Connection, path: Path, key: str) -> Refusa
     return None if row is None else replace(Refusal(*row), request=json.loads(row[6]))
 
 
+def find_of_kind(connection: sqlite3.Connection, path: Path, model: str, kind: str) -> Iterator[LedgerAnswer]:
+    """Yield a model's usable answers to questions of a kind."""
+    query = f"SELECT {COLUMNS} FROM answers WHERE model = ? AND status = 'ok' AND {_KIND} = ?"
+    try:
+        for row in connection.execute(query, (model, kind)):
+            yield from_row(row)
+    except sqlite3.Error as error:
+        raise ledger_failure(path, error) from None
+
+
 def find_completions(connection: sqlite3.Connection, model: str) -> Completions:
     """Return how long a model's answers without a limit are."""
     query = (
@@ -325,6 +335,10 @@ class LedgerReader:
     def refusal(self, key: str) -> Refusal | None:
         """Return how a question was refused for good, or None."""
         return find_refusal(self.connection, self.path, key)
+
+    def of_kind(self, model: str, kind: str) -> Iterator[LedgerAnswer]:
+        """Yield a model's usable answers to questions of a kind."""
+        return find_of_kind(self.connection, self.path, model, kind)
 
     def completions(self, model: str) -> Completions:
         """Return how long a model's answers without a limit are."""

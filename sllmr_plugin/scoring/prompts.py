@@ -20,7 +20,7 @@ from .requests import ScoringRequest
 
 AnswerKind = Literal["scores", "ranking"]
 ANSWER_KINDS: tuple[AnswerKind, ...] = ("scores", "ranking")
-AnswerForm = Literal["scores", "ranking", "text"]
+AnswerForm = Literal["scores", "ranking", "text", "embedding"]
 SchemaLimits = Literal["bounds", "steps", "none"]
 #: Part of every ledger key of scores and rankings. Raise it when an answer is asked for, or read, in another way than
 #: before.

@@ -138,6 +138,8 @@ class Conversation(Settings, ABC, Generic[R]):
 
     #: Part of every ledger key: raised when an answer is asked for, or read, in another way than before.
     version: ClassVar[int]
+    #: What to be told when the server counted too few tokens for the whole prompt.
+    cut_prompt: ClassVar[str] = _CUT
 
     model: str
     temperature: Annotated[float, Bounds(least=0)] | None = field(default=0.0, kw_only=True)
@@ -221,7 +223,7 @@ class Conversation(Settings, ABC, Generic[R]):
     def read(self, question: Question[R], completion: Completion, cost: float | None) -> LedgerAnswer:
         """Turn what a model wrote into what the ledger keeps, usable or not; warn if it saw a part of the prompt."""
         if is_cut(question.messages, completion.prompt_tokens):
-            warnings.warn(_CUT, PromptCutWarning, stacklevel=2)
+            warnings.warn(self.cut_prompt, PromptCutWarning, stacklevel=2)
         content: dict[str, Any] = {}
         error = None
         try:

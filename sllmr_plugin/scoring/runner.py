@@ -183,7 +183,7 @@ class Runner:
         limit = question.parameters["max_tokens"]
         failures = 0
         while not self._stop.is_set():
-            expected = self._token_ratio * tokens, limit or self._lengths.longest
+            expected = self._token_ratio * tokens, self._lengths.longest if limit is None else limit
             await self._turn(sum(expected), limited=limit is not None)
             start = self._clock()
             try:

@@ -55,8 +55,8 @@ _Rate: TypeAlias = Annotated[float, Bounds(above=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskSettings(RunLimits):
-    """The server to ask, and how; how fast and for how much are the fields of `RunLimits`.
+class RequestSettings(RunLimits):
+    """The server to ask, for whatever it is asked; how fast and for how much are the fields of `RunLimits`.
 
     Parameters
     ----------
@@ -65,14 +65,8 @@ class AskSettings(RunLimits):
     base_url : str, optional
         A server of your own, such as ``http://localhost:8000/v1``; no key is needed then. By default
         ``OPENAI_BASE_URL``, else OpenAI, with the key from ``OPENAI_API_KEY``.
-    history_length : int, default=10
-        Titles of the user's last items that a prompt shows.
-    temperature : float or None, default=0
-        Of the model; None leaves it to the server.
-    max_tokens : int, "auto" or None, default="auto"
-        Longest answer. None sets no limit; models that think before they answer need more than "auto".
     attempts : int, default=3
-        How often to ask if the answer cannot be used; the error is fed back.
+        How often to ask if the answer cannot be used.
     extra_body : mapping, optional
         What else each request holds, for servers that take it, such as ``{"reasoning_effort": "low"}``; another one
         asks again.
@@ -81,23 +75,16 @@ class AskSettings(RunLimits):
         ``.ledger.sqlite`` in place of ``.parquet``. The same call with the same ledger pays for no answer twice.
     prices : path, optional
         YAML of USD per million tokens; by default the bundled one.
-    batch : bool, default=False
-        Use the server's Batch API: half the price at OpenAI, answers within a day. The call waits, and may be stopped
-        and made again meanwhile.
     timeout : float, default=60
         Seconds for one request.
     """
 
     model: str = "gpt-4o-mini"
     base_url: str | None = None
-    history_length: Annotated[int, Bounds(least=0)] = 10
-    temperature: Annotated[float, Bounds(least=0)] | None = 0.0
-    max_tokens: _Count | Literal["auto"] | None = "auto"
     attempts: _Count = 3
     extra_body: Any = None  # checked where no message can show what it holds
     ledger: _Path | None = None
     prices: _Path | None = None
-    batch: bool = False
     timeout: _Rate = 60.0
 
     def limits(self) -> RunLimits:
@@ -105,14 +92,43 @@ class AskSettings(RunLimits):
         return RunLimits(**{field.name: getattr(self, field.name) for field in fields(RunLimits)})
 
     def price(self) -> Price | None:
-        """Return what the model costs, with the discount of batches if they are used; None if that is not known."""
-        prices = Prices.read(None if self.prices is None else Path(self.prices))
-        price = prices.of(self.model)
-        return in_batches(price, prices.batch_discount) if self.batch else price
+        """Return what the model costs; None if that is not known."""
+        return self._prices().of(self.model)
 
     def ledger_beside(self, table: Path) -> Path:
         """Return where the answers behind a table are kept."""
         return Path(self.ledger) if self.ledger else table.with_suffix(".ledger.sqlite")
+
+    def _prices(self) -> Prices:
+        return Prices.read(None if self.prices is None else Path(self.prices))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskSettings(RequestSettings):
+    """How a language model is asked, with the fields of `RequestSettings`; the error of an unusable answer is fed back.
+
+    Parameters
+    ----------
+    history_length : int, default=10
+        Titles of the user's last items that a prompt shows.
+    temperature : float or None, default=0
+        Of the model; None leaves it to the server.
+    max_tokens : int, "auto" or None, default="auto"
+        Longest answer. None sets no limit; models that think before they answer need more than "auto".
+    batch : bool, default=False
+        Use the server's Batch API: half the price at OpenAI, answers within a day. The call waits, and may be stopped
+        and made again meanwhile.
+    """
+
+    history_length: Annotated[int, Bounds(least=0)] = 10
+    temperature: Annotated[float, Bounds(least=0)] | None = 0.0
+    max_tokens: _Count | Literal["auto"] | None = "auto"
+    batch: bool = False
+
+    def price(self) -> Price | None:
+        """Return what the model costs, with the discount of batches if they are used; None if that is not known."""
+        price = super().price()
+        return in_batches(price, self._prices().batch_discount) if self.batch else price
 
     def server(self, answer: AnswerForm) -> ServerSettings:
         """Return the server to ask for answers of a form."""
