@@ -9,11 +9,13 @@ TF-IDF and by ``--encoder``. Parts, of which ``--parts`` chooses some:
   users     user rows from profiles and from nothing (texts: both), where `sources` takes the means of histories
   encoders  the three sources again, by ``--encoder``
   scales    0.1, 0.2, 0.5 and 1.0 (texts: both) in place of 0.3, with the validation AUC, by which one may choose
-  new       a tenth of the items is kept out of training entirely and gets its rows by `Initialisation.embed_new`
+  new       a tenth of the items is kept out of training entirely, and gets rows by `Initialisation.embed_new` then
 
 Prints AUC of the test interactions overall, of cold users and of long-tail items as mean ± standard deviation over
-seeds. Part new prints the AUC of the test interactions of the items kept out, and of the other items. Finished runs are
-kept in ``results.jsonl`` of the folder and not made again.
+seeds. Part new prints the AUC of the test interactions of the items kept out and of the other items, with the rows that
+the items kept out had when the training ended (no row of the batches was theirs), and with those of `embed_new`, beside
+popularity and content, where nothing is trained. Finished runs are kept in ``results.jsonl`` of the folder and not made
+again.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from sllmr_plugin.datasets.interactions import Interactions, load_interactions
 from sllmr_plugin.evaluation.ranking import full_ranking
 from sllmr_plugin.evaluation.run import train_and_rank
 from sllmr_plugin.evaluation.training import BestEpoch, RunSettings, Start
-from sllmr_plugin.evaluation.untrained import UntrainedModel
+from sllmr_plugin.evaluation.untrained import UNTRAINED, untrained_models
 from sllmr_plugin.knowledge.vectors import find_encoder
 from sllmr_plugin.zoo.deepctr import build_model, input_rows
 
@@ -74,6 +76,8 @@ class Measured:
 
 
 def spread_of(values: pd.Series) -> str:
+    if values.isna().any():
+        return ""
     return f"{values.mean():.4f}" + (f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else "")
 
 
@@ -100,9 +104,11 @@ class Bench:
         others = self.texts["kind"].eq("item") & ~self.texts["id"].isin(items["item_id"].astype(str))
         return self.texts[~others], {"titles": items} if source == "both" else {}
 
-    def vectors(self, source: str, encoder: str, items: pd.DataFrame | None = None) -> Vectors:
-        """Encode the texts of a source about all items or about some, and the profiles of users with descriptions."""
+    def vectors(self, source: str, encoder: str, items: pd.DataFrame | None = None, *, users: bool = True) -> Vectors:
+        """Encode the texts of a source about all items or about some, and with descriptions the profiles of users."""
         table, options = self.texts_of(source, self.items if items is None else items)
+        if not users and "kind" in table:
+            table = table[table["kind"] == "item"]
         return Vectors.read(table, encoder=find_encoder(encoder), **options)
 
     def descriptions_behind_titles(self, items: pd.DataFrame) -> list[str]:
@@ -116,7 +122,7 @@ class Bench:
         if part == "sources":
             return {source: Start(self.vectors(source, "tfidf")) for source in SOURCES}
         if part == "encoders":
-            return {f"{source}, {encoder}": Start(self.vectors(source, encoder)) for source in SOURCES}
+            return {f"{source}, {encoder}": Start(self.vectors(source, encoder, users=False)) for source in SOURCES}
         both = self.vectors("both", "tfidf")
         if part == "scales":
             return {f"both, scale {scale:g}": Start(both, scale=scale) for scale in SCALES}
@@ -178,33 +184,40 @@ def fit_before(bench: Bench, before: Interactions, data: Interactions, vectors: 
     return model, done
 
 
-def measure_new(bench: Bench, seed: int) -> dict[str, float]:
-    """Train without a tenth of the items; return the test AUC of these and of the others with each kind of rows."""
-    shuffled = bench.items.sample(frac=1, random_state=seed)
-    n_new = round(KEPT_OUT * len(shuffled))
-    known, new = shuffled.iloc[:-n_new], shuffled.iloc[-n_new:]
-    data = load_interactions(bench.interactions, shuffled)  # codes in the order of the items, so the new ones are last
-    codes = np.arange(data.n_items - n_new + 1, data.n_items + 1)
-    before = without(data, codes)
-    found: dict[str, float] = {}
+def new_items(bench: Bench, way: str) -> Callable[[int], dict[str, float]]:
+    """Return what trains without a tenth of the items and measures how their test interactions are ranked, and others.
 
-    def rank(name: str, model: Any) -> None:
-        ranking = full_ranking(model, data, "test", n_items=300, verbose=False)
-        late = ranking["item"].isin(codes)
-        found[f"{name}: new items"] = float(ranking["auc"][late].mean())
-        found[f"{name}: other items"] = float(ranking["auc"][~late].mean())
+    `way` is a source of vectors, ``"plain"`` for a model that starts from none, or a name of `UNTRAINED`.
+    """
 
-    rank("plain, rows as they began", fit_before(bench, before, data, None, seed)[0])
-    for source in SOURCES:
-        model, done = fit_before(bench, before, data, bench.vectors(source, "tfidf", known), seed)
-        rank(f"{source}, rows as they began", model)
-        table, titles = bench.texts_of(source, new)
-        done.embed_new(model, table, **titles)
-        rank(f"{source}, embed_new", model)
-    counted = replace(data, train=before.train)
-    rank("popularity", UntrainedModel(counted))
-    rank("content (both)", UntrainedModel(counted, bench.descriptions_behind_titles(shuffled), popularity_weight=0))
-    return found
+    def run(seed: int) -> dict[str, float]:
+        shuffled = bench.items.sample(frac=1, random_state=seed)
+        n_new = round(KEPT_OUT * len(shuffled))
+        known, new = shuffled.iloc[:-n_new], shuffled.iloc[-n_new:]
+        data = load_interactions(bench.interactions, shuffled)  # in the order of the items: the new ones come last
+        codes = np.arange(data.n_items - n_new + 1, data.n_items + 1)
+        before = without(data, codes)
+
+        def rank(model: Any) -> tuple[float, float]:
+            ranking = full_ranking(model, data, "test", n_items=300, verbose=False)
+            late = ranking["item"].isin(codes)
+            return float(ranking["auc"][late].mean()), float(ranking["auc"][~late].mean())
+
+        if way in UNTRAINED:
+            texts = bench.descriptions_behind_titles(shuffled)
+            model = untrained_models(replace(data, train=before.train, valid=before.valid), texts, n_items=300)[way]
+        else:
+            vectors = None if way == "plain" else bench.vectors(way, "tfidf", known)
+            model, done = fit_before(bench, before, data, vectors, seed)
+        found = dict.fromkeys(("new items", "new items, embed_new", "others", "others, embed_new"), float("nan"))
+        found["new items"], found["others"] = rank(model)
+        if way in SOURCES:
+            table, options = bench.texts_of(way, new)
+            done.embed_new(model, table, **options)
+            found["new items, embed_new"], found["others, embed_new"] = rank(model)
+        return found
+
+    return run
 
 
 def main() -> None:
@@ -233,10 +246,9 @@ def main() -> None:
         for name, start in bench.starts(part, arguments.encoder).items():
             measured.show(name, bench.train(start))
     if "new" in parts:
-        found = measured.of("new", lambda seed: measure_new(bench, seed))
-        header("AUC")
-        for name in found:
-            print(f"| {name} | {spread_of(found[name])} |")
+        header("new items", "new items, embed_new", "other items", "other items, embed_new")
+        for way in ("plain", *SOURCES, *UNTRAINED):
+            measured.show(f"new: {way}", new_items(bench, way))
 
 
 if __name__ == "__main__":

@@ -54,8 +54,11 @@ def test_cached_tokens_have_their_own_price_in_batches_too():
 
 def test_no_bundled_price_of_cached_tokens_is_above_that_of_others():
     models = Prices.read().models
+    of_embeddings = {name: models.pop(name) for name in list(models) if "embedding" in name}
     assert len(models) > 30
     assert all(price.cached < price.prompt < price.completion for price in models.values())
+    assert of_embeddings.keys() >= {"text-embedding-3-small", "text-embedding-3-large"}
+    assert all(price.prompt > price.completion == 0 for price in of_embeddings.values())
 
 
 def test_the_bundled_file_reads_and_names_the_default_model():
