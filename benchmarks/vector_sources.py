@@ -36,9 +36,10 @@ import torch
 from sllmr_plugin import ScoreTable, SelectiveConfig, Vectors, initialise
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import Interactions, load_interactions
+from sllmr_plugin.evaluation.modes import Start
 from sllmr_plugin.evaluation.ranking import full_ranking
 from sllmr_plugin.evaluation.run import train_and_rank
-from sllmr_plugin.evaluation.training import BestEpoch, RunSettings, Start
+from sllmr_plugin.evaluation.training import BestEpoch, RunSettings
 from sllmr_plugin.evaluation.untrained import UNTRAINED, untrained_models
 from sllmr_plugin.knowledge.vectors import find_encoder
 from sllmr_plugin.zoo.deepctr import build_model, input_rows

@@ -131,3 +131,24 @@ def test_l2_is_that_of_embeddings_and_linear_part():
     assert penalty[0.0, False] == 0
     np.testing.assert_allclose(penalty[0.5, True], 0.5 * deep, rtol=1e-5)
     np.testing.assert_allclose(penalty[0.5, False], 0.5 * (deep + linear), rtol=1e-5)
+
+
+def test_titles_of_the_items_go_with_a_text_table_alone(tmp_path):
+    items = tmp_path / "items.csv"
+    pd.DataFrame({"item_id": [1, 2], "title": ["red car", "blue farm"]}).to_csv(items, index=False)
+    matrix = np.array([[1.0, 2.0], [3.0, 4.0]], dtype=np.float32)
+    np.savez(tmp_path / "v.npz", ids=[1, 2], vectors=matrix)
+    table = pd.DataFrame({"kind": "item", "id": ["1", "2"], "vector": matrix.tolist()})
+    table.to_parquet(tmp_path / "v.parquet")
+    for name in ("v.npz", "v.parquet"):
+        np.testing.assert_array_equal(Start.read(tmp_path / name, items).vectors.items.matrix, matrix)
+    pd.DataFrame({"kind": "item", "id": ["1"], "text": ["fast"]}).to_csv(tmp_path / "t.csv", index=False)
+
+    class Spy:
+        def encode(self, texts):
+            self.texts = list(texts)
+            return matrix
+
+    spy = Spy()
+    Start.read(tmp_path / "t.csv", items, encoder=spy)
+    assert spy.texts == ["red car. fast", "blue farm"]

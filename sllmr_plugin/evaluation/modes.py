@@ -15,6 +15,7 @@ from ..datasets.interactions import Interactions
 from ..errors import ConfigError
 from ..knowledge import Adaptor, EmbedAdaptor, EncodedTexts, KARAdaptor, LLMCFAdaptor, TextEncoder
 from ..knowledge.id_vectors import Vectors
+from ..scores.texts import is_text_table
 
 
 @dataclass(frozen=True)
@@ -212,8 +213,8 @@ class Start:
         Parameters
         ----------
         source : path or "titles"
-            A text table, put behind the titles of `items` where these are given, or vectors, as `Vectors.read` takes
-            them; ``"titles"`` takes the titles of `items` alone.
+            A text table, put behind the titles of `items` where these are given, or what else `Vectors.read` takes;
+            ``"titles"`` takes the titles of `items` alone.
         items : path or None, default=None
             Items file with a column ``title``.
         encoder : TextEncoder or None, default=None
@@ -230,7 +231,8 @@ class Start:
             if items is None:
                 raise ConfigError("the titles to start from stand in the file of the items; give that, too (--items).")
             return cls(Vectors.read(items, encoder=encoder), scale, users)
-        return cls(Vectors.read(source, titles=items, encoder=encoder), scale, users)
+        titles = items if is_text_table(source) else None
+        return cls(Vectors.read(source, titles=titles, encoder=encoder), scale, users)
 
 
 def check_sources(modes: Sequence[Mode], *, texts: object | None, start: object | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -11,6 +12,9 @@ from .reading import Table, as_pandas, read_ids, read_table
 
 TEXT_COLUMNS = ("title", "text", "description")
 """Columns of a catalogue that hold a text; the first that is there counts."""
+
+
+_TEXT_TABLE = {"kind", "id", "text"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,13 @@ class IdTexts:
     users: pd.DataFrame
     source: str
     written: bool
+
+
+def is_text_table(source: str | os.PathLike[str]) -> bool:
+    """Whether a file is a text table, and neither a catalogue nor a file of vectors."""
+    if Path(source).suffix in (".npz", ".npy"):
+        return False
+    return _TEXT_TABLE <= set(read_table(source, "texts").frame.columns)
 
 
 def texts_in(
@@ -54,7 +65,7 @@ def texts_in(
     SLLMRError
         Of the table's type, if there are titles and the table is not a text table, or no item has a text.
     """
-    if {"kind", "id", "text"} <= set(table.frame.columns):
+    if _TEXT_TABLE <= set(table.frame.columns):
         found = _of_text_table(table, titles, item)
     elif titles is not None:
         raise table.error(f"titles= goes with a text table, kind, id, text, which {table.name} is not. Leave it out.")
