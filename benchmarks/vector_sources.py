@@ -12,10 +12,10 @@ TF-IDF and by ``--encoder``. Parts, of which ``--parts`` chooses some:
   new       a tenth of the items is kept out of training entirely, and gets rows by `Initialisation.embed_new` then
 
 Prints AUC of the test interactions overall, of cold users and of long-tail items as mean ± standard deviation over
-seeds. Part new prints the AUC of the test interactions of the items kept out and of the other items, with the rows that
-the items kept out had when the training ended (no row of the batches was theirs), and with those of `embed_new`, beside
-popularity and content, where nothing is trained. Finished runs are kept in ``results.jsonl`` of the folder and not made
-again.
+seeds. Part new prints the AUC of the test interactions of the items kept out, against one another and against the whole
+catalogue, and of all test interactions: with the rows that these items had when the training ended (no row of a batch
+was theirs), and with those of `embed_new`; beside popularity and content, where nothing is trained. Finished runs are
+kept in ``results.jsonl`` of the folder and not made again.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ import torch
 from sllmr_plugin import ScoreTable, SelectiveConfig, Vectors, initialise
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import Interactions, load_interactions
+from sllmr_plugin.evaluation.metrics import predict_rows
 from sllmr_plugin.evaluation.modes import Start
 from sllmr_plugin.evaluation.ranking import full_ranking
 from sllmr_plugin.evaluation.run import train_and_rank
@@ -185,6 +186,19 @@ def fit_before(bench: Bench, before: Interactions, data: Interactions, vectors: 
     return model, done
 
 
+def among(model: Any, data: Interactions, codes: np.ndarray) -> float:
+    """Return the AUC of the test interactions of some items, each against those of them that its user has not taken."""
+    asked = data.test[data.test["item"].isin(codes)].reset_index(names="asked")
+    pairs = asked[["asked", "user"]].merge(pd.DataFrame({"item": codes}), how="cross")
+    taken = pd.concat([part[["user", "item"]] for part in (data.train, data.valid, data.test)])
+    pairs = pairs.merge(taken.drop_duplicates().assign(taken=True), on=["user", "item"], how="left")
+    others = pairs[pairs["taken"].isna()]
+    own = pd.Series(predict_rows(model, data, asked), index=asked["asked"])[others["asked"]].to_numpy()
+    score = predict_rows(model, data, others)
+    share = pd.Series((own > score) + 0.5 * (own == score)).groupby(others["asked"].to_numpy()).mean()
+    return float(share.mean())
+
+
 def new_items(bench: Bench, way: str) -> Callable[[int], dict[str, float]]:
     """Return what trains without a tenth of the items and measures how their test interactions are ranked, and others.
 
@@ -199,10 +213,14 @@ def new_items(bench: Bench, way: str) -> Callable[[int], dict[str, float]]:
         codes = np.arange(data.n_items - n_new + 1, data.n_items + 1)
         before = without(data, codes)
 
-        def rank(model: Any) -> tuple[float, float]:
+        def rank(model: Any) -> dict[str, float]:
             ranking = full_ranking(model, data, "test", n_items=300, verbose=False)
             late = ranking["item"].isin(codes)
-            return float(ranking["auc"][late].mean()), float(ranking["auc"][~late].mean())
+            return {
+                "new among new": among(model, data, codes),
+                "new among all": float(ranking["auc"][late].mean()),
+                "all among all": float(ranking["auc"].mean()),
+            }
 
         if way in UNTRAINED:
             texts = bench.descriptions_behind_titles(shuffled)
@@ -210,13 +228,14 @@ def new_items(bench: Bench, way: str) -> Callable[[int], dict[str, float]]:
         else:
             vectors = None if way == "plain" else bench.vectors(way, "tfidf", known)
             model, done = fit_before(bench, before, data, vectors, seed)
-        found = dict.fromkeys(("new items", "new items, embed_new", "others", "others, embed_new"), float("nan"))
-        found["new items"], found["others"] = rank(model)
+        found = rank(model)
         if way in SOURCES:
             table, options = bench.texts_of(way, new)
             done.embed_new(model, table, **options)
-            found["new items, embed_new"], found["others, embed_new"] = rank(model)
-        return found
+            embedded = rank(model)
+        else:
+            embedded = dict.fromkeys(found, float("nan"))
+        return found | {f"{name}, embed_new": value for name, value in embedded.items()}
 
     return run
 
@@ -247,7 +266,8 @@ def main() -> None:
         for name, start in bench.starts(part, arguments.encoder).items():
             measured.show(name, bench.train(start))
     if "new" in parts:
-        header("new items", "new items, embed_new", "other items", "other items, embed_new")
+        kinds = ("new among new", "new among all", "all among all")
+        header(*kinds, *(f"{kind}, embed_new" for kind in kinds))
         for way in ("plain", *SOURCES, *UNTRAINED):
             measured.show(f"new: {way}", new_items(bench, way))
 

@@ -1,1 +1,1 @@
-"""Vectors of texts from a server, through the ledger: see `write.embed_texts`."""
+"""Vectors of texts from a server: asked, checked, kept and paid for as scores are, and found again text by text."""
