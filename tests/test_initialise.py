@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+import types
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from sllmr_plugin import CoverageWarning, SelectiveConfig, Vectors, initialise, 
 from sllmr_plugin.backends.initialise import Projection
 from sllmr_plugin.errors import TextEncoderError, UnsupportedModelError, VectorsError
 from sllmr_plugin.knowledge import TfidfSvdEncoder
+from sllmr_plugin.knowledge.vectors import find_encoder
 
 from .matrix import backbones as zoo
 
@@ -328,3 +331,26 @@ def test_a_copy_of_an_initialised_model_trains_on(vectors, training):
         zoo.compile_model(DEEPFM, one)
         zoo.fit(DEEPFM, one, epochs=1)
     assert all(torch.equal(value, twin.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_an_encoder_is_a_name_or_any_object_that_encodes(monkeypatch):
+    class Model:
+        def __init__(self, name, device):
+            self.name = name
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(SentenceTransformer=Model))
+    for default in (None, "tfidf"):
+        assert isinstance(find_encoder(default), TfidfSvdEncoder)
+        assert find_encoder(default).dim == 256
+    assert find_encoder("small-model")._model.name == "small-model"
+
+    class Mine:
+        def encode(self, texts):
+            return [[float(len(text)), 1.0] for text in texts]
+
+    mine = Mine()
+    assert find_encoder(mine) is mine
+    items = pd.DataFrame({"item_id": [5, 6], "title": ["four", "three"]})
+    np.testing.assert_array_equal(Vectors.read(items, encoder=mine).items.matrix, [[4, 1], [5, 1]])
+    with pytest.raises(TextEncoderError, match="a dict has no method encode"):
+        Vectors.read(items, encoder={})

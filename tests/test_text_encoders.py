@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from sllmr_plugin import SentenceTransformerEncoder, TextEncoder, TextEncoderError, TfidfSvdEncoder, Vectors
+from sllmr_plugin import SentenceTransformerEncoder, TextEncoder, TextEncoderError, TfidfSvdEncoder
 from sllmr_plugin.evaluation.run import describe_texts
 from sllmr_plugin.knowledge import EncodedTexts, TextTable
-from sllmr_plugin.knowledge.vectors import encode_checked, find_encoder
+from sllmr_plugin.knowledge.vectors import encode_checked
 
 from .text_cases import interactions, reasoning_frame, text_frame
 
@@ -123,26 +123,3 @@ def test_sentence_transformers_is_asked_for_by_name(monkeypatch):
     assert vectors[:, 0].tolist() == [len(text) for text in TEXTS]
     with pytest.raises(TextEncoderError, match="cannot load 'nowhere' .no such model."):
         SentenceTransformerEncoder("nowhere")
-
-
-def test_an_encoder_is_a_name_or_any_object_that_encodes(monkeypatch):
-    class Model:
-        def __init__(self, name, device):
-            self.name = name
-
-    monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(SentenceTransformer=Model))
-    for default in (None, "tfidf"):
-        assert isinstance(find_encoder(default), TfidfSvdEncoder)
-        assert find_encoder(default).dim == 256
-    assert find_encoder("small-model")._model.name == "small-model"
-
-    class Mine:
-        def encode(self, texts):
-            return [[float(len(text)), 1.0] for text in texts]
-
-    mine = Mine()
-    assert find_encoder(mine) is mine
-    items = pd.DataFrame({"item_id": [5, 6], "title": ["four", "three"]})
-    np.testing.assert_array_equal(Vectors.read(items, encoder=mine).items.matrix, [[4, 1], [5, 1]])
-    with pytest.raises(TextEncoderError, match="a dict has no method encode"):
-        Vectors.read(items, encoder={})
