@@ -61,11 +61,8 @@ class EmbeddingClient(OpenAIClient):
             self._base64 = False
             answer = await self._embed(messages, parameters)
         self.answered = True
-        text = packed(answer["data"])
-        usage = answer.get("usage")
-        counted = {"usage": {**usage, "completion_tokens": 0} if isinstance(usage, Mapping) else {}}
-        prompt_tokens, _, cached_tokens = read_usage(counted, messages, "")
-        return Completion(text, prompt_tokens, 0, cached_tokens=cached_tokens, form=self.form)
+        prompt_tokens, _, cached_tokens = read_usage(answer, messages, "")
+        return Completion(packed(answer["data"]), prompt_tokens, 0, cached_tokens=cached_tokens, form=self.form)
 
     async def _embed(self, messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """Send the texts once; raise `ServerError` unless a list comes back."""
