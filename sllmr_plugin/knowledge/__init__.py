@@ -5,7 +5,7 @@ from .embed import EmbedAdaptor
 from .kar import KARAdaptor
 from .llm_cf import LLMCFAdaptor
 from .texts import TextCoverage, TextTable
-from .vectors import EncodedTexts, SentenceTransformerEncoder, TextEncoder, TfidfSvdEncoder
+from .vectors import EncodedTexts, SentenceTransformerEncoder, TextEncoder, TfidfSvdEncoder, UniversalSentenceEncoder
 
 __all__ = [
     "Adaptor",
@@ -18,4 +18,5 @@ __all__ = [
     "TextEncoder",
     "TextTable",
     "TfidfSvdEncoder",
+    "UniversalSentenceEncoder",
 ]
