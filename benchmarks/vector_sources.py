@@ -247,11 +247,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the results, another one for other data")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"(default: {','.join(PARTS)})")
-    parser.add_argument(
-        "--encoder",
-        default="all-MiniLM-L6-v2",
-        help="of part encoders: as `find_encoder` takes it (default: %(default)s)",
-    )
+    parser.add_argument("--encoder", default="use", help="of part encoders, see `find_encoder` (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1 (default: 3)")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")

@@ -92,8 +92,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-model",
         metavar="NAME",
-        help="encode them, and what --initialise reads, with this model of sentence-transformers; use takes the universal "
-        "sentence encoder of sllmr-plugin[encoder] (default: TF-IDF and SVD, nothing to download)",
+        help="encode them, and what --initialise reads, with this model of sentence-transformers; use takes the "
+        "universal sentence encoder of sllmr-plugin[encoder] (default: TF-IDF and SVD, nothing to download)",
     )
     parser.add_argument(
         "--initialise",
