@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 
 def cold_users(history_length: Any, threshold: int, *, inclusive: bool = False) -> Any:
     """Return which users are cold: those with fewer training positives than a threshold.
@@ -62,3 +64,29 @@ def tail_threshold(popularity: Any, quantile: float) -> int:
     # round() keeps 0.07 * 100 = 7.000000000000001 from being lifted to 8 items.
     count = math.ceil(round(quantile * len(popularity), 9))
     return int(popularity[popularity.argsort()[max(count, 1) - 1]])
+
+
+def tail_by_rank(popularity: np.ndarray, share: float) -> np.ndarray:
+    """Return which items are long-tail by rank: a fixed share of the catalogue, however many items tie.
+
+    Parameters
+    ----------
+    popularity : ndarray
+        (n_items,) training positives of each item.
+    share : float
+        In [0, 1]; the number of items is rounded down.
+
+    Returns
+    -------
+    ndarray
+        (n_items,) bool. Of items with the same popularity, those that stand first are taken.
+
+    Examples
+    --------
+    >>> tail_by_rank(np.array([5, 0, 1, 1, 9]), 0.4).tolist()
+    [False, True, True, False, False]
+    """
+    count = math.floor(round(share * len(popularity), 9))
+    is_tail = np.zeros(len(popularity), dtype=bool)
+    is_tail[np.argsort(popularity, kind="stable")[:count]] = True
+    return is_tail

@@ -38,7 +38,7 @@ def write(path, text):
 def test_the_zoo_has_the_backbones_and_data_sets_of_the_paper():
     assert zoo_names("models") == MODELS
     assert zoo_names("data") == DATA
-    assert zoo_names("settings") == ["quick", "small"]
+    assert zoo_names("settings") == ["llm-cf", "quick", "small"]
 
 
 @pytest.mark.parametrize(("model", "data", "setting"), list(itertools.product(MODELS, DATA, [None, "small"])))

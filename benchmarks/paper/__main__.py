@@ -14,7 +14,14 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from sllmr_plugin.cli import guarded
-from sllmr_plugin.cli.arguments import add_experiment_keys, check_data_dir, names, positive
+from sllmr_plugin.cli.arguments import (
+    add_experiment_keys,
+    add_protocol_setting,
+    check_data_dir,
+    names,
+    positive,
+    protocol_setting,
+)
 from sllmr_plugin.errors import MissingDataError, RunFolderError
 from sllmr_plugin.evaluation.modes import MODE_NAMES
 
@@ -42,6 +49,8 @@ examples:
       Every run of Tables 2 and 3 and Figure 2, which are done, and how long the others will take.
   python -m benchmarks.paper --data-dir ~/data --out runs/paper --jobs 4
       All of it.
+  python -m benchmarks.paper --data-dir ~/data --protocol llm-cf --out runs/paper_llm_cf
+      Under the paper's own protocol, with both metrics in the tables.
   python -m benchmarks.paper --tables 3 --figure none --data amazon_beauty -o training.test_items=100 --out runs/beauty
       The ablations on one domain, by sampled AUC.
   python -m benchmarks.paper --data demo --backbones deepfm,dcnv2 --modes kd,kar,gated --seeds 2 --setting small \
@@ -92,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how")
     how.add_argument("--setting", metavar="NAME", help="a setting of the model zoo, such as small")
     add_experiment_keys(how)
+    add_protocol_setting(how)
     how.add_argument(
         "--jobs", type=positive, default=1, metavar="N", help="runs at a time, which share the threads (default: 1)"
     )
@@ -109,7 +119,7 @@ def _run(arguments: argparse.Namespace) -> int:
         backbones=tuple(arguments.backbones),
         modes=tuple(arguments.modes) if arguments.modes else None,
         seeds=arguments.seeds,
-        setting=arguments.setting,
+        setting=protocol_setting(arguments),
         assignments=tuple(arguments.assignments),
         data_dir=arguments.data_dir,
     )

@@ -90,16 +90,28 @@ def data_lines(results: DataResults) -> list[str]:
     if counts:
         total = counts["train"] + counts["validation"] + counts["test"]
         lines.append(f"{counts['users']} users, {counts['items']} items, {total} interactions")
+    rows = inputs.get("llm_cf")
+    if rows:
+        lines.append(
+            f"counted as in Table 1: {rows['rows']} reviews, {rows['cold_rows']} of them cold, {rows['tail_items']} "
+            "long-tail items"
+        )
     theirs = paper.table_1.get(results.data)
     if theirs:
-        lines.append(f"paper, Table 1: {theirs['users']} users, {theirs['items']} items, {theirs['reviews']} reviews")
+        lines.append(
+            f"paper, Table 1: {theirs['users']} users, {theirs['items']} items, {theirs['reviews']} reviews, "
+            f"{theirs['cold_interactions']} of them cold, {theirs['tail_items']} long-tail items"
+        )
     else:
         lines.append("no domain of the paper, so there is nothing of the paper's to compare with")
     lines.append(_scores_line(inputs.get("origin", {}), bool(inputs.get("scores", {}).get("n_read"))))
     if results.texts:
         lines.append(texts_told(results.texts))
     if not first.n_cold:
-        lines.append("no test interaction is of a cold user, so AUC of cold users is undefined")
+        lines.append(
+            "no test interaction is of a user with fewer than three training interactions; counted by the interactions "
+            "before each row, as in the paper's Table 1, many are cold (--protocol llm-cf)"
+        )
     if first.test_items:
         lines.append(f"ranking: against {first.test_items} items drawn for each user, where the paper ranks all")
     return lines

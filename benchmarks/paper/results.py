@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sllmr_plugin.evaluation.differences import Difference, Level, auc_levels, differences_to_plain
+from sllmr_plugin.evaluation.pooled import POOLED
 from sllmr_plugin.evaluation.run import RunResult
 from sllmr_plugin.evaluation.store import RunFolder
 
+from .paper import STRATA
 from .plan import PlannedRun
 
 
@@ -27,6 +29,8 @@ class DataResults:
         Backbone, mode, stratum (``all``, ``cold``, ``tail``) -> AUC.
     gains : dict of (str, str, str) to Difference
         The same -> difference to the plain model.
+    pooled : dict of (str, str, str) to dict of int to float
+        The same -> seed -> pooled AUC over labelled rows; empty unless the runs are under protocol ``llm-cf``.
     inputs : dict or None
         What was trained on and how the scores were made, of a run that read scores if there is one.
     texts : dict or None
@@ -37,6 +41,7 @@ class DataResults:
     runs: list[tuple[PlannedRun, RunResult]] = field(default_factory=list)
     levels: dict[tuple[str, str, str], Level] = field(default_factory=dict)
     gains: dict[tuple[str, str, str], Difference] = field(default_factory=dict)
+    pooled: dict[tuple[str, str, str], dict[int, float]] = field(default_factory=dict)
     inputs: dict[str, Any] | None = None
     texts: dict[str, Any] | None = None
 
@@ -63,7 +68,11 @@ def collect(done: Sequence[PlannedRun]) -> list[DataResults]:
     rankings: dict[tuple[str, str], dict] = {}
     for run in done:
         folder, results = RunFolder(run.folder, None), by_data[run.data]
-        results.runs.append((run, folder.runs[run.key]))
+        finished = folder.runs[run.key]
+        results.runs.append((run, finished))
+        for stratum, name in zip(STRATA, POOLED, strict=True):
+            if run.experiment.training.is_llm_cf:
+                results.pooled.setdefault((run.backbone, run.mode, stratum), {})[run.seed] = finished.metrics[name]
         rankings.setdefault((run.data, run.backbone), {})[run.mode, run.seed] = folder.ranking(run.key)
         if results.inputs is None or (run.experiment.reads == ("scores",) and not results.inputs["scores"]["n_read"]):
             results.inputs = folder.inputs

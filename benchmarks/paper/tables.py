@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sllmr_plugin.evaluation.comparison import gain_cell
+from sllmr_plugin.evaluation.comparison import gain_cell, spread
 from sllmr_plugin.evaluation.differences import BASELINE, Level
 from sllmr_plugin.evaluation.tables import Cell, Sheet, Table
 
@@ -13,7 +13,7 @@ from .reproduction import OURS, Reproduction
 from .results import DataResults
 
 STRATUM_NAMES = {"all": "overall", "cold": "cold users", "tail": "long-tail items"}
-_HEADINGS = ["AUC", "minus none", "paper: AUC", "paper: minus none"]
+_POOLED_NAMES = {"all": "overall", "cold": "cold rows", "tail": "long-tail items"}
 
 
 def table_2(results: DataResults, reproduction: Reproduction) -> Sheet:
@@ -21,7 +21,7 @@ def table_2(results: DataResults, reproduction: Reproduction) -> Sheet:
     paper = paper_figures()
     sections = []
     for backbone in reproduction.backbones:
-        section = Table(_both(backbone, paper.backbones.get(backbone)), _HEADINGS)
+        section = Table(_both(backbone, paper.backbones.get(backbone)), _headings(results))
         for mode in reproduction.modes_of_table(2):
             theirs = [paper.table_2.get((results.data, backbone, m)) for m in (mode, BASELINE)]
             cells = [*_ours(results, backbone, mode, "all"), *_theirs(mode, *theirs)]
@@ -35,7 +35,7 @@ def table_3(results: DataResults, reproduction: Reproduction) -> Sheet:
     paper = paper_figures()
     sections = []
     for stratum in STRATA:
-        section = Table(STRATUM_NAMES[stratum], _HEADINGS)
+        section = Table(_stratum_names(results)[stratum], _headings(results))
         for mode in reproduction.modes_of_table(3):
             theirs = [paper.table_3.get((results.data, m, stratum)) for m in (mode, BASELINE)]
             cells = [*_ours(results, paper.ablated, mode, stratum), *_theirs(mode, *theirs)]
@@ -49,7 +49,7 @@ def figure_2(results: DataResults, reproduction: Reproduction) -> Sheet:
     paper = paper_figures()
     sections = []
     for stratum in STRATA:
-        section = Table(STRATUM_NAMES[stratum], [f"{OURS} minus none", "paper: Ours minus None"])
+        section = Table(_stratum_names(results)[stratum], [f"{OURS} minus none", "paper: Ours minus None"])
         for backbone in reproduction.backbones:
             ours = gain_cell(results.gains.get((backbone, OURS, stratum)))
             section.rows.append(
@@ -75,10 +75,29 @@ def _in_paper(results: DataResults, backbone: str, stratum: str) -> Cell:
     return _theirs(OURS, *aucs)[1]
 
 
+def _headings(results: DataResults) -> list[str]:
+    pooled = ["CTR AUC", "CTR AUC minus none"] if results.pooled else []
+    return ["AUC", "minus none", *pooled, "paper: AUC", "paper: minus none"]
+
+
+def _stratum_names(results: DataResults) -> dict[str, str]:
+    return _POOLED_NAMES if results.pooled else STRATUM_NAMES
+
+
 def _ours(results: DataResults, backbone: str, mode: str, stratum: str) -> list[Cell]:
     level = results.levels.get((backbone, mode, stratum))
     gain = Cell("") if mode == BASELINE else gain_cell(results.gains.get((backbone, mode, stratum)))
-    return [_level_cell(level), gain]
+    return [_level_cell(level), gain, *(_pooled(results, backbone, mode, stratum) if results.pooled else [])]
+
+
+def _pooled(results: DataResults, backbone: str, mode: str, stratum: str) -> list[Cell]:
+    """Return the pooled AUC and its mean difference to the plain model's over the seeds of both."""
+    own, plain = (results.pooled.get((backbone, name, stratum), {}) for name in (mode, BASELINE))
+    gains = [own[seed] - plain[seed] for seed in own if seed in plain]
+    level = Cell(spread(list(own.values())) if own else "-")
+    if mode == BASELINE:
+        return [level, Cell("")]
+    return [level, Cell(spread(gains, sign="+") if gains else "-")]
 
 
 def _level_cell(level: Level | None) -> Cell:
@@ -108,12 +127,15 @@ def _caption(what: str, results: DataResults) -> list[str]:
     return [
         f"{what}, {results.data}" + (f" (the paper's {domain})" if domain else ", which the paper does not have") + ":",
         f"{ranked} of {first.n_test} test interactions",
-        f"({first.n_cold} of cold users, {first.n_tail} of long-tail items)",
+        f"({first.n_cold} {'cold at their time' if results.pooled else 'of cold users'}, "
+        f"{first.n_tail} of long-tail items)",
     ]
 
 
 def _remarks(results: DataResults, reproduction: Reproduction) -> list[str]:
     lines = ["brackets: 95% intervals, for new users" + (" and seeds" if reproduction.seeds > 1 else "; one seed")]
+    if results.pooled:
+        lines.append("CTR AUC: pooled over labelled rows, as the paper's; ± standard deviation over seeds")
     short = _short_of_seeds(results, reproduction)
     return [*lines, *([f"fewer than {reproduction.seeds} seeds so far: {', '.join(short)}"] if short else [])]
 

@@ -11,11 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..datasets.protocols import FULL_RANKING, LLM_CF, PROTOCOLS
 from ..errors import ConfigError
 from ..parallel import engine as engines
 from ..parallel.engine import RayEngine
 from ..settings import as_type, choices_of, field_types
 
+PROTOCOL_HELP = (
+    f"{LLM_CF}: that of the paper's figures, rows with three earlier interactions of their user and pooled AUC over "
+    "labelled rows beside the ranking, with its own sizes of training"
+)
 INTERACTIONS_HELP = (
     "CSV or parquet: user_id, item_id[, label][, position|timestamp][, split]; without split the "
     "last item of a user is test and the one before it validation"
@@ -137,6 +142,25 @@ def add_experiment_keys(group: Any) -> None:
         metavar="FOLDER",
         help="folder of the data sets' folders (default: the environment variable SLLMR_DATA, else ./data)",
     )
+
+
+def add_protocol_setting(group: Any) -> None:
+    """Add ``--protocol`` of commands that compose experiments; `protocol_setting` reads it."""
+    group.add_argument(
+        "--protocol", choices=PROTOCOLS, default=FULL_RANKING, help=f"{PROTOCOL_HELP} (default: {FULL_RANKING})"
+    )
+
+
+def protocol_setting(arguments: argparse.Namespace) -> str | None:
+    """Return what ``--setting`` names, or the setting of the model zoo that ``--protocol`` stands for."""
+    if arguments.protocol == FULL_RANKING:
+        return arguments.setting
+    if arguments.setting is not None:
+        raise ConfigError(
+            f"--protocol {arguments.protocol} is a setting itself; leave out --setting {arguments.setting}, and change "
+            "keys with -o."
+        )
+    return arguments.protocol
 
 
 def check_data_dir(folder: str | None) -> None:

@@ -10,7 +10,7 @@ from ..experiments.experiment import compose
 from ..experiments.files import Setting
 from ..experiments.running import FILE, list_zoo, result_lines, train_experiment
 from ..parallel.lifeline import end_with_lifeline
-from .arguments import add_experiment_keys, check_data_dir, positive
+from .arguments import add_experiment_keys, add_protocol_setting, check_data_dir, positive, protocol_setting
 
 _EPILOG = """\
 An experiment is composed of YAML files (docs/zoo.md); later ones override earlier ones:
@@ -29,6 +29,8 @@ examples:
       Any backbone by name. --show prints every key and where it was set, and trains nothing.
   sllmr train --model xdeepfm --data video_games -o training.test_items=300 -o training.valid_items=300
       A sampled AUC, for slow backbones.
+  sllmr train --model din --data amazon_beauty --protocol llm-cf -o run.mode=none
+      The protocol of the paper's figures (docs/reproduce.md).
   sllmr train --model my_model.yaml --data my_data.yaml --setting small
       Files of your own.
   sllmr train --config runs/train/NAME/experiment.yaml --out runs/again
@@ -48,6 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--setting", metavar="NAME", help="a setting of --list, such as small, or a YAML file")
     what.add_argument("--config", metavar="FILE", help="an experiment in one file, in the place of these three")
     add_experiment_keys(what)
+    add_protocol_setting(what)
     runs = parser.add_argument_group("which runs are made")
     seeds = runs.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=_seed, metavar="N", help="one run, with this seed (default: 0)")
@@ -70,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> None:
     experiment = compose(
         model=arguments.model,
         data=arguments.data,
-        setting=arguments.setting,
+        setting=protocol_setting(arguments),
         config=arguments.config,
         assignments=arguments.assignments,
         overrides=_overrides(arguments),

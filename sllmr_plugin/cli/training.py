@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from ..evaluation.training import RunSettings
-from .arguments import add_fields, device, flag_of, names, reader_of, word_of
+from ..datasets.protocols import FULL_RANKING, LLM_CF
+from ..evaluation.training import PROTOCOL_SETTINGS, QUICK, RunSettings
+from .arguments import PROTOCOL_HELP, add_fields, device, flag_of, names, reader_of, word_of
 
 _HELP = {
+    "protocol": PROTOCOL_HELP,
     "epochs": "epochs per run",
     "patience": "stop when so many epochs in a row have not raised the validation AUC; none trains all epochs",
     "embedding_dim": "length of the embedding vectors",
@@ -25,6 +27,14 @@ _HELP = {
 }
 
 
+def _defaults(name: str) -> str:
+    """Say what a field's default is under the protocol, where that is another."""
+    usual, own = (getattr(settings, name) for settings in (RunSettings(), RunSettings.of_protocol(LLM_CF)))
+    if own == usual or name == "protocol":
+        return ""
+    return f" (default: {word_of(usual)}; {word_of(own)} with --protocol {LLM_CF})"
+
+
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Add the sizes of training and validation, and ``--set``; `run_settings` and `read_overrides` read them.
 
@@ -38,8 +48,10 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="columns of --items that every backbone takes as features; genres:pipe (or space, comma, ;) where an item "
         "has several values (docs/zoo.md)",
     )
-    left_out = {name: {"default": argparse.SUPPRESS} for name in _HELP}  # so that --quick can tell what is asked for
-    add_fields(parser, RunSettings, _HELP, left_out | {"device": left_out["device"] | {"type": device}})
+    told = {name: f"{says}{_defaults(name)}" for name, says in _HELP.items()}
+    # What is not given is not there, since its default depends on --protocol and --quick.
+    options = {name: {"default": argparse.SUPPRESS} for name in _HELP if name != "protocol"}
+    add_fields(parser, RunSettings, told, options | {"device": options["device"] | {"type": device}})
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -66,17 +78,19 @@ def run_settings(
     arguments: argparse.Namespace, *, test_users: int | None = None, test_items: int | None = None
 ) -> RunSettings:
     """Return what the arguments of `add_training` say, with the sizes of a test ranking if a test is ranked."""
-    sizes = {name: getattr(arguments, name) for name in _HELP if hasattr(arguments, name)}
-    sizes |= {"test_users": test_users, "test_items": test_items, "valid_items": arguments.rank_items}
-    return RunSettings.quick(**sizes) if arguments.quick else RunSettings(**sizes)
+    given = {name: getattr(arguments, name) for name in _HELP if hasattr(arguments, name)}
+    base = {**PROTOCOL_SETTINGS[arguments.protocol], **(QUICK if arguments.quick else {})}
+    sizes = {"test_users": test_users, "test_items": test_items, "valid_items": arguments.rank_items}
+    return RunSettings(**{**base, **given, **sizes})
 
 
 def training_flags(settings: RunSettings) -> list[str]:
     """Return the flags that `run_settings` reads as the same training; what has its default is left out."""
-    flags = []
+    flags = [] if settings.protocol == FULL_RANKING else [flag_of("protocol"), settings.protocol]
+    defaults = RunSettings.of_protocol(settings.protocol)
     for name in _HELP:
         value = getattr(settings, name)
-        if value == getattr(RunSettings(), name):
+        if value == getattr(defaults, name):
             continue
         if isinstance(value, bool):
             flags.append(flag_of(name) if value else flag_of(f"no_{name}"))

@@ -19,6 +19,7 @@ import pyarrow.parquet
 
 from ..errors import DataError
 from .interactions import SPLITS
+from .protocols import LLM_CF
 from .raw.lines import RawFile, RawRecord
 
 
@@ -32,7 +33,8 @@ class Prepared:
         The folder.
     record : dict
         The content of its ``prepared.json``: ``settings``, ``sources`` (path, size, SHA-256, records, malformed lines),
-        ``dropped`` (interactions, by reason), ``counts`` and ``files`` (rows, size, SHA-256).
+        ``dropped`` (interactions, by reason), ``counts``, ``llm-cf`` (what the paper's Table 1 counts, `count_rows`)
+        and ``files`` (rows, size, SHA-256).
     """
 
     path: Path
@@ -76,6 +78,9 @@ class Prepared:
         rest = [f"{count} {what}" for what, count in counts.items() if count]
         if rest:
             lines.append(f"  of these  {', '.join(rest)}")
+        rows = self.record[LLM_CF]
+        told = f"{rows['rows']} rows, {rows['cold_rows']} of them cold, {rows['tail_items']} long-tail items"
+        lines.append(f"  {LLM_CF}    {told} (what the paper's Table 1 counts)")
         lines.append(f"  written   {', '.join(self.record['files'])}, prepared.json")
         return "\n".join(lines)
 

@@ -20,6 +20,7 @@ from ..scores.reading import numbers_or_text
 from ..settings import Bounds, Settings
 from .negatives import draw_negatives, spare_items
 from .prepared import Prepared, PreparedFolder, attributes, count, interaction_chunks
+from .protocols import LLM_CF, count_rows
 from .raw.amazon import AMAZON_2014, AMAZON_2023
 from .raw.delimited import Delimited, MovieLens
 from .raw.lines import RawFile, RawFormat, RawInteraction, is_page_source
@@ -259,6 +260,7 @@ def prepare(
 
     negatives = _negatives(rows, user_ids, len(item_ids), chosen) if chosen.negatives else None
     counts = count(rows, len(user_ids), len(item_ids), negatives)
+    of_protocol = count_rows(np.bincount(rows["user"]), len(item_ids))
 
     bad = chosen.max_bad_share
     item_table, known = attributes(reader.items, files.get("meta"), "item_id", item_ids, ["title"], bad)
@@ -289,6 +291,7 @@ def prepare(
             "sources": [file.account() for file in files.values()],
             "dropped": dropped,
             "counts": counts,
+            LLM_CF: of_protocol,
         },
     )
     for file in files.values():

@@ -15,6 +15,7 @@ import pandas as pd
 from .. import __version__
 from ..config import SelectiveConfig
 from ..datasets.interactions import Interactions
+from ..datasets.protocols import count_rows, interactions_of_user
 from ..errors import ConfigError, CoverageWarning, SLLMRError
 from ..knowledge import EncodedTexts, TextEncoder, TextTable
 from ..knowledge.id_vectors import Vectors
@@ -25,6 +26,7 @@ from ..zoo.deepctr import check_attributes, check_backbone, check_dense, input_r
 from .comparison import Comparison
 from .differences import BASELINE
 from .modes import Mode, Start, check_sources
+from .pooled import PooledRows
 from .reliability import reliability
 from .run import train_and_rank
 from .store import RunFolder, attribute_digest, digest, score_digest
@@ -49,6 +51,7 @@ def describe_inputs(data: Interactions, scores: ScoreTable, texts: TextTable | N
     -------
     dict
         Plain JSON values. ``interactions``: users, items and interactions by part, cold users, long-tail items.
+        ``llm_cf``: what the paper's Table 1 counts (`count_rows`).
         ``scores``: the table's `Coverage`, and which users and items have candidates. ``origin``: how the
         scores were made, as far as the table says. ``texts``, where there are some: the table's `TextCoverage`, and
         the ``model`` that wrote them or None.
@@ -65,6 +68,7 @@ def describe_inputs(data: Interactions, scores: ScoreTable, texts: TextTable | N
             "cold_users": int(strata.cold.sum()),
             "tail_items": int(strata.tail.sum()),
         },
+        "llm_cf": count_rows(interactions_of_user(data), data.n_items),
         "scores": {
             **asdict(scores.coverage),
             "cold_users": int(strata.cold[users].sum()),
@@ -194,7 +198,8 @@ def compare(
         folder.set_labels(labels)
     if not folder.untrained:
         ranked = {name: getattr(settings, name) for name in ("test_users", "test_items", "valid_users", "valid_items")}
-        folder.set_untrained(rank_untrained(data, _item_texts(data, texts), **ranked))
+        labelled = PooledRows(data) if settings.is_llm_cf else None
+        folder.set_untrained(rank_untrained(data, _item_texts(data, texts), **ranked, labelled=labelled))
     chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     plan = list(itertools.product(names, chosen_seeds, configs))
     progress = RunProgress(len(plan), verbose=verbose)

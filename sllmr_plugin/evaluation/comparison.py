@@ -13,6 +13,7 @@ from .run import GATE_MEANS, RunResult
 from .tables import Cell, Sheet, Table
 
 _METRICS = {"auc": "AUC", "auc_cold": "cold users", "auc_tail": "long-tail items"}
+_POOLED = {"ctr_auc": "CTR AUC", "ctr_auc_cold": "cold rows", "ctr_auc_tail": "long-tail items"}
 _STRATA = {"all": "AUC", "cold": "cold users", "tail": "long-tail items"}
 _MORE = {
     "ranking": {"ndcg@10": "NDCG@10", "recall@10": "Recall@10", "mrr": "MRR"},
@@ -90,6 +91,7 @@ def _table(backbone: str, comparison: Comparison, more: bool) -> Sheet:
     differences = [difference for difference in comparison.differences if difference.backbone == backbone]
     sections = [
         _results(modes, comparison.untrained),
+        *_pooled(modes, comparison.untrained),
         *_differences(differences),
         *_gates(modes),
         *_labels(backbone, comparison),
@@ -99,6 +101,7 @@ def _table(backbone: str, comparison: Comparison, more: bool) -> Sheet:
     remarks = [
         *_remarks(differences),
         *below_untrained({mode: [run.auc for run in own] for mode, own in modes.items()}, comparison.untrained),
+        *below_untrained(_pooled_aucs(modes), comparison.untrained, "ctr_auc"),
     ]
     return Sheet(_caption(backbone, runs), sections, remarks)
 
@@ -138,7 +141,25 @@ def _results(modes: dict[str, list[RunResult]], untrained: Mapping[str, Mapping[
     return section
 
 
-def below_untrained(aucs_of: Mapping[str, Sequence[float]], untrained: Mapping[str, Mapping[str, float]]) -> list[str]:
+def _pooled(modes: dict[str, list[RunResult]], untrained: Mapping[str, Mapping[str, float]]) -> list[Table]:
+    """Return the pooled AUC over labelled rows, of runs under the protocol that has it by stratum."""
+    section = Table("labelled rows", list(_POOLED.values()))
+    for mode, runs in modes.items():
+        if all(name in run.metrics for run in runs for name in _POOLED):
+            section.add(mode, [spread([run.metrics[name] for run in runs]) for name in _POOLED])
+    for name, aucs in untrained.items():
+        if section.rows and all(metric in aucs for metric in _POOLED):
+            section.add(name, [spread([aucs[metric]]) for metric in _POOLED])
+    return [section] if section.rows else []
+
+
+def _pooled_aucs(modes: dict[str, list[RunResult]]) -> dict[str, list[float]]:
+    return {mode: [run.metrics.get("ctr_auc", np.nan) for run in runs] for mode, runs in modes.items()}
+
+
+def below_untrained(
+    aucs_of: Mapping[str, Sequence[float]], untrained: Mapping[str, Mapping[str, float]], metric: str = "auc"
+) -> list[str]:
     """Say which models rank worse than something that needs no training.
 
     Parameters
@@ -147,10 +168,16 @@ def below_untrained(aucs_of: Mapping[str, Sequence[float]], untrained: Mapping[s
         Name of a model -> its AUC with each seed.
     untrained : mapping of str to mapping of str to float
         As of `Comparison`.
+    metric : {"auc", "ctr_auc"}, default="auc"
+        Which AUC it is: of the ranking, or pooled over labelled rows. Where `untrained` lacks it, nothing is said.
     """
     means = {mode: float(np.mean(aucs)) for mode, aucs in aucs_of.items()}
-    below = {name: [mode for mode, auc in means.items() if auc < aucs["auc"]] for name, aucs in untrained.items()}
-    return [f"below {name}, which needs no training: {', '.join(found)}" for name, found in below.items() if found]
+    where = {"auc": "", "ctr_auc": " on labelled rows"}[metric]
+    lines = []
+    for name, aucs in untrained.items():
+        found = [mode for mode, auc in means.items() if metric in aucs and auc < aucs[metric]]
+        lines += [f"below {name}{where}, which needs no training: {', '.join(found)}"] if found else []
+    return lines
 
 
 def _differences(differences: list[Difference]) -> list[Table]:
@@ -228,12 +255,12 @@ def _more(modes: dict[str, list[RunResult]]) -> list[Table]:
     return sections
 
 
-def spread(values: Sequence[float], digits: int = 4) -> str:
+def spread(values: Sequence[float], digits: int = 4, *, sign: str = "") -> str:
     """Lay out a mean, with ``±`` the standard deviation (n - 1) where there are two values or more."""
     mean = float(np.mean(values))
     if np.isnan(mean):
         return "-"
-    text = f"{mean:.{digits}f}"
+    text = f"{mean:{sign}.{digits}f}"
     return f"{text} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else text
 
 

@@ -173,8 +173,8 @@ def labelled_rows(data: Interactions, *, negatives: int = 1, seed: int = 0) -> p
     return pd.concat([positives, zeros], ignore_index=True)
 
 
-def predict_rows(model: Any, data: Interactions, rows: pd.DataFrame) -> np.ndarray:
-    """Predict test rows with a DeepCTR-Torch or FuxiCTR model, from the histories that a test ranking uses.
+def predict_rows(model: Any, data: Interactions, rows: pd.DataFrame, *, split: str = "test") -> np.ndarray:
+    """Predict held-out rows with a DeepCTR-Torch or FuxiCTR model, from the histories that a ranking uses.
 
     Parameters
     ----------
@@ -184,6 +184,8 @@ def predict_rows(model: Any, data: Interactions, rows: pd.DataFrame) -> np.ndarr
         Gives histories and attributes.
     rows : DataFrame
         ``user`` and ``item`` codes.
+    split : {"test", "valid"}, default="test"
+        Which split they are of: test histories hold the validation interactions, too.
 
     Returns
     -------
@@ -197,7 +199,7 @@ def predict_rows(model: Any, data: Interactions, rows: pd.DataFrame) -> np.ndarr
     """
     model = row_model(model)
     users, items = rows["user"].to_numpy(), torch.tensor(rows["item"].to_numpy())[:, None]
-    templates = template_matrix(model, data, users, "test")
+    templates = template_matrix(model, data, users, split)
     item_side = ItemSide.of(model, data)
     step = default_rows_per_block(model, templates)
     parts = []

@@ -19,6 +19,7 @@ from ..parallel.engine import Engine
 from ..scores.table import ScoreTable
 from .metrics import click_metrics, labelled_rows, predict_rows, ranking_metrics
 from .modes import Start
+from .pooled import PooledRows, rows_of_ranking
 from .ranking import full_ranking, sample_size, summarize
 from .training import RunSettings, require_split, train
 
@@ -58,7 +59,8 @@ class RunResult:
         Standard errors of ``auc``, ``auc_cold`` and ``auc_tail`` from the draw of items; None without one.
     metrics : dict of str to float
         ``ctr_auc``, ``logloss``, ``gauc`` and ``ece`` of `labelled_rows`; with a full ranking also ``ndcg@10``,
-        ``recall@10`` and ``mrr``.
+        ``recall@10`` and ``mrr``. Under protocol ``llm-cf`` they are of `PooledRows`, and ``ctr_auc_cold`` and
+        ``ctr_auc_tail`` are there.
     epochs : list of dict of str to float
         What `Trained.epochs` has; empty in runs of folders that were made before it was kept.
     versions : dict of str to str
@@ -193,9 +195,12 @@ def train_and_rank(
     ranking = full_ranking(
         model, data, "test", users=settings.test_users, n_items=test_items, verbose=verbose, engine=engine
     )
+    if settings.is_llm_cf:
+        ranking, metrics = rows_of_ranking(ranking, data), _pooled_metrics(model, PooledRows(data))
+    else:
+        labelled = labelled_rows(data, negatives=max(1, settings.negatives))
+        metrics = click_metrics(labelled["label"], predict_rows(model, data, labelled), labelled["user"])
     summary = summarize(ranking)
-    labelled = labelled_rows(data, negatives=max(1, settings.negatives))
-    metrics = click_metrics(labelled["label"], predict_rows(model, data, labelled), labelled["user"])
     if not test_items:
         metrics |= ranking_metrics(ranking)
     inspect(model)
@@ -220,6 +225,15 @@ def train_and_rank(
         versions=versions(),
         ranking=_by_raw_ids(ranking, data),
     )
+
+
+def _pooled_metrics(model: Any, labelled: PooledRows) -> dict[str, float]:
+    """Return the metrics of clicks of labelled rows, and their AUC by stratum."""
+    predictions = labelled.predict(model)
+    return {
+        **click_metrics(labelled.rows["label"], predictions, labelled.rows["user"]),
+        **labelled.aucs(predictions),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ from ..backends.initialise import initialise
 from ..config import SelectiveConfig
 from ..datasets.features import HISTORY_LENGTH, item_table, training_rows
 from ..datasets.interactions import Interactions
+from ..datasets.protocols import FULL_RANKING, LLM_CF, MIN_EARLIER, with_earlier_interactions
 from ..errors import EvaluationError, InactiveWarning
 from ..knowledge import Adaptor
 from ..parallel.engine import Engine
@@ -27,6 +28,7 @@ from ..wrapping import wrap
 from ..zoo.deepctr import build_model, input_rows
 from .leakage import check_leakage
 from .modes import Start
+from .pooled import PooledRows
 from .ranking import full_ranking, sample_size
 from .strata import stratify
 
@@ -77,6 +79,11 @@ class RunSettings(Settings):
         A torch device.
     model_arguments : mapping of str to Any, default={}
         The backbone's own constructor arguments, such as ``dnn_hidden_units``; the same for all backbones.
+    protocol : {"full-ranking", "llm-cf"}, default="full-ranking"
+        ``llm-cf``: the protocol of the paper's figures. Training, validation and test rows are interactions with three
+        earlier ones of their user; the epoch is chosen by the pooled AUC of labelled validation rows, and that of test
+        rows is reported beside the ranking (`PooledRows`); cold is a row at its time, long-tail a fifth of the
+        catalogue by rank. `of_protocol` has the sizes that go with it.
 
     Raises
     ------
@@ -102,21 +109,67 @@ class RunSettings(Settings):
     dropout: Annotated[float, Bounds(least=0, below=1)] = 0.0
     device: str = "cpu"
     model_arguments: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Literal["full-ranking", "llm-cf"] = "full-ranking"
+
+    def problems(self) -> list[str]:
+        """Return what does not fit the protocol."""
+        if self.is_llm_cf and self.history_length < MIN_EARLIER:
+            return [f"history_length={self.history_length} must be at least {MIN_EARLIER} under protocol {LLM_CF}"]
+        return []
+
+    @classmethod
+    def of_protocol(cls, protocol: str, **changes: Any) -> RunSettings:
+        """Return the settings that a protocol is trained with.
+
+        Parameters
+        ----------
+        protocol : {"full-ranking", "llm-cf"}
+            ``llm-cf``: those of LLM-CF's public code, embedding 32, batch 128, one negative for each row, 20
+            interactions of history, up to 10 epochs with a patience of 2. The paper has embedding 64.
+        **changes
+            Fields that are set otherwise.
+        """
+        return cls(**{**PROTOCOL_SETTINGS.get(protocol, {}), "protocol": protocol, **changes})
+
+    @property
+    def is_llm_cf(self) -> bool:
+        """Whether the protocol is LLM-CF's."""
+        return self.protocol == LLM_CF
 
     @classmethod
     def quick(cls, **changes: Any) -> RunSettings:
         """Return a setting for trials: three epochs, one negative a positive, the same in every epoch."""
-        return cls(**{"epochs": 3, "negatives": 1, "redraw": False, "patience": None, **changes})
+        return cls(**{**QUICK, **changes})
 
     def rows(self, data: Interactions, seed: int | Sequence[int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Draw the rows of a training, or of one of its epochs (`training_rows`)."""
-        return training_rows(
+        rows = training_rows(
             data,
             negatives=self.negatives,
             negatives_by=self.negatives_by,
             history_length=self.history_length,
             seed=seed,
         )
+        return with_earlier_interactions(rows) if self.is_llm_cf else rows
+
+
+QUICK: Mapping[str, Any] = {"epochs": 3, "negatives": 1, "redraw": False, "patience": None}
+"""Fields of `RunSettings.quick`."""
+
+PROTOCOL_SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    FULL_RANKING: {},
+    LLM_CF: {
+        "epochs": 10,
+        "embedding_dim": 32,
+        "batch_size": 128,
+        "negatives": 1,
+        "negatives_by": "uniform",
+        "redraw": False,
+        "patience": 2,
+        "history_length": 20,
+    },
+}
+"""Protocol -> fields of `RunSettings` that go with it."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +183,7 @@ class Trained:
     epoch : int
         The epoch that was kept, counted from 1.
     auc : float
-        Its mean validation AUC, of the interactions that have one.
+        Its mean validation AUC, of the interactions that have one; under protocol ``llm-cf``, its pooled AUC.
     seconds : float
         Time in ``fit``, without the validation rankings.
     epochs : list of dict of str to float
@@ -324,8 +377,11 @@ def train(
         model = wrap(model, scores, config=config, **wrap_arguments(data))
     model.compile(torch.optim.Adam(model.parameters(), lr=settings.learning_rate), "binary_crossentropy")
     strata = stratify(data)
+    labelled = PooledRows(data, "valid") if settings.is_llm_cf else None
 
     def validate(model: Any) -> float:
+        if labelled is not None:
+            return labelled.aucs(labelled.predict(model))["ctr_auc"]
         ranking = full_ranking(
             model,
             data,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..datasets.interactions import Interactions
 from ..errors import EvaluationError
+from .pooled import PooledRows, rows_of_ranking
 from .ranking import full_ranking, summarize
 
 UNTRAINED = ("popularity", "content", "content+popularity")
@@ -170,6 +171,7 @@ def rank_untrained(
     test_items: int | None = None,
     valid_users: int | None = None,
     valid_items: int | None = None,
+    labelled: PooledRows | None = None,
 ) -> dict[str, dict[str, float]]:
     """Rank the test interactions with what needs no training.
 
@@ -181,19 +183,24 @@ def rank_untrained(
         (n_items,) text of each item; None leaves content out.
     test_users, test_items, valid_users, valid_items : int, optional
         As of `RunSettings`.
+    labelled : PooledRows, optional
+        The test rows of the protocol ``llm-cf``, whose strata then hold.
 
     Returns
     -------
     dict of str to dict of str to float
-        A name of `UNTRAINED` -> ``auc``, ``auc_cold`` and ``auc_tail``, and ``popularity_weight`` where it was chosen.
+        A name of `UNTRAINED` -> ``auc``, ``auc_cold`` and ``auc_tail``, with labelled rows also the names of `POOLED`,
+        and ``popularity_weight`` where it was chosen.
     """
     found: dict[str, dict[str, float]] = {}
     for name, model in untrained_models(data, texts, users=valid_users, n_items=valid_items).items():
         ranking = full_ranking(
             model, data, "test", users=test_users, n_items=test_items, rows_per_block=ROWS_PER_BLOCK, verbose=False
         )
-        summary = summarize(ranking)
+        summary = summarize(ranking if labelled is None else rows_of_ranking(ranking, data))
         found[name] = {key: float(summary[key]) for key in ("auc", "auc_cold", "auc_tail")}
+        if labelled is not None:
+            found[name] |= labelled.aucs(labelled.predict(model))
         if name == "content+popularity":
             found[name]["popularity_weight"] = float(model.popularity_weight)
     return found

@@ -13,6 +13,7 @@ from ..errors import ConfigError, RunFolderError
 from ..evaluation.compare import compare
 from ..evaluation.comparison import Comparison, gain_cell, spread
 from ..evaluation.modes import Mode, Start
+from ..evaluation.pooled import POOLED
 from ..evaluation.run import RunResult
 from ..evaluation.store import changes, write_whole
 from ..zoo.deepctr import BACKBONES
@@ -38,7 +39,8 @@ def result_lines(experiment: Experiment, comparison: Comparison) -> list[str]:
     -------
     list of str
         Means over the seeds, with ``±`` the standard deviation over them where there are two or more: validation AUC
-        of the kept epoch, test AUC overall, of cold users and of long-tail items, kept epoch, seconds in ``fit``.
+        of the kept epoch, test AUC overall, of cold users and of long-tail items, kept epoch, seconds in ``fit``; under
+        protocol ``llm-cf`` also the pooled AUC of labelled rows.
     """
     modes = dict.fromkeys(run.mode for run in comparison)
     lines = [_line(experiment, [run for run in comparison if run.mode == mode]) for mode in modes]
@@ -66,10 +68,22 @@ def _line(experiment: Experiment, runs: Sequence[RunResult]) -> str:
             f"seeds {','.join(str(run.seed) for run in runs)}",
             f"valid AUC {spread(valid)}",
             f"test ({ranked}, {first.n_test}) {test}",
+            *_labelled(experiment, runs),
             f"epoch {np.mean([run.epoch for run in runs]):.1f}",
             f"fit {np.mean([run.seconds for run in runs]):.1f} s",
         ]
     )
+
+
+def _labelled(experiment: Experiment, runs: Sequence[RunResult]) -> list[str]:
+    """Return the pooled AUC over labelled rows, under the protocol that has it by stratum."""
+    if not experiment.training.is_llm_cf:
+        return []
+    told = (
+        f"{name} {spread([run.metrics[metric] for run in runs])}"
+        for metric, name in zip(POOLED, ("CTR AUC", *list(_STRATA.values())[1:]), strict=True)
+    )
+    return [f"labelled rows {'  '.join(told)}"]
 
 
 FILE = "experiment.yaml"
