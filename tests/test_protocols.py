@@ -149,7 +149,7 @@ def test_training_rows_have_three_earlier_interactions(data):
     assert x["user_id"].tolist() == [user(data, "dan")] * 2 + [user(data, "eve")] * 8
     assert y.tolist() == [1, 0] * 5
     assert (x["seq_length"] == 3).all()
-    whole, labels = RunSettings(history_length=3).rows(data, 0)
+    whole, labels = RunSettings(history_length=3, negatives=1).rows(data, 0)
     kept = whole["seq_length"] >= 3
     assert all(np.array_equal(x[name], whole[name][kept]) for name in whole)  # the same draw of negatives
     assert np.array_equal(y, labels[kept])

@@ -69,7 +69,8 @@ class RunSettings(Settings):
     test_users : int or None, default=None
         Users drawn for the test ranking; None ranks all.
     valid_users : int or None, default=1500
-        Users drawn for the validation ranking after each epoch; None ranks all.
+        Users drawn for the validation ranking after each epoch; None ranks all. Under protocol ``llm-cf``, which
+        ranks nothing to choose the epoch, it is not used, nor is `valid_items`.
     test_items, valid_items : int or None, default=None
         Items drawn for each user to rank against, at least 2, for a sampled AUC; None ranks against all. For
         backbones that are too slow to score the whole catalogue for every user.
