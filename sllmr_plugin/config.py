@@ -42,11 +42,12 @@ class SelectiveConfig(Settings):
 
     Parameters
     ----------
-    loss : {"ranknet", "hinge", "mse", "bce", "kd"}, class or Loss, default="ranknet"
+    loss : {"ranknet", "hinge", "mse", "bce", "kd", "rank_kd"}, class or Loss, default="ranknet"
         The loss that follows the LLM. On a pair with score difference d, ``ranknet`` is ``softplus(margin - d)`` and
         ``hinge`` ``max(0, margin - d)`` (Sec. 3.2). The others look at single items: ``mse`` and ``bce`` pull every
         scored probability towards the LLM's score, ``kd`` distils the LLM's soft logits (Hinton et al., 2015), the
-        paper's baseline "KD". A `PairLoss` or `PointwiseLoss` of your own is accepted as well.
+        paper's baseline "KD", ``rank_kd`` raises the scores of the items that the LLM puts first (Cui et al., 2024). A
+        `PairLoss` or `PointwiseLoss` of your own is accepted as well.
     gate : {"auto", "none", "disagreement", "fixed", "budget", "bilevel", "joint"}, class or Gate, default="auto"
         Where the LLM is followed. ``none`` follows it everywhere (alpha = 1). ``disagreement`` estimates
         P(LLM right | LLM and backbone disagree) on the table's probes, again in each epoch; ``bilevel`` opens for pairs

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss
 
-from sllmr_plugin.regularizer.losses import LOSSES, CrossEntropy, Distillation, Hinge, RankNet, SquaredError
+from sllmr_plugin.regularizer.losses import (
+    LOSSES,
+    CrossEntropy,
+    Distillation,
+    Hinge,
+    RankDistillation,
+    RankNet,
+    SquaredError,
+)
 
 DIFFERENCES = st.lists(st.floats(-20, 20, width=32), max_size=8)
 TOLERANCE = {
@@ -122,3 +130,58 @@ def test_the_slope_of_distillation_hardly_depends_on_a_high_temperature():
         Distillation(temperature)(logit, logit.sigmoid(), torch.tensor([0.3])).sum().backward()
         slopes.append(logit.grad.item())
     assert slopes == pytest.approx([(1.5 - math.log(0.3 / 0.7)) / 4] * 2, rel=1e-3)
+
+
+def naive_rank_kd(entries, most=10):
+    """Loop over users and places: entries are (user, logit, LLM score)."""
+    losses = [0.0] * len(entries)
+    for user in {user for user, _, _ in entries}:
+        own = [n for n, entry in enumerate(entries) if entry[0] == user]
+        by_llm = sorted(own, key=lambda n: (-entries[n][2], n))
+        by_model = sorted(own, key=lambda n: (-entries[n][1], n))
+        k = min(most, math.ceil(len(own) / 2))
+        places = sum(math.exp(-r) for r in range(1, k + 1))
+        scores = sum(entries[n][2] for n in by_llm[:k])
+        weights = {}
+        for r, n in enumerate(by_llm[:k], start=1):
+            confidence = entries[n][2] / scores if scores else 0.0
+            weights[n] = 0.3 * math.exp(-r) / places + 0.5 * confidence + 0.1 * (n in by_model[:k])
+        for n, weight in weights.items():
+            losses[n] = weight / sum(weights.values()) * len(own) * math.log1p(math.exp(-entries[n][1]))
+    return losses
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3), st.integers(-60, 60).map(lambda n: n / 4), st.integers(0, 10).map(lambda n: n / 8)
+        ),
+        min_size=1,
+        max_size=24,
+    ),
+    st.integers(1, 4),
+)
+@settings(max_examples=100, deadline=None)
+def test_rank_distillation_loops_over_users_and_places(entries, most):
+    users, logit, target = (torch.tensor(column) for column in zip(*entries, strict=True))
+    logit.requires_grad_()
+    loss = RankDistillation(most)(logit, logit.sigmoid(), target, users)
+    assert loss.tolist() == pytest.approx(naive_rank_kd(entries, most), rel=1e-4, abs=1e-5)
+    loss.sum().backward()
+    assert (logit.grad <= 0).all()  # it only raises
+    alone = RankDistillation(most)(logit.detach(), logit.sigmoid(), target)
+    assert alone.tolist() == pytest.approx(
+        naive_rank_kd([(0, *entry[1:]) for entry in entries], most), abs=1e-5, rel=1e-4
+    )
+
+
+def test_rank_distillation_weighs_place_score_and_agreement():
+    """By hand: four items, so two have a loss; the model agrees on the second only."""
+    users, target = torch.zeros(4, dtype=torch.int64), torch.tensor([0.9, 0.6, 0.3, 0.0])
+    logit = torch.tensor([0.0, 2.0, 1.0, -1.0])
+    loss = RankDistillation()(logit, logit.sigmoid(), target, users)
+    first = 0.3 * 0.7311 + 0.5 * 0.6  # e^-1 / (e^-1 + e^-2) = 0.7311
+    second = 0.3 * 0.2689 + 0.5 * 0.4 + 0.1
+    total = first + second
+    expected = [4 * first / total * math.log(2), 4 * second / total * math.log1p(math.exp(-2)), 0, 0]
+    assert loss.tolist() == pytest.approx(expected, rel=1e-3)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .gates import AUTO, GATES, Gate
-from .losses import LOSSES, Loss, PairLoss
+from .losses import LOSSES, Loss, PairLoss, PointwiseLoss
 from .pairs import PAIR_RULES, OrderedPairs, PairRule, select_pairs
 from .signals import REGIONS, Entries, PairSignals, pair_regions
 from .uncertainty import Confidence
@@ -49,7 +49,7 @@ class SelectiveLoss(nn.Module):
 
     Parameters
     ----------
-    loss : {"ranknet", "hinge", "mse", "bce", "kd"}, class or Loss, default="ranknet"
+    loss : {"ranknet", "hinge", "mse", "bce", "kd", "rank_kd"}, class or Loss, default="ranknet"
         h, the loss of a pair, or a loss of single items, which takes no gate.
     gate : str, class or Gate, default="none"
         ``none`` follows the LLM everywhere; ``fixed`` for cold users and long-tail items only; ``joint`` and
@@ -134,6 +134,11 @@ class SelectiveLoss(nn.Module):
         self._generator = generator
         self.statistics: dict[str, Tensor] = {}
 
+    @property
+    def uses_users(self) -> bool:
+        """Whether the loss asks whose entries they are."""
+        return isinstance(self.loss, PointwiseLoss) and self.loss.uses_users
+
     def forward(
         self,
         scores: Tensor,
@@ -182,7 +187,7 @@ class SelectiveLoss(nn.Module):
                 f"gate={self.gate.name!r} opens for cold users and long-tail items. Pass cold=, tail= or both."
             )
         nowhere = torch.zeros_like(users, dtype=torch.bool)
-        entries = Entries(llm_scores, nowhere if cold is None else cold, nowhere if tail is None else tail)
+        entries = Entries(llm_scores, nowhere if cold is None else cold, nowhere if tail is None else tail, users)
         probability = torch.sigmoid(scores)
         if uncertainty is None and self.gate.uses_uncertainty:
             uncertainty = Confidence()(probability.detach())
@@ -244,7 +249,8 @@ class SelectiveLoss(nn.Module):
 
     def _pointwise(self, logit: Tensor, probability: Tensor, entries: Entries) -> StepResult:
         n = logit.shape[0]
-        loss = self.loss(logit, probability, entries.llm)
+        users = (entries.user,) if self.uses_users else ()
+        loss = self.loss(logit, probability, entries.llm, *users)
         mean = loss.mean() if n else logit.sum() * 0.0
         return StepResult(mean, mean.detach(), n, logit.new_zeros(4), logit.new_zeros(4))
 

@@ -74,6 +74,8 @@ class PointwiseLoss(Loss):
     """
 
     pairwise = False
+    uses_users: ClassVar[bool] = False
+    """Whether it is called with whose entries they are, too, (n,) int64."""
 
     def __call__(self, logit: Tensor, probability: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each entry, (n,)."""
@@ -138,3 +140,58 @@ class Distillation(PointwiseLoss, name="kd"):
         soft = torch.logit(target.to(logit.dtype), eps=SCORE_MARGIN) / self.temperature
         loss = F.binary_cross_entropy_with_logits(logit / self.temperature, soft.sigmoid(), reduction="none")
         return self.temperature**2 * loss
+
+
+class RankDistillation(PointwiseLoss, name="rank_kd"):
+    """``-w log sigmoid(s)`` of the items that the LLM puts first (DLLM2Rec: Cui et al., RecSys 2024).
+
+    The weight of a user's item at the LLM's position r = 1, 2, ... is ``0.3 e^-r + 0.5 c + 0.1 [among the model's own
+    first]``, with the first two normalised over the items that have a loss and c the LLM's score. Weights have a mean
+    of 1 over the user's entries. The first are `most` at the most, and half of the user's entries in a step, rounded
+    up: the paper ranks the whole catalogue, a step a few scored items.
+
+    Parameters
+    ----------
+    most : int, default=10
+        K.
+    position, confidence, agreement : float, default=0.3, 0.5, 0.1
+        What the three parts count.
+    """
+
+    uses_users = True
+
+    def __init__(self, most: int = 10, position: float = 0.3, confidence: float = 0.5, agreement: float = 0.1) -> None:
+        self.most = most
+        self.position = position
+        self.confidence = confidence
+        self.agreement = agreement
+
+    def __call__(self, logit: Tensor, probability: Tensor, target: Tensor, users: Tensor | None = None) -> Tensor:
+        """Return the loss of each entry, (n,); without `users` all are one user's."""
+        if users is None:
+            users = torch.zeros_like(target, dtype=torch.int64)
+        _, group, size = users.unique(return_inverse=True, return_counts=True)
+        n_first = ((size + 1) // 2).clamp_max(self.most)[group]
+        rank = _ranks_within(target, group, size)
+        first = (rank < n_first).to(logit.dtype)
+        agreed = (_ranks_within(logit.detach(), group, size) < n_first).to(logit.dtype)
+
+        def shares(values: Tensor) -> Tensor:
+            """Divide by the sum over a user's entries."""
+            total = torch.zeros(len(size), dtype=values.dtype, device=values.device).index_add(0, group, values)
+            return values / total[group].clamp_min(1e-12)
+
+        by_position = shares(first * torch.exp(-(rank + 1).to(logit.dtype)))
+        by_confidence = shares(first * target.to(logit.dtype))
+        weight = self.position * by_position + self.confidence * by_confidence + self.agreement * first * agreed
+        return shares(weight) * size[group] * F.softplus(-logit)
+
+
+def _ranks_within(values: Tensor, group: Tensor, size: Tensor) -> Tensor:
+    """Return each value's place among those of its group, the highest 0, (n,); of equal ones the first comes first."""
+    order = values.argsort(descending=True, stable=True)
+    order = order[group[order].argsort(stable=True)]
+    start = size.cumsum(0) - size
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device) - start[group[order]]
+    return rank

@@ -74,15 +74,19 @@ class Entries:
         (n,) LLM scores in [0, 1].
     cold, tail : Tensor
         (n,) bool region indicators.
+    user : Tensor or None
+        (n,) int64, whose entries they are, for losses that ask.
     """
 
     llm: Tensor
     cold: Tensor
     tail: Tensor
+    user: Tensor | None = None
 
     def to(self, device: torch.device) -> Entries:
         """Move to a device."""
-        return Entries(*(part.to(device) for part in (self.llm, self.cold, self.tail)))
+        user = None if self.user is None else self.user.to(device)
+        return Entries(self.llm.to(device), self.cold.to(device), self.tail.to(device), user)
 
 
 @dataclass(frozen=True)

@@ -165,10 +165,11 @@ class TrainingSession:
         entry = block.entry.flatten()[cell]
         rows = self.usable.candidate_rows.rows(template_of[owner], items[entry], templates)
         source = batch.shape[0] + torch.arange(len(cell))
-        cold = self._cold_of_user[block.users[owner]]
+        user = block.users[owner]
         if batch_ids is not None and config.in_batch_pairs:
-            entry, source, cold, pairs = self._with_in_batch(batch_ids, entry, source, cold, pairs)
-        entries = Entries(llm=scores[entry], cold=cold, tail=self.usable.tail[items[entry]])
+            entry, source, user, pairs = self._with_in_batch(batch_ids, entry, source, user, pairs)
+        cold, tail = self._cold_of_user[user], self.usable.tail[items[entry]]
+        entries = Entries(llm=scores[entry], cold=cold, tail=tail, user=user)
         return _on_device(StepPlan(rows, source, entries, pairs, share), batch.device)
 
     def _own(self, block: Block, pairs: OrderedPairs) -> tuple[Tensor, OrderedPairs, float]:
@@ -213,7 +214,7 @@ class TrainingSession:
         return self._sampler.draw_for(present), batch.detach().cpu(), template[present]
 
     def _with_in_batch(
-        self, batch_ids: tuple[Tensor, Tensor], entry: Tensor, source: Tensor, cold: Tensor, pairs: OrderedPairs
+        self, batch_ids: tuple[Tensor, Tensor], entry: Tensor, source: Tensor, user: Tensor, pairs: OrderedPairs
     ) -> tuple[Tensor, Tensor, Tensor, OrderedPairs]:
         """Append the batch's own scored rows and the pairs among them."""
         table = self.usable.candidates
@@ -221,12 +222,12 @@ class TrainingSession:
         row = torch.nonzero(found).squeeze(1)
         row = row[batch_ids[0][row].argsort(stable=True)]
         if len(row) == 0:
-            return entry, source, cold, pairs
+            return entry, source, user, pairs
         own = self.selective.pairs_within(table.scores[number[row]], batch_ids[0][row], self._generator)
         return (
             torch.cat([entry, number[row]]),
             torch.cat([source, row]),
-            torch.cat([cold, self.usable.cold[batch_ids[0][row]]]),
+            torch.cat([user, torch.searchsorted(table.users, batch_ids[0][row])]),
             OrderedPairs(
                 torch.cat([pairs.preferred, own.preferred + len(entry)]),
                 torch.cat([pairs.other, own.other + len(entry)]),

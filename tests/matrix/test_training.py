@@ -17,6 +17,7 @@ MODES = {
     ),
     "mse": SelectiveConfig(**PLENTY, loss="mse", weight=5.0),
     "bce": SelectiveConfig(**PLENTY, loss="bce", weight=1.0),
+    "rank_kd": SelectiveConfig(**PLENTY, loss="rank_kd", weight=1.0),
     "kd": SelectiveConfig(**PLENTY, loss="kd", weight=1.0),
     "joint": SelectiveConfig(**PLENTY, gate="joint", weight=1.0),
     "fixed_gate": SelectiveConfig(**PLENTY, gate="fixed", weight=1.0, cold_threshold=50),
