@@ -7,6 +7,9 @@ neighbours, so a machine that slows down for a while does not favour either side
 time of this process instead of the time on the wall, for machines that others use too. The setting up of a `fit` is
 part of its time, so the more steps, the closer the ratios come to those of a long training.
 
+The variants ``align, ...`` are not wrapped: the plain model with a step loss of `sllmr_plugin.align`, vectors of 256
+numbers for every item. ``align, users`` has vectors of users, too.
+
 ``--library fuxictr`` times FuxiCTR's `fit` over ready batches instead, without its evaluation and checkpoints.
 """
 
@@ -25,8 +28,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sllmr_plugin import ScoreTable, SelectiveConfig, wrap
+from sllmr_plugin import ScoreTable, SelectiveConfig, Vectors, align, wrap
 from sllmr_plugin.backends.deepctr import import_deepctr_torch
+from sllmr_plugin.knowledge.id_vectors import IdVectors
 from sllmr_plugin.zoo.fuxictr import FUXICTR_BACKBONES, build_fuxictr, import_fuxictr
 
 BACKBONES = ("deepfm", "xdeepfm", "autoint", "dcn", "dcnv2", "din")
@@ -43,6 +47,25 @@ def variants(batch_size: int) -> dict[str, SelectiveConfig]:
         "gated, an eighth, one pair": SelectiveConfig(pairs_per_user=1, users_per_step=batch_size // 8),
         "joint, mc_dropout(8)": SelectiveConfig(gate="joint", uncertainty="mc_dropout", mc_samples=8),
     }
+
+
+ALIGNED: dict[str, dict[str, str]] = {
+    "align, contrastive": {"kind": "contrastive"},
+    "align, users": {"kind": "contrastive"},
+    "align, generative": {"kind": "generative"},
+    "align, soft": {"kind": "soft"},
+}
+"""What is aligned instead of wrapped, by name: arguments of `align`."""
+
+
+def random_vectors(n_users: int, n_items: int, users: bool) -> Vectors:
+    """Return a random vector for every item and, if asked for, for every user."""
+    rng = np.random.default_rng(1)
+    sides = [
+        IdVectors(pd.Series(np.arange(1, n + 1)), rng.standard_normal((n, 256)).astype(np.float32))
+        for n in (n_items, n_users)
+    ]
+    return Vectors(sides[0], sides[1] if users else None, "random vectors")
 
 
 def build(name: str, dim: int, n_users: int, n_items: int) -> torch.nn.Module:
@@ -156,23 +179,27 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     build_model, time_epoch, backbones = LIBRARIES[arguments.library]
     now = CLOCKS[arguments.clock]
-    wanted = arguments.variants.split(";") if arguments.variants else list(variants(1024))
+    wanted = arguments.variants.split(";") if arguments.variants else [*variants(1024), *ALIGNED]
     print(f"{'setting':11}{'backbone':9}{'plain ms/step':>14}  " + "  ".join(f"{name:>20}" for name in wanted))
     for setting in arguments.settings.split(";"):
         dim, batch_size, n_users, n_items = SETTINGS[setting]
-        configs = {name: variants(batch_size)[name] for name in wanted}
+        configs = variants(batch_size)
         x, y, table = data(arguments.steps * batch_size, n_users, n_items)
         for name in (arguments.backbones or ",".join(backbones)).split(","):
             models = {"plain": build_model(name, dim, n_users, n_items)}
-            for variant, config in configs.items():
-                model = build_model(name, dim, n_users, n_items)
-                models[variant] = wrap(model, table, user="user_id", item="item_id", config=config)
-            ratios: dict[str, list[float]] = {variant: [] for variant in configs}
+            for variant in wanted:
+                model = models[variant] = build_model(name, dim, n_users, n_items)
+                if variant in ALIGNED:
+                    vectors = random_vectors(n_users, n_items, users="users" in variant)
+                    align(model, vectors, user="user_id", item="item_id", **ALIGNED[variant])
+                else:
+                    wrap(model, table, user="user_id", item="item_id", config=configs[variant])
+            ratios: dict[str, list[float]] = {variant: [] for variant in wanted}
             plain_times = []
             for model in models.values():
                 time_epoch(model, x, y, batch_size, now)  # warm-up
             for _ in range(arguments.repeats):
-                for variant in configs:
+                for variant in wanted:
                     plain_times.append(time_epoch(models["plain"], x, y, batch_size, now))
                     ratios[variant].append(time_epoch(models[variant], x, y, batch_size, now) / plain_times[-1])
             cells = "  ".join(

@@ -19,6 +19,10 @@ getLogger(__name__).addHandler(NullHandler())  # quiet, until a program sets up 
 # A name is imported when it is first asked for (PEP 562): torch, pandas and scikit-learn take seconds, which scoring,
 # its workers and `sllmr --help` have no use for.
 _MODULES = {
+    "backends.align": (
+        "Alignment",
+        "align",
+    ),
     "backends.augment": (
         "augment",
         "dense_columns",
@@ -35,10 +39,8 @@ _MODULES = {
         "Initialisation",
         "initialise",
     ),
-    "backends.deepctr.mixin": (
-        "SLLMRCallback",
-        "SLLMRMixin",
-    ),
+    "backends.deepctr.losses": ("SLLMRCallback",),
+    "backends.deepctr.mixin": ("SLLMRMixin",),
     "config": ("SelectiveConfig",),
     "errors": (
         "AdaptorWarning",
@@ -106,12 +108,14 @@ find_moved_modules(__name__)
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 if TYPE_CHECKING:  # the same names for type checkers and editors
+    from .backends.align import Alignment as Alignment
+    from .backends.align import align as align
     from .backends.augment import augment as augment
     from .backends.augment import dense_columns as dense_columns
     from .backends.augment import materialize as materialize
     from .backends.augment import serving_table as serving_table
     from .backends.augment import unaugment as unaugment
-    from .backends.deepctr.mixin import SLLMRCallback as SLLMRCallback
+    from .backends.deepctr.losses import SLLMRCallback as SLLMRCallback
     from .backends.deepctr.mixin import SLLMRMixin as SLLMRMixin
     from .backends.fuxictr.features import dense_features as dense_features
     from .backends.fuxictr.features import sparse_features as sparse_features

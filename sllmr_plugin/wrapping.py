@@ -14,7 +14,8 @@ import pandas as pd
 from .backends.augment import is_augmented, unaugment
 from .backends.base import backend_of
 from .backends.optimizer import leave_optimizer, sync_optimizer
-from .backends.wrapped import WrappedMixin, plain_class, wrapped_class
+from .backends.step_losses import mixed_class, plain_class, unmixed_class
+from .backends.wrapped import WrappedMixin
 from .config import SelectiveConfig
 from .errors import AlreadyWrappedError, CoverageWarning, NotWrappedError, SLLMRError, UnsupportedModelError, WrapError
 from .handle import Handle, check_gate
@@ -130,8 +131,9 @@ def wrap(
     assert features is not None
     assert table is not None
     table.coverage.warn_if_low()
+    plain = plain_class(model)
     handle = Handle(
-        type(model).__name__,
+        plain.__name__,
         features,
         table,
         config,
@@ -143,8 +145,7 @@ def wrap(
     )
     handle.to_device(lambda tensor: tensor.to(model.device))
     model.__dict__["sllmr"] = handle
-    plain: type = type(model)
-    model.__class__ = wrapped_class(backend.mixin, plain)
+    model.__class__ = mixed_class(backend.mixin, plain)
     sync_optimizer(model)
     return model
 
@@ -186,7 +187,9 @@ def load(model: Model, directory: str | Path, *, scores: ScoreTable | None = Non
     """
     folder = Path(directory)
     recipe = Recipe.read(folder, scores)
-    differences = recipe.differences(type(model).__name__, getattr(model, "feature_index", recipe.features.layout))
+    differences = recipe.differences(
+        plain_class(model).__name__, getattr(model, "feature_index", recipe.features.layout)
+    )
     if differences and not is_wrapped(model):
         raise WrapError(differences)
     features = recipe.features
@@ -233,7 +236,7 @@ def unwrap(model: Model) -> Model:
     if _require_wrapped(model, "unwrap").session is not None:
         raise SLLMRError("unwrap was called while the model trains. Call it after fit, or use disabled(model).")
     leave_optimizer(model)
-    model.__class__ = plain_class(model)
+    model.__class__ = unmixed_class(model)
     del model.__dict__["sllmr"]
     return model
 

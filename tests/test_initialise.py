@@ -13,9 +13,9 @@ import torch
 
 import sllmr_plugin
 from sllmr_plugin import CoverageWarning, SelectiveConfig, Vectors, initialise, unwrap
-from sllmr_plugin.backends.initialise import Projection
-from sllmr_plugin.errors import TextEncoderError, UnsupportedModelError, VectorsError
+from sllmr_plugin.errors import AlreadyWrappedError, TextEncoderError, UnsupportedModelError, VectorsError
 from sllmr_plugin.knowledge import TfidfSvdEncoder
+from sllmr_plugin.knowledge.projection import Projection
 from sllmr_plugin.knowledge.vectors import find_encoder
 
 from .matrix import backbones as zoo
@@ -313,8 +313,9 @@ def test_arguments_that_make_no_sense_are_refused(vectors, training):
     for options in ({"scale": -1}, {"scale": float("nan")}, {"method": "pca"}, {"users": "mean"}):
         with pytest.raises(VectorsError, match=next(iter(options))):
             initialise(model, vectors, **IDS, **options)
-    with pytest.raises(VectorsError, match="needs x and y"):
-        initialise(model, vectors, **IDS, users="history")
+    for options in ({"users": "history"}, {"method": "project"}):
+        with pytest.raises(VectorsError, match="need x and y"):
+            initialise(model, vectors, **IDS, **options)
     with pytest.raises(VectorsError, match="no embedding table of 'price'"):
         initialise(model, vectors, user="user_id", item="price")
     with pytest.raises(UnsupportedModelError):
@@ -365,3 +366,100 @@ def test_the_sentence_encoder_of_a_package_knows_meaning_without_shared_words():
     assert driving.shape == (512,)
     assert driving.dtype == np.float32
     assert driving @ racing > 2 * max(driving @ soup, racing @ soup)
+
+
+# ---------------------------------------------------------------------- learned projections, and the anchor
+
+
+def test_project_is_the_ridge_regression_of_the_items_factors(vectors, matrix, training):
+    """Against the normal equations of the augmented least-squares problem, and a full SVD of the dense matrix."""
+    model = zoo.build(DEEPFM)
+    initialise(model, vectors, **IDS, **training, method="project", scale=0.5, users="none")
+    taken = np.zeros((zoo.N_USERS + 1, zoo.N_ITEMS + 1))
+    for user, item, label in zip(training["x"]["user_id"], training["x"]["item_id"], training["y"], strict=True):
+        if label == 1:
+            taken[user, item] = 1
+    _, values, right = np.linalg.svd(taken, full_matrices=False)
+    factors = (right[: zoo.DIM].T * values[: zoo.DIM])[1:]
+    centred = matrix.astype(float) - matrix.astype(float).mean(axis=0)
+    weight = (centred**2).sum() / 7
+    stacked = np.concatenate([centred, np.sqrt(weight) * np.eye(7)])
+    directions = np.linalg.lstsq(stacked, np.concatenate([factors, np.zeros((7, zoo.DIM))]), rcond=None)[0]
+    expected = centred @ directions
+    expected *= 0.5 / np.sqrt((expected**2).mean(axis=1, keepdims=True))
+    rows = model.embedding_dict["item_id"].weight.detach().numpy()[1:]
+    signs = np.sign((rows * expected).sum(axis=0))  # a factor's sign is open
+    np.testing.assert_allclose(rows, expected * signs, atol=2e-3)  # the SVD is a randomised one
+
+
+def test_project_keeps_of_the_vectors_what_users_tell_apart():
+    """Two words of a title: one says who takes the item, the other, rarer in no way, says nothing."""
+    rng = np.random.default_rng(0)
+    group, noise = np.arange(24) % 2, rng.integers(0, 2, 24)
+    vectors = {i + 1: np.array([group[i] - 0.5, 3 * (noise[i] - 0.5), 0.1 * rng.normal()]) for i in range(24)}
+    users = np.repeat(np.arange(1, 31), 12)
+    items = np.concatenate([np.flatnonzero(group == user % 2) + 1 for user in range(1, 31)])
+    data = {"x": {"user_id": users, "item_id": items}, "y": np.ones(len(users))}
+    contrasts = {}
+    for method in ("svd", "project"):
+        model = zoo.build(DEEPFM)
+        initialise(model, vectors, **IDS, **data, method=method)
+        rows = torch.nn.functional.normalize(model.embedding_dict["item_id"].weight.detach()[1:], dim=1)
+        same = torch.from_numpy(group[:, None] == group)
+        contrasts[method] = float((rows @ rows.T)[same].mean() - (rows @ rows.T)[~same].mean())
+    assert contrasts["project"] > contrasts["svd"] + 0.5
+
+
+def test_an_anchor_adds_the_mean_squared_distance_of_the_steps_ids_from_their_start(vectors, training):
+    model = zoo.build(DEEPFM)
+    with pytest.warns(CoverageWarning):
+        done = initialise(model, {code: vectors[code] for code in range(1, 9)}, **IDS, **training, anchor=0.7)
+    assert str(done).endswith("; anchor 0.7")
+    zoo.compile_model(DEEPFM, model)
+    start = {name: model.embedding_dict[name].weight.detach().clone() for name in ("user_id", "item_id")}
+    with torch.no_grad():
+        for name in start:
+            model.embedding_dict[name].weight.add_(torch.randn(start[name].shape))
+    model.__dict__["_sllmr_runs"] = (model.sllmr_losses["anchor"].open(model),)
+    model._begin_epoch(0)
+    plain = model.get_regularization_loss().detach()
+    x = training["x"]
+    model(torch.from_numpy(np.stack([x[name][:20].astype(np.float32) for name in model.feature_index], axis=1)))
+    added = float((model.get_regularization_loss() - plain).detach())
+    expected, n_ids = 0.0, 0
+    positives = {u for u, label in zip(x["user_id"].tolist(), training["y"], strict=True) if label == 1}
+    for name, known in (("item_id", set(range(1, 9))), ("user_id", positives)):
+        codes = sorted(set(x[name][:20].tolist()) & known)
+        now = model.embedding_dict[name].weight.detach()
+        distances = [sum((now[code] - start[name][code]) ** 2) for code in codes]
+        expected += float(sum(distances)) / len(codes)
+        n_ids += len(codes)
+    assert added == pytest.approx(20 * 0.7 * expected, rel=1e-4)
+    assert model._end_epoch() == {"sllmr_anchor": pytest.approx(expected, rel=1e-4), "sllmr_anchor_ids": n_ids}
+
+
+def test_an_anchor_keeps_rows_near_their_start_until_undo(vectors, training):
+    def moved(**options):
+        model = zoo.build(DEEPFM)
+        plain_class = type(model)
+        done = initialise(model, vectors, **IDS, **training, **options)
+        start = state(model)
+        zoo.compile_model(DEEPFM, model)
+        zoo.fit(DEEPFM, model, epochs=4)
+        distance = sum(float((model.state_dict()[name] - start[name]).norm()) for name in (ITEM, USER))
+        return model, done, plain_class, distance
+
+    free, done, plain_class, far = moved()
+    assert type(free) is plain_class
+    held, done, plain_class, near = moved(anchor=1.0)
+    assert near < 0.5 * far
+    assert list(held.state_dict()) == list(free.state_dict())
+    copy.deepcopy(held)
+    with pytest.raises(AlreadyWrappedError, match="'anchor' already"):
+        initialise(held, vectors, **IDS, **training, anchor=1.0)
+    sllmr_plugin.align(held, vectors, **IDS)  # beside another loss
+    zoo.fit(DEEPFM, held, epochs=1)
+    done.undo(held)
+    assert list(held.sllmr_losses) == ["align"]
+    with pytest.raises(VectorsError, match="anchor=-1"):
+        initialise(zoo.build(DEEPFM), vectors, **IDS, anchor=-1)

@@ -23,6 +23,7 @@ from .augmented import (
 )
 from .base import backend_of
 from .deepctr import import_deepctr_torch
+from .step_losses import step_losses
 from .wrapped import WrappedMixin
 
 Model = TypeVar("Model", bound=Any)  # a model of a CTR library; these have no types
@@ -90,6 +91,7 @@ def augment(model: Model, adaptor: Adaptor, *, user: str, item: str) -> Model:
                 "unwrap(model), then augment, then wrap."
             ]
         )
+    _require_no_losses(model, "augment first, then align")
     backend = backend_of(model)
     if backend is None:
         raise AugmentError(
@@ -138,6 +140,7 @@ def unaugment(model: Model) -> Model:
     _require_augmented(model, "unaugment")
     if isinstance(model, WrappedMixin):
         raise AugmentError(["the model is wrapped as well. Call unwrap(model) first."])
+    _require_no_losses(model, "then unaugment")
     adaptor_leaves_optimizer(model)
     model.__class__ = unaugmented_class(type(model))
     del model.__dict__["augmentation"]
@@ -230,6 +233,12 @@ def _columns(augmentation: Augmentation, users: Tensor, items: Tensor, device: A
 def is_augmented(model: object) -> bool:
     """Whether `augment` has been called on a model and `unaugment` has not."""
     return isinstance(model, AugmentMixin)
+
+
+def _require_no_losses(model: Any, then: str) -> None:
+    names = ", ".join(step_losses(model))
+    if names:
+        raise AugmentError([f"the model has losses of its own beside the library's ({names}). Undo them, {then}."])
 
 
 def _require_augmented(model: Any, operation: str) -> Augmentation:

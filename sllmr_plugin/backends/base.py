@@ -87,9 +87,14 @@ class Backend:
     Attributes
     ----------
     mixin : type
-        Put before a model's class; derives from `WrappedMixin` and holds the seams of the library's `fit`.
+        Put before a model's class by `wrap`; derives from `WrappedMixin` and from `loss_mixin`.
     augment_mixin : type
         Put before a model's class by `augment`; derives from `AugmentMixin`.
+    loss_mixin : type
+        Put before a model's class where a loss is added; derives from `StepLossMixin` and holds the seams of the
+        library's `fit`.
+    loss_is_mean : bool
+        Whether the library's own loss is a mean over the rows of a batch, and not a sum.
     draws_apart : bool
         Whether dropout of extra rows draws from a generator of the session's own.
     rows_run_alone : bool
@@ -98,6 +103,8 @@ class Backend:
 
     mixin: type
     augment_mixin: type
+    loss_mixin: type
+    loss_is_mean: bool
     draws_apart: bool = False
     rows_run_alone: bool = False
 
@@ -129,6 +136,14 @@ class Backend:
 
     def augmentation(self, model: Any, adaptor: Adaptor, user: str, item: str) -> tuple[list[str], Augmentation | None]:
         """Return everything that speaks against an adaptor, and the `Augmentation`, None when there is something."""
+        raise NotImplementedError
+
+    def training_problems(self, model: Any) -> list[str]:
+        """Say why nothing can be added to the model's training."""
+        raise NotImplementedError
+
+    def codes(self, model: Any, inputs: Any, feature: str) -> Tensor:
+        """Return a feature's codes, (n_rows,) int64, of what the model's forward takes."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ of a wrapped model

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ..errors import EngineError
 from .deepctr import ImportFirst
-from .wrapped import FIT_ONLY, WrappedMixin, plain_class
+from .step_losses import FIT_ONLY, LOSSES, plain_class
 
 # Of a model: what trains it. An optimizer is twice the model's size, a history knows the callbacks and what they know.
-_TRAINING_ONLY = ("sllmr", "optim", "loss_func", "metrics", "history", *FIT_ONLY)
+_TRAINING_ONLY = ("sllmr", LOSSES, "optim", "loss_func", "metrics", "history", *FIT_ONLY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def broadcast(model: nn.Module) -> Broadcast:
             f"the model is on {elsewhere}, and an engine's workers rank on CPUs. Move it with model.to('cpu'), or "
             "rank in this process (--engine local)."
         )
-    lean: nn.Module = object.__new__(plain_class(model) if isinstance(model, WrappedMixin) else type(model))
+    lean: nn.Module = object.__new__(plain_class(model))
     lean.__dict__.update({name: value for name, value in model.__dict__.items() if name not in _TRAINING_ONLY})
     # A deep copy that meets an empty stand-in wherever it would have copied a parameter or buffer.
     memo: dict[int, Any] = {id(tensor): _empty(tensor) for tensor in tensors}

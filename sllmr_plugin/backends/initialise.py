@@ -12,53 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CoverageWarning, UnsupportedModelError, VectorsError
-from ..knowledge.id_vectors import IdVectors, Vectors, VectorSource
+from ..knowledge.id_vectors import Vectors, VectorSource
+from ..knowledge.projection import Projection, item_factors
 from ..scores.ids import IdIndex
-from .base import Backend, backend_of
+from .anchor import NAME as ANCHOR
+from .anchor import AnchorLoss
+from .base import backend_of
+from .embeddings import KnownIds, fill, known_rows, tables_of, training_codes
+from .step_losses import add_loss, check_addable, remove_loss
 
-METHODS = ("svd", "random")
+METHODS = ("svd", "random", "project")
 USERS = ("auto", "history", "vectors", "none")
 DEFAULT_SCALE = 0.3
-
-
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """Takes vectors of items, or of users in the same space, to rows of an embedding table.
-
-    Of a vector only the direction counts, seen from the items' mean: every row has a root mean square of 1.
-
-    Attributes
-    ----------
-    centre : numpy.ndarray
-        (d,) mean of the items' vectors.
-    directions : numpy.ndarray
-        (d, k) what they are multiplied with, k at most the size of the embedding.
-    """
-
-    centre: np.ndarray
-    directions: np.ndarray
-
-    @classmethod
-    def fit(cls, matrix: np.ndarray, size: int, method: str = "svd", seed: int = 0) -> Projection:
-        """Fit on the items' vectors, (n, d).
-
-        ``svd`` takes the leading principal components; ``random`` a Gaussian random projection, which keeps distances
-        up to noise (Johnson and Lindenstrauss, 1984).
-        """
-        matrix = matrix.astype(np.float64)
-        centre = matrix.mean(axis=0)
-        if method == "random":
-            return cls(centre, np.random.default_rng(seed).standard_normal((matrix.shape[1], size)))
-        _, values, right = np.linalg.svd(matrix - centre, full_matrices=False)
-        rank = int((values > 1e-6 * max(values.max(initial=0.0), 1e-12)).sum())
-        return cls(centre, right[: min(size, rank)].T)
-
-    def __call__(self, matrix: np.ndarray) -> np.ndarray:
-        """Return (n, k) float64 rows of (n, d) vectors; zeros of a vector that is the mean."""
-        rows = (matrix - self.centre) @ self.directions
-        size = np.sqrt(np.square(rows).mean(axis=1, keepdims=True)) if rows.shape[1] else np.ones((len(rows), 1))
-        scaled: np.ndarray = rows / np.where(size > 1e-9, size, 1.0)
-        return scaled
 
 
 @dataclass(eq=False)
@@ -71,6 +36,8 @@ class Initialisation:
         What they started from.
     scale : float
         Root mean square of each item row.
+    anchor : float
+        Weight of the pull towards the start.
     n_items, n_users : int
         Rows that were filled, of `item_rows` and `user_rows` in all.
     tables : tuple of str
@@ -79,6 +46,7 @@ class Initialisation:
 
     vectors: Vectors
     scale: float
+    anchor: float = 0.0
     n_items: int = 0
     n_users: int = 0
     item_rows: int = 0
@@ -90,7 +58,12 @@ class Initialisation:
     _item_index: IdIndex | None = field(default=None, repr=False)
 
     def undo(self, model: nn.Module) -> None:
-        """Give the tables of a model the values that they had before; what an optimizer has gathered stays."""
+        """Give the tables of a model the values that they had before, and take the anchor off.
+
+        What an optimizer has gathered stays.
+        """
+        if self.anchor:
+            remove_loss(model, ANCHOR)
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, before in self._before.items():
@@ -142,7 +115,7 @@ class Initialisation:
                     f"{read.source}: vectors of {matrix.shape[1]} numbers, and the first ones had "
                     f"{len(projection.centre)}. Take those of the same encoder."
                 )
-            _fill(table, codes, self.scale * projection(matrix))
+            fill(table, codes, self.scale * projection(matrix))
             filled = max(filled, len(codes))
         if filled == 0:
             raise VectorsError(
@@ -157,6 +130,7 @@ class Initialisation:
         return (
             f"initialised {', '.join(self.tables)} from {self.vectors.source}, scale {self.scale:g}: {self.n_items} of "
             f"{self.item_rows} item rows, {self.n_users} of {self.user_rows} user rows"
+            + (f"; anchor {self.anchor:g}" if self.anchor else "")
         )
 
 
@@ -171,6 +145,7 @@ def initialise(
     scale: float = DEFAULT_SCALE,
     method: str = "svd",
     users: str = "auto",
+    anchor: float = 0.0,
     user_index: IdIndex | None = None,
     item_index: IdIndex | None = None,
     seed: int = 0,
@@ -195,15 +170,21 @@ def initialise(
         The training rows' id columns, as codes, and labels: who took what. Without them users have no history.
     scale : float, default=0.3
         Root mean square of each item row. 0 leaves the model as it is.
-    method : {"svd", "random"}, default="svd"
-        How vectors become as short as the embedding.
+    method : {"svd", "random", "project"}, default="svd"
+        How vectors become as short as the embedding: their leading principal components, a random projection, or the
+        linear map that comes closest to the items' factors of the matrix of who took what in training, which needs `x`
+        and `y`; see `sllmr_plugin.knowledge.projection`.
     users : {"auto", "history", "vectors", "none"}, default="auto"
         Where user rows come from: the mean of the item rows of their training positives, the users' own vectors in
         `vectors`, or nowhere. ``auto`` is ``history`` where `x` and `y` are given, else ``none``.
+    anchor : float, default=0
+        Above 0, `fit` pulls rows towards their start: it adds this times the mean over a step's ids of
+        ``||E - E0||^2`` and, beside DeepCTR-Torch's loss, a sum over rows, times the rows of the batch.
+        `Initialisation.undo` ends it.
     user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
         Raw id -> code, as of `wrap`.
     seed : int, default=0
-        Of ``method="random"``. The global random numbers are not touched.
+        Of ``method="random"`` and ``"project"``. The global random numbers are not touched.
     **options
         Of `Vectors.read`: ``titles``, ``encoder``.
 
@@ -219,6 +200,8 @@ def initialise(
         sense.
     UnsupportedModelError
         If the model is of neither library.
+    AlreadyWrappedError
+        If it is anchored already.
 
     Warns
     -----
@@ -232,13 +215,15 @@ def initialise(
     backend = backend_of(model)
     if backend is None:
         raise UnsupportedModelError([f"a {type(model).__name__} is neither a DeepCTR-Torch nor a FuxiCTR model."])
-    if not np.isfinite(scale) or scale < 0 or method not in METHODS or users not in USERS:
+    if not 0 <= scale < np.inf or not 0 <= anchor < np.inf or method not in METHODS or users not in USERS:
         raise VectorsError(
-            f"scale={scale!r} must be a number of at least 0, method={method!r} one of {METHODS}, users={users!r} one "
-            f"of {USERS}."
+            f"scale={scale!r} and anchor={anchor!r} must be numbers of at least 0, method={method!r} one of {METHODS}, "
+            f"users={users!r} one of {USERS}."
         )
-    if (x is None) != (y is None) or (users == "history" and x is None):
-        raise VectorsError("users='history' needs x and y: the id columns and the labels of the training rows.")
+    if (x is None) != (y is None) or (x is None and (users == "history" or method == "project")):
+        raise VectorsError(
+            "users='history' and method='project' need x and y: the id columns and the labels of the training rows."
+        )
     read = Vectors.read(vectors, **options)
     if users == "vectors" and read.users is None:
         raise VectorsError(f"users='vectors', and {read.source} has none of users. Use users='history' with x and y.")
@@ -247,20 +232,36 @@ def initialise(
     where = "history" if users == "auto" and x is not None else "none" if users == "auto" else users
     item_index = backend.id_index(model, item) if item_index is None else item_index
     user_index = backend.id_index(model, user) if user_index is None else user_index
-    item_tables = _tables(backend, model, item)
-    user_tables = {} if where == "none" else _tables(backend, model, user)
+    item_tables = _weights(model, item)
+    user_tables = {} if where == "none" else _weights(model, user)
     taken = None
-    if where == "history":
-        sizes = (min(table.shape[0] for table in tables.values()) for tables in (user_tables, item_tables))
-        taken = _taken(x or {}, y, user, item, *sizes)
-    done = Initialisation(read, scale, tables=tuple(item_tables), _item_index=item_index)
+    if where == "history" or method == "project":
+        sizes = (min((len(table) for table in tables.values()), default=None) for tables in (user_tables, item_tables))
+        (users_of, positive), (items_of, _) = (
+            training_codes(x or {}, y, name, size) for name, size in zip((user, item), sizes, strict=True)
+        )
+        taken = users_of[positive], items_of[positive]
+    if anchor:
+        check_addable(model, ANCHOR)
+    done = Initialisation(read, scale, anchor, tables=tuple(item_tables), _item_index=item_index)
+    starts: dict[str, KnownIds] = {}
     for name, table in item_tables.items():
-        codes, matrix = _known(read.items, item_index, table.shape[0], "items", read.source)
-        projection = Projection.fit(matrix, table.shape[1], method, seed)
+        codes, matrix = known_rows(read.items, item_index, table.shape[0], "items", read.source)
+        if method == "project":
+            assert taken is not None
+            projection = Projection.onto(matrix, item_factors(*taken, len(table), table.shape[1], seed)[codes])
+        else:
+            projection = Projection.fit(matrix, table.shape[1], method, seed)
         done._before[name], done._projections[name] = table.detach().clone(), projection
-        _fill(table, codes, scale * projection(matrix))
+        starts[name] = KnownIds(item, codes, scale * projection(matrix), len(table))
+        fill(table, codes, scale * projection(matrix))
         done.n_items, done.item_rows, done._codes = len(codes), table.shape[0], codes
-    _initialise_users(done, user_tables, item_tables, read, user_index, taken)
+    of_users = _initialise_users(
+        done, user_tables, item_tables, read, user_index, taken if where == "history" else None
+    )
+    starts |= {name: KnownIds(user, *rows, len(user_tables[name])) for name, rows in of_users.items()}
+    if anchor:
+        add_loss(model, AnchorLoss(starts, anchor))
     if 2 * done.n_items < done.item_rows:
         warnings.warn(
             f"{done.n_items} of {done.item_rows} rows of the item embedding have a vector in {read.source}; the others "
@@ -278,8 +279,12 @@ def _initialise_users(
     read: Vectors,
     user_index: IdIndex | None,
     taken: tuple[np.ndarray, np.ndarray] | None,
-) -> None:
-    """Fill user tables, each from the item table of its size: by who has taken what, else by the users' own vectors."""
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Fill user tables, each from the item table of its size: by who has taken what, else by the users' own vectors.
+
+    Returns codes and rows, (k,) and (k, width), by table.
+    """
+    filled: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, table in user_tables.items():
         if name in done._before:  # a table that users and items share
             continue
@@ -297,57 +302,19 @@ def _initialise_users(
             codes, rows = _history_means(*taken, item_tables[partner][:, :width], table.shape[0])
         else:
             assert read.users is not None
-            codes, matrix = _known(read.users, user_index, table.shape[0], "users", read.source)
+            codes, matrix = known_rows(read.users, user_index, table.shape[0], "users", read.source)
             rows = done.scale * done._projections[partner](matrix)
         done._before[name] = table.detach().clone()
         done.tables += (name,)
-        _fill(table, codes, rows)
+        fill(table, codes, rows)
+        filled[name] = codes, rows
         done.n_users, done.user_rows = len(codes), table.shape[0]
+    return filled
 
 
-def _tables(backend: Backend, model: nn.Module, feature: str) -> dict[str, Tensor]:
-    """Return a feature's embedding tables by parameter name, but those of one number a row, the linear part's."""
-    weights = {id(module.weight) for module in backend.embeddings(model, feature) if module.embedding_dim > 1}
-    found: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if id(value) in weights}
-    if not found:
-        raise VectorsError(
-            f"the model has no embedding table of {feature!r} to initialise (a linear model, or the name of a feature "
-            "that is none of its own). Name the feature that carries the id, of a model with embeddings."
-        )
-    return found
-
-
-def _known(
-    vectors: IdVectors, index: IdIndex | None, n_rows: int, what: str, source: str
-) -> tuple[np.ndarray, np.ndarray]:
-    codes, matrix = vectors.by_code(index, n_rows, what=what)
-    if len(codes) == 0:
-        first = vectors.ids.iloc[0]
-        raise VectorsError(
-            f"{source}: none of the {len(vectors)} {what} is known to the model (the first is {first!r}). Pass "
-            f"{what[:-1]}_index=, which says what code each raw id has."
-        )
-    return codes, matrix
-
-
-def _taken(
-    x: Mapping[str, Any], y: Any, user: str, item: str, n_users: int, n_items: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return user and item codes of the positive rows, checked."""
-    positive = np.asarray(y).reshape(-1) > 0
-    found = []
-    for name, size in ((user, n_users), (item, n_items)):
-        codes = np.asarray(x[name]).reshape(-1).astype(np.int64)
-        if len(codes) != len(positive):
-            raise VectorsError(f"x[{name!r}] has {len(codes)} rows and y {len(positive)}. Give one label a row.")
-        outside = np.flatnonzero((codes < 0) | (codes >= size))
-        if len(outside):
-            raise VectorsError(
-                f"x[{name!r}] has the code {codes[outside[0]]} in row {outside[0]} (counted from 0), and the embedding "
-                f"rows 0 to {size - 1}. Pass the codes that the model is fed."
-            )
-        found.append(codes[positive])
-    return found[0], found[1]
+def _weights(model: nn.Module, feature: str) -> dict[str, Tensor]:
+    """Return a feature's embedding tables by parameter name."""
+    return {name: module.weight for name, module in tables_of(model, feature).items()}
 
 
 def _history_means(
@@ -360,10 +327,3 @@ def _history_means(
     counts = np.bincount(users, minlength=n_users)
     codes = np.flatnonzero(counts)
     return codes, sums[codes] / counts[codes, None]
-
-
-def _fill(table: Tensor, codes: np.ndarray, rows: np.ndarray) -> None:
-    """Write rows into the first columns of a table; the others, and other rows, keep their values."""
-    with torch.no_grad():
-        where = torch.from_numpy(codes).to(table.device)
-        table[where, : rows.shape[1]] = torch.from_numpy(rows).to(table.device, table.dtype)

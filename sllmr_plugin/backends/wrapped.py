@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,47 +17,17 @@ from ..regularizer.uncertainty import UNCERTAINTIES
 from ..training.probes import JudgedPairs, ProbePairs
 from ..training.session import TrainingSession
 from ..training.view import Usable
-from .augmented import augment_mixin, augmented_class, unaugmented_class
-from .base import Backend
 from .forward import Passes
 from .optimizer import sync_optimizer
-
-_Base: Any = object  # the real base, a model class, is put behind the mixin when a model is wrapped
-
-# Attributes of a model during one call of `fit`, left out of copies and pickles.
-FIT_ONLY = ("_sllmr_passes", "_sllmr_processes", "_sllmr_penalty")
-
-
-@contextmanager
-def held(model: nn.Module, name: str, value: Any) -> Iterator[None]:
-    """Keep what belongs to one call of `fit` on a model, under one of the names in `FIT_ONLY`."""
-    model.__dict__[name] = value
-    try:
-        yield
-    finally:
-        model.__dict__.pop(name, None)
-
-
-def plain_class(model: nn.Module) -> type:
-    """Return the class that a wrapped model had before; that of an augmented model is not the library's own."""
-    ancestors = type(model).__mro__
-    return ancestors[ancestors.index(WrappedMixin) + 1]
-
+from .step_losses import StepLossMixin, Term, plain_class
 
 OWN_LOOP = "sllmr_plugin.SelectiveLoss takes the model's scores, the LLM's and whose they are"
 
 
-class WrappedMixin(_Base):
+class WrappedMixin(StepLossMixin):
     """Put before a model class by a library's own mixin, which adds the seams of its `fit`."""
 
-    optimizer_name: ClassVar[str]
-    """Attribute under which the library's models keep their optimizer."""
-
-    _sllmr_backend: ClassVar[Backend]
-    """The library's answers."""
-
     sllmr: Handle
-    device: Any
     _sllmr_passes: Passes | None = None
     _sllmr_processes: Any = None
 
@@ -85,6 +54,7 @@ class WrappedMixin(_Base):
                 "its input, which the rows of candidates do not have. Make them features of the model, or let "
                 "forward do without them."
             )
+        self._show(inputs, plan.rows)
         return passes.step(session, plan, inputs, batch, *args, **kwargs)
 
     def _watched(self, output: Any) -> Any:
@@ -120,7 +90,26 @@ class WrappedMixin(_Base):
         return self.sllmr.usable(self._sllmr_backend.training_rows(self, arguments))
 
     def _passes(self, label_variance: float) -> Passes:
-        return Passes(self, self._sllmr_backend, super().forward, label_variance)
+        # Beneath the step losses, which are shown the rows of a step and not those of other passes.
+        return Passes(self, self._sllmr_backend, super(StepLossMixin, self).forward, label_variance)
+
+    def _terms(self) -> tuple[Term, ...]:
+        """Return all that this call of `fit` adds to the library's loss, the LLM's last."""
+        session = self.sllmr.session
+        return super()._terms() if session is None else (*super()._terms(), session)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        super()._begin_epoch(epoch)
+        if self.sllmr.session is not None:
+            self.sllmr.session.begin_epoch(epoch)
+
+    def _end_epoch(self) -> dict[str, float]:
+        account = super()._end_epoch()
+        if self.sllmr.session is None:
+            return account
+        own = self.sllmr.session.end_epoch()
+        self.sllmr.epochs.append(own)
+        return own | account
 
     def _judge(self, arguments: dict[str, Any]) -> JudgedPairs:
         """Score the table's probes and the candidates beside them with the model as it is."""
@@ -178,29 +167,6 @@ class WrappedMixin(_Base):
         """Move the gate along with `to`, `cuda` and `cpu`."""
         self.sllmr.to_device(fn)
         return super()._apply(fn, *args, **kwargs)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple:
-        """Pickle and copy by mixins and the library's class, since the combined ones are made at run time."""
-        _, _, state, *rest = super().__reduce_ex__(protocol)
-        if isinstance(state, dict):
-            state = {name: value for name, value in state.items() if name not in FIT_ONLY}
-        ancestors = type(self).__mro__
-        mixin, plain = ancestors[ancestors.index(WrappedMixin) - 1], plain_class(self)
-        return (new_instance, (mixin, augment_mixin(plain), unaugmented_class(plain)), state, *rest)
-
-
-@functools.cache
-def wrapped_class(mixin: type, plain: type) -> type:
-    """Return the class that puts a library's mixin before a model class, the same one every time."""
-    members: dict[str, Any] = {"__module__": plain.__module__, "__doc__": plain.__doc__}
-    return type(f"SLLMR{plain.__name__}", (mixin, plain), members)
-
-
-def new_instance(mixin: type, augmentation: type | None, plain: type) -> nn.Module:
-    """Return an empty instance of a library's class with its mixins before it."""
-    cls = plain if augmentation is None else augmented_class(augmentation, plain)
-    instance: nn.Module = object.__new__(wrapped_class(mixin, cls))
-    return instance
 
 
 def warn_if_only_warm_up(handle: Handle, n_epochs: int, remedy: str = "") -> None:

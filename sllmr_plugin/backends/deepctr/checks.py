@@ -80,6 +80,18 @@ def shares_forward(plain: type, model: nn.Module, has_batch_norm: bool) -> bool:
     return plain.forward.__module__.startswith("deepctr_torch.models.")  # type: ignore[attr-defined]
 
 
+def training_problems(model: Any) -> list[str]:
+    """Say why nothing can be added to a model's training."""
+    problems = [problem for problem in (version_problem(),) if problem]
+    if getattr(model, "gpus", None):
+        problems.append(
+            f"gpus={model.gpus!r} makes DeepCTR-Torch train through DataParallel, whose replicas lose what they store. "
+            "Build the model with gpus=None and device='cuda:0'; for several GPUs run the script with torchrun, "
+            "a process a GPU (docs/scale_processes.md)."
+        )
+    return problems
+
+
 def find_problems(
     model: Any,
     user: str,
@@ -97,13 +109,7 @@ def find_problems(
     features : Features or None
         None when there are problems.
     """
-    problems = [problem for problem in (version_problem(),) if problem]
-    if getattr(model, "gpus", None):
-        problems.append(
-            f"gpus={model.gpus!r} makes DeepCTR-Torch train through DataParallel, whose replicas lose what they store. "
-            "Build the model with gpus=None and device='cuda:0'; for several GPUs run the script with torchrun, "
-            "a process a GPU (docs/scale_processes.md)."
-        )
+    problems = training_problems(model)
     layout = {name: tuple(span) for name, span in model.feature_index.items()}
     problems += name_problems(layout, user, item, item_features)
     columns = feature_columns(model)

@@ -1,4 +1,4 @@
-"""The mixin and the callback that put the regularizer into DeepCTR-Torch's own `fit`.
+"""The mixin that puts the regularizer into DeepCTR-Torch's own `fit`, and what this package asks of its models.
 
 `BaseModel.fit` calls ``self(x)`` and ``self.get_regularization_loss()`` once a step; these two are the seams.
 The forward pass is given the extra rows behind the batch's and returns the batch's outputs only; the
@@ -7,9 +7,8 @@ regularization loss hands out what was made of the rest.
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -27,8 +26,8 @@ from ..augmented import AugmentMixin, unaugmented_class
 from ..base import Backend
 from ..optimizer import sync_optimizer
 from ..processes import Processes, check_processes
-from ..wrapped import WrappedMixin, held, new_instance, plain_class, warn_if_only_warm_up
-from . import ImportFirst
+from ..step_losses import StepLossMixin, held, plain_class
+from ..wrapped import WrappedMixin, warn_if_only_warm_up
 from .augmented import DeepCTRAugmentMixin, MatrixAugmentation, complete
 from .checks import (
     augment_problems,
@@ -38,85 +37,27 @@ from .checks import (
     require_arrays,
     require_compiled,
     shares_forward,
+    training_problems,
 )
 from .fit_seams import LeanL2, whole_batches
-
-_FIT_ORDER = (  # of DeepCTR-Torch's own `fit`
-    "x",
-    "y",
-    "batch_size",
-    "epochs",
-    "verbose",
-    "initial_epoch",
-    "validation_split",
-    "validation_data",
-    "shuffle",
-    "callbacks",
-)
+from .losses import DeepCTRLossMixin, SLLMRCallback, fit_arguments
 
 
-class SLLMRCallback:
-    """Opens and closes the regularizer's epochs and puts its account into the logs.
-
-    `fit` of a wrapped model adds one in front of the user's callbacks, so that ``sllmr_*`` stand in
-    `model.history` and later callbacks can monitor them. Passing one's own decides where it stands instead.
-
-    Parameters
-    ----------
-    verbose : int, default=0
-        Above 0, print a line an epoch.
-    """
-
-    def __init__(self, verbose: int = 0) -> None:
-        self.verbose = verbose
-        self.model: Any = None
-
-    def set_model(self, model: nn.Module) -> None:
-        """Remember the model that trains."""
-        self.model = model
-
-    def set_params(self, params: dict) -> None:
-        """Take no notice: part of DeepCTR-Torch's callback protocol."""
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Do nothing: `fit` has opened the session already."""
-
-    def on_train_end(self, logs: dict | None = None) -> None:
-        """Do nothing: `fit` closes the session, whatever happens."""
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Set the epoch's weight."""
-        handle = getattr(self.model, "sllmr", None)
-        if handle is not None and handle.session is not None:
-            handle.session.begin_epoch(epoch)
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Add the epoch's account to the logs.
-
-        Raises
-        ------
-        NoPairsError, HookNeverFiredError
-            If the regularizer did nothing in this epoch.
-        """
-        handle = getattr(self.model, "sllmr", None)
-        if handle is None or handle.session is None:
-            return
-        account = handle.session.end_epoch()
-        handle.epochs.append(account)
-        if logs is not None:
-            logs.update(account)
-        if self.verbose and account["sllmr_pairs"] and handle.session.ranks.rank == 0:
-            print("sllmr - " + " - ".join(f"{key[6:]}: {value:.4g}" for key, value in account.items()))
-
-
-class SLLMRMixin(WrappedMixin):
+class SLLMRMixin(WrappedMixin, DeepCTRLossMixin):
     """Put before a DeepCTR-Torch model class, adds the regularizer to `fit`; needs a `Handle` in `sllmr`.
 
     `wrap` builds the combined class and swaps it in; there is no need to inherit from this by hand.
     """
 
-    optimizer_name = "optim"
-    _sllmr_penalty: LeanL2 | None = None
+    @property
+    def _library(self) -> Any:
+        """The plain model's own methods."""
+        return super(StepLossMixin, self)
+
+    @property
+    def _speaks(self) -> bool:  # type: ignore[override]
+        """Whether this process tells of its epochs."""
+        return self._sllmr_processes is None or self._sllmr_processes.ranks.rank == 0
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the plain model does, with the regularizer added; takes and returns the same.
@@ -137,7 +78,7 @@ class SLLMRMixin(WrappedMixin):
         ranks = Ranks.here(self.device)
         if ranks.world == 1:
             return self._fit(*args, **kwargs)
-        arguments = _fit_arguments(super().fit, args, kwargs)
+        arguments = fit_arguments(self._library.fit, args, kwargs)
         check_processes(self, self.sllmr, ranks, arguments, issubclass(plain_class(self), AugmentMixin))
         with held(self, "_sllmr_processes", Processes(self, ranks, self._forward_here)):
             return self._fit(**arguments)
@@ -146,14 +87,14 @@ class SLLMRMixin(WrappedMixin):
         """Train in this process, which may be one of several."""
         plain: Any = unaugmented_class(plain_class(self))
         if plain.fit.__module__.startswith("deepctr_torch."):  # of a fit of the user's own nothing is known
-            given = _fit_arguments(super().fit, args, kwargs)
+            given = fit_arguments(self._library.fit, args, kwargs)
             require_compiled(self)
             require_arrays(self, complete(self, given["x"]), given["y"])
         handle = self.sllmr
         if not handle.enabled or not handle.config.active:
             handle.training, handle.epochs = {}, []
             return self._plain_fit(*args, **kwargs)
-        arguments = _fit_arguments(super().fit, args, kwargs)
+        arguments = fit_arguments(self._library.fit, args, kwargs)
         if arguments.get("epochs", 1) <= arguments.get("initial_epoch", 0):
             warnings.warn(
                 f"fit(epochs={arguments.get('epochs', 1)}, initial_epoch={arguments.get('initial_epoch', 0)}) trains "
@@ -185,7 +126,7 @@ class SLLMRMixin(WrappedMixin):
     def _plain_fit(self, *args: Any, **kwargs: Any) -> Any:
         """Run the plain model's `fit`, with a loader and an L2 penalty that give the same bits in less time."""
         handle, processes = self.sllmr, self._sllmr_processes
-        penalty = LeanL2(self, super().get_regularization_loss) if handle.lean_l2 else None
+        penalty = LeanL2(self, self._library.get_regularization_loss) if handle.lean_l2 else None
         with ExitStack() as stack:
             stack.enter_context(held(self, "_sllmr_penalty", penalty))
             use = stack.enter_context(whole_batches(handle.whole_batches, processes and processes.batches))
@@ -216,47 +157,13 @@ class SLLMRMixin(WrappedMixin):
 
     def get_regularization_loss(self) -> Tensor:
         """Return the plain model's regularization loss plus, once a training step, the weighted LLM loss."""
-        penalty = self._sllmr_penalty
-        loss = super().get_regularization_loss() if penalty is None else penalty()
+        loss = self._penalty()
         if self._sllmr_processes is not None:  # their gradients are added up, and this one is the same in all
             loss = loss / self._sllmr_processes.ranks.world
-        session = self.sllmr.session
-        if session is None:
-            if torch.is_grad_enabled():
-                self._warn_of_own_loop()
-            return loss
-        extra = session.take_loss()
-        return loss if extra is None else loss + extra
-
-    def __reduce_ex__(self, protocol: Any) -> tuple:
-        """Pickle and copy by mixins and plain class, which the library is imported quietly for."""
-        _, classes, *rest = super().__reduce_ex__(protocol)
-        return (_new_instance, (ImportFirst(), *classes), *rest)
-
-
-def _new_instance(_: object, *classes: Any) -> nn.Module:
-    return new_instance(*classes)
-
-
-def _fit_arguments(fit: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Name the arguments of a call of `fit`, whatever signature an overriding class gave it."""
-    signature = inspect.signature(fit)
-    kinds = {parameter.kind: parameter.name for parameter in signature.parameters.values()}
-    call = signature.bind(*args, **kwargs)
-    call.apply_defaults()
-    arguments = dict(call.arguments)
-    rest = arguments.pop(kinds.get(inspect.Parameter.VAR_KEYWORD, ""), {})
-    unnamed = arguments.pop(kinds.get(inspect.Parameter.VAR_POSITIONAL, ""), ())
-    arguments |= dict(zip(_FIT_ORDER, unnamed, strict=False)) | rest
-    lacking = [name for name in ("x", "y") if name not in arguments]
-    if "callbacks" not in signature.parameters and inspect.Parameter.VAR_KEYWORD not in kinds:
-        lacking.append("callbacks")
-    if lacking:
-        raise HookNeverFiredError(
-            f"an overriding fit{signature} takes no argument named {', '.join(lacking)}, so the regularizer cannot "
-            "reach the training. Give it DeepCTR-Torch's names, or **kwargs, and pass them on to super().fit."
-        )
-    return {"callbacks": None, **arguments}
+        if self.sllmr.session is None and torch.is_grad_enabled():
+            self._warn_of_own_loop()
+        total: Tensor = self._with_terms(loss)
+        return total
 
 
 class DeepCTRBackend(Backend):
@@ -264,6 +171,16 @@ class DeepCTRBackend(Backend):
 
     mixin = SLLMRMixin
     augment_mixin = DeepCTRAugmentMixin
+    loss_mixin = DeepCTRLossMixin
+    loss_is_mean = False
+
+    def training_problems(self, model: Any) -> list[str]:
+        """Say why nothing can be added to the model's training."""
+        return training_problems(model)
+
+    def codes(self, model: Any, inputs: Tensor, feature: str) -> Tensor:
+        """Return a feature's codes, (n_rows,) int64, of what the model's forward takes."""
+        return inputs[:, model.feature_index[feature][0]].detach().long()
 
     def find_problems(
         self,
@@ -355,4 +272,4 @@ class DeepCTRBackend(Backend):
             model.aux_loss = before
 
 
-BACKEND = SLLMRMixin._sllmr_backend = DeepCTRBackend()
+BACKEND = DeepCTRBackend()

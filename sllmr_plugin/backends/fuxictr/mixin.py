@@ -1,8 +1,4 @@
-"""The mixin that puts the regularizer into FuxiCTR's own `fit`.
-
-`train_step` calls ``self.forward(batch)`` and ``self.compute_loss(return_dict, y_true)``; these are the seams of a
-step. `fit` calls ``self.train_epoch``, the seam of an epoch. The mixin stands before the model's class, so models that
-override `train_step`, `train_epoch` or `add_loss` are reached as well, as long as they go on calling these.
+"""The mixin that puts the regularizer into FuxiCTR's own `fit`, and what this package asks of its models.
 
 FuxiCTR's losses are means over the rows of a batch, DeepCTR-Torch's are sums: what is added is divided by the rows,
 so that a weight says the same beside either.
@@ -11,7 +7,6 @@ so that a weight says the same beside either.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,19 +26,17 @@ from ..base import Backend
 from ..optimizer import sync_optimizer
 from ..wrapped import WrappedMixin, warn_if_only_warm_up
 from .augmented import BatchAugmentation, FuxiCTRAugmentMixin, build_augmentation
-from .checks import find_problems, id_index, is_row_wise, prediction_head
+from .checks import find_problems, id_index, is_row_wise, prediction_head, seam_problem
 from .data import RowScorer, StreamedRows, random_state_kept, to_batch, to_rows, training_pieces, with_rows
+from .losses import FuxiCTRLossMixin
 
-_LOG = logging.getLogger(__name__)
 _TRIED_ROWS = (8, 64, 512)  # more where the model fails on fewer; the whole batch comes last
 
 Batch = Mapping[str, Tensor]
 
 
-class FuxiCTRMixin(WrappedMixin):
+class FuxiCTRMixin(WrappedMixin, FuxiCTRLossMixin):
     """Put before a FuxiCTR model class, adds the regularizer to `fit`; needs a `Handle` in `sllmr`."""
-
-    optimizer_name = "optimizer"
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the plain model does, with the regularizer added; takes and returns the same.
@@ -87,26 +80,9 @@ class FuxiCTRMixin(WrappedMixin):
             )
         return result
 
-    def train_epoch(self, *args: Any, **kwargs: Any) -> Any:
-        """Train an epoch as the plain model does; its account goes to the log and to ``sllmr.epochs``."""
-        handle, session = self.sllmr, self.sllmr.session
-        if session is None:
-            return super().train_epoch(*args, **kwargs)
-        session.begin_epoch(len(handle.epochs))
-        result = super().train_epoch(*args, **kwargs)
-        account = session.end_epoch()
-        handle.epochs.append(account)
-        if account["sllmr_pairs"]:
-            told = " - ".join(f"{key[6:]}: {value:.4g}" for key, value in account.items())
-            _LOG.info("[SLLMR] epoch %d: %s", len(handle.epochs), told)
-        return result
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the plain model's loss plus, once a training step, the weighted LLM loss."""
-        loss = super().compute_loss(*args, **kwargs)
-        session = self.sllmr.session
-        extra = None if session is None else session.take_loss(mean=True)
-        return loss if extra is None else loss + extra
+    def _n_epochs(self) -> int:
+        """Return how many epochs of this call of `fit` are over."""
+        return len(self.sllmr.epochs) if self.sllmr.session is not None else super()._n_epochs()
 
     def judge_probes(self, x: Any, y: None = None) -> JudgedPairs:
         """Score the table's probes and the candidates beside them with the model as it is.
@@ -124,8 +100,18 @@ class FuxiCTRBackend(Backend):
 
     mixin = FuxiCTRMixin
     augment_mixin = FuxiCTRAugmentMixin
+    loss_mixin = FuxiCTRLossMixin
+    loss_is_mean = True
     draws_apart = True
     rows_run_alone = True
+
+    def training_problems(self, model: Any) -> list[str]:
+        """Say why nothing can be added to the model's training."""
+        return [problem for problem in (seam_problem(model),) if problem]
+
+    def codes(self, model: Any, inputs: Batch, feature: str) -> Tensor:
+        """Return a feature's codes, (n_rows,) int64, of what the model's forward takes."""
+        return inputs[feature].detach().reshape(len(inputs[feature]), -1)[:, 0].to(model.device, torch.int64)
 
     def find_problems(
         self,
@@ -236,4 +222,4 @@ class FuxiCTRBackend(Backend):
             ) from error
 
 
-BACKEND = FuxiCTRMixin._sllmr_backend = FuxiCTRBackend()
+BACKEND = FuxiCTRBackend()
