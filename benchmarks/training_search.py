@@ -17,6 +17,7 @@ import numpy as np
 
 from sllmr_plugin import ScoreTable, SelectiveConfig
 from sllmr_plugin.datasets.interactions import load_interactions
+from sllmr_plugin.evaluation.modes import Mode, Start
 from sllmr_plugin.evaluation.training import RunSettings, train
 
 CENTRE: dict[str, Any] = {"epochs": 15, "patience": 3, "negatives": 4, "redraw": True, "learning_rate": 3e-3}
@@ -46,7 +47,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="interactions.csv, items.csv, llm_scores.parquet")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; runs that are there are not made again")
     parser.add_argument("--backbone", nargs="+", default=["deepfm"])
-    parser.add_argument("--modes", nargs="+", default=["none", "gated"])
+    parser.add_argument("--modes", nargs="+", default=["none", "gated"], help="also init, init+gated, ...")
+    parser.add_argument("--initialise", type=Path, help="text table or vectors that the modes with init start from")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--valid-items", type=int, default=300, help="unseen items ranked against (default: 300)")
     arguments = parser.parse_args()
@@ -54,6 +56,7 @@ def main() -> None:
     scores = ScoreTable.read(
         arguments.data / "llm_scores.parquet", user_index=data.user_index, item_index=data.item_index
     )
+    start = arguments.initialise and Start.read(arguments.initialise, arguments.data / "items.csv")
     lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
     found = {tuple(line["run"]): line for line in map(json.loads, lines)}
     for seed, backbone, change, mode in itertools.product(
@@ -63,15 +66,16 @@ def main() -> None:
         if key in found:
             continue
         settings = RunSettings(**{**CENTRE, **change, "valid_items": arguments.valid_items, "valid_users": None})
-        config = SelectiveConfig.of_mode(mode)
+        how = Mode.of(mode)
         trained = train(
             data,
             settings.rows(data, seed),
             scores,
             backbone=backbone,
-            config=config,
+            config=SelectiveConfig.of_mode(how.regularizer),
             seed=seed,
             settings=settings,
+            start=start if "init" in how.parts else None,
             verbose=False,
         )
         found[key] = {"run": key, "auc": trained.auc, "epoch": trained.epoch, "seconds": round(trained.seconds, 1)}

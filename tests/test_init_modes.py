@@ -15,17 +15,18 @@ from sllmr_plugin import SelectiveConfig, Vectors
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.errors import BackboneError, ConfigError, RunFolderError
+from sllmr_plugin.errors import BackboneError, ConfigError, RunFolderError, VectorsError
 from sllmr_plugin.evaluation import training as training_module
 from sllmr_plugin.evaluation.compare import compare
 from sllmr_plugin.evaluation.comparison import format_table
-from sllmr_plugin.evaluation.modes import Start
+from sllmr_plugin.evaluation.modes import Start, with_semantic_ids
 from sllmr_plugin.evaluation.ranking import full_ranking, summarize
 from sllmr_plugin.evaluation.report import write_report
 from sllmr_plugin.evaluation.report.summary import summarise
 from sllmr_plugin.evaluation.store import RunFolder
 from sllmr_plugin.evaluation.training import BestEpoch, RunSettings, train
 from sllmr_plugin.evaluation.untrained import UNTRAINED, UntrainedModel
+from sllmr_plugin.knowledge.semantic_ids import SemanticIds
 from sllmr_plugin.scores.table import ScoreTable
 
 from .evaluation_cases import N_ITEMS, N_USERS, interactions, ranking, result
@@ -63,6 +64,34 @@ def run(data, *, mode="none", settings=SMALL, **options):
     return train(
         data, rows, table, backbone="deepfm", config=config, seed=1, settings=settings, verbose=False, **options
     )
+
+
+def test_embeddings_are_aligned_in_the_mode_align(tmp_path, data, start):
+    modes = ["none", "init", "init+align", "align+global"]
+    found = compare(data, scores(), out=tmp_path, modes=modes, seeds=1, settings=SMALL, start=start, verbose=False)
+    assert len({run.auc for run in found}) == 4
+    again = run(data, aligned=start.vectors)
+    plain = run(data)
+    states = [trained.model.state_dict() for trained in (again, plain)]
+    assert any(not torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert list(states[0]) == list(states[1])
+
+
+def test_semantic_ids_are_features_of_the_mode_sid(tmp_path, data, start):
+    coded = with_semantic_ids(data, start.vectors)
+    assert list(coded.attributes) == ["item_sid_0", "item_sid_1", "item_sid_2"]
+    expected = SemanticIds.fit(start.vectors).assign(start.vectors).set_index("item_id")
+    for item, code in data.item_index.items():
+        codes = [attribute.codes[code] for attribute in coded.attributes.values()]
+        assert codes == (expected.loc[item].tolist() if item in expected.index else [0, 0, 0])
+    assert all(a.codes.max() < a.vocabulary_size for a in coded.attributes.values())
+    modes = ["none", "sid", "sid+global"]
+    found = compare(data, scores(), out=tmp_path, modes=modes, seeds=1, settings=SMALL, start=start, verbose=False)
+    assert len({run.auc for run in found}) == 3
+    alone = compare(data, scores(), out=tmp_path / "plain", modes=["none"], seeds=1, settings=SMALL, verbose=False)
+    assert alone[0].auc == found[0].auc  # the plain model does not see them
+    with pytest.raises(VectorsError, match="none of its items is in the interactions"):
+        with_semantic_ids(data, Vectors.read({10**6: [0.0, 1.0], 10**6 + 1: [1.0, 0.0]}))
 
 
 def test_vectors_are_inputs_of_the_mode_embed(tmp_path, data, start):

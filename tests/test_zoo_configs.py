@@ -50,7 +50,7 @@ def test_every_file_composes_with_every_other(model, data, setting):
     assert experiment.config.cold_threshold == 3
     training = experiment.training
     assert (training.embedding_dim, training.batch_size) == ((16, 256) if small else (64, 128))
-    assert (training.learning_rate, training.history_length) == (1e-3, 20)
+    assert (training.learning_rate, training.history_length) == (3e-3 if small else 1e-3, 20)
     assert experiment.model.about
     assert experiment.data.about
 
@@ -77,7 +77,7 @@ def test_later_files_win_and_each_key_knows_its_place(tmp_path):
     experiment = compose(model=model, data=data, setting="small", assignments=["training.batch_size=8"])
     training = experiment.training
     assert (training.embedding_dim, experiment.config.weight, training.negatives) == (16, 0.3, 5)
-    assert (training.epochs, training.batch_size, training.learning_rate) == (6, 8, 1e-3)
+    assert (training.epochs, training.batch_size, training.learning_rate) == (6, 8, 3e-3)
     assert experiment.origins["training.embedding_dim"] == "model_zoo_configs/small.yaml, line 8"
     assert experiment.origins["config.weight"] == f"{data}, line 4"
     assert experiment.origins["training.epochs"] == f"{model}, line 4"

@@ -25,7 +25,7 @@ from ..scores.table import ScoreTable
 from ..zoo.deepctr import check_attributes, check_backbone, check_dense, input_rows
 from .comparison import Comparison
 from .differences import BASELINE
-from .modes import Mode, Start, check_sources
+from .modes import Mode, Start, check_sources, with_semantic_ids
 from .pooled import PooledRows
 from .reliability import reliability
 from .run import train_and_rank
@@ -120,7 +120,8 @@ def compare(
     modes : sequence of str, default=("none", "global", "gated")
         Names that `Mode.of` reads: keys of `sllmr_plugin.config.MODES`, each short for some fields of
         `SelectiveConfig` (``none`` is the plain, unwrapped model); ``init``, whose embeddings start from the vectors of
-        `start`, and ``embed``, which adds inputs made of them; ``kar`` and ``llm_cf``, which add inputs made of
+        `start`, ``align``, whose embeddings are pulled towards them in every step, ``sid``, which adds codes of them as
+        features, and ``embed``, which adds inputs made of them; ``kar`` and ``llm_cf``, which add inputs made of
         `texts`; and combinations such as ``init+gated``.
     seeds : int or sequence of int, default=3
         The seeds, or how many, counted from 0.
@@ -134,7 +135,7 @@ def compare(
     encoder : TextEncoder, optional
         Encodes them; default: `TfidfSvdEncoder`.
     start : Start, optional
-        Vectors of the modes with ``init``, whose embeddings start from them, and ``embed``, whose inputs they are.
+        Vectors of the modes with ``init``, ``align``, ``sid`` and ``embed``.
     overwrite : bool, default=False
         Drop runs in `out` that were made with other settings instead of refusing to mix.
     strata : sequence of DataFrame, default=()
@@ -176,8 +177,11 @@ def compare(
             "vectors are given, and no mode that reads them is compared; add init, embed, init+gated or the like to "
             "the modes (--modes), or leave the vectors out."
         )
+    coded = data
+    if start is not None and any("sid" in mode.parts for mode in wanted):
+        coded = with_semantic_ids(data, start.vectors)
     for name in names:
-        check_attributes(name, data)
+        check_attributes(name, coded)
     if any(mode.adds_input for mode in wanted):
         for name in names:
             check_dense(name)
@@ -212,13 +216,13 @@ def compare(
                 modes_to_run.append(mode)
         if not modes_to_run:
             continue
-        rows = settings.rows(data, seed)
+        rows = settings.rows(coded, seed)
         for mode in modes_to_run:
             judge = _reliability_into(folder, data, rows, scores, configs[mode], mode, name, seed)
             how, label = Mode.of(mode), f"{name} {mode} seed {seed}"
             progress.note(f"{label}: epoch 1 of {settings.epochs}")
             run = train_and_rank(
-                data,
+                coded if "sid" in how.parts else data,
                 rows,
                 scores,
                 backbone=name,
@@ -228,6 +232,7 @@ def compare(
                 mode=mode,
                 adaptor=how.adaptor(data, rows, seed, texts=encoded, start=start),
                 start=start if "init" in how.parts else None,
+                aligned=start.vectors if start is not None and "align" in how.parts else None,
                 report=_noted(progress, label, settings.epochs),
                 inspect=judge,
                 verbose=verbose,

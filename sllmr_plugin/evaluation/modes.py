@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..backends.initialise import DEFAULT_SCALE
 from ..config import MODES
+from ..datasets.attributes import ItemAttribute
 from ..datasets.interactions import Interactions
-from ..errors import ConfigError
+from ..errors import ConfigError, VectorsError
 from ..knowledge import Adaptor, EmbedAdaptor, EncodedTexts, KARAdaptor, LLMCFAdaptor, TextEncoder
 from ..knowledge.id_vectors import Vectors
+from ..knowledge.semantic_ids import SemanticIds
+from ..scores.ids import encode_ids
 from ..scores.texts import is_text_table
 
 
@@ -27,7 +31,7 @@ class Part:
     needs : {"texts", "vectors"}
         What it reads.
     adds_input : bool
-        Whether the model gets dense inputs, which then have to be served; a mode has at most one such part.
+        Whether an adaptor gives the model dense inputs, which then have to be served; a mode has at most one such part.
     says : str
         What it does, for reports.
     """
@@ -39,6 +43,8 @@ class Part:
 
 PARTS = {
     "init": Part("vectors", False, "embeddings started from vectors of the items"),
+    "align": Part("vectors", False, "embeddings pulled towards vectors of the items in every step"),
+    "sid": Part("vectors", False, "semantic ids, codes of the items' vectors, as features (looked up in serving)"),
     "embed": Part("vectors", True, "vectors of items and users through perceptrons as extra inputs"),
     "kar": Part("texts", True, "encoded texts of users and items as extra inputs (KAR)"),
     "llm_cf": Part("texts", True, "encoded in-context exemplars as an extra input (LLM-CF)"),
@@ -168,6 +174,34 @@ class Mode:
         if "kar" in self.parts:
             return KARAdaptor(texts, seed=seed)
         return LLMCFAdaptor(texts, x, y, user="user_id", item="item_id", seed=seed)
+
+
+def with_semantic_ids(data: Interactions, vectors: Vectors) -> Interactions:
+    """Return data whose items have codes of their vectors as further attributes (`SemanticIds`).
+
+    Parameters
+    ----------
+    data : Interactions
+        Items without a vector have no code.
+    vectors : Vectors
+        By the raw ids of `data`.
+
+    Raises
+    ------
+    VectorsError
+        If no item has a vector.
+    """
+    table = SemanticIds.fit(vectors).assign(vectors)
+    places = encode_ids(table["item_id"], data.item_index, what="item_id")
+    if not (places > 0).any():
+        raise VectorsError(f"{vectors.source}: none of its items is in the interactions. Check the ids.")
+    attributes = dict(data.attributes)
+    for column in table.columns.drop("item_id"):
+        codes = np.zeros(data.n_items + 1, dtype=np.int32)
+        codes[places[places > 0]] = table[column].to_numpy()[places > 0]
+        attribute = ItemAttribute(column, pd.RangeIndex(1, codes.max() + 1, name=column), codes)
+        attributes[attribute.feature] = attribute
+    return replace(data, attributes=attributes)
 
 
 class ModeName:

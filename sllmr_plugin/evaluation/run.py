@@ -15,6 +15,7 @@ from .. import __version__
 from ..config import SelectiveConfig
 from ..datasets.interactions import Interactions
 from ..knowledge import Adaptor
+from ..knowledge.id_vectors import Vectors
 from ..parallel.engine import Engine
 from ..scores.table import ScoreTable
 from .metrics import click_metrics, labelled_rows, predict_rows, ranking_metrics
@@ -123,6 +124,7 @@ def train_and_rank(
     mode: str | None = None,
     adaptor: Adaptor | None = None,
     start: Start | None = None,
+    aligned: Vectors | None = None,
     report: Callable[[int, float], None] = lambda epoch, auc: None,
     inspect: Callable[[Any], None] = lambda model: None,
     verbose: bool = True,
@@ -154,6 +156,8 @@ def train_and_rank(
         Fills dense columns from texts, in training and in the ranking; see `train`.
     start : Start, optional
         What the embeddings start from; see `train`.
+    aligned : Vectors, optional
+        What they are pulled towards; see `train`.
     report : callable, optional
         Called after each epoch with its number, counted from 1, and its validation AUC.
     inspect : callable, optional
@@ -187,6 +191,7 @@ def train_and_rank(
         settings=settings,
         adaptor=adaptor,
         start=start,
+        aligned=aligned,
         report=report,
         verbose=verbose,
         engine=engine,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 
+from ..backends.align import align
 from ..backends.augment import augment
 from ..backends.initialise import initialise
 from ..config import SelectiveConfig
@@ -21,6 +22,7 @@ from ..datasets.interactions import Interactions
 from ..datasets.protocols import FULL_RANKING, LLM_CF, MIN_EARLIER, with_earlier_interactions
 from ..errors import EvaluationError, InactiveWarning
 from ..knowledge import Adaptor
+from ..knowledge.id_vectors import Vectors
 from ..parallel.engine import Engine
 from ..scores.table import ScoreTable
 from ..settings import Bounds, Settings
@@ -48,7 +50,7 @@ class RunSettings(Settings):
         Length of the embedding vectors.
     batch_size : int, default=256
         Rows of a training step.
-    learning_rate : float, default=1e-3
+    learning_rate : float, default=3e-3
         Of Adam.
     negatives : int, default=4
         Items drawn as negatives for each training positive; the data's own negatives, where it has some,
@@ -95,7 +97,7 @@ class RunSettings(Settings):
     epochs: _Count = 15
     embedding_dim: _Count = 16
     batch_size: _Count = 256
-    learning_rate: Annotated[float, Bounds(above=0)] = 1e-3
+    learning_rate: Annotated[float, Bounds(above=0)] = 3e-3
     negatives: Annotated[int, Bounds(least=0)] = 4
     negatives_by: Literal["uniform", "popularity"] = "uniform"
     redraw: bool = True
@@ -154,7 +156,7 @@ class RunSettings(Settings):
         return with_earlier_interactions(rows) if self.is_llm_cf else rows
 
 
-QUICK: Mapping[str, Any] = {"epochs": 3, "negatives": 1, "redraw": False, "patience": None}
+QUICK: Mapping[str, Any] = {"epochs": 3, "learning_rate": 1e-3, "negatives": 1, "redraw": False, "patience": None}
 """Fields of `RunSettings.quick`."""
 
 PROTOCOL_SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -163,6 +165,7 @@ PROTOCOL_SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "epochs": 10,
         "embedding_dim": 32,
         "batch_size": 128,
+        "learning_rate": 1e-3,
         "negatives": 1,
         "negatives_by": "uniform",
         "redraw": False,
@@ -295,6 +298,7 @@ def train(
     settings: RunSettings,
     adaptor: Adaptor | None = None,
     start: Start | None = None,
+    aligned: Vectors | None = None,
     report: Callable[[int, float], None] = lambda epoch, auc: None,
     verbose: bool = True,
     engine: Engine | None = None,
@@ -325,6 +329,8 @@ def train(
         Fills dense columns that the model is built with. It is trained, so every run needs one of its own.
     start : Start, optional
         What the embeddings of items and users start from; the rest of the model starts as ever.
+    aligned : Vectors, optional
+        What the embeddings of every step are pulled towards (`align`, at its defaults).
     report : callable, optional
         Called after each epoch with its number, counted from 1, and its validation AUC.
     verbose : bool, default=True
@@ -374,6 +380,9 @@ def train(
             user_index=data.user_index,
             item_index=data.item_index,
         )
+    if aligned is not None:
+        index = {"user_index": data.user_index, "item_index": data.item_index}
+        align(model, aligned, user="user_id", item="item_id", seed=seed, **index)
     if config.active:
         model = wrap(model, scores, config=config, **wrap_arguments(data))
     model.compile(torch.optim.Adam(model.parameters(), lr=settings.learning_rate), "binary_crossentropy")
