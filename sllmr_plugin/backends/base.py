@@ -93,8 +93,6 @@ class Backend:
     loss_mixin : type
         Put before a model's class where a loss is added; derives from `StepLossMixin` and holds the seams of the
         library's `fit`.
-    loss_is_mean : bool
-        Whether the library's own loss is a mean over the rows of a batch, and not a sum.
     draws_apart : bool
         Whether dropout of extra rows draws from a generator of the session's own.
     rows_run_alone : bool
@@ -104,7 +102,6 @@ class Backend:
     mixin: type
     augment_mixin: type
     loss_mixin: type
-    loss_is_mean: bool
     draws_apart: bool = False
     rows_run_alone: bool = False
 

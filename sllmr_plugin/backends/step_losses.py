@@ -2,7 +2,8 @@
 
 A `StepLoss` stays on the model between calls of `fit`, outside the module tree, so that ``state_dict`` keys are the
 plain model's. For a call of `fit` it opens a `LossRun`, which sees the codes of each step's rows and hands out its loss
-where the library asks for its own. The regularizer of `wrap` is such a run, too (`TrainingSession`).
+where the library asks for its own. A `TrainingSession`, the regularizer of
+`wrap`, hands out its own in the same way.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,19 +31,6 @@ LOSSES = "sllmr_losses"
 """Attribute of a model: its step losses by name."""
 
 _GROUP_MARK = "sllmr_losses"
-
-
-class Term(Protocol):
-    """What a call of `fit` adds to the library's loss."""
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Start the account of an epoch, counted from 0."""
-
-    def take_loss(self, *, mean: bool = False) -> Tensor | None:
-        """Hand out the step's weighted loss, once; `mean` says that the library's own is a mean over rows."""
-
-    def end_epoch(self) -> dict[str, float]:
-        """Close the account: ``sllmr_*`` values for the history."""
 
 
 class LossRun:
@@ -166,6 +154,8 @@ class StepLossMixin(_Base):
 
     optimizer_name: ClassVar[str]
     """Attribute under which the library's models keep their optimizer."""
+    loss_is_mean: ClassVar[bool]
+    """Whether the library's own loss is a mean over the rows of a batch, and not a sum."""
 
     device: Any
     _sllmr_runs: tuple[LossRun, ...] = ()
@@ -179,13 +169,14 @@ class StepLossMixin(_Base):
 
     def forward(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the plain model's output; the step's losses see the ids of its input."""
-        self._show(inputs)
+        if self._sllmr_runs:
+            self._show(inputs)
         return super().forward(inputs, *args, **kwargs)
 
     def _show(self, inputs: Any, rows: Tensor | None = None) -> None:
         """Show a training step's input, and rows of candidates that go with it, to the step's losses."""
         # Not `self.training`: DeepCTR-Torch's fit leaves the model in eval mode after the first validation.
-        if not self._sllmr_runs or not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
             return
         backend = self._sllmr_backend
         more = None if rows is None or len(rows) == 0 else backend.inputs(self, rows)
@@ -196,14 +187,15 @@ class StepLossMixin(_Base):
                 own = {name: torch.cat([codes, backend.codes(self, more, name)]) for name, codes in own.items()}
             run.see(own, n_batch)
 
-    def _terms(self) -> tuple[Term, ...]:
-        """Return all that this call of `fit` adds to the library's loss."""
-        return self._sllmr_runs
+    @property
+    def _adds(self) -> bool:
+        """Whether this call of `fit` adds anything to the library's loss."""
+        return bool(self._sllmr_runs)
 
-    def _with_terms(self, loss: Any) -> Any:
+    def _with_added(self, loss: Any) -> Any:
         """Return the library's loss plus, once a training step, what is added to it."""
-        for term in self._terms():
-            extra = term.take_loss(mean=self._sllmr_backend.loss_is_mean)
+        for run in self._sllmr_runs:
+            extra = run.take_loss(mean=self.loss_is_mean)
             if extra is not None:
                 loss = loss + extra
         return loss

@@ -19,7 +19,7 @@ from ..training.session import TrainingSession
 from ..training.view import Usable
 from .forward import Passes
 from .optimizer import sync_optimizer
-from .step_losses import StepLossMixin, Term, plain_class
+from .step_losses import StepLossMixin, plain_class
 
 OWN_LOOP = "sllmr_plugin.SelectiveLoss takes the model's scores, the LLM's and whose they are"
 
@@ -54,7 +54,8 @@ class WrappedMixin(StepLossMixin):
                 "its input, which the rows of candidates do not have. Make them features of the model, or let "
                 "forward do without them."
             )
-        self._show(inputs, plan.rows)
+        if self._sllmr_runs:
+            self._show(inputs, plan.rows)
         return passes.step(session, plan, inputs, batch, *args, **kwargs)
 
     def _watched(self, output: Any) -> Any:
@@ -93,10 +94,18 @@ class WrappedMixin(StepLossMixin):
         # Beneath the step losses, which are shown the rows of a step and not those of other passes.
         return Passes(self, self._sllmr_backend, super(StepLossMixin, self).forward, label_variance)
 
-    def _terms(self) -> tuple[Term, ...]:
-        """Return all that this call of `fit` adds to the library's loss, the LLM's last."""
+    @property
+    def _adds(self) -> bool:
+        """Whether this call of `fit` adds anything to the library's loss."""
+        return self.sllmr.session is not None or super()._adds
+
+    def _with_added(self, loss: Any) -> Any:
+        """Return the library's loss plus, once a training step, what is added to it, the LLM's loss last."""
+        if self._sllmr_runs:
+            loss = super()._with_added(loss)
         session = self.sllmr.session
-        return super()._terms() if session is None else (*super()._terms(), session)
+        extra = None if session is None else session.take_loss(mean=self.loss_is_mean)
+        return loss if extra is None else loss + extra
 
     def _begin_epoch(self, epoch: int) -> None:
         super()._begin_epoch(epoch)

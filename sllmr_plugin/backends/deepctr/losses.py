@@ -86,6 +86,7 @@ class DeepCTRLossMixin(StepLossMixin):
     """Put before a DeepCTR-Torch model class, adds its losses to `fit`; the lower part of `SLLMRMixin`."""
 
     optimizer_name = "optim"
+    loss_is_mean = False
     _speaks = True
     _sllmr_penalty: LeanL2 | None = None
 
@@ -120,12 +121,9 @@ class DeepCTRLossMixin(StepLossMixin):
 
     def get_regularization_loss(self) -> Tensor:
         """Return the plain model's regularization loss plus, once a training step, what is added to it."""
-        loss: Tensor = self._with_terms(self._penalty())
-        return loss
-
-    def _penalty(self) -> Tensor:
-        """Return the plain model's regularization loss, in `fit` computed with fewer passes over the tables."""
-        loss: Tensor = super().get_regularization_loss() if self._sllmr_penalty is None else self._sllmr_penalty()
+        # In `fit` the model's own is computed with fewer passes over the tables.
+        own = super().get_regularization_loss() if self._sllmr_penalty is None else self._sllmr_penalty()
+        loss: Tensor = self._with_added(own)
         return loss
 
     def __reduce_ex__(self, protocol: Any) -> tuple:

@@ -157,12 +157,12 @@ class SLLMRMixin(WrappedMixin, DeepCTRLossMixin):
 
     def get_regularization_loss(self) -> Tensor:
         """Return the plain model's regularization loss plus, once a training step, the weighted LLM loss."""
-        loss = self._penalty()
+        loss = self._library.get_regularization_loss() if self._sllmr_penalty is None else self._sllmr_penalty()
         if self._sllmr_processes is not None:  # their gradients are added up, and this one is the same in all
             loss = loss / self._sllmr_processes.ranks.world
         if self.sllmr.session is None and torch.is_grad_enabled():
             self._warn_of_own_loop()
-        total: Tensor = self._with_terms(loss)
+        total: Tensor = self._with_added(loss)
         return total
 
 
@@ -172,7 +172,6 @@ class DeepCTRBackend(Backend):
     mixin = SLLMRMixin
     augment_mixin = DeepCTRAugmentMixin
     loss_mixin = DeepCTRLossMixin
-    loss_is_mean = False
 
     def training_problems(self, model: Any) -> list[str]:
         """Say why nothing can be added to the model's training."""

@@ -22,6 +22,7 @@ class FuxiCTRLossMixin(StepLossMixin):
     """Put before a FuxiCTR model class, adds its losses to `fit`; the lower part of `FuxiCTRMixin`."""
 
     optimizer_name = "optimizer"
+    loss_is_mean = True
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the plain model does, with the losses added; takes and returns the same.
@@ -47,7 +48,7 @@ class FuxiCTRLossMixin(StepLossMixin):
 
     def train_epoch(self, *args: Any, **kwargs: Any) -> Any:
         """Train an epoch as the plain model does; what its losses come to goes to the log."""
-        if not self._terms():
+        if not self._adds:
             return super().train_epoch(*args, **kwargs)
         epoch = self._n_epochs()
         self._begin_epoch(epoch)
@@ -64,5 +65,5 @@ class FuxiCTRLossMixin(StepLossMixin):
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the plain model's loss plus, once a training step, what is added to it."""
-        loss: Tensor = self._with_terms(super().compute_loss(*args, **kwargs))
+        loss: Tensor = self._with_added(super().compute_loss(*args, **kwargs))
         return loss

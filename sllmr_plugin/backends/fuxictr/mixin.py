@@ -101,7 +101,6 @@ class FuxiCTRBackend(Backend):
     mixin = FuxiCTRMixin
     augment_mixin = FuxiCTRAugmentMixin
     loss_mixin = FuxiCTRLossMixin
-    loss_is_mean = True
     draws_apart = True
     rows_run_alone = True
 
