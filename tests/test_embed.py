@@ -203,7 +203,7 @@ def test_histories_need_rows(rows):
         EmbedAdaptor(items, users="history", x=x)
     with pytest.raises(VectorsError, match="a label a row"):
         EmbedAdaptor(items, users="history", x=x, y=y[:-1])
-    assert EmbedAdaptor(items).widths == {"embed_item": 16}
+    assert EmbedAdaptor(items).widths == {"embed_item": 32}
     own = EmbedAdaptor(id_vectors(), x=x, y=y)  # vectors of their own come first
     assert own.histories is None
 

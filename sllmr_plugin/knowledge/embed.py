@@ -45,9 +45,9 @@ class EmbedAdaptor(Adaptor):
         Who took what: the training rows' columns `user` and `item`, as codes, and labels. Only for ``history``.
     user, item : str, default="user_id" and "item_id"
         Names of these columns.
-    dim : int, default=16
+    dim : int, default=32
         Dimension of each column.
-    hidden : int, default=64
+    hidden : int, default=128
         Width of the hidden layers.
     seed : int, default=0
         Of the initial weights.
@@ -71,8 +71,8 @@ class EmbedAdaptor(Adaptor):
         y: np.ndarray | None = None,
         user: str = "user_id",
         item: str = "item_id",
-        dim: int = 16,
-        hidden: int = 64,
+        dim: int = 32,
+        hidden: int = 128,
         seed: int = 0,
         **options: Any,
     ) -> None:
