@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...knowledge.adaptor import Adaptor
 from ..augmented import Augmentation, AugmentMixin, sync_adaptor
+from ..forward import training_mode
 from .checks import seam_problem
 from .data import layout_of, random_state_kept, to_batch, training_pieces
 from .features import numeric_names
@@ -128,7 +128,7 @@ def _reach_problems(model: Any, augmentation: BatchAugmentation) -> list[str]:
     columns = {name: torch.ones(2, width, device=model.device, requires_grad=True) for name, width in widths.items()}
     batch = {**to_batch(rows, layout, model.feature_map), **augmentation.inputs(columns)}
     try:
-        with _evaluating(model):
+        with training_mode(list(model.modules()), False):
             output = model.forward(batch)
             total = torch.stack([values.sum() for values in output.values() if isinstance(values, Tensor)]).sum()
             gradients = torch.autograd.grad(total, list(columns.values()), allow_unused=True)
@@ -144,15 +144,3 @@ def _reach_problems(model: Any, augmentation: BatchAugmentation) -> list[str]:
         for name, gradient in zip(columns, gradients, strict=True)
         if gradient is None
     ]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and each of its modules back into its own."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
