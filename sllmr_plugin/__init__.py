@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 getLogger(__name__).addHandler(NullHandler())  # quiet, until a program sets up logging
 
 # A name is imported when it is first asked for (PEP 562): torch, pandas and scikit-learn take seconds, which scoring,
-# its workers and `sllmr --help` have no use for.
+# its workers and `sllmr --help` do not need.
 _MODULES = {
     "backends.align": (
         "Alignment",

@@ -151,7 +151,7 @@ def wrap(
 
 
 def load(model: Model, directory: str | Path, *, scores: ScoreTable | None = None) -> Model:
-    """Wrap a model as the one was whose ``model.sllmr.save(directory)`` made a folder; nothing else is needed.
+    """Wrap a model as the one was that called ``model.sllmr.save(directory)``; nothing else is needed.
 
     Settings, gate, table, item table, counts and the number of trainings are those that were saved, so training goes on
     as if it had never stopped. The weights are the model's own: ``model.load_state_dict(...)``, before or after this.
@@ -163,7 +163,7 @@ def load(model: Model, directory: str | Path, *, scores: ScoreTable | None = Non
     directory : path
         The folder.
     scores : ScoreTable, optional
-        Takes the place of the table that was saved, for instance where its folder has moved
+        Replaces the table that was saved, for instance if its folder has moved
         (``ScoreTable.open(folder)``).
 
     Returns
@@ -176,7 +176,7 @@ def load(model: Model, directory: str | Path, *, scores: ScoreTable | None = Non
     AlreadyWrappedError
         If it is wrapped.
     WrapError
-        If its class or its features are others.
+        If its class or its features differ.
     SLLMRError
         If a file is missing or has been altered.
 
@@ -269,7 +269,7 @@ def is_wrapped(model: object) -> bool:
 
 
 def _type_problems(item_features: object, task: object, config: object) -> list[str]:
-    """Return what is wrong with the kinds of the arguments, one by one."""
+    """Return what is wrong with the types of the arguments, one by one."""
     problems = []
     if isinstance(item_features, str):
         problems.append(f"item_features is the string {item_features!r}. Pass a list of feature names.")
@@ -283,7 +283,7 @@ def _type_problems(item_features: object, task: object, config: object) -> list[
 
 
 def _warn_of_codes_from_one(table: ScoreTable, features: Features) -> None:
-    """Warn where ids from 1 to N meet a vocabulary of N codes, 0 to N - 1: every id would be the next one's code."""
+    """Warn if ids run from 1 to N and codes from 0 to N - 1: every id would be taken for the code of the next one."""
     for side, (least, greatest), size in (
         ("user", table.user_range, features.n_users),
         ("item", table.item_range, features.n_items),
@@ -299,7 +299,7 @@ def _warn_of_codes_from_one(table: ScoreTable, features: Features) -> None:
 
 
 class _Faults:
-    """Everything that speaks against wrapping, so that all of it can be told at once."""
+    """Collects the reasons why a model cannot be wrapped, so that they are reported together."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []

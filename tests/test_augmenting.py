@@ -376,7 +376,7 @@ def test_everything_that_speaks_against_augmenting_is_told_at_once(data, rows):
     assert not hasattr(model, "augmentation")
     with pytest.raises(AugmentError, match="user and item are both 'user_id'"):
         augment(model_of("deepfm", data, adaptor), adaptor, user="user_id", item="user_id")
-    with pytest.raises(AugmentError, match="'kar_user' is no SparseFeat"):
+    with pytest.raises(AugmentError, match="'kar_user' is not a SparseFeat"):
         augment(model_of("deepfm", data, adaptor), adaptor, user="kar_user", item="item_id")
 
 

@@ -146,7 +146,7 @@ def test_defaults_are_those_of_the_library(files, tmp_path, monkeypatch):
     ("arguments", "told"),
     [
         (["--backbone", "deepfn"], "did you mean 'deepfm'"),
-        (["--modes", "none,gate"], "mode='gate' is none of"),
+        (["--modes", "none,gate"], "mode='gate' is not one of"),
         (["--set", "wieght=1"], "did you mean 'weight'"),
         (["--set", "weight"], "write for instance --set weight=0.2"),
         (["--set", "weight=heavy"], "weight='heavy' is text, but a number is wanted"),

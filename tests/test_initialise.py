@@ -281,7 +281,7 @@ def test_users_of_another_size_than_all_items_are_told_of(training):
 
     columns = [SparseFeat("user_id", zoo.N_USERS + 1, 4), SparseFeat("item_id", zoo.N_ITEMS + 1, 6)]
     vectors = {code: np.random.default_rng(code).normal(size=9) for code in range(1, zoo.N_ITEMS + 1)}
-    with pytest.warns(CoverageWarning, match="no item table as many, so users keep their random start"):
+    with pytest.warns(CoverageWarning, match="no item table has as many, so users keep their random start"):
         done = initialise(WDL(columns, columns), vectors, **IDS, **training)
     assert (done.n_items, done.n_users) == (zoo.N_ITEMS, 0)
 

@@ -39,13 +39,13 @@ def test_a_mode_is_parts_and_a_regularizer(name, parts, regularizer):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("gate", "none of"),
+        ("gate", "not one of"),
         ("gated+init", "come first"),
         ("global+gated", "come first"),
         ("init+init", "adds nothing"),
         ("init+none", "adds nothing"),
         ("kar+llm_cf+gated", "take one of them"),
-        ("", "none of"),
+        ("", "not one of"),
     ],
 )
 def test_other_combinations_are_refused(name, told):

@@ -301,5 +301,5 @@ def test_a_fuxictr_model_is_refused(monkeypatch):
 def test_several_gpus_are_pointed_to_processes():
     model = cases.zoo.build(cases.zoo.BACKBONES[0])
     model.gpus = [0, 1]
-    with pytest.raises(WrapError, match="torchrun, a process a GPU"):
+    with pytest.raises(WrapError, match="torchrun, one process per GPU"):
         wrap(model, cases.scores(), user="user_id", item="item_id")

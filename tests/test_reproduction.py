@@ -107,7 +107,7 @@ def test_the_whole_paper_is_288_runs():
 def test_what_makes_no_sense_is_said(tmp_path):
     for changes, message in (
         ({"tables": (4,)}, "there is no 4; take some of 2, 3"),
-        ({"modes": ("gate",)}, "mode='gate' is none of"),
+        ({"modes": ("gate",)}, "mode='gate' is not one of"),
         ({"backbones": ("deepfm", "deepfm")}, "names one twice"),
         ({"tables": (), "figures": ()}, "name a table or a figure"),
         ({"tables": (3,), "figures": (), "backbones": ("din",)}, "Table 3 is of dcnv2"),

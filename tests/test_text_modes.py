@@ -90,7 +90,7 @@ def test_without_texts_and_with_unknown_modes_nothing_is_trained(tmp_path):
     for modes in (["none", "kar"], ["llm_cf"]):
         with pytest.raises(ConfigError, match=f"mode {modes[-1]} reads LLM-written texts.*--texts FILE"):
             compare(interactions(), scores(), out=tmp_path / "runs", modes=modes)
-    with pytest.raises(ConfigError, match=r"mode='karr' is none of 'none', .*'kar', 'llm_cf'"):
+    with pytest.raises(ConfigError, match=r"mode='karr' is not one of 'none', .*'kar', 'llm_cf'"):
         compare(interactions(), scores(), out=tmp_path / "runs", modes=["karr"])
     with pytest.raises(BackboneError, match="afm takes no dense columns"):
         compare(interactions(), scores(), out=tmp_path / "runs", modes=["kar"], backbone="afm", texts=text_frame())

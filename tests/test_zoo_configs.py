@@ -342,7 +342,7 @@ def test_a_baseline_that_reads_texts_is_the_mode_of_the_run():
     assert compose(model="deepfm", data="demo", assignments=["run.mode=none"]).reads == ()
     joint = compose(model="deepfm", data="demo", assignments=["run.mode=joint"])
     assert (joint.config.gate, joint.config.weight) == ("joint", plain.config.weight)
-    with pytest.raises(ConfigError, match=r"run.mode=gate: mode='gate' is none of 'none', 'global'"):
+    with pytest.raises(ConfigError, match=r"run.mode=gate: mode='gate' is not one of 'none', 'global'"):
         compose(model="deepfm", data="demo", assignments=["run.mode=gate"])
 
 

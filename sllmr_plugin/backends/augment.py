@@ -160,7 +160,7 @@ def materialize(model: Any, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     Returns
     -------
     dict of str to ndarray
-        (n_rows, width) float32 a column: ``plain.predict({**x, **columns})`` is what the augmented model predicts.
+        (n_rows, width) float32 per column: ``plain.predict({**x, **columns})`` is what the augmented model predicts.
 
     Raises
     ------

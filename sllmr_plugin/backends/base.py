@@ -1,4 +1,4 @@
-"""Which library a model is of, and what `wrap` finds out about it before it touches it."""
+"""Which library a model is of, and what `wrap` finds out about it before changing it."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def dropout_problems(model: nn.Module, config: SelectiveConfig, argument: str) -
 
 
 def head_of(head: object, task: int) -> nn.Module | None:
-    """Return the layer whose input is the logit of an output from where a model keeps it; None if it has none."""
+    """Return the layer whose input is the logit of an output, None if `head`, where a model keeps it, has none."""
     if isinstance(head, nn.ModuleList):
         return head[task]
     return head if isinstance(head, nn.Module) else None
 
 
 # The library's base class of models, and our module that knows the library. Models are recognised by name, and the
-# module is imported for a model of its own only: neither library is imported for the other's sake.
+# module is imported for its own models only: using one library never imports the other.
 _MODULES = {
     ("deepctr_torch.models.basemodel", "BaseModel"): "deepctr.mixin",
     ("fuxictr.pytorch.models.rank_model", "BaseModel"): "fuxictr.mixin",
@@ -82,7 +82,7 @@ def embeddings_named(model: nn.Module, name: str) -> list[nn.Embedding]:
 
 
 class Backend:
-    """A CTR library as the rest of the package sees it; one object a library.
+    """A CTR library as the rest of the package sees it; one object for each library.
 
     Attributes
     ----------
@@ -116,11 +116,11 @@ class Backend:
         task: int | None,
         config: SelectiveConfig,
     ) -> tuple[list[str], Features | None]:
-        """Return everything that speaks against wrapping, and the `Features`, None when there is something."""
+        """Return the reasons why the model cannot be wrapped, and its `Features`, None if there are reasons."""
         raise NotImplementedError
 
     def id_index(self, model: Any, feature: str) -> IdIndex | None:
-        """Return how raw ids become codes where the library has kept that, else None."""
+        """Return the mapping of raw ids to codes if the library has kept one, else None."""
         return None
 
     def row_model(self, model: Any) -> Any:
@@ -170,11 +170,11 @@ class Backend:
         raise NotImplementedError
 
     def head(self, model: Any, task: int) -> nn.Module | None:
-        """Return the layer whose input is the task's logit, None where there is no such layer."""
+        """Return the layer whose input is the task's logit, None if there is no such layer."""
         raise NotImplementedError
 
     def shares_forward(self, model: Any, has_batch_norm: bool) -> bool | None:
-        """Whether extra rows may go through the batch's own pass; None where only `finds_row_wise` tells."""
+        """Whether extra rows may go through the batch's own pass; None if only `finds_row_wise` can tell."""
         raise NotImplementedError
 
     def finds_row_wise(self, model: Any, batch: Tensor, rows: Tensor, head: nn.Module | None) -> bool:
@@ -182,12 +182,12 @@ class Backend:
         raise NotImplementedError
 
     def untouched(self, model: Any) -> AbstractContextManager[None]:
-        """Undo, on leaving, what a forward pass writes beside its output."""
+        """Undo, on exit, what a forward pass changes besides returning its output."""
         raise NotImplementedError
 
 
 def backend_of(model: object) -> Backend | None:
-    """Return the backend of a model's library; None if no library that we know made it."""
+    """Return the backend of a model's library; None if the library is not known."""
     for cls in type(model).__mro__:
         name = _MODULES.get((cls.__module__, cls.__name__))
         if name is not None:
@@ -197,6 +197,6 @@ def backend_of(model: object) -> Backend | None:
 
 
 def row_model(model: Any) -> Any:
-    """Return a model that is called with rows, (n_rows, width); models of no library that we know stay themselves."""
+    """Return a model that is called with rows, (n_rows, width); a model of any other library is returned as it is."""
     backend = backend_of(model)
     return model if backend is None else backend.row_model(model)

@@ -15,7 +15,7 @@ from ..errors import EngineError
 from .deepctr import ImportFirst
 from .step_losses import FIT_ONLY, LOSSES, plain_class
 
-# Of a model: what trains it. An optimizer is twice the model's size, a history knows the callbacks and what they know.
+# Attributes that only training needs. An optimizer is twice the model's size, a history holds the callbacks' objects.
 _TRAINING_ONLY = ("sllmr", LOSSES, "optim", "loss_func", "metrics", "history", *FIT_ONLY)
 
 
@@ -35,7 +35,7 @@ class Broadcast:
     arrays: list[np.ndarray]
 
     def model(self) -> nn.Module:
-        """Put the model together again, on the arrays' own memory: for predictions only, it may be read-only."""
+        """Return the model on the memory of the arrays; for predictions only, since that may be read-only."""
         tensors = _tensors(self.skeleton)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -69,7 +69,7 @@ def broadcast(model: nn.Module) -> Broadcast:
         )
     lean: nn.Module = object.__new__(plain_class(model))
     lean.__dict__.update({name: value for name, value in model.__dict__.items() if name not in _TRAINING_ONLY})
-    # A deep copy that meets an empty stand-in wherever it would have copied a parameter or buffer.
+    # With this memo, deepcopy takes an empty stand-in in place of each parameter and buffer.
     memo: dict[int, Any] = {id(tensor): _empty(tensor) for tensor in tensors}
     return Broadcast(copy.deepcopy(lean, memo), [tensor.detach().numpy() for tensor in tensors])
 

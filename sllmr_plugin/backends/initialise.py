@@ -28,7 +28,7 @@ DEFAULT_SCALE = 0.3
 
 @dataclass(eq=False)
 class Initialisation:
-    """What `initialise` has done; print it. It takes it back (`undo`) and embeds items that come later (`embed_new`).
+    """What `initialise` has done; print it. `undo` restores the tables, `embed_new` embeds items that come later.
 
     Attributes
     ----------
@@ -196,8 +196,8 @@ def initialise(
     Raises
     ------
     VectorsError
-        If no vector belongs to an item of the model, the model has no embedding of the item, or an argument makes no
-        sense.
+        If no vector belongs to an item of the model, the model has no embedding of the item, or an argument is not
+        valid.
     UnsupportedModelError
         If the model is of neither library.
     AlreadyWrappedError
@@ -226,7 +226,7 @@ def initialise(
         )
     read = Vectors.read(vectors, **options)
     if users == "vectors" and read.users is None:
-        raise VectorsError(f"users='vectors', and {read.source} has none of users. Use users='history' with x and y.")
+        raise VectorsError(f"users='vectors', but {read.source} has none of users. Use users='history' with x and y.")
     if scale == 0:
         return Initialisation(read, 0.0)
     where = "history" if users == "auto" and x is not None else "none" if users == "auto" else users
@@ -291,8 +291,8 @@ def _initialise_users(
         partner = next((key for key, other in item_tables.items() if other.shape[1] == table.shape[1]), None)
         if partner is None:
             warnings.warn(
-                f"{name} has {table.shape[1]} numbers a row and no item table as many, so users keep their random "
-                "start. Give both embeddings one size, or pass users='none'.",
+                f"{name} has {table.shape[1]} numbers per row and no item table has as many, so users keep their "
+                "random start. Give both embeddings one size, or pass users='none'.",
                 CoverageWarning,
                 stacklevel=3,
             )

@@ -1,4 +1,4 @@
-"""What every wrapped model has in common, whatever its library: a step, the session, copies and devices."""
+"""What the wrapped models of all libraries have in common: a step, the session, copies and devices."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class WrappedMixin(StepLossMixin):
     _sllmr_processes: Any = None
 
     def forward(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the plain model's output; inside a training step the extra rows ride along."""
+        """Return the plain model's output; inside a training step the extra rows are scored too."""
         if self._sllmr_processes is not None and torch.is_grad_enabled():
             return self._sllmr_processes.forward(inputs, *args, **kwargs)
         return self._forward_here(inputs, *args, **kwargs)
@@ -59,7 +59,7 @@ class WrappedMixin(StepLossMixin):
         return passes.step(session, plan, inputs, batch, *args, **kwargs)
 
     def _watched(self, output: Any) -> Any:
-        """Return an output of a pass outside of `fit`; its backward pass is a training loop other than `fit`."""
+        """Return an output made outside of `fit`; a backward pass from it, by another training loop, warns."""
         handle = self.sllmr
         watch = handle.enabled and handle.config.active and not handle.told_of_own_loop
         if watch and self.training and torch.is_grad_enabled():
@@ -87,7 +87,7 @@ class WrappedMixin(StepLossMixin):
         sync_optimizer(self)
 
     def _usable(self, arguments: dict[str, Any]) -> Usable:
-        """Find out what the training rows in the arguments of a call of `fit` allow to use."""
+        """Return what of the table can be used with the training rows in the arguments of `fit`."""
         return self.sllmr.usable(self._sllmr_backend.training_rows(self, arguments))
 
     def _passes(self, label_variance: float) -> Passes:
@@ -162,7 +162,7 @@ class WrappedMixin(StepLossMixin):
         )
 
     def _require_uncertainty(self) -> None:
-        """Raise `SLLMRError` if the uncertainty that the settings name cannot be had."""
+        """Raise `SLLMRError` if the uncertainty that the settings name cannot be computed."""
         if self.sllmr.features.regression:
             require_sampled_uncertainty(self.sllmr.config)
         config = self.sllmr.config

@@ -102,7 +102,7 @@ class Mode:
         unknown = [part for part in parts if part not in PARTS]
         if unknown:
             raise ConfigError(
-                f"mode={name!r} is none of {', '.join(map(repr, MODE_NAMES))}, nor a combination such as "
+                f"mode={name!r} is not one of {', '.join(map(repr, MODE_NAMES))}, nor a combination such as "
                 f"'init+gated' ({', '.join(PARTS)} come first, then one of the others). Take some of these."
             )
         if len(set(parts)) < len(parts) or (front and last == "none"):

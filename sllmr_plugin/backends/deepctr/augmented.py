@@ -105,7 +105,7 @@ def complete(model: Any, x: Any) -> Any:
 
 
 def _completed_arguments(model: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Complete the inputs wherever they stand in a call: as they are, or first in a tuple of validation data."""
+    """Complete the inputs in the arguments of a call: as they are, or first in a tuple of validation data."""
 
     def completed(value: Any) -> Any:
         if isinstance(value, tuple) and value and isinstance(value[0], Mapping):

@@ -1,4 +1,4 @@
-"""What is found out about a DeepCTR-Torch model before a wrap touches it."""
+"""What has to be known of a DeepCTR-Torch model before `wrap` or `augment` changes it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def version_problem() -> str | None:
     release = tuple(int(part) for part in version.split(".")[:2])
     if release == (0, 3):
         return None
-    why = "it needs TensorFlow for its callbacks" if release < (0, 3) else "its fit has not been looked at yet"
+    why = "it needs TensorFlow for its callbacks" if release < (0, 3) else "its fit has not been checked yet"
     return f"deepctr-torch {version} is not supported: {why}. Run `pip install 'deepctr-torch==0.3.*'`."
 
 
 def feature_columns(model: nn.Module) -> dict[str, Any]:
-    """Return the model's feature columns by name, from wherever its class keeps them."""
+    """Return the model's feature columns by name, from all places where classes keep them."""
     columns: dict[str, Any] = {}
     sources = (
         getattr(model, "dnn_feature_columns", None) or [],
@@ -45,8 +45,8 @@ def feature_columns(model: nn.Module) -> dict[str, Any]:
 
 
 def embeddings_of(model: nn.Module, feature: str) -> list[nn.Embedding]:
-    """Return the embeddings that a model looks a feature's ids up in."""
-    if _derives(model, "MLR"):  # BaseModel makes tables for it that its linear parts never look at
+    """Return the embeddings in which a model looks up a feature's ids."""
+    if _derives(model, "MLR"):  # BaseModel makes tables for it that its linear parts do not use
         return []
     name = getattr(feature_columns(model).get(feature), "embedding_name", feature)
     if not _derives(model, "ONN"):
@@ -69,11 +69,11 @@ def _derives(model: object, name: str) -> bool:
 
 
 def shares_forward(plain: type, model: nn.Module, has_batch_norm: bool) -> bool:
-    """Whether extra rows may ride in the batch's own forward pass.
+    """Whether extra rows may go through the batch's own forward pass.
 
     The library's models treat rows one by one up to batch statistics, which `statistics_of_first` protects. DIEN does
-    not: its auxiliary loss averages over all rows, and it compacts rows with an empty history away before it
-    normalises. Of a forward that a user has written nothing is known.
+    not: its auxiliary loss averages over all rows, and it drops rows with an empty history before it normalises.
+    Nothing is known of a forward that a user has written.
     """
     if _derives(model, "DIEN") and (has_batch_norm or getattr(model, "use_negsampling", False)):
         return False
@@ -87,7 +87,7 @@ def training_problems(model: Any) -> list[str]:
         problems.append(
             f"gpus={model.gpus!r} makes DeepCTR-Torch train through DataParallel, whose replicas lose what they store. "
             "Build the model with gpus=None and device='cuda:0'; for several GPUs run the script with torchrun, "
-            "a process a GPU (docs/scale_processes.md)."
+            "one process per GPU (docs/scale_processes.md)."
         )
     return problems
 
@@ -119,7 +119,7 @@ def find_problems(
         if name not in layout:
             continue
         if column is None or not hasattr(column, "vocabulary_size") or layout[name][1] - layout[name][0] != 1:
-            problems.append(f"feature {name!r} is no SparseFeat. Name the feature that carries the id.")
+            problems.append(f"feature {name!r} is not a SparseFeat. Name the feature that carries the id.")
         else:
             sizes[name] = column.vocabulary_size
     problems += [
@@ -150,8 +150,8 @@ def augment_problems(model: Any, user: str, item: str, widths: Mapping[str, int]
     problems = [problem for problem in (version_problem(),) if problem]
     if getattr(model, "gpus", None):
         problems.append(
-            f"gpus={model.gpus!r} makes DeepCTR-Torch train through DataParallel, whose replicas share no adaptor. "
-            "Build the model with gpus=None and device='cuda:0'."
+            f"gpus={model.gpus!r} makes DeepCTR-Torch train through DataParallel, whose replicas do not share an "
+            "adaptor. Build the model with gpus=None and device='cuda:0'."
         )
     if user == item:
         problems.append(f"user and item are both {user!r}. Name the user id feature and the item id feature.")
@@ -160,7 +160,7 @@ def augment_problems(model: Any, user: str, item: str, widths: Mapping[str, int]
         if name not in layout:
             problems.append(f"the model has no feature {name!r}. Its features are {', '.join(layout)}.")
         elif not hasattr(columns.get(name), "vocabulary_size") or layout[name][1] - layout[name][0] != 1:
-            problems.append(f"feature {name!r} is no SparseFeat. Name the feature that carries the id.")
+            problems.append(f"feature {name!r} is not a SparseFeat. Name the feature that carries the id.")
     for name, width in widths.items():
         found = columns.get(name)
         if name not in layout or hasattr(found, "vocabulary_size") or layout[name][1] - layout[name][0] != width:
@@ -197,7 +197,7 @@ def require_compiled(model: Any) -> None:
 
 
 def require_arrays(model: Any, x: Any, y: Any) -> None:
-    """Raise `DataError` if training rows are of a form that DeepCTR-Torch fails at: data frames, missing features."""
+    """Raise `DataError` if training rows are in a form that DeepCTR-Torch fails on: data frames, missing features."""
     if hasattr(x, "columns"):
         raise DataError(
             f"x is a {type(x).__module__.partition('.')[0]} {type(x).__name__}, and DeepCTR-Torch takes a dict of "
@@ -215,5 +215,5 @@ def require_arrays(model: Any, x: Any, y: Any) -> None:
 
 
 def prediction_head(model: nn.Module, task: int) -> nn.Module | None:
-    """Return the layer whose input is the logit of an output, None where there is no such layer."""
+    """Return the layer whose input is the logit of an output, None if there is no such layer."""
     return head_of(getattr(model, "out", None), task)

@@ -2,7 +2,7 @@
 
 `BaseModel.fit` calls ``self(x)`` and ``self.get_regularization_loss()`` once a step; these two are the seams.
 The forward pass is given the extra rows behind the batch's and returns the batch's outputs only; the
-regularization loss hands out what was made of the rest.
+regularization loss adds the pair loss of the rest.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class SLLMRMixin(WrappedMixin, DeepCTRLossMixin):
         NoPairsError, HookNeverFiredError
             After an epoch in which the regularizer did nothing.
         ProcessesError
-            Where torch.distributed has several processes that cannot train this together.
+            If torch.distributed has several processes that cannot train this together.
         DataError
-            If `x` or `y` is of a form that DeepCTR-Torch cannot train on, or ids are no codes.
+            If `x` or `y` is of a form that DeepCTR-Torch cannot train on, or ids are not codes.
         SLLMRError
             If the model has not been compiled.
         """
@@ -86,7 +86,7 @@ class SLLMRMixin(WrappedMixin, DeepCTRLossMixin):
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train in this process, which may be one of several."""
         plain: Any = unaugmented_class(plain_class(self))
-        if plain.fit.__module__.startswith("deepctr_torch."):  # of a fit of the user's own nothing is known
+        if plain.fit.__module__.startswith("deepctr_torch."):  # nothing is known of a fit that a user has written
             given = fit_arguments(self._library.fit, args, kwargs)
             require_compiled(self)
             require_arrays(self, complete(self, given["x"]), given["y"])
@@ -139,7 +139,7 @@ class SLLMRMixin(WrappedMixin, DeepCTRLossMixin):
                 handle.l2 = str(penalty or "the model's own")
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate as the plain model does; `fit` with several processes gives all the same statistics before."""
+        """Evaluate as the plain model does; within `fit`, several processes share their statistics first."""
         if self._sllmr_processes is not None:
             self._sllmr_processes.before_evaluation()
         return super().evaluate(*args, **kwargs)
@@ -190,7 +190,7 @@ class DeepCTRBackend(Backend):
         task: int | None,
         config: SelectiveConfig,
     ) -> tuple[list[str], Features | None]:
-        """Return everything that speaks against wrapping, and the `Features`, None when there is something."""
+        """Return the reasons why the model cannot be wrapped, and its `Features`, None if there are reasons."""
         return find_problems(model, user, item, item_features, task, config)
 
     def embeddings(self, model: Any, feature: str) -> list[nn.Embedding]:
@@ -234,7 +234,7 @@ class DeepCTRBackend(Backend):
         Raises
         ------
         UnsupportedModelError
-            If the forward of a user's own returns something else than a row for each row.
+            If a forward that a user has written does not return one row for each row.
         """
         if not isinstance(output, Tensor) or output.dim() == 0:
             what = "one number" if isinstance(output, Tensor) else f"a {type(output).__name__}"

@@ -1,7 +1,7 @@
 """The mixin that puts the regularizer into FuxiCTR's own `fit`, and what this package asks of its models.
 
 FuxiCTR's losses are means over the rows of a batch, DeepCTR-Torch's are sums: what is added is divided by the rows,
-so that a weight says the same beside either.
+so that a weight means the same in both.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FuxiCTRMixin(WrappedMixin, FuxiCTRLossMixin):
         NoPairsError, HookNeverFiredError
             After an epoch in which the regularizer did nothing.
         ProcessesError
-            Where torch.distributed has several processes.
+            If torch.distributed has several processes.
         """
         world = Ranks.here(self.device).world
         if world > 1:
@@ -121,11 +121,11 @@ class FuxiCTRBackend(Backend):
         task: int | None,
         config: SelectiveConfig,
     ) -> tuple[list[str], Features | None]:
-        """Return everything that speaks against wrapping, and the `Features`, None when there is something."""
+        """Return the reasons why the model cannot be wrapped, and its `Features`, None if there are reasons."""
         return find_problems(model, user, item, item_features, task, config)
 
     def id_index(self, model: Any, feature: str) -> IdIndex | None:
-        """Return the vocabulary of a feature, if FuxiCTR's file of it stands where the data set is."""
+        """Return the vocabulary of a feature, if FuxiCTR's file of it is in the folder of the data set."""
         return id_index(model, feature)
 
     def augmentation(
@@ -179,14 +179,14 @@ class FuxiCTRBackend(Backend):
         return prediction_head(model, task)
 
     def shares_forward(self, model: Any, has_batch_norm: bool) -> None:
-        """Return None: every model is somebody's own forward, so the first step tries it out."""
+        """Return None: every model has a forward of its own, so the first step tries it out."""
         return None
 
     def finds_row_wise(self, model: Any, batch: Tensor, rows: Tensor, head: nn.Module | None) -> bool:
         """Try out on rows of a batch, and extra rows behind them, whether the extra rows may share its pass.
 
-        Rows of the batch come first, since the model trains on them; candidates alone may be more than it can run on,
-        users without a history for instance. So may be a few rows of the batch: then more of them are taken.
+        Rows of the batch come first, since the model trains on them; it may fail on candidates alone, for instance on
+        users without a history. It may also fail on a few rows of the batch: then more of them are taken.
         """
         for size in sorted({min(size, len(batch)) for size in (*_TRIED_ROWS, len(batch))}):
             first = batch[:size]
@@ -198,7 +198,7 @@ class FuxiCTRBackend(Backend):
             except KeyError as error:
                 raise SLLMRError(
                     f"{type(model).__name__}.forward reads {error} from the batch, which rows of candidates lack: they "
-                    "have the features of feature_map that are no meta features, and no labels. Read labels in "
+                    "have the features of feature_map, but no meta features and no labels. Read labels in "
                     "add_loss instead."
                 ) from error
             except (RuntimeError, ValueError, IndexError):
@@ -207,7 +207,7 @@ class FuxiCTRBackend(Backend):
 
     @contextmanager
     def untouched(self, model: Any) -> Iterator[None]:
-        """Give back the random numbers that a pass of our own takes: the order of later epochs hangs on them."""
+        """Restore the random state after an extra pass: the order of later epochs depends on it."""
         try:
             with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
                 yield
@@ -217,7 +217,7 @@ class FuxiCTRBackend(Backend):
             raise SLLMRError(
                 f"{type(model).__name__}.forward failed on rows of scored users and items without others beside them: "
                 f"{error}. If it needs rows with a history, score users who have one; with gate='none', or "
-                "uncertainty='entropy' and gate='joint', a model that treats rows one by one has no such pass."
+                "uncertainty='entropy' and gate='joint', a model that treats rows one by one needs no such pass."
             ) from error
 
 
