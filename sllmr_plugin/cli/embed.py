@@ -11,7 +11,7 @@ from .asking import add_limits, add_server
 
 _EPILOG = """\
 Answers go into a ledger as those of sllmr score do: after any interruption, the same command continues where it stopped
-and pays for no text twice, whatever other texts it is sent with. The key is read from OPENAI_API_KEY.
+and never pays for a text twice, even if it is sent beside other texts. The key is read from OPENAI_API_KEY.
 
 examples:
   sllmr embed --items items.csv --texts llm_texts.parquet --out vectors.parquet --dry-run

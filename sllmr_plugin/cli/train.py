@@ -48,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--model", metavar="NAME", help="a model of --list, any backbone's name, or a YAML file")
     what.add_argument("--data", metavar="NAME", help="a data set of --list, or a YAML file")
     what.add_argument("--setting", metavar="NAME", help="a setting of --list, such as small, or a YAML file")
-    what.add_argument("--config", metavar="FILE", help="an experiment in one file, in the place of these three")
+    what.add_argument("--config", metavar="FILE", help="an experiment in one file, instead of these three")
     add_experiment_keys(what)
     add_protocol_setting(what)
     runs = parser.add_argument_group("which runs are made")

@@ -67,7 +67,7 @@ def corrupt(table: ScoreTable, kind: str, strata: Strata, *, seed: int = 0) -> S
     The table's `origin` says so: a report must not pass the result for the LLM's.
     """
     if kind not in _KINDS:
-        raise ConfigError(f"corruption {kind!r} is none of {', '.join(CORRUPTIONS)}. Take one of these.")
+        raise ConfigError(f"corruption {kind!r} is not one of {', '.join(CORRUPTIONS)}. Take one of these.")
     generator = torch.Generator().manual_seed(seed)
     candidates, probes = (
         replace(group, scores=_KINDS[kind](group, strata, generator)) for group in (table.candidates, table.probes)

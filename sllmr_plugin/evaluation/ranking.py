@@ -35,7 +35,7 @@ def full_ranking(
     The AUC of an interaction is the share of the user's unseen catalogue items that the model scores below
     its item, a tie counting half (S-LLMR paper, Sec. 4.5). Unseen are the items that the user has no
     positive with in training, validation and, for ``split="test"``, test: so the item itself and other test
-    items of the user are no negatives. Ranking ``split="valid"`` looks at no test interaction.
+    items of the user are not negatives. Ranking ``split="valid"`` looks at no test interaction.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def _held_out(data: Interactions, split: str) -> pd.DataFrame:
 
 
 def _seen(data: Interactions, split: str) -> pd.DataFrame:
-    """Return the positives that are no negatives in a ranking of `split`."""
+    """Return the positives that do not count as negatives in a ranking of `split`."""
     frames = [data.train[data.train["label"] == 1], data.valid]
     if split == "test":
         frames.append(data.test)

@@ -56,7 +56,7 @@ class RankingShard:
         (n_users,) raw ids, for messages.
     asked, seen : tuple of (ndarray, ndarray)
         Position of the user in this shard, ascending, and code of the item: of the interactions that are ranked, and
-        of those that are no negatives.
+        of those that do not count as negatives.
     generator : numpy.random.Generator
         Source of the items that are drawn; moved on by the ranking.
     """

@@ -137,7 +137,7 @@ def reliability(
     """Compare the LLM with a trained backbone on probes, before any training money is spent.
 
     A probe is a held-out interaction of a user that the LLM scored among its candidates without knowing. Each is
-    paired with every candidate of the same user that is no training positive. The one who puts the probe
+    paired with every candidate of the same user that is not a training positive. The one who puts the probe
     first is right.
 
     Parameters
@@ -157,7 +157,7 @@ def reliability(
     seed : int, default=0
         Seed of the resampling.
     **wrap_arguments
-        For a plain model: ``user``, ``item`` and whatever else `wrap` needs.
+        For a plain model: ``user``, ``item`` and what else `wrap` needs.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def reliability(
 
 def _of_wrapped(model: Any, x: Any, y: Any, config: SelectiveConfig | None, resamples: int, seed: int) -> Reliability:
     before = model.sllmr.config
-    # A pairwise mode would leave out users whose candidates all have one score, which is no fault here.
+    # A pairwise mode would leave out users whose candidates all have one score, which does not matter here.
     model.sllmr.config = (config or before).replace(loss="mse", gate="none")
     try:
         judged = model.judge_probes(x, y)

@@ -327,7 +327,7 @@ class RunFolder(ResultFolder):
         return _read_parquet(self.labels_file) if self.labels_file.exists() else None
 
     def set_labels(self, labels: pd.DataFrame) -> None:
-        """Write the user's strata, in the place of those before."""
+        """Write the user's strata, instead of those written before."""
         write_whole(self.labels_file, labels.to_parquet)
 
     def _ranking_file(self, key: tuple[str, str, int]) -> Path:
@@ -373,7 +373,7 @@ class RunFolder(ResultFolder):
 class TrialFolder(ResultFolder):
     """Finished trainings of a search on disk: ``trials.json`` and the settings of the search.
 
-    It is opened as every `ResultFolder`; numbers of trials and seeds are no part of the settings.
+    It is opened as every `ResultFolder`; the settings do not include the numbers of trials and seeds.
     """
 
     FORMAT = 2  # 1 had the settings in the same file

@@ -24,9 +24,9 @@ class Strata:
     Attributes
     ----------
     cold : ndarray
-        (n_users + 1,) bool: fewer training positives than the threshold. Code 0 is no user: False.
+        (n_users + 1,) bool: fewer training positives than the threshold. Code 0 is padding: False.
     tail : ndarray
-        (n_items + 1,) bool: at most `tail_popularity` training positives. Code 0 is no item: False.
+        (n_items + 1,) bool: at most `tail_popularity` training positives. Code 0 is padding: False.
     tail_popularity : int
         The smallest popularity v such that items of popularity <= v make up at least the asked share of the
         catalogue. Ties are all in, so the share of long-tail items can exceed it.

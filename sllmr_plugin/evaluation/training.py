@@ -60,7 +60,7 @@ class RunSettings(Settings):
     redraw : bool, default=True
         Draw other negatives in every epoch.
     patience : int or None, default=3
-        Stop when so many epochs in a row have not raised the validation AUC; None trains all epochs.
+        Stop when this many epochs in a row have not raised the validation AUC; None trains all epochs.
     l2 : float or None, default=None
         Weight of the L2 penalty on embeddings and the linear part; None is the library's default, see `build_model`.
     history_length : int, default=20
@@ -221,7 +221,7 @@ class BestEpoch:
     report : callable
         Called after each epoch with its number, counted from 1, and its AUC.
     patience : int or None, default=3
-        Stop the training when so many epochs in a row are no better.
+        Stop the training when this many epochs in a row are not better.
 
     Attributes
     ----------
@@ -405,7 +405,7 @@ def train(
         return ranking["auc"].mean()
 
     best = BestEpoch(validate, report, settings.patience)
-    torch.manual_seed(seed)  # whatever building and wrapping drew, the batches come in the same order
+    torch.manual_seed(seed)  # so that batches come in the same order however much building and wrapping drew
     began = time.perf_counter()
     logs = _fit(model, data, rows, best, settings, seed)
     seconds = time.perf_counter() - began - best.seconds

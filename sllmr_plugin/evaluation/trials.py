@@ -77,7 +77,7 @@ class SearchSpace:
         opinions = UNCERTAINTIES.class_of(default.uncertainty).source
         if opinions == "checkpoints":
             raise ConfigError(
-                f"uncertainty={default.uncertainty!r} needs checkpoints, which tuning has not; leave it out."
+                f"uncertainty={default.uncertainty!r} needs checkpoints, which tuning does not have; leave it out."
             )
         if opinions == "dropout" and not dropout:
             raise ConfigError(

@@ -21,7 +21,7 @@ from .ranking import full_ranking, summarize
 UNTRAINED = ("popularity", "content", "content+popularity")
 POPULARITY_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
 _BLOCK = 256  # users whose similarities to the whole catalogue are held at a time
-ROWS_PER_BLOCK = 2**19  # of a ranking: a sparse product has a cost a call, which a CTR model's forward pass has not
+ROWS_PER_BLOCK = 2**19  # of a ranking: a sparse product has a fixed cost per call, unlike a CTR model's forward pass
 
 
 class UntrainedModel(nn.Module):

@@ -98,7 +98,7 @@ class _Page:
         )
 
     def write_plots(self) -> None:
-        """Write the plots that the page has, as PNG, in the place of those before."""
+        """Write the plots that the page has, as PNG, instead of those written before."""
         place = self._folder / "plots"
         place.mkdir(exist_ok=True)
         for old in place.glob("*.png"):

@@ -146,7 +146,7 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
     origin = (summary["inputs"] or {}).get("origin", {})
     found = [origin["note"]] if "note" in origin else []
     if "corrupted" in origin:
-        found.append(f"The scores were made wrong on purpose ({origin['corrupted']}): this is no measure of the LLM.")
+        found.append(f"The scores were made wrong on purpose ({origin['corrupted']}): they do not measure the LLM.")
     aucs: dict[str, list[float]] = {}
     for run in summary["runs"]:
         aucs.setdefault(f"{run['backbone']} {run['mode']}", []).append(run["auc"])

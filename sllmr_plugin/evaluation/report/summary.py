@@ -95,7 +95,7 @@ def _epochs(runs: list[RunResult]) -> pd.DataFrame:
 
 
 def _means(epochs: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
-    """Average columns over the seeds; a column that a mode has not is left out of its rows."""
+    """Average columns over the seeds; a column that a mode does not have is left out of its rows."""
     found: list[dict[str, Any]] = []
     for (backbone, mode), part in epochs.groupby(["backbone", "mode"], sort=False):
         known = [column for column in columns if part[column].notna().any()]
