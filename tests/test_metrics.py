@@ -102,7 +102,7 @@ def test_calibration_of_a_calibrated_and_of_an_overconfident_model():
 
 
 def test_what_is_no_probability_is_refused():
-    with pytest.raises(EvaluationError, match=r"row 1 .* 1\.5, which is no probability"):
+    with pytest.raises(EvaluationError, match=r"row 1 .* 1\.5, which is not a probability"):
         click_metrics(np.array([0, 1]), np.array([0.5, 1.5]), np.array([1, 1]))
     with pytest.raises(EvaluationError, match="no labelled rows"):
         click_metrics(np.array([]), np.array([]), np.array([]))

@@ -86,8 +86,8 @@ def click_metrics(labels: np.ndarray, probabilities: np.ndarray, users: np.ndarr
     wrong = np.flatnonzero(~((probabilities >= 0) & (probabilities <= 1)))
     if len(wrong):
         raise EvaluationError(
-            f"row {wrong[0]} (counted from 0) has the prediction {probabilities[wrong[0]]}, which is not a probability; "
-            "evaluate a model whose output is one (task='binary')."
+            f"row {wrong[0]} (counted from 0) has the prediction {probabilities[wrong[0]]}, which is not a "
+            "probability; evaluate a model whose output is one (task='binary')."
         )
     both = labels.min() != labels.max()
     return {
