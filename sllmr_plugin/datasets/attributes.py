@@ -11,11 +11,8 @@ import pandas as pd
 from ..errors import DataError
 from ..scores.reading import Table
 
-_SEPARATORS = {
-    "space": None,
-    "comma": ",",
-    "pipe": "|",
-}  # what a shell or a list of names reads otherwise
+# Words for characters that a shell or a list of names reads otherwise.
+_SEPARATORS = {"space": None, "comma": ",", "pipe": "|"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +85,15 @@ def read_attributes(table: Table, wanted: Sequence[str]) -> dict[str, ItemAttrib
     found: dict[str, ItemAttribute] = {}
     for name in wanted:
         column, several, separator = name.partition(":")
-        if column in ("item_id", "id", "") or "." in column or (several and not separator):
+        if not column or (several and not separator):
             raise DataError(
-                f"attribute {name!r} is neither COLUMN nor COLUMN:SEPARATOR with a column of attributes whose name has "
-                "no dot; write for instance brand, or genres:pipe for a column with several values, or rename the "
-                "column"
+                f"attribute {name!r} is neither COLUMN nor COLUMN:SEPARATOR; write for instance brand, or genres:pipe "
+                "for a column with several values"
+            )
+        if column in ("item_id", "id") or "." in column:
+            raise DataError(
+                f"column {column!r} cannot be an attribute: the name item_{column} is taken, or has a dot, which "
+                "PyTorch refuses; rename the column"
             )
         table.require_columns([column])
         table.refuse(_is_list(table.frame[column]), column, "write texts, with a separator", problem="not a text")
