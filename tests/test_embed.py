@@ -176,8 +176,14 @@ def test_users_are_means_of_what_they_took_and_a_row_that_trains_does_not_see_it
             mean = naive_mean(read, rows, user, item if training else None)
             vector = adaptor.histories.missing if mean is None else torch.from_numpy(mean)
             torch.testing.assert_close(output[row], adaptor.user_side(vector), rtol=1e-5, atol=1e-5)
-    beyond = adaptor(torch.tensor([12]), torch.tensor([int(items.max()) + 1 + 3]))[0, 3:]  # not item 3 of user 13
-    torch.testing.assert_close(beyond, adaptor.user_side(torch.from_numpy(naive_mean(read, rows, 12))))
+
+
+def test_an_item_beyond_those_that_were_taken_leaves_every_mean_as_it_is():
+    rows = {"user_id": np.array([1, 2, 2]), "item_id": np.array([1, 2, 3])}, np.array([1, 1, 1])
+    adaptor = histories(rows)
+    beyond = torch.tensor([4 + 2])  # were codes not checked, user 1 with it would be user 2 with item 2
+    expected = adaptor.user_side(torch.from_numpy(naive_mean(id_vectors(), rows, 1)))
+    torch.testing.assert_close(adaptor(torch.tensor([1]), beyond)[0, 3:], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_users_without_a_history_share_a_vector_that_is_learned(rows):
