@@ -194,6 +194,20 @@ def test_the_generative_loss_reconstructs_a_tenth_of_the_ids_drawn_from_the_seed
     assert again._generator.initial_seed() == 6
 
 
+def test_the_generative_loss_of_a_small_step_compares_two_ids(vectors, matrix):
+    model = zoo.build(DEEPFM)
+    align(model, vectors, **NAMES, kind="generative", weight=1.0, seed=5)
+    run = open_run(model)
+    loss, n_drawn = run.compute({"item_id": torch.tensor([2, 3, 5, 7])})
+    assert n_drawn == 2  # a tenth of four would be one, whose softmax over itself is 1, whatever the embedding
+    drawn = torch.tensor([2, 3, 5, 7])[torch.randperm(4, generator=torch.Generator().manual_seed(5))[:2]]
+    (aligner,) = model.sllmr_losses["align"].aligners.values()
+    own = model.embedding_dict["item_id"].weight.detach()[drawn]
+    expected = naive_losses("generative", aligner, own, directions(matrix)[drawn - 1])
+    assert float(loss.detach()) == pytest.approx(sum(expected) / 2, rel=1e-3)
+    assert float(loss.detach()) > 0.01
+
+
 def test_a_step_compares_no_more_ids_than_asked_for(vectors, matrix):
     model = zoo.build(DEEPFM)
     align(model, vectors, **NAMES, weight=1.0, seed=5, ids_per_step=6)

@@ -99,8 +99,8 @@ class _AlignRun(LossRun):
         return total, n_open
 
     def _drawn(self, rows: Tensor) -> Tensor:
-        """Return the rows that have a loss in this step."""
-        n_drawn = min(max(1, round(self._share * len(rows))), self._most)
+        """Return the rows that have a loss in this step: at least two, since one alone has no negative."""
+        n_drawn = min(max(2, round(self._share * len(rows))), self._most)
         if n_drawn >= len(rows):
             return rows
         return rows[torch.randperm(len(rows), generator=self._generator)[:n_drawn].to(rows.device)]
