@@ -101,6 +101,17 @@ def test_users_can_start_from_their_own_vectors(training):
         initialise(model, {1: [0.0, 1.0], 2: [1.0, 0.0]}, **IDS, users="vectors")
 
 
+def test_a_refused_start_of_the_users_leaves_the_items_as_they_were():
+    model = zoo.build(DEEPFM)
+    before = state(model)
+    frame = pd.DataFrame({"kind": ["item", "item", "user"], "id": ["1", "2", "999"]})
+    frame["vector"] = [[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    with pytest.raises(VectorsError, match="none of the 1 users is known to the model"):
+        initialise(model, frame, **IDS, users="vectors", anchor=0.1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert "sllmr_losses" not in vars(model)
+
+
 def test_a_table_wider_than_the_vectors_keeps_the_rest_of_its_start():
     model = zoo.build(DEEPFM)
     before = state(model)

@@ -256,9 +256,13 @@ def initialise(
         starts[name] = KnownIds(item, codes, scale * projection(matrix), len(table))
         fill(table, codes, scale * projection(matrix))
         done.n_items, done.item_rows, done._codes = len(codes), table.shape[0], codes
-    of_users = _initialise_users(
-        done, user_tables, item_tables, read, user_index, taken if where == "history" else None
-    )
+    try:
+        of_users = _initialise_users(
+            done, user_tables, item_tables, read, user_index, taken if where == "history" else None
+        )
+    except VectorsError:
+        done.undo(model)
+        raise
     starts |= {name: KnownIds(user, *rows, len(user_tables[name])) for name, rows in of_users.items()}
     if anchor:
         add_loss(model, AnchorLoss(starts, anchor))
