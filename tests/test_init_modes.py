@@ -94,6 +94,13 @@ def test_semantic_ids_are_features_of_the_mode_sid(tmp_path, data, start):
         with_semantic_ids(data, Vectors.read({10**6: [0.0, 1.0], 10**6 + 1: [1.0, 0.0]}))
 
 
+def test_semantic_ids_take_the_place_of_no_attribute(start):
+    catalogue = items().assign(sid_1=["own", "other"] * (N_ITEMS // 2))
+    own = load_interactions(interactions(), catalogue, attributes=["sid_1"])
+    with pytest.raises(ConfigError, match=r"an attribute 'sid_1' already"):
+        with_semantic_ids(own, start.vectors)
+
+
 def test_vectors_are_inputs_of_the_mode_embed(tmp_path, data, start):
     modes = ["none", "embed", "init+embed+global"]
     found = compare(data, scores(), out=tmp_path, modes=modes, seeds=1, settings=SMALL, start=start, verbose=False)

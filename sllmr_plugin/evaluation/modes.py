@@ -190,6 +190,8 @@ def with_semantic_ids(data: Interactions, vectors: Vectors) -> Interactions:
     ------
     VectorsError
         If no item has a vector.
+    ConfigError
+        If the data have an attribute of the name of one, such as ``sid_0``.
     """
     table = SemanticIds.fit(vectors).assign(vectors)
     places = encode_ids(table["item_id"], data.item_index, what="item_id")
@@ -200,6 +202,11 @@ def with_semantic_ids(data: Interactions, vectors: Vectors) -> Interactions:
         codes = np.zeros(data.n_items + 1, dtype=np.int32)
         codes[places[places > 0]] = table[column].to_numpy()[places > 0]
         attribute = ItemAttribute(column, pd.RangeIndex(1, codes.max() + 1, name=column), codes)
+        if attribute.feature in attributes:
+            raise ConfigError(
+                f"the items have an attribute {column!r} already, and mode sid makes one of that name. Leave the "
+                "attribute out of the features (--attributes), or rename its column."
+            )
         attributes[attribute.feature] = attribute
     return replace(data, attributes=attributes)
 
