@@ -16,7 +16,7 @@ from .errors import ConfigError
 from .regularizer.gates import GATES, Gate, OpenGate
 from .regularizer.loss import SelectiveLoss
 from .regularizer.losses import LOSSES, Distillation, Loss, PairLoss
-from .regularizer.pairs import PAIR_RULES, PairRule
+from .regularizer.pairs import PAIR_RULES, PairRule, PairScope
 from .regularizer.uncertainty import UNCERTAINTIES, Uncertainty
 from .settings import Bounds, Settings
 
@@ -74,10 +74,17 @@ class SelectiveConfig(Settings):
         Scored items of each of them among which pairs are formed, drawn again in every step where the table
         holds more. Only items in a pair become input rows.
     pairs_per_user : int, default=4
-        K, the most pairs formed of a user in a step; fewer where the user has fewer (Sec. 3.2, adaptive
-        selection). 1 halves the extra rows; docs/benchmarks.md has what that costs.
+        The most pairs formed of a user in a step; fewer where the user has fewer. 1 halves the extra rows;
+        docs/benchmarks.md has what that costs.
+    pair_scope : {"user", "batch"}, default="user"
+        Whether each user's pairs are chosen among, or those of all users of the step together, as in the paper (Sec.
+        3.2, adaptive selection): then a step takes K~ = min(K, pairs there are, `pairs_per_user` times the users who
+        have any), at least one if there is one. Users whose scores are far apart then take the place of others.
+        With `in_batch_pairs` the pairs among the batch's rows are counted apart.
+    pairs_per_step : int or None, default=None
+        K of ``pair_scope="batch"``; None does not limit the step any further.
     pair_rule : {"largest", "gap_weighted", "uniform"}, class or PairRule, default="largest"
-        Which pairs are taken when a user has more than K: those of largest score gap (the paper's rule), at
+        Which pairs are taken when there are more: those of largest score gap (the paper's rule), at
         random with a chance proportional to the gap, or at random. As ``largest`` chooses among
         items drawn again, it does not take the same extremes every time, unless `candidates_per_user` is
         as large as the table's share of a user.
@@ -131,6 +138,8 @@ class SelectiveConfig(Settings):
     users_per_step: Annotated[int, Bounds(least=1)] | None = None
     candidates_per_user: Annotated[int, Bounds(least=2)] = 10
     pairs_per_user: Annotated[int, Bounds(least=1)] = 4
+    pair_scope: PairScope = "user"
+    pairs_per_step: Annotated[int, Bounds(least=1)] | None = None
     pair_rule: Annotated[str | type[PairRule] | PairRule, PAIR_RULES] = "largest"
     user_source: Literal["table", "batch"] = "table"
     in_batch_pairs: bool = False
@@ -154,12 +163,15 @@ class SelectiveConfig(Settings):
 
     def problems(self) -> list[str]:
         """Return what is wrong with fields that fit one by one."""
-        if self.pairwise or self.gate == "auto" or self._is_open:
-            return []
-        return [
-            f"gate={self.gate!r} weighs pairs, and loss={self.loss!r} looks at single items: use gate='none', or a "
-            "loss of pairs such as 'ranknet'"
-        ]
+        found = []
+        if self.pairs_per_step is not None and self.pair_scope == "user":
+            found.append(f"pairs_per_step={self.pairs_per_step} limits all users together: use pair_scope='batch'")
+        if not (self.pairwise or self.gate == "auto" or self._is_open):
+            found.append(
+                f"gate={self.gate!r} weighs pairs, and loss={self.loss!r} looks at single items: use gate='none', or a "
+                "loss of pairs such as 'ranknet'"
+            )
+        return found
 
     @property
     def active(self) -> bool:
@@ -211,6 +223,8 @@ class SelectiveConfig(Settings):
             score_space=self.score_space,
             pairs_per_user=self.pairs_per_user,
             pair_rule=self.pair_rule,
+            pair_scope=self.pair_scope,
+            pairs_per_step=self.pairs_per_step,
         )
 
     def users_in_step(self, batch_rows: int) -> int:

@@ -20,16 +20,22 @@ from sllmr_plugin.settings import Settings, choices_of, field_types
 
 CHOICES = {
     name: choices_of(SelectiveConfig, name)
-    for name in ("loss", "gate", "pair_rule", "uncertainty", "weight_scale", "score_space", "user_source")
+    for name in ("loss", "gate", "pair_rule", "uncertainty", "weight_scale", "score_space", "user_source", "pair_scope")
 }
 KINDS = st.one_of(
     st.tuples(st.sampled_from(["ranknet", "hinge"]), st.sampled_from(CHOICES["gate"])),
     st.tuples(st.sampled_from(CHOICES["loss"]), st.sampled_from(["auto", "none"])),
 )
+SCOPES = st.one_of(
+    st.tuples(st.sampled_from(CHOICES["pair_scope"]), st.none()), st.tuples(st.just("batch"), st.integers(1, 10**6))
+)
 CONFIGS = st.builds(
-    lambda kinds, **others: SelectiveConfig(loss=kinds[0], gate=kinds[1], **others),
+    lambda kinds, pairs, **others: SelectiveConfig(
+        loss=kinds[0], gate=kinds[1], pair_scope=pairs[0], pairs_per_step=pairs[1], **others
+    ),
     KINDS,
-    **{name: st.sampled_from(names) for name, names in CHOICES.items() if name not in ("loss", "gate")},
+    SCOPES,
+    **{name: st.sampled_from(names) for name, names in CHOICES.items() if name not in ("loss", "gate", "pair_scope")},
     weight=st.floats(0, 1e6),
     margin=st.none() | st.floats(0, 100),
     users_per_step=st.none() | st.integers(1, 10**6),
@@ -84,6 +90,7 @@ BAD = {
     "users_per_step": [0, -3, 2.5, True, "8"],
     "candidates_per_user": [1, 0, None],
     "pairs_per_user": [0, 1.0],
+    "pairs_per_step": [0, 2.5, "8"],
     "mc_samples": [1],
     "cold_threshold": [-1],
     "warmup_epochs": [-1, 0.5],
@@ -108,6 +115,12 @@ def test_all_problems_are_named_at_once():
     assert all(f"{name}=" in str(caught.value) for name in values)
     assert isinstance(caught.value, SLLMRError)
     assert isinstance(caught.value, ValueError)
+
+
+def test_a_limit_of_all_users_is_refused_where_each_has_its_own():
+    assert SelectiveConfig(pair_scope="batch", pairs_per_step=16).pairs_per_step == 16
+    with pytest.raises(ConfigError, match=r"pairs_per_step=16 limits all users together: use pair_scope='batch'"):
+        SelectiveConfig(pairs_per_step=16)
 
 
 def test_the_edges_of_the_ranges_are_allowed():

@@ -40,9 +40,9 @@ def all_pairs(scores, valid):
     return result
 
 
-def select(scores, valid, max_pairs, rule, seed=0):
+def select(scores, valid, max_pairs, rule, seed=0, **batch):
     generator = torch.Generator().manual_seed(seed)
-    pairs = select_pairs(scores, valid, max_pairs=max_pairs, rule=rule, generator=generator)
+    pairs = select_pairs(scores, valid, max_pairs=max_pairs, rule=rule, generator=generator, **batch)
     assert pairs.preferred.dtype == pairs.other.dtype == torch.int64
     return list(zip(pairs.preferred.tolist(), pairs.other.tolist(), strict=True))
 
@@ -78,6 +78,34 @@ def test_largest_takes_the_largest_gaps_of_each_user(block, max_pairs):
         assert gaps == sorted(sorted(pairs.values(), reverse=True)[:max_pairs])
 
 
+@given(blocks(), st.sampled_from(RULES), st.integers(1, 4), st.none() | st.integers(1, 9), st.integers(0, 2**31))
+@settings(max_examples=200, deadline=None)
+def test_a_batch_gives_the_papers_number_of_pairs(block, rule, per_user, most, seed):
+    selected = select(*block, max_pairs=per_user, rule=rule, seed=seed, scope="batch", most=most)
+    by_user = [pairs for pairs in all_pairs(*block) if pairs]
+    every = {pair: gap for pairs in by_user for pair, gap in pairs.items()}
+    if not every:
+        assert selected == []
+        return
+    limits = [len(every), per_user * len(by_user)] + ([most] if most is not None else [])
+    assert len(selected) == len(set(selected)) == max(1, min(limits))
+    assert set(selected) <= set(every)
+    if rule == "largest":
+        assert sorted(every[pair] for pair in selected) == sorted(every.values())[-len(selected) :]
+
+
+def test_a_batch_takes_the_largest_gaps_whoever_has_them():
+    scores = torch.tensor([[0.0, 1.0, 0.5], [0.5, 0.625, 0.5], [0.25, 0.25, 0.25], [0.0, 0.75, 0.0]])
+    valid = torch.ones(4, 3, dtype=torch.bool)
+    wide, narrow = {(1, 0), (1, 2), (2, 0), (10, 9), (10, 11)}, {(4, 3), (4, 5)}
+    assert [i for i, _ in select(scores, valid, 1, "largest")] == [1, 4, 10]
+    # user 2 has no pair, so three users count: one pair each is K~ = 3, all of them of the users who are wide apart
+    assert set(select(scores, valid, 1, "largest", scope="batch")) == {(1, 0), (10, 9), (10, 11)}
+    assert set(select(scores, valid, 2, "largest", scope="batch")) > wide
+    assert set(select(scores, valid, 9, "largest", scope="batch")) == wide | narrow
+    assert select(scores, valid, 9, "largest", scope="batch", most=1) == [(1, 0)]
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_ties_and_single_items_form_no_pair(rule):
     ties = torch.full((3, 4), 0.5)
@@ -86,6 +114,8 @@ def test_ties_and_single_items_form_no_pair(rule):
     one[:, 2] = True
     assert select(torch.rand(3, 4), one, 5, rule) == []
     assert select(torch.zeros(0, 4), torch.zeros(0, 4, dtype=torch.bool), 5, rule) == []
+    assert select(ties, torch.ones(3, 4, dtype=torch.bool), 5, rule, scope="batch") == []
+    assert select(torch.zeros(0, 4), torch.zeros(0, 4, dtype=torch.bool), 5, rule, scope="batch") == []
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -73,6 +73,18 @@ def test_no_more_pairs_of_a_user_than_asked_for_and_none_between_users():
     assert math.isnan(alone.statistics["gate"].item())
 
 
+def test_pairs_can_be_counted_over_all_users():
+    scores, _, users, _, _ = entries(5)
+    llm = torch.rand(len(users), generator=torch.Generator().manual_seed(5))  # no two gaps alike
+    gap, same = llm[:, None] - llm, users[:, None] == users
+    largest = (gap * same).flatten().topk(3)
+    i, j = largest.indices // len(users), largest.indices % len(users)
+    selective = SelectiveLoss(pair_scope="batch", pairs_per_step=3)
+    expected = torch.nn.functional.softplus(scores[j] - scores[i]).mean()
+    assert selective(scores, llm, users).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert selective.statistics["pairs"].item() == 3
+
+
 def test_order_of_entries_and_names_of_users_do_not_matter():
     scores, llm, users, cold, tail = entries(6)
     selective = SelectiveLoss(gate="fixed", pairs_per_user=1000)
@@ -137,6 +149,11 @@ def test_other_settings_are_checked_as_those_of_wrap():
         SelectiveLoss(loss="rank")
     with pytest.raises(ConfigError, match="pairs_per_user=0"):
         SelectiveLoss(pairs_per_user=0)
+    with pytest.raises(ConfigError, match="pair_scope='step' is not one of 'user', 'batch'"):
+        SelectiveLoss(pair_scope="step")
+    for fields in ({"pairs_per_step": 0, "pair_scope": "batch"}, {"pairs_per_step": 8}):
+        with pytest.raises(ConfigError, match="pairs_per_step=. must be None or, with pair_scope='batch', at least 1"):
+            SelectiveLoss(**fields)
 
 
 def test_wrong_input_says_what_to_pass():

@@ -106,6 +106,14 @@ def test_with_room_for_all_a_step_holds_every_pair_of_the_table(rule):
     assert len(pairs) == len(set(pairs))
 
 
+def test_pairs_of_a_step_can_compete_with_those_of_all_users():
+    pairs = pairs_of(session_of(pair_scope="batch", pairs_per_step=4).plan(BATCH))
+    gap = {pair: CANDIDATES[pair[0][0]][pair[0][1]] - CANDIDATES[pair[1][0]][pair[1][1]] for pair in pairs}
+    every = [CANDIDATES[i[0]][i[1]] - CANDIDATES[j[0]][j[1]] for i, j in ordered_pairs(CANDIDATES)]
+    assert set(pairs) <= ordered_pairs(CANDIDATES)
+    assert sorted(gap.values()) == pytest.approx(sorted(every)[-4:])
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_rows_are_the_users_template_with_the_candidates_columns(seed):
     session = session_of(seed=seed, users_per_step=3, candidates_per_user=4, pairs_per_user=2, pair_rule="uniform")

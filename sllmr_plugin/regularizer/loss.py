@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from .gates import AUTO, GATES, Gate
 from .losses import LOSSES, Loss, PairLoss, PointwiseLoss
-from .pairs import PAIR_RULES, OrderedPairs, PairRule, select_pairs
+from .pairs import PAIR_RULES, OrderedPairs, PairRule, PairScope, select_pairs
 from .signals import REGIONS, Entries, PairSignals, pair_regions
 from .uncertainty import Confidence
 
@@ -60,9 +60,13 @@ class SelectiveLoss(nn.Module):
     score_space : {"logit", "probability"}, default="logit"
         The scores whose differences are taken.
     pairs_per_user : int, default=4
-        K, the most pairs of a user in a call.
+        The most pairs of a user in a call; with ``pair_scope="batch"`` the most of a user on average.
     pair_rule : {"largest", "gap_weighted", "uniform"}, class or PairRule, default="largest"
-        Which of a user's pairs are taken when there are more, by the gap of their LLM scores.
+        Which pairs are taken when there are more, by the gap of their LLM scores.
+    pair_scope : {"user", "batch"}, default="user"
+        Whether each user's pairs are chosen among, or those of all users together (paper, Sec. 3.2).
+    pairs_per_step : int, optional
+        With ``pair_scope="batch"`` K, the most pairs of all users in a call.
     generator : torch.Generator, optional
         Source of randomness of rules that draw; on the device of the scores.
 
@@ -96,6 +100,8 @@ class SelectiveLoss(nn.Module):
         score_space: str = "logit",
         pairs_per_user: int = 4,
         pair_rule: str | type[PairRule] | PairRule = "largest",
+        pair_scope: PairScope = "user",
+        pairs_per_step: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -122,6 +128,12 @@ class SelectiveLoss(nn.Module):
             raise ConfigError(
                 f"pairs_per_user={pairs_per_user!r} must be at least 1, and margin={margin!r} None or at least 0."
             )
+        if pair_scope not in ("user", "batch"):
+            raise ConfigError(f"pair_scope={pair_scope!r} is not one of 'user', 'batch'. Take one of these.")
+        if pairs_per_step is not None and (pair_scope == "user" or pairs_per_step < 1):
+            raise ConfigError(
+                f"pairs_per_step={pairs_per_step!r} must be None or, with pair_scope='batch', at least 1. Correct it."
+            )
         # Not registries' copies: an object that is passed here is fitted and looked at by its owner.
         self.gate: Gate = gate if isinstance(gate, Gate) else GATES.make(gate)
         self.loss: Any = loss if isinstance(loss, Loss) else LOSSES.make(loss)
@@ -131,6 +143,8 @@ class SelectiveLoss(nn.Module):
         self.score_space = score_space
         self._pairs_per_user = pairs_per_user
         self._pair_rule = pair_rule if isinstance(pair_rule, PairRule) else PAIR_RULES.make(pair_rule)
+        self._pair_scope: PairScope = pair_scope
+        self._pairs_per_step = pairs_per_step
         self._generator = generator
         self.statistics: dict[str, Tensor] = {}
 
@@ -237,7 +251,13 @@ class SelectiveLoss(nn.Module):
             none = torch.empty(0, dtype=torch.int64, device=llm_scores.device)
             return OrderedPairs(none, none)
         return select_pairs(
-            llm_scores, valid, max_pairs=self._pairs_per_user, rule=self._pair_rule, generator=generator
+            llm_scores,
+            valid,
+            max_pairs=self._pairs_per_user,
+            rule=self._pair_rule,
+            scope=self._pair_scope,
+            most=self._pairs_per_step,
+            generator=generator,
         )
 
     def pair_losses(self, logit: Tensor, probability: Tensor, pairs: OrderedPairs) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from .registry import Registry
 
 PAIR_RULES: Registry[PairRule] = Registry("pair rule")
 """Values of ``SelectiveConfig.pair_rule``."""
+
+PairScope = Literal["user", "batch"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class OrderedPairs:
 
 
 class PairRule:
-    """Which pairs of a user are taken if there are more than K: those with the largest keys.
+    """Which pairs of a user, or of all users together, are taken if there are more: those with the largest keys.
 
     A subclass has a name once it is defined, ``class MyRule(PairRule, name="mine")``.
     """
@@ -84,12 +86,15 @@ def select_pairs(
     *,
     max_pairs: int,
     rule: str | type[PairRule] | PairRule,
+    scope: PairScope = "user",
+    most: int | None = None,
     generator: torch.Generator | None = None,
 ) -> OrderedPairs:
-    """Form ordered pairs within users (paper Sec. 3.2, "User-consistent pair construction").
+    """Form ordered pairs within users (paper Sec. 3.2, user-consistent pair construction and adaptive pair selection).
 
-    A user with n pairs gives ``min(max_pairs, n)`` of them: the adaptive K~, which follows what the
-    block holds, takes at least one pair if there is one, and none for ties.
+    With the scope ``user``, a user with n pairs gives ``min(max_pairs, n)`` of them. With ``batch`` all users
+    together, u of them with a pair, give ``min(most, n, max_pairs * u)`` of their n pairs, as in the paper. Either is
+    an adaptive K~: it follows what the block holds, takes at least one pair if there is one, and none for ties.
 
     Parameters
     ----------
@@ -98,9 +103,13 @@ def select_pairs(
     valid : Tensor
         (n_users, width) bool, False where a row is padding.
     max_pairs : int
-        K, the most pairs of a user.
+        The most pairs of a user; with ``batch`` the most of a user on average.
     rule : str, type or PairRule
         Which are taken; a name in `PAIR_RULES`, a class or an instance.
+    scope : {"user", "batch"}, default="user"
+        Whether pairs compete with those of the same user or with those of all.
+    most : int, optional
+        K of ``batch``, the most pairs of all users; not limited unless given.
     generator : torch.Generator, optional
         Source of randomness of rules that draw.
 
@@ -114,8 +123,15 @@ def select_pairs(
     is_pair = (gap > 0) & valid.unsqueeze(2) & valid.unsqueeze(1)
     rule = rule if isinstance(rule, PairRule) else PAIR_RULES.make(rule)
     key = rule.keys(gap, generator).masked_fill(~is_pair, -torch.inf).view(n_users, width * width)
-    best = key.topk(min(max_pairs, width * width), dim=1)
-    user, slot = torch.nonzero(best.values > -torch.inf, as_tuple=True)
-    cell = best.indices[user, slot]
+    if scope == "batch":
+        n_with_pairs = int(is_pair.flatten(1).any(dim=1).sum())
+        limit = max_pairs * n_with_pairs if most is None else min(most, max_pairs * n_with_pairs)
+        best = key.flatten().topk(min(limit, key.numel()))
+        taken = best.indices[best.values > -torch.inf]
+        user, cell = taken // (width * width), taken % (width * width)
+    else:
+        best = key.topk(min(max_pairs, width * width), dim=1)
+        user, slot = torch.nonzero(best.values > -torch.inf, as_tuple=True)
+        cell = best.indices[user, slot]
     first_of_user = user * width
     return OrderedPairs(first_of_user + cell // width, first_of_user + cell % width)
