@@ -69,7 +69,7 @@ def main() -> None:
     bench = Bench.from_command_line(__doc__)
     losses: dict[str, list[list[float]]] = {name: [] for name in SETS}
     for seed in range(bench.seeds):
-        rows, labels = training_rows(bench.data, negatives=1, history_length=10, seed=seed)
+        rows, labels = training_rows(bench.data, seed=seed)
         model = wrap(build_model("deepfm", bench.data, seed=seed), bench.table, user="user_id", item="item_id")
         model.compile(torch.optim.Adam(model.parameters(), lr=1e-3), "binary_crossentropy")
         x = input_rows(model, rows)

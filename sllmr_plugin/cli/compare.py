@@ -46,7 +46,7 @@ examples:
   sllmr compare ... --corrupt warm_inverted --out runs/warm_inverted
   sllmr compare ... --modes none,kd,kar,llm_cf,gated --texts texts.parquet --out runs/baselines
   sllmr compare ... --modes none,init,init+gated --initialise titles --out runs/initialised
-  sllmr compare ... --epochs 8 --negatives 4 --redraw --patience 3 --out runs/strong
+  sllmr compare ... --epochs 30 --negatives-by popularity --out runs/other_training
   sllmr compare ... --attributes brand,genres:pipe --histories --out runs/features
   sllmr compare ... --config runs/tune/chosen.yaml --out runs/tuned
   sllmr compare ... --eval-users 500 --seeds 1 --out runs/quick_look
