@@ -412,7 +412,7 @@ def test_compare_refuses_to_mix_data_scores_or_configs(data, scores, tmp_path, m
         ({"data": other_data}, "interactions was"),
         ({"scores": scores.assign(score=0.3)}, "scores was"),
         ({"config_overrides": {"weight": 0.7}}, "config was"),
-        ({"settings": RunSettings.quick(epochs=9)}, "epochs was 3, now 9"),
+        ({"settings": RunSettings.quick(epochs=9)}, "epochs was 15, now 9"),
     ]:
         with pytest.raises(RunFolderError, match=told):
             compare(**{"data": data, "scores": scores, "out": tmp_path, "modes": ["none"], "seeds": 1, **change})

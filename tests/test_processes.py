@@ -267,7 +267,6 @@ def test_one_process_alone_sends_nothing():
     tensor = torch.arange(3)
     assert (ranks.rank, ranks.world) == (0, 1)
     assert ranks.sum(tensor) is ranks.of_first(tensor) is tensor
-    assert ranks.rows_in_step(5) == 5
 
 
 def test_an_augmented_model_is_refused(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sllmr_plugin import SentenceTransformerEncoder, TextEncoder, TextEncoderError, TfidfSvdEncoder
-from sllmr_plugin.evaluation.run import describe_texts
+from sllmr_plugin.evaluation.compare import describe_texts
 from sllmr_plugin.knowledge import EncodedTexts, TextTable
 from sllmr_plugin.knowledge.vectors import encode_checked
 

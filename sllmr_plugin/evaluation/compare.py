@@ -192,7 +192,7 @@ def compare(
         texts = TextTable.read(texts, user_index=data.user_index, item_index=data.item_index)
     encoded = EncodedTexts.of(texts, encoder) if texts is not None else None
     labels = label_test(data, strata) if len(strata) else None
-    everything = {**_everything_else(data, scores, settings, config_overrides or {}), **_described_texts(encoded)}
+    everything = {**_everything_else(data, scores, settings, config_overrides or {}), **describe_texts(encoded)}
     if start is not None:
         everything["start"] = {**_described(start.vectors), "scale": start.scale, "users": start.users}
     folder = RunFolder(out, everything, overwrite=overwrite)
@@ -289,7 +289,7 @@ def _configs(modes: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Se
     return {mode: SelectiveConfig.of_mode(Mode.of(mode).regularizer, overrides) for mode in modes}
 
 
-def _described_texts(encoded: EncodedTexts | None) -> dict[str, Any]:
+def describe_texts(encoded: EncodedTexts | None) -> dict[str, Any]:
     """Return what results depend on of texts, as plain JSON values; nothing without texts."""
     if encoded is None:
         return {}
