@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..backends.initialise import DEFAULT_SCALE, USERS
+from ..backends.initialise import DEFAULT_SCALE, METHODS, USERS
 from ..config import SelectiveConfig
 from ..datasets.interactions import load_interactions
 from ..errors import ConfigError
@@ -115,6 +115,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="where user rows come from: the mean of their training items, their own vectors, or nowhere "
         "(default: auto, the mean)",
     )
+    parser.add_argument(
+        "--initialise-method",
+        choices=METHODS,
+        default=METHODS[0],
+        help="how vectors become rows: their principal components, at random, or as who took what teaches "
+        "(default: svd)",
+    )
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
     add_training(parser)
     parser.add_argument("--eval-users", type=positive, metavar="N", help="test users ranked (default: all)")
@@ -180,8 +187,9 @@ def _start(arguments: argparse.Namespace) -> Start | None:
     """Return what ``--initialise`` names, None where it names nothing."""
     source = arguments.initialise
     if source is None:
-        if arguments.initialise_scale != DEFAULT_SCALE or arguments.initialise_users != "auto":
-            raise ConfigError("--initialise-scale and --initialise-users go with --initialise; give that, too.")
+        given = (arguments.initialise_scale, arguments.initialise_users, arguments.initialise_method)
+        if given != (DEFAULT_SCALE, USERS[0], METHODS[0]):
+            raise ConfigError("--initialise-scale, -users and -method go with --initialise; give that, too.")
         return None
     return Start.read(
         source,
@@ -189,6 +197,7 @@ def _start(arguments: argparse.Namespace) -> Start | None:
         encoder=_encoder(arguments),
         scale=arguments.initialise_scale,
         users=arguments.initialise_users,
+        method=arguments.initialise_method,
     )
 
 

@@ -233,11 +233,14 @@ class Start:
         Root mean square of each item row.
     users : {"auto", "history", "vectors", "none"}, default="auto"
         Where user rows come from.
+    method : {"svd", "random", "project"}, default="svd"
+        How vectors become rows.
     """
 
     vectors: Vectors
     scale: float = DEFAULT_SCALE
     users: str = "auto"
+    method: str = "svd"
 
     @classmethod
     def read(
@@ -246,8 +249,7 @@ class Start:
         items: str | Path | None = None,
         *,
         encoder: TextEncoder | None = None,
-        scale: float = DEFAULT_SCALE,
-        users: str = "auto",
+        **options: Any,
     ) -> Start:
         """Read vectors.
 
@@ -260,8 +262,8 @@ class Start:
             Items file with a column ``title``.
         encoder : TextEncoder or None, default=None
             Encodes texts; default: `TfidfSvdEncoder`.
-        scale, users
-            As the attributes.
+        **options
+            The attributes: ``scale``, ``users``, ``method``.
 
         Raises
         ------
@@ -271,9 +273,9 @@ class Start:
         if str(source) == "titles":
             if items is None:
                 raise ConfigError("the titles to start from stand in the file of the items; give that, too (--items).")
-            return cls(Vectors.read(items, encoder=encoder), scale, users)
+            return cls(Vectors.read(items, encoder=encoder), **options)
         titles = items if is_text_table(source) else None
-        return cls(Vectors.read(source, titles=titles, encoder=encoder), scale, users)
+        return cls(Vectors.read(source, titles=titles, encoder=encoder), **options)
 
 
 def check_sources(modes: Sequence[Mode], *, texts: object | None, start: object | None) -> None:

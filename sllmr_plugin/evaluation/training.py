@@ -377,6 +377,7 @@ def train(
             y=rows[1],
             scale=start.scale,
             users=start.users,
+            method=start.method,
             user_index=data.user_index,
             item_index=data.item_index,
         )

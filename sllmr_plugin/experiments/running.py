@@ -144,7 +144,7 @@ def _start(experiment: Experiment, files: Mapping[str, Path]) -> Start | None:
         return None
     chosen = experiment.start
     source = files["texts"] if chosen.source == "texts" else chosen.source
-    return Start.read(source, files.get("items"), scale=chosen.scale, users=chosen.users)
+    return Start.read(source, files.get("items"), scale=chosen.scale, users=chosen.users, method=chosen.method)
 
 
 def _keep(experiment: Experiment, folder: Path) -> None:

@@ -85,11 +85,14 @@ class StartChoice(Settings):
         Root mean square of an item's row.
     users : {"auto", "history", "vectors", "none"}, default="auto"
         Where user rows come from, see `initialise`.
+    method : {"svd", "random", "project"}, default="svd"
+        How vectors become rows.
     """
 
     source: str = "texts"
     scale: Annotated[float, Bounds(above=0)] = DEFAULT_SCALE
     users: Literal["auto", "history", "vectors", "none"] = "auto"
+    method: Literal["svd", "random", "project"] = "svd"
 
 
 SECTIONS: dict[str, type] = {
