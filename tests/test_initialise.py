@@ -240,7 +240,10 @@ def test_titles_and_descriptions_are_joined_by_id(tmp_path):
             return super().encode(texts)
 
     read = Vectors.read(texts, titles=items, encoder=Spy(dim=2))
-    assert seen == ["zelda. sword quest", "kart race", "mario", "sword"]
+    assert seen == ["zelda. sword quest", "kart race", "mario"]  # it learns from items alone
+    words = TfidfSvdEncoder(dim=2)
+    np.testing.assert_allclose(read.items.matrix, words.encode(seen), atol=1e-6)
+    np.testing.assert_allclose(read.users.matrix, words.transform(["sword"]), atol=1e-6)
     assert read.items.ids.tolist() == ["07", "8", "9"]
     assert len(read.users) == 1
     assert repr(read) == "Vectors of the vectors DataFrame: items: 3 of 2 numbers, users: 1 of 2 numbers"

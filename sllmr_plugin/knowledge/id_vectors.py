@@ -162,7 +162,9 @@ class Vectors:
         source: str = "texts",
         written: bool = False,
     ) -> Vectors:
-        """Encode texts of items and users, all together, so that they lie in one space.
+        """Encode texts of items and users, so that they lie in one space.
+
+        An encoder with a method `transform` is fitted on the items' texts; others encode all texts together.
 
         Parameters
         ----------
@@ -184,11 +186,18 @@ class Vectors:
         if frames[0].empty:
             raise VectorsError(f"{source}: no item has a text. Check the column of texts.")
         ids = [_once(frame["id"].reset_index(drop=True), source) for frame in frames]
-        together = [str(text) for frame in frames for text in frame["text"]]
+        told = [[str(text) for text in frame["text"]] for frame in frames]
         encoder = find_encoder(encoder)
-        matrix = encode_finite(encoder, together)
-        parts = np.split(matrix, np.cumsum([len(frame) for frame in frames])[:-1])
-        found = [IdVectors(own, part, written) for own, part in zip(ids, parts, strict=True)]
+        if hasattr(encoder, "transform"):
+            # Fitted on items alone: thousands of profiles would have it tell users apart, not items.
+            parts = [
+                encode_finite(encoder, told[0]),
+                *(encode_finite(_Fitted(encoder), one) for one in told[1:] if one),
+            ]
+        else:
+            matrix = encode_finite(encoder, [text for one in told for text in one])
+            parts = np.split(matrix, np.cumsum([len(one) for one in told])[:-1])
+        found = [IdVectors(own, part, written) for own, part in zip(ids, parts, strict=False)]
         return cls(found[0], found[1] if len(found) > 1 and len(found[1]) else None, source, encoder)
 
     def more(self, source: VectorSource, **options: Any) -> Vectors:
