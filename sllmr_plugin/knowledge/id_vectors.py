@@ -185,20 +185,18 @@ class Vectors:
         frames = [frame[frame["text"].astype(str).str.strip() != ""] for frame in frames]
         if frames[0].empty:
             raise VectorsError(f"{source}: no item has a text. Check the column of texts.")
+        frames = [frame for frame in frames if not frame.empty]
         ids = [_once(frame["id"].reset_index(drop=True), source) for frame in frames]
         told = [[str(text) for text in frame["text"]] for frame in frames]
         encoder = find_encoder(encoder)
         if hasattr(encoder, "transform"):
             # Fitted on items alone: thousands of profiles would have it tell users apart, not items.
-            parts = [
-                encode_finite(encoder, told[0]),
-                *(encode_finite(_Fitted(encoder), one) for one in told[1:] if one),
-            ]
+            parts = [encode_finite(encoder, told[0]), *(encode_finite(_Fitted(encoder), one) for one in told[1:])]
         else:
             matrix = encode_finite(encoder, [text for one in told for text in one])
             parts = np.split(matrix, np.cumsum([len(one) for one in told])[:-1])
-        found = [IdVectors(own, part, written) for own, part in zip(ids, parts, strict=False)]
-        return cls(found[0], found[1] if len(found) > 1 and len(found[1]) else None, source, encoder)
+        found = [IdVectors(own, part, written) for own, part in zip(ids, parts, strict=True)]
+        return cls(found[0], found[1] if len(found) > 1 else None, source, encoder)
 
     def more(self, source: VectorSource, **options: Any) -> Vectors:
         """Read vectors of further ids, in the space of these: texts by the encoder as it is fitted already."""
