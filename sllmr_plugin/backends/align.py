@@ -15,6 +15,7 @@ from ..errors import CoverageWarning, UnsupportedModelError, VectorsError
 from ..knowledge.adaptor import seeded
 from ..knowledge.align import KINDS, Aligner
 from ..knowledge.id_vectors import Vectors, VectorSource
+from ..knowledge.vectors import directions
 from ..regions import cold_users, tail_threshold
 from ..scores.ids import IdIndex
 from .base import backend_of
@@ -280,7 +281,7 @@ def align(
         if gated:
             limit = cold_threshold if region == "cold" else tail_quantile
             is_open = _in_region(region, limit, codes, *training_codes(x or {}, y, feature, n_codes), n_codes)
-        sides.append(_Side(feature, codes, _directions(matrix, centre), n_codes, is_open))
+        sides.append(_Side(feature, codes, directions(matrix, centre), n_codes, is_open))
         tables |= found
         counts[what] = int(is_open.sum()), n_codes
     if counts["items"][0] + counts["users"][0] == 0:
@@ -303,14 +304,6 @@ def align(
             stacklevel=2,
         )
     return Alignment(read, kind, weight, n_items, n_users, item_rows, user_rows, tuple(tables))
-
-
-def _directions(matrix: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Return vectors seen from the items' mean, with a root mean square of 1: only the direction counts."""
-    rows = matrix - centre
-    size = np.sqrt(np.square(rows).mean(axis=1, keepdims=True))
-    directions: np.ndarray = rows / np.where(size > 1e-9, size, 1.0)
-    return directions
 
 
 def _in_region(
