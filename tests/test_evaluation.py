@@ -313,6 +313,16 @@ def test_run_folder_round_trip_writes_null_for_nan(tmp_path):
     assert list(RunFolder(tmp_path / "run", None).runs) == list(again.runs)
 
 
+def test_run_folder_of_an_unfinished_first_run_keeps_nothing_for_other_settings(tmp_path):
+    labels = pd.DataFrame({"user_id": ["u0"], "item_id": ["i"], "country": ["x"]})
+    for settings, kept in (({"epochs": 3}, False), ({"epochs": 3}, True), ({"epochs": 4}, False)):
+        folder = RunFolder(tmp_path, settings)
+        assert [folder.reliability is not None, folder.labels() is not None, folder.inputs is not None] == [kept] * 3
+        folder.set_labels(labels)
+        folder.set_inputs({"origin": {}})
+        folder.set_reliability({"seed": 0})
+
+
 def test_run_folder_refuses_other_settings_until_told_to_overwrite(tmp_path):
     RunFolder(tmp_path, {"epochs": 3, "batch_size": 8}).add(result())
     with pytest.raises(RunFolderError, match=r"\(epochs was 3, now 4\); choose another folder"):

@@ -124,9 +124,9 @@ class ResultFolder:
                 raise RunFolderError(f"{self.path} has no {self.FILE}; give the folder of {self.WHAT}.")
             self._read()
             return
+        there = read_json(self.settings_file) if self.settings_file.exists() else {}
+        different = changes(there, settings)
         if self.results_file.exists():
-            there = read_json(self.settings_file) if self.settings_file.exists() else {}
-            different = changes(there, settings)
             outdated = self._outdated(read_json(self.results_file))
             if overwrite and (different or outdated):
                 self._clear()
@@ -137,6 +137,8 @@ class ResultFolder:
                 )
             else:
                 self._read()
+        elif there and different:
+            self._clear()  # beside a first run that did not finish lies what was written before it
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._prepare()
@@ -181,7 +183,8 @@ class ResultFolder:
         return isinstance(content, list) or (isinstance(content, dict) and content.get("format") != self.FORMAT)
 
     def _clear(self) -> None:
-        self.results_file.unlink()  # before the settings change, so that old results never pass for new ones
+        # Before the settings change, so that old results never pass for new ones.
+        self.results_file.unlink(missing_ok=True)
 
     def _prepare(self) -> None:
         """Make what lies in the folder; for subclasses."""
