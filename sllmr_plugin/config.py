@@ -18,6 +18,7 @@ from .regularizer.loss import SelectiveLoss
 from .regularizer.losses import LOSSES, Distillation, Loss, PairLoss
 from .regularizer.pairs import PAIR_RULES, PairRule, PairScope
 from .regularizer.uncertainty import UNCERTAINTIES, Uncertainty
+from .scores.normalise import ScoreNorm
 from .settings import Bounds, Settings
 
 MODES: dict[str, dict[str, Any]] = {
@@ -65,6 +66,13 @@ class SelectiveConfig(Settings):
     score_space : {"logit", "probability"}, default="logit"
         Which scores are subtracted. On probabilities the gradient vanishes for items that the model scores
         near 0 or 1; on logits it does not.
+    score_norm : {"none", "rank", "minmax"}, default="none"
+        Whether each user's LLM scores, candidates and probes together, are put on a scale of their own before anything
+        looks at them, pairs, gate and pointwise losses alike (Sec. 4.3, "Returned scores are normalised"). ``rank``
+        takes the share of the user's other scores that are lower, ``minmax`` ``(t - min) / (max - min)``; a user whose
+        scores are all equal gets 0.5 for each. Neither changes the order of a user's items, so all pairs stay; the gaps
+        change, and with them which pairs are largest, the gate's signal of the gap, and what ``mse``, ``bce`` and
+        ``kd`` aim at. `margin` is one of the model's scores and stays.
     margin : float or None, default=None
         None takes 0 for RankNet and, for the hinge, 1 on logits and 0.1 on probabilities.
     users_per_step : int or None, default=None
@@ -79,7 +87,8 @@ class SelectiveConfig(Settings):
     pair_scope : {"user", "batch"}, default="user"
         Whether each user's pairs are chosen among, or those of all users of the step together, as in the paper (Sec.
         3.2, adaptive selection): then a step takes K~ = min(K, pairs there are, `pairs_per_user` times the users who
-        have any), at least one if there is one. Users whose scores are far apart then take the place of others.
+        have any), at least one if there is one. Users whose scores are far apart then take the place of others;
+        `score_norm` makes users comparable.
         With `in_batch_pairs` the pairs among the batch's rows are counted apart.
     pairs_per_step : int or None, default=None
         K of ``pair_scope="batch"``; None does not limit the step any further.
@@ -134,6 +143,7 @@ class SelectiveConfig(Settings):
     weight: Annotated[float, Bounds(least=0)] = 0.2
     weight_scale: Literal["batch_mean", "pair_sum"] = "batch_mean"
     score_space: Literal["logit", "probability"] = "logit"
+    score_norm: ScoreNorm = "none"
     margin: Annotated[float, Bounds(least=0)] | None = None
     users_per_step: Annotated[int, Bounds(least=1)] | None = None
     candidates_per_user: Annotated[int, Bounds(least=2)] = 10

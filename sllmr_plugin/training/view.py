@@ -14,6 +14,7 @@ from ..config import SelectiveConfig
 from ..errors import CoverageError, CoverageWarning, DataError
 from ..regularizer.signals import RegionSignals
 from ..scores.arrays import UserScores
+from ..scores.normalise import normalised
 from ..scores.table import WARN_BELOW, ScoreTable
 from .rows import Features, TrainingRows, item_columns, known_item_values
 from .sampler import DrawableScores, RowBuilder
@@ -79,7 +80,7 @@ def usable_scores(
     features : Features
         How the model names and lays them out.
     config : SelectiveConfig
-        Says what is cold and what long-tail, and whether pairs are formed.
+        Says what is cold and what long-tail, whether pairs are formed, and on what scale scores are.
     item_values : (numpy.ndarray, numpy.ndarray), optional
         Codes and input columns of items, as `encode_item_table` returns them.
     history_length, popularity : Tensor, optional
@@ -124,10 +125,11 @@ def usable_scores(
     has_columns = torch.zeros(features.n_items, dtype=torch.bool)
     has_columns[builder_parts[1]] = True
 
-    drawable = DrawableScores.of(table.candidates, has_template, has_columns, two_scores=config.pairwise)
+    candidates, probes = normalised(table.candidates, table.probes, config.score_norm)
+    drawable = DrawableScores.of(candidates, has_template, has_columns, two_scores=config.pairwise)
     no_columns = int((in_candidates & ~has_columns).sum())
     account = _account(table, drawable, int((~has_template[table.candidates.users]).sum()), no_columns)
-    probes = _keep(table.probes, has_template, has_columns)
+    probes = _keep(probes, has_template, has_columns)
     regions = _regions(features, config, users, items, training.positive, in_table, history_length, popularity)
 
     def builder(group: UserScores | DrawableScores) -> RowBuilder:
