@@ -194,8 +194,8 @@ def compare(
     labels = label_test(data, strata) if len(strata) else None
     everything = {**_everything_else(data, scores, settings, config_overrides or {}), **describe_texts(encoded)}
     if start is not None:
-        how = {"scale": start.scale, "users": start.users, "method": start.method}
-        everything["start"] = {**_described(start.vectors), **how}
+        used = {"scale": start.scale, "users": start.users, "method": start.method}
+        everything["start"] = {**_described(start.vectors), **used}
     folder = RunFolder(out, everything, overwrite=overwrite)
 
     folder.set_inputs(describe_inputs(data, scores, texts))
