@@ -16,6 +16,7 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.cli.training import add_training, run_settings, training_flags
 from sllmr_plugin.config import SelectiveConfig
 from sllmr_plugin.datasets import prepare
+from sllmr_plugin.datasets.features import held_out_rows
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.datasets.protocols import (
     count_rows,
@@ -140,6 +141,21 @@ def test_validation_rows_do_not_depend_on_test_interactions():
     rows = labelled_held_out(data, "valid")
     drawn = set(rows.loc[rows["label"] == 0, ["user", "item"]].itertuples(index=False, name=None))
     assert drawn & set(data.test[["user", "item"]].itertuples(index=False, name=None))
+
+
+def rows_of_a_library(data, split):
+    return {"item": held_out_rows(data, split, negatives=1)[0]["item_id"]}
+
+
+@pytest.mark.parametrize("draw", [lambda *which: labelled_held_out(*which).to_dict("list"), rows_of_a_library])
+def test_the_negatives_of_validation_are_not_those_of_the_test(draw):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"user_id": np.repeat(range(300), 6)})
+    frame["item_id"] = np.concatenate([rng.permutation(1000)[:6] for _ in range(300)])
+    data = load_interactions(frame, pd.DataFrame({"item_id": range(1000)}))
+    valid, test = (np.array(draw(data, split)["item"])[1::2] for split in ("valid", "test"))
+    assert len(valid) == len(test) == 300
+    assert (np.abs(valid - test) < 5).mean() < 0.05  # of independent draws a hundredth; from one stream, all
 
 
 def test_training_rows_have_three_earlier_interactions(data):

@@ -168,7 +168,8 @@ def held_out_rows(
     unseen = UnseenItems(pairs["user"].to_numpy(), pairs["item"].to_numpy(), n_users=data.n_users, n_items=data.n_items)
     held_out = held_out[unseen.count[held_out["user"].to_numpy()] > 0]
     users = held_out["user"].to_numpy()
-    drawn = unseen.draw(users, negatives, np.random.default_rng([seed, 3]))  # another stream than the training rows'
+    stream = 6 if split == "test" else 3  # others than the training rows', and not one for both: see `protocols`
+    drawn = unseen.draw(users, negatives, np.random.default_rng([seed, stream]))
     x = template_rows(data, np.repeat(users, 1 + negatives), split=split, history_length=history_length)
     x |= candidate_columns(data, np.column_stack([held_out["item"].to_numpy(), drawn]).ravel())
     return x, np.tile(np.r_[1, np.zeros(negatives)], len(users)).astype(np.float32)

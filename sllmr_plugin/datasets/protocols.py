@@ -121,8 +121,10 @@ def labelled_held_out(data: Interactions, split: str, *, seed: int = 0) -> pd.Da
     pairs = pd.concat([*seen, data.test] if split == "test" else seen)
     unseen = UnseenItems(pairs["user"].to_numpy(), pairs["item"].to_numpy(), n_users=data.n_users, n_items=data.n_items)
     rows = rows[unseen.count[rows["user"].to_numpy()] > 0]
-    # Another stream than those of the training rows and the rankings.
-    drawn = unseen.draw(rows["user"].to_numpy(), _NEGATIVES, np.random.default_rng([seed, 4]))
+    # Other streams than those of the training rows and the rankings, and one for each split: from the same numbers a
+    # user would have nearly the same unseen item in both, and the epoch would be chosen on the negatives of the test.
+    stream = 4 if split == "test" else 5
+    drawn = unseen.draw(rows["user"].to_numpy(), _NEGATIVES, np.random.default_rng([seed, stream]))
     labelled = rows.loc[rows.index.repeat(1 + _NEGATIVES)].reset_index(drop=True)
     items = np.column_stack([rows["item"].to_numpy(), drawn]).ravel()
     return labelled.assign(item=items, label=np.tile([1, *[0] * _NEGATIVES], len(rows)))
