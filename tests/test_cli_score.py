@@ -16,6 +16,7 @@ from sllmr_plugin.scores.origin import read_metadata
 from sllmr_plugin.scoring.batch import run_batches
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.ledger_file import LedgerReader
+from sllmr_plugin.scoring.prompts import PromptTemplate
 
 from .scoring_server import ScoringServer, score_of
 
@@ -43,6 +44,22 @@ def files(tmp_path, monkeypatch):
 def server():
     with ScoringServer() as server:
         yield server
+
+
+def test_the_papers_prompt_is_asked_by_its_name(files, server, tmp_path, capsys):
+    arguments = ["score", *files, "--model", "tiny", "--base-url", server.base_url, "--template"]
+    assert main([*arguments, "s-llmr"]) == 0
+    table = pd.read_parquet(tmp_path / "scores.parquet")
+    assert table["score"].tolist() == [score_of(f"Thing {item} of Ünder") for item in table["item_id"]]
+    assert all(
+        message["content"].startswith("Given that the user recently interacted with items [")
+        for seen in server.seen
+        for message in seen.body["messages"]
+    )
+    origin = read_metadata(tmp_path / "scores.parquet")
+    assert origin["prompt_hash"] == PromptTemplate.of("s-llmr").prompt_hash
+    assert main([*arguments, "paper"]) == 2
+    assert "paper: no such file, and no template of that name" in capsys.readouterr().err
 
 
 def test_a_table_comes_out_with_its_origin_and_a_second_run_asks_nothing(files, server, tmp_path, capsys):

@@ -116,6 +116,29 @@ def test_a_template_file(tmp_path):
     assert only["role"] == "user"
 
 
+def test_the_papers_prompt_by_name(tmp_path, monkeypatch):
+    (only,) = PromptTemplate.of("s-llmr").render(REQUEST)
+    assert only["role"] == "user"
+    sentence, candidates, form = only["content"].split("\n\n")
+    assert sentence == (
+        'Given that the user recently interacted with items [\n"Chess for Two",\n"Marbles"\n], rank the following '
+        "candidate items by their likelihood of matching the user's preferences."
+    )
+    assert list(json.loads(candidates)) == ["1", "2", "3"]
+    assert form == answer_format(3)
+    ranked = PromptTemplate.of("s-llmr", answer="ranking")
+    assert ranked.render(REQUEST)[0]["content"].endswith(answer_format(3, "ranking"))
+    assert len({ranked.prompt_hash, PromptTemplate.of("s-llmr").prompt_hash, PromptTemplate().prompt_hash}) == 3
+    assert PromptTemplate.of(None, answer="ranking") == PromptTemplate(answer="ranking")
+
+    monkeypatch.chdir(tmp_path)
+    Path("s-llmr").write_text("$history $candidates $answer_format")
+    assert PromptTemplate.of(tmp_path / "s-llmr") == PromptTemplate.from_file("s-llmr")
+    assert PromptTemplate.of(Path("s-llmr")) == PromptTemplate.of("s-llmr") != PromptTemplate.from_file("s-llmr")
+    with pytest.raises(PromptError, match="sllmr: no such file, and no template of that name.*one of s-llmr"):
+        PromptTemplate.of("sllmr")
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -42,7 +42,8 @@ _HOW = {
     "missing": "candidates that an answer leaves out get no row, or 0.5 as in the paper",
 }
 _WHAT = {
-    "template": "a prompt of your own: docs/scoring_prompts.md (default: the built-in one)",
+    "template": "s-llmr, the paper's prompt, or a file with your own: docs/scoring_prompts.md (default: the built-in "
+    "one)",
     "answer": "ask for scores or for an order",
     "ranking_temperature": "of the soft scores that an order is turned into",
     "logprobs": "take expected scores over the N likeliest tokens, where the server returns them, at OpenAI up to 20 "

@@ -6,6 +6,7 @@ import difflib
 import functools
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -310,6 +311,19 @@ $candidates
 
 $answer_format
 """
+PAPER_USER = """\
+Given that the user recently interacted with items $history, rank the following candidate items by their likelihood of \
+matching the user's preferences.
+
+$candidates
+
+$answer_format
+"""
+TEMPLATES = {"s-llmr": ("", PAPER_USER)}
+"""Templates by name, system and user message: the instruction of the S-LLMR paper (Sec. 3.1) in its own words.
+
+The texts are part of ledger keys: changing one asks everything again.
+"""
 _PLACEHOLDERS = {
     "history": "the titles of the user's last items, a JSON list",
     "candidates": "the candidates' titles under their labels, a JSON object",
@@ -392,6 +406,35 @@ class PromptTemplate:
             return cls(system=system, user=user, answer=answer, max_title_characters=max_title_characters)
         except PromptError as error:
             raise PromptError(f"{path}: {error}") from None
+
+    @classmethod
+    def of(cls, template: str | os.PathLike | None, *, answer: AnswerKind = "scores") -> PromptTemplate:
+        """Return a template by its name in `TEMPLATES`, else that of a file, see `from_file`; None is the default.
+
+        A file of such a name is given with its folder.
+
+        Raises
+        ------
+        PromptError
+            As `from_file`.
+
+        Examples
+        --------
+        >>> PromptTemplate.of("s-llmr").user.splitlines()[0][:57]
+        'Given that the user recently interacted with items $histo'
+        """
+        if template is None:
+            return cls(answer=answer)
+        path = Path(template)
+        if str(path) in TEMPLATES:
+            system, user = TEMPLATES[str(path)]
+            return cls(system=system, user=user, answer=answer)
+        if not path.exists():
+            raise PromptError(
+                f"{path}: no such file, and no template of that name. Give the path of a text file, or one of "
+                f"{', '.join(TEMPLATES)}."
+            )
+        return cls.from_file(path, answer=answer)
 
     @functools.cached_property
     def prompt_hash(self) -> str:

@@ -155,8 +155,8 @@ class ScoreSettings(AskSettings):
         ``"ray"`` spreads the requests over the processes of a Ray cluster, with the same result.
     workers : int, optional
         Of engine ray; by default as many as the cluster has CPUs.
-    template : path, optional
-        A prompt of your own, a text file with placeholders.
+    template : str or path, optional
+        ``"s-llmr"``, the paper's prompt, or a prompt of your own, a text file with placeholders.
     answer : {"scores", "ranking"}, default="scores"
         What to ask for.
     ranking_temperature : float, default=0.5
@@ -207,13 +207,8 @@ class ScoreSettings(AskSettings):
 
     def questions(self) -> Questions:
         """Return what to ask."""
-        template = (
-            PromptTemplate.from_file(Path(self.template), answer=self.answer)
-            if self.template
-            else PromptTemplate(answer=self.answer)
-        )
         return Questions(
-            template=template,
+            template=PromptTemplate.of(self.template, answer=self.answer),
             top_logprobs=self.logprobs,
             ranking_temperature=self.ranking_temperature,
             **self.asking(),
