@@ -401,6 +401,9 @@ def test_compare_makes_each_run_once_and_only_the_missing_ones(data, scores, tmp
     assert len(json.loads((tmp_path / "results.json").read_text())["runs"]) == 8
     assert "deepfm none seed 1: already in" in capsys.readouterr().err
 
+    twice = compare(data, scores, out=tmp_path, backbone=["deepfm", "DeepFM"], modes=["none"] * 2, seeds=[1, 0, 1])
+    assert [run.key for run in twice] == [("deepfm", "none", 1), ("deepfm", "none", 0)]
+
 
 def test_compare_warns_before_it_trains_of_scores_that_are_mostly_of_others(data, scores, tmp_path, monkeypatch):
     monkeypatch.setattr(compare_module, "train_and_rank", lambda *_, **__: result())

@@ -166,7 +166,7 @@ def compare(
     settings = settings or RunSettings()
     names = [backbone] if isinstance(backbone, str) else list(backbone)
     sizes = (settings.embedding_dim, settings.dropout, settings.model_arguments)
-    names = [check_backbone(name, *sizes) for name in names]
+    names = list(dict.fromkeys(check_backbone(name, *sizes) for name in names))
     if not names or not modes:
         raise ConfigError("nothing to compare: name at least one backbone and one mode.")
     configs = _configs(modes, config_overrides or {})
@@ -205,7 +205,7 @@ def compare(
         ranked = {name: getattr(settings, name) for name in ("test_users", "test_items", "valid_users", "valid_items")}
         labelled = PooledRows(data) if settings.is_llm_cf else None
         folder.set_untrained(rank_untrained(data, _item_texts(data, texts), **ranked, labelled=labelled))
-    chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
     plan = list(itertools.product(names, chosen_seeds, configs))
     progress = RunProgress(len(plan), verbose=verbose)
     for (name, seed), runs in itertools.groupby(plan, key=lambda run: run[:2]):
