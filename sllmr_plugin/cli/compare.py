@@ -98,22 +98,22 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--initialise",
         metavar="titles|FILE",
-        help="vectors that the embeddings of the modes init, init+gated, ... start from: the titles of --items, a text "
-        "table of sllmr texts (put behind the titles), or vectors of your own (docs/initialise.md)",
+        help="vectors of the items, which the modes init, align, sid, embed and their combinations use: the titles of "
+        "--items, a text table of sllmr texts (put behind the titles), or vectors of your own (docs/initialise.md)",
     )
     parser.add_argument(
         "--initialise-scale",
         type=rate,
         default=DEFAULT_SCALE,
         metavar="X",
-        help="root mean square of an item's row (default: %(default)s)",
+        help="root mean square of an item's row in modes with init (default: %(default)s)",
     )
     parser.add_argument(
         "--initialise-users",
         choices=USERS,
         default="auto",
-        help="where user rows come from: the mean of their training items, their own vectors, or nowhere "
-        "(default: auto, the mean)",
+        help="where users come from in modes with init or embed: the mean of their training items, their own vectors, "
+        "or nowhere (default: auto, the mean; with embed, their own vectors where they have some)",
     )
     parser.add_argument(
         "--initialise-method",

@@ -223,16 +223,16 @@ class ModeName:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What embeddings start from (`sllmr_plugin.initialise`).
+    """The vectors that parts of modes read, and how embeddings start from them (`sllmr_plugin.initialise`).
 
     Attributes
     ----------
     vectors : Vectors
         Of items and, maybe, users, by raw id.
     scale : float, default=0.3
-        Root mean square of each item row.
+        Root mean square of each item row, for ``init``.
     users : {"auto", "history", "vectors", "none"}, default="auto"
-        Where user rows come from.
+        Where users come from, for ``init`` (see `initialise`) and ``embed`` (see `EmbedAdaptor`).
     method : {"svd", "random", "project"}, default="svd"
         How vectors become rows.
     """

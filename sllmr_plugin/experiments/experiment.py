@@ -44,7 +44,7 @@ class Experiment:
     training : RunSettings
         Sizes of training and evaluation, with the backbone's own arguments.
     start : StartChoice
-        What embeddings start from in modes with ``init``.
+        The vectors of the items that modes such as ``init`` read.
     run : RunPlan
         Seeds.
     origins : dict of str to str

@@ -74,7 +74,7 @@ class RunPlan(Settings):
 
 @dataclass(frozen=True)
 class StartChoice(Settings):
-    """What embeddings start from in modes with ``init``.
+    """The vectors of the items that modes with ``init``, ``align``, ``sid`` and ``embed`` read.
 
     Attributes
     ----------
@@ -82,9 +82,9 @@ class StartChoice(Settings):
         ``texts``: the data set's text table behind its titles; ``titles``: these alone; else a file of vectors or
         texts, as `Vectors.read` takes it.
     scale : float, default=0.3
-        Root mean square of an item's row.
+        Root mean square of an item's row, for ``init``.
     users : {"auto", "history", "vectors", "none"}, default="auto"
-        Where user rows come from, see `initialise`.
+        Where users come from, for ``init`` (see `initialise`) and ``embed`` (see `EmbedAdaptor`).
     method : {"svd", "random", "project"}, default="svd"
         How vectors become rows.
     """
