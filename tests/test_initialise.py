@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import sllmr_plugin
-from sllmr_plugin import CoverageWarning, SelectiveConfig, Vectors, initialise, unwrap
+from sllmr_plugin import CoverageWarning, SelectiveConfig, SemanticIds, Vectors, initialise, unwrap
 from sllmr_plugin.errors import AlreadyWrappedError, TextEncoderError, UnsupportedModelError, VectorsError
 from sllmr_plugin.knowledge import TfidfSvdEncoder
 from sllmr_plugin.knowledge.projection import Projection
@@ -319,6 +319,17 @@ def test_pickles_are_not_loaded(tmp_path):
     np.savez(tmp_path / "vectors.npz", ids=np.array(["a", {}], dtype=object), vectors=np.zeros((2, 2)))
     with pytest.raises(VectorsError, match="not two plain arrays"):
         Vectors.read(tmp_path / "vectors.npz")
+
+
+@pytest.mark.parametrize(("load", "told"), [(Vectors.read, "not two plain arrays"), (SemanticIds.load, "no codebooks")])
+def test_files_that_are_cut_off_or_hold_one_array_are_named(tmp_path, load, told):
+    np.savez(tmp_path / "whole.npz", ids=np.arange(9), vectors=np.eye(9))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:300])
+    np.save(tmp_path / "array.npy", np.eye(9))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    for name in ("cut.npz", "array.npz"):
+        with pytest.raises(VectorsError, match=rf"{name}\b.*{told}"):
+            load(tmp_path / name)
 
 
 def test_arguments_that_make_no_sense_are_refused(vectors, training):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -260,7 +261,7 @@ def _read_npz(path: Path) -> IdVectors:
             ids, vectors = file["ids"], file["vectors"]
     except FileNotFoundError:
         raise VectorsError(f"{path}: no such file. Give the path of an .npz file with ids and vectors.") from None
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError, TypeError, BadZipFile) as error:
         raise VectorsError(
             f"{path}: not two plain arrays 'ids' and 'vectors' ({error}). Write them with numpy.savez."
         ) from None
