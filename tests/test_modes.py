@@ -10,9 +10,10 @@ from sllmr_plugin.cli.training import add_training, run_settings, training_flags
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.datasets.negatives import UnseenItems
-from sllmr_plugin.errors import ConfigError
+from sllmr_plugin.errors import ConfigError, VectorsError
 from sllmr_plugin.evaluation.modes import Mode, Start, check_sources
 from sllmr_plugin.evaluation.training import RunSettings
+from sllmr_plugin.knowledge.id_vectors import Vectors
 from sllmr_plugin.zoo.deepctr import build_model
 
 
@@ -61,6 +62,18 @@ def test_a_mode_without_its_source_is_refused():
         check_sources([Mode.of(name) for name in ("kar", "none", "init+llm_cf")], texts=1, start=None)
     with pytest.raises(ConfigError, match="titles to start from"):
         Start.read("titles")
+
+
+def test_texts_stand_alone_where_the_items_have_no_titles(tmp_path):
+    texts = pd.DataFrame({"kind": "item", "id": ["a", "b", "c"], "text": ["red hat", "blue hat", "green shoe"]})
+    texts.to_csv(tmp_path / "texts.csv", index=False)
+    pd.DataFrame({"item_id": ["a", "b"], "brand": ["x", "y"]}).to_csv(tmp_path / "items.csv", index=False)
+    alone = Start.read(tmp_path / "texts.csv").vectors.items
+    beside = Start.read(tmp_path / "texts.csv", tmp_path / "items.csv").vectors.items
+    assert beside.ids.tolist() == ["a", "b", "c"]
+    np.testing.assert_array_equal(beside.matrix, alone.matrix)
+    with pytest.raises(VectorsError, match="no column 'title'"):
+        Vectors.read(texts, titles=tmp_path / "items.csv")
 
 
 @pytest.mark.parametrize(

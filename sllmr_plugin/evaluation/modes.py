@@ -19,6 +19,7 @@ from ..knowledge import Adaptor, EmbedAdaptor, EncodedTexts, KARAdaptor, LLMCFAd
 from ..knowledge.id_vectors import Vectors
 from ..knowledge.semantic_ids import SemanticIds
 from ..scores.ids import encode_ids
+from ..scores.reading import read_table
 from ..scores.texts import is_text_table
 
 
@@ -256,7 +257,7 @@ class Start:
         Parameters
         ----------
         source : path or "titles"
-            A text table, put behind the titles of `items` where these are given, or what else `Vectors.read` takes;
+            A text table, put behind the titles of `items` where there are some, or what else `Vectors.read` takes;
             ``"titles"`` takes the titles of `items` alone.
         items : path or None, default=None
             Items file with a column ``title``.
@@ -274,8 +275,8 @@ class Start:
             if items is None:
                 raise ConfigError("the titles to start from stand in the file of the items; give that, too (--items).")
             return cls(Vectors.read(items, encoder=encoder), **options)
-        titles = items if is_text_table(source) else None
-        return cls(Vectors.read(source, titles=titles, encoder=encoder), **options)
+        titled = items is not None and is_text_table(source) and "title" in read_table(items, "items").frame
+        return cls(Vectors.read(source, titles=items if titled else None, encoder=encoder), **options)
 
 
 def check_sources(modes: Sequence[Mode], *, texts: object | None, start: object | None) -> None:

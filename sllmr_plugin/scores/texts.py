@@ -88,6 +88,7 @@ def _of_text_table(table: Table, titles: str | os.PathLike[str] | pd.DataFrame |
     items, users = (frame.loc[frame["kind"] == kind, ["id", "text"]] for kind in ("item", "user"))
     if titles is not None:
         named = read_table(as_pandas(titles), "items", error=table.error)
+        named.require_columns([item, "title"])
         title = dict(zip(named.texts(item), named.texts("title"), strict=True))
         before = items["id"].map(title).fillna("")
         items = items.assign(text=(before + ". ").where(before != "", "") + items["text"])
