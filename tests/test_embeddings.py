@@ -314,7 +314,7 @@ def test_a_cap_on_the_cost_is_kept(items, tmp_path):
 def test_tokens_a_minute_count_no_completion(items, tmp_path):
     """An answer without a limit would count 1,000 tokens, and these three requests take minutes."""
     with ScoringServer() as server:
-        embed(items, out=tmp_path, base_url=server.base_url, tokens_per_minute=3000)
+        embed(items, out=tmp_path, base_url=server.base_url, tokens_per_minute=6000)
     assert server.seen[-1].time - server.seen[0].time < 10
 
 
