@@ -85,6 +85,8 @@ def content(messages, kind):
         return text_content(messages, kind)
     scores = {label: score_of(title) for label, title in candidates_of(messages).items()}
     good = json.dumps({"scores": scores})
+    if any('{"ranking": [' in message["content"] for message in messages):
+        return json.dumps({"ranking": [int(label) for label in sorted(scores, key=scores.get, reverse=True)]})
     labels = list(scores)
     return {
         "prose": f'Sure! {{"1": "maybe"}} is not it, but\n```json\n{good}\n```\nHope that helps {{you}}.',

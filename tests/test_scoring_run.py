@@ -27,11 +27,13 @@ from sllmr_plugin.errors import (
 from sllmr_plugin.scoring.answers import expected_scores
 from sllmr_plugin.scoring.asking import Tally
 from sllmr_plugin.scoring.client import Completion, OpenAIClient
+from sllmr_plugin.scoring.label_scores import label_scores
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.limits import CircuitBreaker, Pace
 from sllmr_plugin.scoring.prices import Price, RunLimits, Spending
-from sllmr_plugin.scoring.prompts import response_format
+from sllmr_plugin.scoring.prompts import PromptTemplate, response_format
 from sllmr_plugin.scoring.questions import Questions
+from sllmr_plugin.scoring.ranking_answers import parse_ranking
 from sllmr_plugin.scoring.requests import ScoringRequest
 from sllmr_plugin.scoring.run import estimate, run
 from sllmr_plugin.scoring.text_questions import TextQuestions
@@ -365,6 +367,19 @@ def test_log_probabilities_refine_the_scores_and_their_absence_is_told(setting):
     assert found["u0"] == expected_scores(logprobs(text), asked[0]).scores
     assert found["u0"] != truth(asked)["u0"]
     assert found["u1"] == truth(asked)["u1"]
+
+
+def test_log_probabilities_of_a_rankings_first_label_are_its_scores(setting):
+    questions = Questions("tiny", template=PromptTemplate(answer="ranking"), top_logprobs=5)
+    here, asked = setting([None, "no logprobs"]), requests(2)
+    with pytest.warns(LogprobsWarning, match="the ranks are taken as written"):
+        here.run(asked, questions, concurrency=1)
+    text = content(here.server.seen[0].body["messages"], None)
+    found = here.scores(asked, questions)
+    assert found["u0"] == label_scores(logprobs(text), asked[0]).scores
+    assert sum(found["u0"].values()) == pytest.approx(1)
+    text = content(here.server.seen[1].body["messages"], None)
+    assert found["u1"] == parse_ranking(text, asked[1]).scores
 
 
 def test_two_requests_with_the_same_words_are_asked_once(setting):

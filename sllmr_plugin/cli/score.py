@@ -46,8 +46,8 @@ _WHAT = {
     "one)",
     "answer": "ask for scores or for an order",
     "ranking_temperature": "of the soft scores that an order is turned into",
-    "logprobs": "take expected scores over the N likeliest tokens, where the server returns them, at OpenAI up to 20 "
-    "(default: scores as written)",
+    "logprobs": "take expected scores, or with --answer ranking the chance to come first, over the N likeliest tokens, "
+    "where the server returns them, at OpenAI up to 20 (default: as written)",
     "repeats": "ask so often, each time in another order, and average",
     "seed": "decides the orders",
 }

@@ -419,14 +419,10 @@ def expected_scores(
         If the tokens are not of that form, do not spell the answer, or no score has an alternative, so that there is
         nothing to average.
     """
-    if not tokens:
-        raise LogprobsError(
-            "the server returned no log-probabilities. Ask it for logprobs and top_logprobs, or score without them."
-        )
-    read_tokens = [_Token.read(token) for token in tokens]
-    text = "".join(token.text for token in read_tokens)
-    starts = list(itertools.accumulate((len(token.text) for token in read_tokens), initial=0))
-    start, end = _span(text, answer)
+    answer_tokens = read_tokens(tokens)
+    text = "".join(token.text for token in answer_tokens)
+    starts = list(itertools.accumulate((len(token.text) for token in answer_tokens), initial=0))
+    start, end = answer_place(text, answer)
     read = read_scores(" " * start + text[start:end], len(request.item_ids))  # the numbers' places are those in `text`
     plain = {
         position: number
@@ -438,8 +434,8 @@ def expected_scores(
     any_alternative = False
     for position, number in plain.items():
         parts = slice(bisect_right(starts, number.start) - 1, bisect_left(starts, number.end))
-        any_alternative |= any(other != token.text for token in read_tokens[parts] for other, _ in token.alternatives)
-        steps = _steps(text, number, decimals, read_tokens[parts], starts[parts])
+        any_alternative |= any(other != token.text for token in answer_tokens[parts] for other, _ in token.alternatives)
+        steps = _steps(text, number, decimals, answer_tokens[parts], starts[parts])
         expected[position] = _mean(number.value, steps)
     if not any_alternative:
         raise LogprobsError(
@@ -449,7 +445,7 @@ def expected_scores(
     return answer_of(expected, request, read.n_unasked, read.n_duplicates)
 
 
-def _span(text: str, answer: str | None) -> tuple[int, int]:
+def answer_place(text: str, answer: str | None) -> tuple[int, int]:
     """Return where the answer stands among the tokens' bytes."""
     decoded = text.encode("latin-1").decode("utf-8", "surrogateescape")
     if answer is None:
@@ -465,14 +461,32 @@ def _span(text: str, answer: str | None) -> tuple[int, int]:
     return n_before, n_behind
 
 
+def read_tokens(tokens: Sequence[Mapping[str, Any]] | None) -> list[Token]:
+    """Return the tokens of an answer with their alternatives, see `expected_scores`.
+
+    Raises
+    ------
+    LogprobsError
+        If there are none, or they are of another form.
+    """
+    if not tokens:
+        raise LogprobsError(
+            "the server returned no log-probabilities. Ask it for logprobs and top_logprobs, or score without them."
+        )
+    return [Token.read(token) for token in tokens]
+
+
 @dataclass(frozen=True)
-class _Token:
+class Token:
+    """A token of an answer, and what else the model might have written there."""
+
     text: str  # a character a byte, so that a token may end inside a character
     probability: float
     alternatives: tuple[tuple[str, float], ...]  # texts and probabilities
 
     @classmethod
-    def read(cls, token: Mapping[str, Any]) -> _Token:
+    def read(cls, token: Mapping[str, Any]) -> Token:
+        """Read one as a server gives it."""
         try:
             text, probability = _text_and_probability(token)
             return cls(text, probability, tuple(map(_text_and_probability, token.get("top_logprobs") or ())))
@@ -505,7 +519,7 @@ def _mean(written: float, steps: Iterable[_Step]) -> float:
     return min(total + so_far * written, 1.0)  # rounding may leave the last digit above 1
 
 
-def _steps(text: str, number: Number, decimals: int, tokens: list[_Token], starts: list[int]) -> Iterator[_Step]:
+def _steps(text: str, number: Number, decimals: int, tokens: list[Token], starts: list[int]) -> Iterator[_Step]:
     """Yield what each of the tokens that hold a number says; `starts` is where they stand in the text."""
     for token, start in zip(tokens, starts, strict=True):
         before = text[number.start : start]

@@ -16,6 +16,7 @@ from ..settings import Bounds, Settings
 from .answer_text import ends_in_json
 from .answers import expected_scores, keeps_to_the_form, parse_scores
 from .client import Completion
+from .label_scores import label_scores
 from .ledger_file import Completions, LedgerAnswer, Refusal, ledger_key
 from .prices import Spending, is_cut
 from .prompts import SCHEMA_VERSION, AnswerForm, Message, PromptTemplate, ask_again
@@ -337,8 +338,8 @@ class Questions(Conversation[ScoringRequest]):
         The prompt.
     top_logprobs : int or None, default=None
         Ask for the log-probabilities of so many alternatives a token, and take the expected score of each candidate
-        (`expected_scores`) in place of the one written. A warning says if the server returns none; the scores
-        are then those written.
+        (`expected_scores`) in place of the one written, or of a ranking the probability that it comes first
+        (`label_scores`). A warning says if the server returns none; the scores or ranks are then those written.
     ranking_temperature : float, default=0.5
         As in `soft_scores`, for templates that ask for a ranking. It is applied when answers are read, so
         changing it asks nothing again.
@@ -349,12 +350,6 @@ class Questions(Conversation[ScoringRequest]):
     template: PromptTemplate = field(default_factory=PromptTemplate)
     top_logprobs: Annotated[int, Bounds(least=1)] | None = field(default=None, kw_only=True)
     ranking_temperature: Annotated[float, Bounds(above=0)] = field(default=DEFAULT_TEMPERATURE, kw_only=True)
-
-    def problems(self) -> list[str]:
-        """Return what does not go together."""
-        if self.top_logprobs and self.template.answer == "ranking":
-            return ["log-probabilities refine scores, not rankings; leave out one of the two"]
-        return []
 
     @property
     def form(self) -> AnswerForm:
@@ -426,18 +421,20 @@ class Questions(Conversation[ScoringRequest]):
 
     def _parse(self, text: str, request: ScoringRequest, logprobs: list | bool | None = False) -> ScoredAnswer:
         """Read an answer; `logprobs` is False where it is to be read as written."""
-        if self.template.answer == "ranking":
-            return parse_ranking(text, request, temperature=self.ranking_temperature)
+        is_ranking = self.template.answer == "ranking"
         if self.top_logprobs and not isinstance(logprobs, bool):
             try:
-                return expected_scores(logprobs, request, text)
+                return (label_scores if is_ranking else expected_scores)(logprobs, request, text)
             except LogprobsError as error:
-                warnings.warn(f"the scores are taken as written: {error}", LogprobsWarning, stacklevel=2)
+                what = "ranks" if is_ranking else "scores"
+                warnings.warn(f"the {what} are taken as written: {error}", LogprobsWarning, stacklevel=2)
+        if is_ranking:
+            return parse_ranking(text, request, temperature=self.ranking_temperature)
         return parse_scores(text, request)
 
     def scored(self, answer: LedgerAnswer, request: ScoringRequest) -> ScoredAnswer:
         """Return a usable answer as scores by item id."""
-        if self.template.answer == "ranking":  # the temperature may have changed since
+        if self.template.answer == "ranking" and not self.top_logprobs:  # the temperature may have changed since
             return self._parse(answer.response, request)
         pairs = list(zip(request.item_ids, answer.scores or (), strict=True))
         scores = {item: score for item, score in pairs if score is not None}

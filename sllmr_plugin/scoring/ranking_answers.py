@@ -85,7 +85,7 @@ def parse_ranking(text: str, request: ScoringRequest, *, temperature: float = DE
     by_rank = soft_scores(n_candidates, temperature)
     rank: dict[int, int] = {}  # position in the prompt -> rank from 0
     n_unasked = n_duplicates = 0
-    labels = _ranked(final_answer(text), n_candidates)
+    labels = ranked_labels(final_answer(text), n_candidates)
     check_labels(labels, n_candidates)
     _check_repeats([position_of(label, n_candidates) for label in labels])
     for label in labels:
@@ -141,7 +141,7 @@ def soft_scores(n_candidates: int, temperature: float = DEFAULT_TEMPERATURE) -> 
     return (1 + np.tanh(logit / 2)) / 2  # the logistic function, without its overflow
 
 
-def _ranked(text: str, n_candidates: int) -> list[Value]:
+def ranked_labels(text: str, n_candidates: int) -> list[Value]:
     """Return the labels of an answer, the best first."""
     orders = [_labels(values) for values in statements(text, n_candidates)]
     order = _fullest([labels for labels in orders if labels], n_candidates)

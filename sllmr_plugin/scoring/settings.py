@@ -162,7 +162,8 @@ class ScoreSettings(AskSettings):
     ranking_temperature : float, default=0.5
         Of the soft scores that a ranking is turned into.
     logprobs : int, optional
-        Take expected scores over so many of the likeliest tokens, where the server tells them.
+        Take expected scores over so many of the likeliest tokens, where the server tells them; of a ranking the
+        probability that a candidate comes first.
     repeats : int, default=1
         Ask so often, each time in another order, and average.
     seed : int, default=0
