@@ -73,7 +73,7 @@ def _lower_of_group(values: Tensor, group: Tensor, size: Tensor) -> Tensor:
 def normalised(candidates: UserScores, probes: UserScores, norm: ScoreNorm) -> tuple[UserScores, UserScores]:
     """Normalise the scores of a table, those of a user's candidates and probes together: the gate compares the two.
 
-    The scores of a table in a folder come into memory, with some 60 bytes a pair while they are sorted.
+    The scores of a table in a folder come into memory, with some 100 bytes a pair while it lasts.
 
     Returns
     -------
