@@ -166,6 +166,10 @@ def test_tables_of_items_that_cannot_be_used_are_refused():
         ItemFeatures.of(pd.concat([frame, frame[:1]]))
     with pytest.raises(DataError, match="no item has a known value of 'genre'"):
         ItemFeatures.of(frame, vocabularies={"genre": ["peace"]})
+    with pytest.raises(DataError, match="vocabulary of 'genre' has a value twice"):
+        ItemFeatures.of(frame, vocabularies={"genre": ["war", "art", "war"]})
+    with pytest.raises(DataError, match="column 'genre' holds values of several types.*pass vocabularies="):
+        ItemFeatures.of(frame.assign(genre=[1, "war"]))
 
 
 @pytest.mark.parametrize("model_class", [models.DeepFM, models.AFM, models.AFN, models.IFM])

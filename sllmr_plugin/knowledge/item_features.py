@@ -62,8 +62,8 @@ class ItemFeatures:
         Raises
         ------
         DataError
-            If the frame lacks a column, holds an item twice, no item of the index, or nothing but empty cells in a
-            feature.
+            If the frame lacks a column, holds an item twice, no item of the index, or nothing but empty cells or
+            values of several types in a feature, or a vocabulary has a value twice.
         """
         frame = as_pandas(frame)
         given = {name: tuple(values) for name, values in (vocabularies or {}).items()}
@@ -81,7 +81,10 @@ class ItemFeatures:
         twice = frame[item][pd.Series(item_codes).duplicated().to_numpy()]
         if len(twice):
             raise DataError(f"the table lists item {twice.tolist()[0]!r} more than once. Keep one row an item.")
-        own = {name: given.get(name) or tuple(np.unique(frame[name].dropna()).tolist()) for name in names}
+        repeated = [name for name, values in given.items() if not pd.Index(values).is_unique]
+        if repeated:
+            raise DataError(f"the vocabulary of {repeated[0]!r} has a value twice. Keep one: its place is its code.")
+        own = {name: given.get(name) or _values(frame[name]) for name in names}
         columns = {name: 1 + pd.Index(values).get_indexer(pd.Index(frame[name])) for name, values in own.items()}
         empty = [name for name, codes in columns.items() if not codes.any()]
         if empty:
@@ -100,3 +103,14 @@ class ItemFeatures:
         known = (items >= 0) & (items < len(self.codes))
         found = np.where(known[..., None], self.codes[np.where(known, items, 0)], 0)
         return {**x, **{name: found[..., place] for place, name in enumerate(self.vocabularies)}}
+
+
+def _values(cells: pd.Series) -> tuple[Any, ...]:
+    """Return the different values of a feature, sorted."""
+    try:
+        return tuple(np.unique(cells.dropna()).tolist())
+    except TypeError:
+        raise DataError(
+            f"column {cells.name!r} holds values of several types, which have no order. Write them as texts, or pass "
+            "vocabularies=."
+        ) from None
