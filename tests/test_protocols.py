@@ -158,6 +158,15 @@ def test_the_negatives_of_validation_are_not_those_of_the_test(draw):
     assert (np.abs(valid - test) < 5).mean() < 0.05  # of independent draws a hundredth; from one stream, all
 
 
+def test_rows_of_users_who_have_seen_everything_are_refused():
+    frame = pd.DataFrame({"user_id": [1] * 5, "item_id": range(5)})
+    data = load_interactions(frame)
+    with pytest.raises(DataError, match="the test part has interacted with all 5 items"):
+        labelled_held_out(data, "test")
+    rows = labelled_held_out(data, "valid")
+    assert rows["item"].tolist() == [4, 5]  # the test item is the only one that validation has left
+
+
 def test_training_rows_have_three_earlier_interactions(data):
     settings = RunSettings.of_protocol("llm-cf", history_length=3)
     x, y = settings.rows(data, 0)

@@ -109,7 +109,7 @@ def labelled_held_out(data: Interactions, split: str, *, seed: int = 0) -> pd.Da
     Raises
     ------
     DataError
-        If no interaction of the split has three earlier ones.
+        If no interaction of the split has three earlier ones, or no user of one has an item left.
     """
     rows = held_out_interactions(data, split)
     if rows.empty:
@@ -121,6 +121,11 @@ def labelled_held_out(data: Interactions, split: str, *, seed: int = 0) -> pd.Da
     pairs = pd.concat([*seen, data.test] if split == "test" else seen)
     unseen = UnseenItems(pairs["user"].to_numpy(), pairs["item"].to_numpy(), n_users=data.n_users, n_items=data.n_items)
     rows = rows[unseen.count[rows["user"].to_numpy()] > 0]
+    if rows.empty:
+        raise DataError(
+            f"every user with a row in the {split} part has interacted with all {data.n_items} items: no negative is "
+            "left to draw; give an items file with the whole catalogue"
+        )
     # Other streams than those of the training rows and the rankings, and one for each split: from the same numbers a
     # user would have nearly the same unseen item in both, and the epoch would be chosen on the negatives of the test.
     stream = 4 if split == "test" else 5
