@@ -271,3 +271,5 @@ def test_the_command_line_starts_from_titles_or_a_file(tmp_path, capsys):
     assert "give that, too (--items)" in capsys.readouterr().err
     assert main([*command, "--initialise-scale", "0.1", "--out", str(tmp_path / "none")]) == 2
     assert "go with --initialise; give that, too" in capsys.readouterr().err
+    assert main([*command, "--modes", "none,global", "--text-model", "tfidf", "--out", str(tmp_path / "none")]) == 2
+    assert "encodes what --texts and --initialise read" in capsys.readouterr().err

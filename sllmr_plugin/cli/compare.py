@@ -151,6 +151,8 @@ def _run(arguments: argparse.Namespace) -> None:
             f"{arguments.config} has weight 0, the plain model, so there is nothing to compare it with; "
             "name modes with --modes, or leave --config out."
         )
+    if arguments.text_model and not (arguments.texts or arguments.initialise):
+        raise ConfigError("--text-model encodes what --texts and --initialise read; give one, or leave it out.")
     start = _start(arguments)
     check_sources([Mode.of(mode) for mode in arguments.modes or modes], texts=arguments.texts, start=start)
     labels = read_labels(arguments.strata, arguments.interactions, arguments.items)
