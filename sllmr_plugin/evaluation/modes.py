@@ -18,7 +18,6 @@ from ..errors import ConfigError, VectorsError
 from ..knowledge import Adaptor, EmbedAdaptor, EncodedTexts, KARAdaptor, LLMCFAdaptor, TextEncoder
 from ..knowledge.id_vectors import Vectors
 from ..knowledge.semantic_ids import SemanticIds
-from ..scores.ids import encode_ids
 from ..scores.reading import read_table
 from ..scores.texts import is_text_table
 
@@ -194,14 +193,14 @@ def with_semantic_ids(data: Interactions, vectors: Vectors) -> Interactions:
     ConfigError
         If the data have an attribute of the name of one, such as ``sid_0``.
     """
-    table = SemanticIds.fit(vectors).assign(vectors)
-    places = encode_ids(table["item_id"], data.item_index, what="item_id")
-    if not (places > 0).any():
+    places, matrix = vectors.items.by_code(data.item_index, data.n_items + 1, what="items")
+    if len(places) == 0:
         raise VectorsError(f"{vectors.source}: none of its items is in the interactions. Check the ids.")
+    table = SemanticIds.fit(vectors).assign(dict(zip(places.tolist(), matrix, strict=True)))
     attributes = dict(data.attributes)
     for column in table.columns.drop("item_id"):
         codes = np.zeros(data.n_items + 1, dtype=np.int32)
-        codes[places[places > 0]] = table[column].to_numpy()[places > 0]
+        codes[table["item_id"]] = table[column]
         attribute = ItemAttribute(column, pd.RangeIndex(1, codes.max() + 1, name=column), codes)
         if attribute.feature in attributes:
             raise ConfigError(
