@@ -85,8 +85,8 @@ def test_semantic_ids_are_features_of_the_mode_sid(tmp_path, data, start):
         codes = [attribute.codes[code] for attribute in coded.attributes.values()]
         assert codes == (expected.loc[item].tolist() if item in expected.index else [0, 0, 0])
     assert all(a.codes.max() < a.vocabulary_size for a in coded.attributes.values())
-    numbers = {name: number for number, name in enumerate(sorted(data.item_index))}
-    renamed = load_interactions(interactions().replace({"item_id": numbers}), items().replace({"item_id": numbers}))
+    numbers = {name: number for number, name in enumerate(sorted(data.item_index.index))}
+    renamed = load_interactions(*(f.assign(item_id=f["item_id"].map(numbers)) for f in (interactions(), items())))
     texts = pd.DataFrame({"kind": "item", "id": [str(n) for n in numbers.values()], "text": items()["title"]})
     texts.to_csv(tmp_path / "texts.csv", index=False)
     written = with_semantic_ids(renamed, Vectors.read(tmp_path / "texts.csv"))  # ids as text there, as numbers here
