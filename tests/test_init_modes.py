@@ -66,6 +66,13 @@ def run(data, *, mode="none", settings=SMALL, **options):
     )
 
 
+def test_a_folder_refuses_other_titles_since_content_is_ranked_by_them(tmp_path, data):
+    compare(data, scores(), out=tmp_path, modes=["none"], seeds=1, settings=SMALL, verbose=False)
+    other = load_interactions(interactions(), items().assign(title="a title"))
+    with pytest.raises(RunFolderError, match="item_texts was"):
+        compare(other, scores(), out=tmp_path, modes=["none"], seeds=1, settings=SMALL, verbose=False)
+
+
 def test_embeddings_are_aligned_in_the_mode_align(tmp_path, data, start):
     modes = ["none", "init", "init+align", "align+global"]
     found = compare(data, scores(), out=tmp_path, modes=modes, seeds=1, settings=SMALL, start=start, verbose=False)

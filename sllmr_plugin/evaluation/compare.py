@@ -196,6 +196,9 @@ def compare(
     if start is not None:
         used = {"scale": start.scale, "users": start.users, "method": start.method}
         everything["start"] = {**_described(start.vectors), **used}
+    item_texts = _item_texts(data, texts)
+    if item_texts is not None:
+        everything["item_texts"] = digest(np.frombuffer("\0".join(item_texts).encode(), dtype=np.uint8))
     folder = RunFolder(out, everything, overwrite=overwrite)
 
     folder.set_inputs(describe_inputs(data, scores, texts))
@@ -204,7 +207,7 @@ def compare(
     if not folder.untrained:
         ranked = {name: getattr(settings, name) for name in ("test_users", "test_items", "valid_users", "valid_items")}
         labelled = PooledRows(data) if settings.is_llm_cf else None
-        folder.set_untrained(rank_untrained(data, _item_texts(data, texts), **ranked, labelled=labelled))
+        folder.set_untrained(rank_untrained(data, item_texts, **ranked, labelled=labelled))
     chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
     plan = list(itertools.product(names, chosen_seeds, configs))
     progress = RunProgress(len(plan), verbose=verbose)
