@@ -50,6 +50,6 @@ def test_random_scores_are_seeded_and_have_nothing_of_the_old_ones():
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are():
-    with pytest.raises(ConfigError, match="'upside_down' is none of random, inverted, warm_inverted, tail_inverted"):
+    with pytest.raises(ConfigError, match="'upside_down' is not one of random, inverted, warm_inverted, tail_inverted"):
         corrupt(table(), "upside_down", STRATA)
     assert len(CORRUPTIONS) == 4

@@ -98,7 +98,7 @@ def test_table_and_gate_and_item_table_are_checked_together():
         ({"config": {"mode": "none"}}, "Pass a SelectiveConfig"),
         ({"item_table": "items.csv"}, "Pass a DataFrame"),
         ({"user": "item_id"}, "both 'item_id'"),
-        ({"user": "price"}, "no SparseFeat"),
+        ({"user": "price"}, "is not a SparseFeat"),
         ({"item_features": ["user_id", "item_id"]}, "holds the user feature"),
         ({"task": 1}, "one output"),
     ],
