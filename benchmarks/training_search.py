@@ -3,6 +3,9 @@
 The defaults of `RunSettings` come from here. From one setting, each of its parts is changed alone, and every setting
 trains every backbone in every mode, so that the plain model has the same budget as the regularized one. Judged is the
 validation AUC of the best epoch; test interactions are not ranked. Finished runs are kept in FILE and not made again.
+
+``--grid FIELD=VALUE,VALUE ...`` crosses the fields that it names instead; those of `Start` (scale, users, method) say
+how embeddings start in modes with init.
 """
 
 from __future__ import annotations
@@ -10,15 +13,18 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from sllmr_plugin import ScoreTable, SelectiveConfig
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.evaluation.modes import Mode, Start
 from sllmr_plugin.evaluation.training import RunSettings, train
+from sllmr_plugin.knowledge.vectors import find_encoder
 
 CENTRE: dict[str, Any] = {"epochs": 15, "patience": 3, "negatives": 4, "redraw": True, "learning_rate": 3e-3}
 CHANGES: tuple[dict[str, Any], ...] = (
@@ -37,6 +43,12 @@ CHANGES: tuple[dict[str, Any], ...] = (
 )
 
 
+def crossed(grid: list[str]) -> list[dict[str, Any]]:
+    """Read ``FIELD=VALUE,VALUE`` arguments and cross them."""
+    wanted = {field: map(yaml.safe_load, values.split(",")) for field, values in (part.split("=") for part in grid)}
+    return [dict(zip(wanted, values, strict=True)) for values in itertools.product(*wanted.values())]
+
+
 def name_of(change: dict[str, Any]) -> str:
     """Write a change down."""
     return ", ".join(f"{key}={value}" for key, value in change.items()) or "centre"
@@ -49,6 +61,8 @@ def main() -> None:
     parser.add_argument("--backbone", nargs="+", default=["deepfm"])
     parser.add_argument("--modes", nargs="+", default=["none", "gated"], help="also init, init+gated, ...")
     parser.add_argument("--initialise", type=Path, help="text table or vectors that the modes with init start from")
+    parser.add_argument("--encoder", default="tfidf", help="of the texts (default: tfidf)")
+    parser.add_argument("--grid", nargs="+", metavar="FIELD=V,V", help="cross these fields instead of CHANGES")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--valid-items", type=int, default=300, help="unseen items ranked against (default: 300)")
     arguments = parser.parse_args()
@@ -56,16 +70,20 @@ def main() -> None:
     scores = ScoreTable.read(
         arguments.data / "llm_scores.parquet", user_index=data.user_index, item_index=data.item_index
     )
-    start = arguments.initialise and Start.read(arguments.initialise, arguments.data / "items.csv")
+    encoder = find_encoder(arguments.encoder)
+    start = arguments.initialise and Start.read(arguments.initialise, arguments.data / "items.csv", encoder=encoder)
+    changes = crossed(arguments.grid) if arguments.grid else list(CHANGES)
     lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
     found = {tuple(line["run"]): line for line in map(json.loads, lines)}
     for seed, backbone, change, mode in itertools.product(
-        range(arguments.seeds), arguments.backbone, CHANGES, arguments.modes
+        range(arguments.seeds), arguments.backbone, changes, arguments.modes
     ):
         key = (backbone, mode, name_of(change), seed)
         if key in found:
             continue
-        settings = RunSettings(**{**CENTRE, **change, "valid_items": arguments.valid_items, "valid_users": None})
+        of_start = {field: value for field, value in change.items() if field in {f.name for f in fields(Start)}}
+        of_run = {field: value for field, value in change.items() if field not in of_start}
+        settings = RunSettings(**{**CENTRE, **of_run, "valid_items": arguments.valid_items, "valid_users": None})
         how = Mode.of(mode)
         trained = train(
             data,
@@ -75,21 +93,23 @@ def main() -> None:
             config=SelectiveConfig.of_mode(how.regularizer),
             seed=seed,
             settings=settings,
-            start=start if "init" in how.parts else None,
+            start=replace(start, **of_start) if start and "init" in how.parts else None,
             verbose=False,
         )
         found[key] = {"run": key, "auc": trained.auc, "epoch": trained.epoch, "seconds": round(trained.seconds, 1)}
         with arguments.out.open("a") as file:
             file.write(json.dumps(found[key]) + "\n")
         print(*key, f"{trained.auc:.4f}, epoch {trained.epoch}, {trained.seconds:.0f} s", flush=True)
-    show(found, arguments.backbone, arguments.modes)
+    show(found, changes, arguments.backbone, arguments.modes)
 
 
-def show(found: dict[tuple[Any, ...], dict[str, Any]], backbones: list[str], modes: list[str]) -> None:
+def show(
+    found: dict[tuple[Any, ...], dict[str, Any]], changes: list[dict[str, Any]], backbones: list[str], modes: list[str]
+) -> None:
     """Print the mean validation AUC of every setting, with the epoch that was kept and the seconds of a fit."""
     print("| setting | " + " | ".join(f"{b} {m}" for b in backbones for m in modes) + " |")
     print("| --- " * (1 + len(backbones) * len(modes)) + "|")
-    for change in CHANGES:
+    for change in changes:
         cells = []
         for backbone, mode in itertools.product(backbones, modes):
             runs = [line for key, line in found.items() if key[:3] == (backbone, mode, name_of(change))]
