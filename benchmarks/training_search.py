@@ -5,7 +5,7 @@ trains every backbone in every mode, so that the plain model has the same budget
 validation AUC of the best epoch; test interactions are not ranked. Finished runs are kept in FILE and not made again.
 
 ``--grid FIELD=VALUE,VALUE ...`` crosses the fields that it names instead; those of `Start` (scale, users, method) say
-how embeddings start in modes with init.
+how embeddings start in modes with init, those of `SelectiveConfig` what the regularizer adds.
 """
 
 from __future__ import annotations
@@ -81,8 +81,10 @@ def main() -> None:
         key = (backbone, mode, name_of(change), seed)
         if key in found:
             continue
-        of_start = {field: value for field, value in change.items() if field in {f.name for f in fields(Start)}}
-        of_run = {field: value for field, value in change.items() if field not in of_start}
+        of_start, of_loss, of_run = (
+            {field.name: change[field.name] for field in fields(kind) if field.name in change}
+            for kind in (Start, SelectiveConfig, RunSettings)
+        )
         settings = RunSettings(**{**CENTRE, **of_run, "valid_items": arguments.valid_items, "valid_users": None})
         how = Mode.of(mode)
         trained = train(
@@ -90,7 +92,7 @@ def main() -> None:
             settings.rows(data, seed),
             scores,
             backbone=backbone,
-            config=SelectiveConfig.of_mode(how.regularizer),
+            config=SelectiveConfig.of_mode(how.regularizer, of_loss),
             seed=seed,
             settings=settings,
             start=replace(start, **of_start) if start and "init" in how.parts else None,

@@ -101,6 +101,10 @@ class SelectiveConfig(Settings):
         Draw the users uniformly from the score table, or take those of the batch. Cold users are rare in batches.
     in_batch_pairs : bool, default=False
         Also form pairs among rows of the batch that belong to the same user and have scores.
+    probe_weights : {"catalogue", "none"}, default="catalogue"
+        Whether a probe pair counts, when a gate is fitted, by how common items as popular as its candidate are in the
+        catalogue, compared with the candidates that were scored (`CandidateMatch`), or all count alike. Full ranking
+        compares with the whole catalogue, and a judge of popular items need not be one of the others.
     uncertainty : {"confidence", "entropy", "mc_dropout", "ensemble"}, class or Uncertainty, default="confidence"
         The backbone's own uncertainty q in [0, 1] (Sec. 3.3); ``ensemble`` is the variance over the checkpoints
         given to ``model.sllmr.set_ensemble``.
@@ -153,6 +157,7 @@ class SelectiveConfig(Settings):
     pair_rule: Annotated[str | type[PairRule] | PairRule, PAIR_RULES] = "largest"
     user_source: Literal["table", "batch"] = "table"
     in_batch_pairs: bool = False
+    probe_weights: Literal["catalogue", "none"] = "catalogue"
     uncertainty: Annotated[str | type[Uncertainty] | Uncertainty, UNCERTAINTIES] = "confidence"
     mc_samples: Annotated[int, Bounds(least=2)] = 8
     cold_threshold: Annotated[int, Bounds(least=0)] = 3

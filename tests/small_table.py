@@ -17,6 +17,7 @@ USER, ITEM, CONTEXT, CATEGORY = range(4)
 N_USERS, N_ITEMS = 10, 12
 COLD = [user < 4 for user in range(N_USERS)]
 TAIL = [item % 3 == 0 for item in range(N_ITEMS)]
+POPULARITY = [item * item for item in range(N_ITEMS)]
 
 # user -> scored items; user 8 has ties among them, user 9 has one item only
 CANDIDATES = {
@@ -84,6 +85,7 @@ def usable(candidates=None, probes=None, cold=None, tail=None, positive=()):
         builder(table.probes),
         torch.tensor(COLD if cold is None else cold),
         torch.tensor(TAIL if tail is None else tail),
+        torch.tensor(POPULARITY),
         torch.tensor([number for number, pair in enumerate(scored) if pair in set(positive)], dtype=torch.int64),
     )
 
@@ -116,6 +118,18 @@ def probe_pairs(candidates, probes, positive=()):
 
 def one_logit(user, item):
     return score(torch.tensor([row_of(user, item)])).item()
+
+
+def importance_by_hand(pairs):
+    """Return how much each probe pair counts: the catalogue's share of the candidate's popularity over that in pairs.
+
+    Every item has a popularity of its own here, and there are twelve: tenths end at the 2nd, 3rd, 4th, 5th, 6th, 8th,
+    9th, 10th, 11th and 12th.
+    """
+    band_of = [0, 0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9]
+    in_pairs = [band_of[item] for _, _, item in pairs]
+    weight = [min(band_of.count(k) / N_ITEMS / (in_pairs.count(k) / len(pairs)), 5) for k in in_pairs]
+    return {pair: value * len(pairs) / sum(weight) for pair, value in zip(pairs, weight, strict=True)}
 
 
 def disagreements(candidates, probes, positive=(), logit=one_logit):

@@ -227,7 +227,7 @@ def test_a_good_teacher_does_not_shut_its_own_gate():
         with_memory, left = taught(seed, forget=False)
         without, _ = taught(seed, forget=True)
         assert left[-1] < 0.6 * left[0]  # the backbone has learnt what the LLM knows
-        assert with_memory[0] == without[0] > 0.3  # nothing to remember yet
+        assert with_memory[0] == without[0] > 0.25  # nothing to remember yet
         kept.append(with_memory[-1] / with_memory[0])
         lost.append(without[-1] / without[0])
     assert min(kept) > 0.8

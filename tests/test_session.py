@@ -35,7 +35,9 @@ from .small_table import (
     USER,
     disagreements,
     evidence,
+    importance_by_hand,
     many,
+    probe_pairs,
     row_of,
     score,
     score_rows,
@@ -458,12 +460,14 @@ def test_the_gate_is_fitted_on_the_disagreements_of_a_double_loop(seed):
     candidates, probes = many(seed)
     gate = DisagreementGate()
     session_of(usable(candidates, probes), gate, mode="gated")  # its first epoch fits
-    design, right, user = evidence(disagreements(candidates, probes), candidates, probes)
+    pairs = disagreements(candidates, probes)
+    design, right, user = evidence(pairs, candidates, probes)
+    importance = importance_by_hand(probe_pairs(candidates, probes))
     assert 0 < right.sum() < len(right)
     centre = design.mean(axis=0)
     centred = np.column_stack([design - centre, np.ones(len(design))])
     reference = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-10, max_iter=10_000)
-    one_a_user = [1 / (user == u).sum() for u in user]
+    one_a_user = [importance[pair] / (user == pair[0]).sum() for pair in pairs]
     weight = reference.fit(centred, right, sample_weight=one_a_user).coef_[0]
     expected = [*weight[:4], weight[4] - weight[:4] @ centre]
     np.testing.assert_allclose(list(gate.coefficients().values()), expected, atol=1e-3)

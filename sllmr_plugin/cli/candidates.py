@@ -32,6 +32,7 @@ _HELP = {
     "probe_share": "share of the users who get a probe",
     "tail_share": "share of the candidates that are long-tail items",
     "diverse_share": "share of a cold user's candidates that are diverse items",
+    "catalogue_share": "share of the candidates drawn from the whole catalogue, all items alike",
     "seed": "decides all draws",
 }
 

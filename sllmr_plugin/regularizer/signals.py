@@ -23,11 +23,14 @@ class RegionSignals:
         (n_items,) bool: popularity within the bottom quantile.
     tail_popularity : int
         The largest popularity that still counts as long-tail.
+    popularity : Tensor
+        (n_items,) int64 training positives; -1 outside the catalogue.
     """
 
     cold: Tensor
     tail: Tensor
     tail_popularity: int
+    popularity: Tensor
 
     @classmethod
     def from_counts(
@@ -56,7 +59,8 @@ class RegionSignals:
             share can be larger; 0 gives none.
         """
         threshold = tail_threshold(popularity[in_catalogue], tail_quantile)
-        return cls(cold_users(history_length, cold_threshold), (popularity <= threshold) & in_catalogue, threshold)
+        cold, tail = cold_users(history_length, cold_threshold), (popularity <= threshold) & in_catalogue
+        return cls(cold, tail, threshold, popularity.masked_fill(~in_catalogue, -1))
 
 
 ENTRY_SIGNALS = ("cold", "tail", "uncertainty")
@@ -99,11 +103,14 @@ class PairSignals:
         (n_pairs, 3) z = [cold, tail, q] (paper Sec. 3.3) of the item that the LLM puts first and of the other.
     gap : Tensor
         (n_pairs,) LLM score of the first minus that of the second, in (0, 1].
+    importance : Tensor or None, default=None
+        (n_pairs,) how much a pair counts as evidence, of mean 1 (`CandidateMatch`); None counts all alike.
     """
 
     preferred: Tensor
     other: Tensor
     gap: Tensor
+    importance: Tensor | None = None
 
     @classmethod
     def of(cls, entries: Entries, uncertainty: Tensor | None, pairs: OrderedPairs, *, like: Tensor) -> PairSignals:
@@ -119,7 +126,8 @@ class PairSignals:
 
     def to(self, device: torch.device) -> PairSignals:
         """Move to a device."""
-        return PairSignals(*(x.to(device) for x in (self.preferred, self.other, self.gap)))
+        importance = None if self.importance is None else self.importance.to(device)
+        return PairSignals(self.preferred.to(device), self.other.to(device), self.gap.to(device), importance)
 
 
 def pair_regions(entries: Entries, pairs: OrderedPairs) -> Tensor:

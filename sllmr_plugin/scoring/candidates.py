@@ -18,7 +18,7 @@ from ..regions import cold_users, tail_threshold
 from ..scores.origin import check_parquet_path, write_parquet
 from ..scores.reading import read_table
 from ..settings import Bounds, Settings
-from .draws import CandidateSummary, Draw, diverse, id_keys, long_tail, mix, popular, summarise
+from .draws import CandidateSummary, Draw, catalogue_wide, diverse, id_keys, long_tail, mix, popular, summarise
 from .requests import TableLike, read_data
 from .settings import opened_engine, takes
 
@@ -41,10 +41,13 @@ class CandidateSettings(Settings):
         Candidates of each user, the probe not counted (M of the paper).
     pool : int, default=300
         Popular candidates come from this many most popular items (K of the paper).
-    tail_share : float, default=0.3
+    tail_share : float, default=0.2
         Share of `per_user` that are long-tail items. They are dealt in turn, so that each gets about as many users.
-    diverse_share : float, default=0.3
+    diverse_share : float, default=0.2
         Share of `per_user` that are diverse items, for cold users; others get popular ones instead.
+    catalogue_share : float, default=0.4
+        Share of `per_user` that come from the whole catalogue, each item with the same chance, as in a full ranking:
+        without them the gate learns only how the scorer judges popular and long-tail items. The paper has none.
     probe_share : float, default=0.2
         Share of the chosen users who get a validation item as a probe, of those who have one. Taken alike from cold
         users and from the others, since the gate is fitted on both.
@@ -66,8 +69,9 @@ class CandidateSettings(Settings):
     cold_share: _Share = 0.5
     per_user: Annotated[int, Bounds(least=1)] = 20
     pool: Annotated[int, Bounds(least=1)] = 300
-    tail_share: _Share = 0.3
-    diverse_share: _Share = 0.3
+    tail_share: _Share = 0.2
+    diverse_share: _Share = 0.2
+    catalogue_share: _Share = 0.4
     probe_share: _Share = 0.2
     cold_history: Annotated[int, Bounds(least=0)] = 3
     tail_quantile: _Share = 0.1
@@ -75,8 +79,8 @@ class CandidateSettings(Settings):
 
     def problems(self) -> list[str]:
         """Return what does not go together."""
-        if self.tail_share + self.diverse_share > 1:
-            return ["tail_share and diverse_share are more than 1 together, lower one of them"]
+        if round(self.tail_share + self.diverse_share + self.catalogue_share, 9) > 1:
+            return ["tail_share, diverse_share and catalogue_share are more than 1 together, lower one of them"]
         return []
 
     @property
@@ -89,11 +93,16 @@ class CandidateSettings(Settings):
         """Diverse candidates of each cold user."""
         return min(round(self.per_user * self.diverse_share), self.per_user - self.n_tail)
 
+    @property
+    def n_catalogue(self) -> int:
+        """Candidates of each user from the whole catalogue."""
+        return min(round(self.per_user * self.catalogue_share), self.per_user - self.n_tail - self.n_diverse)
+
 
 _LEAST_USERS = 1000  # of a part that is drawn in another process
 Drawn = tuple[np.ndarray, np.ndarray]  # rows and items
 
-SOURCES = ("long_tail", "cold_diverse", "popular", "probe")
+SOURCES = ("long_tail", "cold_diverse", "catalogue", "popular", "probe")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -103,9 +112,9 @@ class Candidates:
     Attributes
     ----------
     frame : pandas.DataFrame
-        ``user_id, item_id`` (raw), ``kind`` (candidate or probe) and ``source`` (popular, cold_diverse, long_tail or
-        probe). The rows of a user stand together, and users in random order: scoring that stops early has asked
-        about a fair sample.
+        ``user_id, item_id`` (raw), ``kind`` (candidate or probe) and ``source`` (popular, cold_diverse, catalogue,
+        long_tail or probe). The rows of a user stand together, and users in random order: scoring that stops early has
+        asked about a fair sample.
     summary : CandidateSummary
         What they cover.
     settings : CandidateSettings
@@ -192,7 +201,7 @@ def draw_candidates(
     >>> from sllmr_plugin.datasets.demo import load_demo
     >>> drawn = draw_candidates(load_demo()[0], users=100, per_user=10)
     >>> drawn.frame["source"].value_counts().to_dict()
-    {'popular': 554, 'long_tail': 297, 'cold_diverse': 149, 'probe': 20}
+    {'catalogue': 394, 'popular': 308, 'long_tail': 198, 'cold_diverse': 100, 'probe': 20}
     """
     if isinstance(items, CandidateSettings):
         warnings.warn(
@@ -235,7 +244,9 @@ def _draw(
     pool = items[: settings.pool]
     numbers = np.zeros(len(items), dtype=np.int64) if categories is None else pd.factorize(categories[items - 1])[0]
     hashed = _draw_hashed(draw, (numbers, settings.n_diverse), (pool, settings.per_user), engine)
-    drawn = (long_tail(draw, tail, settings.n_tail, seed=settings.seed), *hashed)
+    of_tail = long_tail(draw, tail, settings.n_tail, seed=settings.seed)
+    of_diverse, of_popular = hashed
+    drawn = (of_tail, of_diverse, catalogue_wide(draw, settings.n_catalogue), of_popular)
     picks = pd.concat(
         [pd.DataFrame({"row": rows, "item": codes, "source": k}) for k, (rows, codes) in enumerate(drawn)]
     )
@@ -250,7 +261,7 @@ def _draw(
         {
             "user_id": data.user_ids[users[row] - 1],
             "item_id": data.item_ids[item - 1],
-            "kind": np.array(["candidate"] * 3 + ["probe"])[source],
+            "kind": np.array(["candidate"] * 4 + ["probe"])[source],
             "source": np.array(SOURCES)[source],
         }
     )

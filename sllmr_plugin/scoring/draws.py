@@ -1,4 +1,4 @@
-"""Popular, diverse and long-tail draws by hashed keys, so that more users change no other's; what they cover."""
+"""Draws of candidates by hashed keys, so that more users change no other's, and what the candidates cover."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ def deal(n_items: int, n_hands: int, size: int, *, seed: int | list[int]) -> np.
     return packs.ravel()[: n_hands * size].reshape(n_hands, size if n_items else 0)
 
 
+_CATALOGUE = 0x5EED_CA7A
 _TRIES = 4  # for a diverse item, when the one drawn first is the user's own
 
 
@@ -215,6 +216,29 @@ def diverse(draw: Draw, categories: np.ndarray, count: int) -> tuple[np.ndarray,
     return np.concatenate(found_rows), np.concatenate(found_items)
 
 
+def catalogue_wide(draw: Draw, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `count` items for each user from the whole catalogue, each with the same chance.
+
+    They are spread over popularity: one from each of `count` bands of as many items.
+
+    Parameters
+    ----------
+    draw : Draw
+    count : int
+        Items a user; fewer where tries hit the user's own.
+
+    Returns
+    -------
+    rows, items : ndarray
+        (n_pairs,) each, by row.
+    """
+    # Diverse items of one category, for everyone, by keys of their own: a cold user gets other items than those.
+    everyone = replace(
+        draw, user_key=mix(draw.user_key ^ np.uint64(_CATALOGUE)), cold=np.ones(len(draw.user_key), dtype=bool)
+    )
+    return diverse(everyone, np.zeros(len(draw.items), dtype=np.int64), count)
+
+
 def long_tail(draw: Draw, tail: np.ndarray, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Deal `count` long-tail items to each user in turn, so that every item gets about as many users.
 
@@ -261,7 +285,7 @@ class CandidateSummary:
         Users without one, who are not asked about.
     users_short : int
         Users with fewer candidates than asked for.
-    popular, cold_diverse, long_tail : int
+    popular, cold_diverse, catalogue_wide, long_tail : int
         Candidates by source.
     probes, cold_probes : int
         Probes, and those of cold users.
@@ -283,6 +307,7 @@ class CandidateSummary:
     users_short: int
     popular: int
     cold_diverse: int
+    catalogue_wide: int
     long_tail: int
     probes: int
     cold_probes: int
@@ -297,7 +322,7 @@ class CandidateSummary:
     @property
     def candidates(self) -> int:
         """Pairs without the probes."""
-        return self.popular + self.cold_diverse + self.long_tail
+        return self.popular + self.cold_diverse + self.catalogue_wide + self.long_tail
 
     def __str__(self) -> str:
         fewest, median, most = self.tail_users
@@ -311,7 +336,7 @@ class CandidateSummary:
             f"  long tail    {_of(self.tail_items, self.catalogue_tail)} items with at most {self.tail_popularity} "
             f"training interactions, {fewest} to {most} users each (median {median})",
             f"  sources      {self.popular} popular, {self.cold_diverse} diverse for cold users, "
-            f"{self.long_tail} long-tail",
+            f"{self.catalogue_wide} from the whole catalogue, {self.long_tail} long-tail",
             f"  probes       {self.cold_probes} of cold users, {self.probes - self.cold_probes} of others",
         ]
         if self.users_short:
@@ -360,6 +385,7 @@ def summarise(
         users_short=int((drawn < per_user).sum()),
         popular=int(by_source.get("popular", 0)),
         cold_diverse=int(by_source.get("cold_diverse", 0)),
+        catalogue_wide=int(by_source.get("catalogue", 0)),
         long_tail=int(by_source.get("long_tail", 0)),
         probes=int(is_probe.sum()),
         cold_probes=int((is_probe & cold[row]).sum()),

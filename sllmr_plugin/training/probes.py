@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ..errors import CoverageWarning, GateCollapsedWarning
 from ..regularizer.gates import Gate
 from ..regularizer.pairs import OrderedPairs
 from ..regularizer.signals import Entries, PairSignals
+from .match import CandidateMatch
 from .view import Usable
 
 # Scores rows without gradients: (n, width) -> logit (n,), probability (n,), uncertainty (n,).
@@ -38,6 +39,10 @@ class ProbePairs:
         (n_pairs,) int64 user codes.
     keys : Tensor
         (n_pairs, 3) int64 codes of user, probe and candidate.
+    match : CandidateMatch or None
+        How the candidates compare with the catalogue; None without pairs.
+    importance : Tensor
+        (n_pairs,) float64 weights that make up for it, of mean 1.
     """
 
     rows: Tensor
@@ -46,6 +51,8 @@ class ProbePairs:
     candidate: Tensor
     user: Tensor
     keys: Tensor
+    match: CandidateMatch | None
+    importance: Tensor
 
     @classmethod
     def of(cls, usable: Usable) -> ProbePairs:
@@ -62,6 +69,8 @@ class ProbePairs:
         home = home[owner[probe]][number]
         user = probes.users[owner[probe]]
         items = torch.cat([probes.items[probe], table.items[entry]])
+        popularity = usable.popularity[table.items[entry]]
+        match = CandidateMatch.of(usable.popularity[usable.popularity >= 0], popularity) if len(entry) else None
         return cls(
             rows=torch.cat(
                 [
@@ -78,6 +87,8 @@ class ProbePairs:
             candidate=len(probe) + torch.arange(len(entry)),
             user=user[number],
             keys=torch.stack([user[number], probes.items[probe][number], table.items[entry]], dim=1),
+            match=match,
+            importance=torch.empty(0, dtype=torch.float64) if match is None else match.weights(popularity),
         )
 
     def __len__(self) -> int:
@@ -129,7 +140,7 @@ class JudgedPairs:
         Returns
         -------
         signals : PairSignals
-            With the LLM's preferred item first.
+            With the LLM's preferred item first, and how much each pair counts.
         llm_right : Tensor
             (n,) bool: the LLM prefers the probe.
         user : Tensor
@@ -140,7 +151,7 @@ class JudgedPairs:
         probe, candidate = pairs.probe[which], pairs.candidate[which]
         ordered = OrderedPairs(torch.where(right, probe, candidate), torch.where(right, candidate, probe))
         signals = PairSignals.of(pairs.entries, self.uncertainty, ordered, like=self.uncertainty)
-        return signals, right, pairs.user[which]
+        return replace(signals, importance=pairs.importance[which]), right, pairs.user[which]
 
 
 _HELD_OUT_PAIRS = 64
@@ -199,9 +210,14 @@ class GateFitter:
         Scores rows with the backbone as it is at that moment.
     memory : DisagreementMemory, optional
         Of earlier trainings with the same gate; added to.
+    weighed : bool, default=True
+        Whether pairs count as their candidates are common in the catalogue.
     """
 
-    def __init__(self, usable: Usable, score_rows: ScoreRows, memory: DisagreementMemory | None = None) -> None:
+    def __init__(
+        self, usable: Usable, score_rows: ScoreRows, memory: DisagreementMemory | None = None, *, weighed: bool = True
+    ) -> None:
+        self._weighed = weighed
         self._pairs = ProbePairs.of(usable)
         self._score_rows = score_rows
         self._memory = memory if memory is not None else DisagreementMemory()
@@ -224,6 +240,8 @@ class GateFitter:
         judged = self._pairs.judge(self._score_rows)
         self._memory.seen |= judged.disagree
         signals, llm_right, user = judged.evidence(self._memory.seen)
+        if not self._weighed:
+            signals = replace(signals, importance=None)
         device = next((tensor.device for tensor in (*gate.buffers(), *gate.parameters())), torch.device("cpu"))
         gate.fit(signals.to(device), llm_right.to(device), user.to(device))
 

@@ -96,7 +96,8 @@ class TrainingSession:
         self._pairwise = config.pairwise
         self._users_in_step = functools.cache(config.users_in_step)
         self._columns = (user_column, item_column)
-        self._fitter = GateFitter(usable, score_rows, memory) if gate.needs_probes else None
+        weighed = config.probe_weights == "catalogue"
+        self._fitter = GateFitter(usable, score_rows, memory, weighed=weighed) if gate.needs_probes else None
         self._generator = torch.Generator().manual_seed(seed % 2**63)
         self._generators: dict[torch.device, torch.Generator] = {}
         self._sampler = TableSampler(

@@ -36,6 +36,8 @@ class Usable:
         (n_user_codes,) bool.
     tail : Tensor
         (n_item_codes,) bool.
+    popularity : Tensor
+        (n_item_codes,) int64 training positives; -1 outside the catalogue.
     positive : Tensor
         (n,) int64 entries of the candidates whose user has a training positive with the item.
     account : dict of str to Any
@@ -50,6 +52,7 @@ class Usable:
     probe_rows: RowBuilder
     cold: Tensor
     tail: Tensor
+    popularity: Tensor
     positive: Tensor
     account: dict[str, Any] = field(default_factory=dict)
     label_variance: float = 0.0
@@ -143,6 +146,7 @@ def usable_scores(
         probe_rows=builder(probes),
         cold=regions.cold,
         tail=regions.tail,
+        popularity=regions.popularity,
         positive=_trained_on(drawable, users[training.positive], items[training.positive]),
         account=account,
         label_variance=training.label_variance,

@@ -98,7 +98,9 @@ class DisagreementGate(Gate, name="disagreement"):
             return
         design = signals.design().double()
         centre = design.mean(dim=0)
-        beta, covariance = logistic_map(_with_one(design - centre), llm_right.double(), user, self.prior_scale)
+        importance = torch.ones_like(design[:, 0]) if signals.importance is None else signals.importance.double()
+        evidence = (_with_one(design - centre), llm_right.double(), user)
+        beta, covariance = logistic_map(*evidence, self.prior_scale, importance=importance)
         self.weight.copy_(beta[:-1])
         self.bias.copy_(beta[-1])
         self.centre.copy_(centre)
@@ -111,7 +113,12 @@ def _with_one(design: Tensor) -> Tensor:
 
 
 def logistic_map(
-    design: Tensor, outcome: Tensor, cluster: Tensor, prior_scale: float, steps: int = 50
+    design: Tensor,
+    outcome: Tensor,
+    cluster: Tensor,
+    prior_scale: float,
+    steps: int = 50,
+    importance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Fit a logistic regression with a normal prior, by damped Newton steps, every cluster having a weight of 1.
 
@@ -125,6 +132,8 @@ def logistic_map(
         (n,) int64: observations of one cluster may depend on each other; each weighs 1 over their number.
     prior_scale : float
         Standard deviation of every coefficient's zero-mean normal prior.
+    importance : Tensor or None, default=None
+        (n,) float64, multiplies the weights of observations, so that a cluster weighs their mean.
 
     Returns
     -------
@@ -136,7 +145,7 @@ def logistic_map(
     """
     _, number, size = cluster.unique(return_inverse=True, return_counts=True)
     n_clusters = len(size)
-    weight = 1 / size[number].to(design.dtype)
+    weight = (1 if importance is None else importance) / size[number].to(design.dtype)
     precision = torch.eye(design.shape[1], dtype=design.dtype, device=design.device) / prior_scale**2
 
     def objective(beta: Tensor) -> Tensor:
