@@ -73,6 +73,9 @@ def main() -> None:
     encoder = find_encoder(arguments.encoder)
     start = arguments.initialise and Start.read(arguments.initialise, arguments.data / "items.csv", encoder=encoder)
     changes = crossed(arguments.grid) if arguments.grid else list(CHANGES)
+    known = {field.name for kind in (Start, SelectiveConfig, RunSettings) for field in fields(kind)}
+    if unknown := {field for change in changes for field in change} - known:
+        parser.error(f"--grid: unknown fields {', '.join(sorted(unknown))}")
     lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
     found = {tuple(line["run"]): line for line in map(json.loads, lines)}
     for seed, backbone, change, mode in itertools.product(
