@@ -1,5 +1,6 @@
 """`sllmr train`: trains what was composed, keeps the file that repeats it, and says plainly what is wrong."""
 
+import hashlib
 import json
 
 import pandas as pd
@@ -7,12 +8,14 @@ import pytest
 
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.demo import demo_paths, load_demo
+from sllmr_plugin.errors import ConfigError
 from sllmr_plugin.evaluation import compare as compare_module
 from sllmr_plugin.evaluation.compare import compare
 from sllmr_plugin.evaluation.modes import Start
 from sllmr_plugin.evaluation.training import RunSettings
 from sllmr_plugin.experiments.experiment import compose
-from sllmr_plugin.experiments.running import train_experiment
+from sllmr_plugin.experiments.files import Setting
+from sllmr_plugin.experiments.running import FILE, train_experiment
 
 TINY = [
     *("--setting", "quick"),
@@ -200,11 +203,38 @@ def test_an_experiment_starts_from_titles_as_a_comparison_does(tmp_path, capsys)
 
 
 def test_what_embeddings_start_from_is_part_of_the_experiment_where_they_do():
-    plain, gated = (compose(model="deepfm", data="demo", assignments=["start.scale=0.1"] * n) for n in (0, 1))
+    of_file = {"start.scale": Setting(0.1, "a file")}
+    plain, gated = (compose(model="deepfm", data="demo", overrides=given) for given in ({}, of_file))
     assert gated.identity() == plain.identity()
+    for mode, key, value in (
+        ("gated", "scale", 0.1),
+        ("gated", "source", "titles"),
+        ("align", "scale", 0.1),
+        ("embed", "method", "svd"),
+    ):
+        with pytest.raises(ConfigError, match=f"{key} .*(not by {mode}|and {mode} does not)"):
+            compose(model="deepfm", data="demo", assignments=[f"run.mode={mode}", f"start.{key}={value}"])
     keys = ["run.mode=init", "start.source=titles"]
     small, large = (compose(model="deepfm", data="demo", assignments=[*keys, f"start.scale={x}"]) for x in (0.1, 0.2))
     assert small.name != large.name
     assert (small.reads, small.modes) == ((), ["init"])
     both = compose(model="deepfm", data="video_games", assignments=["run.mode=init+kar+joint"])
     assert (both.reads, both.config.gate) == (("texts", "scores"), "joint")
+
+
+def test_vectors_of_a_file_are_the_same_file_when_an_experiment_is_repeated(tmp_path, capsys):
+    items = pd.read_csv(demo_paths().items)["item_id"]
+    file = tmp_path / "vectors.parquet"
+    pd.DataFrame({"item_id": items, "a": range(len(items)), "b": 1.0}).to_parquet(file)
+    out = tmp_path / "first"
+    assert main([*DEEPFM, "-o", "run.mode=init", "-o", f"start.source={file}", "--out", str(out)]) == 0
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in (out / FILE).read_text()
+    again = ["train", "--config", str(out / FILE), "--out", str(tmp_path / "again")]
+    assert main(again) == 0
+    assert without_times(tmp_path / "again") == without_times(out)
+    pd.DataFrame({"item_id": items, "a": 1.0, "b": range(len(items))}).to_parquet(file)
+    capsys.readouterr()
+    assert main(again) == 2
+    assert "not the file that start.sha256 was taken of" in capsys.readouterr().err
+    assert main([*DEEPFM, "-o", "run.mode=init", "-o", f"start.source={file}", "--out", str(out)]) == 2
+    assert f"runs made with other {file}" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import BackboneError, ConfigError, RunFolderError, VectorsError
+from sllmr_plugin.evaluation import compare as compare_module
 from sllmr_plugin.evaluation import training as training_module
 from sllmr_plugin.evaluation.compare import compare
 from sllmr_plugin.evaluation.comparison import format_table
@@ -98,6 +99,7 @@ def test_semantic_ids_are_features_of_the_mode_sid(tmp_path, data, start):
     texts.to_csv(tmp_path / "texts.csv", index=False)
     written = with_semantic_ids(renamed, Vectors.read(tmp_path / "texts.csv"))  # ids as text there, as numbers here
     assert all((attribute.codes[1:] > 0).all() for attribute in written.attributes.values())
+    start = Start(start.vectors)  # sid reads no scale
     modes = ["none", "sid", "sid+global"]
     found = compare(data, scores(), out=tmp_path, modes=modes, seeds=1, settings=SMALL, start=start, verbose=False)
     assert len({run.auc for run in found}) == 3
@@ -118,8 +120,9 @@ def test_vectors_are_inputs_of_the_mode_embed(tmp_path, data, start):
     modes = ["none", "embed", "init+embed+global"]
     found = compare(data, scores(), out=tmp_path, modes=modes, seeds=1, settings=SMALL, start=start, verbose=False)
     assert len({run.auc for run in found}) == 3
+    plain = Start(start.vectors)
     with pytest.raises(BackboneError, match="afm takes no dense columns"):
-        compare(data, scores(), out=tmp_path / "x", modes=["embed"], backbone="afm", start=start, verbose=False)
+        compare(data, scores(), out=tmp_path / "x", modes=["embed"], backbone="afm", start=plain, verbose=False)
     with pytest.raises(ConfigError, match="mode embed reads vectors"):
         compare(data, scores(), out=tmp_path / "x", modes=["embed"], verbose=False)
 
@@ -228,6 +231,32 @@ def test_without_patience_nothing_stops():
 def test_vectors_that_no_mode_starts_from_are_refused(tmp_path, data, start):
     with pytest.raises(ConfigError, match="no mode that reads them is compared; add init"):
         compare(data, scores(), out=tmp_path, modes=["none", "gated"], settings=SMALL, start=start, verbose=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "modes", "told"),
+    [
+        ({"scale": 0.1}, ["none", "align", "embed"], "scale .* is read by modes with init, not by none, align, embed"),
+        ({"method": "random"}, ["sid"], "start.method.* is read by modes with init, not by sid"),
+        (
+            {"users": "none"},
+            ["sid", "align"],
+            "--initialise-users.* is read by modes with init, embed, not by sid, align",
+        ),
+        ({"users": "history"}, ["none", "embed"], None),
+        ({"scale": 0.1, "method": "random"}, ["none", "init+global"], None),
+    ],
+)
+def test_what_no_mode_reads_of_a_start_is_refused(tmp_path, data, start, monkeypatch, changes, modes, told):
+    monkeypatch.setattr(compare_module, "train_and_rank", lambda *_, **__: pytest.fail("trained"))
+    asked = {"out": tmp_path, "modes": modes, "start": Start(start.vectors, **changes), "verbose": False}
+    if told is None:
+        with pytest.raises(pytest.fail.Exception, match="trained"):
+            compare(data, scores(), **asked)
+        return
+    with pytest.raises(ConfigError, match=told):
+        compare(data, scores(), **asked)
     assert not list(tmp_path.iterdir())
 
 

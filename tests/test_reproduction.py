@@ -49,11 +49,12 @@ def reproduction_of(data_dir, **changes):
 
 def auc_of(run):
     """A different AUC for every run."""
-    number = {"none": 0, "kd": 1, "kar": 2, "llm_cf": 3, "global": 4, "pointwise_mse": 5, "gated": 6}[run.mode]
+    modes = ("none", "kd", "kar", "llm_cf", "global", "pointwise_mse", "gated", "init", "init+gated")
+    number = modes.index(run.mode)
     return 0.5 + 0.02 * number + 0.003 * run.seed + 0.1 * (run.backbone == "dcnv2")
 
 
-def finish(run, folder=None, **changes):
+def finish(run, folder=None, untrained=None, **changes):
     """Write what a finished run leaves in its folder: three users' interactions, the first cold, the last long-tail."""
     auc = auc_of(run)
     aucs = (auc - 0.05, auc, auc + 0.05)
@@ -78,9 +79,11 @@ def finish(run, folder=None, **changes):
             **({"texts": texts} if run.experiment.reads == ("texts",) else {}),
         }
     )
+    run_folder.set_untrained(untrained or {})
     run_folder.add(finished)
     pinned = run.experiment.data.pinned(run.experiment.reads)
-    (run_folder.path / FILE).write_text(replace(run.experiment, data=pinned).to_yaml())
+    start = run.experiment.start.pinned()
+    (run_folder.path / FILE).write_text(replace(run.experiment, data=pinned, start=start).to_yaml())
 
 
 def copying(run, tmp_path):
@@ -275,15 +278,15 @@ def written(data_dir, tmp_path):
 def rows_of(text, title):
     """Return the cells of a table's rows in the Markdown page: (section, row) -> cells."""
     rows, section = {}, None
-    for line in text[text.index(title) :].split("\n\n\n")[0].splitlines():
-        cells = [cell.strip(" *") for cell in line.strip("|").split(" | ")]
-        if line.startswith("| ---"):
+    lines = text[text.index(title) :].split("\n\n\n")[0].splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if not line.startswith("|") or line.startswith("| ---"):
             continue
-        if line.startswith("|"):
-            if "AUC" in cells[1] or "minus" in cells[1]:
-                section = cells[0]
-            else:
-                rows[section, cells[0]] = cells[1:]
+        cells = [cell.strip(" *") for cell in line.strip("|").split(" | ")]
+        if following.startswith("| ---"):
+            section = cells[0]
+        else:
+            rows[section, cells[0]] = cells[1:]
     return rows
 
 
@@ -340,6 +343,106 @@ def test_under_the_papers_protocol_the_tables_have_both_metrics(data_dir, tmp_pa
     ]
     assert rows["long-tail items", "none (DCNv2)"][2] == "0.5600 ± 0.0141"
     assert "(1 cold at their time, 1 of long-tail items)" in page
+
+
+def test_what_needs_no_training_is_a_row_in_both_metrics_and_models_below_it_are_named(data_dir, tmp_path):
+    request = reproduction_of(data_dir, setting="llm-cf", seeds=1, modes=("kar", "gated"))
+    plan = plan_runs(request, tmp_path / "out")
+    three = ("auc", "auc_cold", "auc_tail", "ctr_auc", "ctr_auc_cold", "ctr_auc_tail")
+    popular = dict(zip(three, (0.56, 0.51, 0.2, 0.7, 0.65, 0.4), strict=True))
+    # dcnv2 ranks at 0.6, 0.64, 0.72 (none, kar, gated), deepfm 0.1 lower; cold users 0.05 below, long-tail items above.
+    content = dict(zip(three, (0.63, 0.3, 0.9, 0.6, 0.6, float("nan")), strict=True))
+    of_texts = {**content, "auc": 0.99}
+    for run in plan:
+        there = {"popularity": popular, "content": of_texts if run.mode == "kar" else content}
+        auc = {"none": 0.69, "kar": 0.71, "gated": 0.75}[run.mode] + 0.1 * (run.backbone == "dcnv2")
+        pooled = {"ctr_auc": auc, "ctr_auc_cold": auc - 0.1, "ctr_auc_tail": auc - 0.2}
+        finish(run, untrained=there, metrics=pooled)
+    text = write_documents(tmp_path / "out", request, collect(plan[::-1]), command="", not_made=[])
+    page = (tmp_path / "out" / "reproduction.md").read_text()
+    rows = rows_of(page, "Table 2, amazon_beauty (the paper's Beauty):")
+    assert rows["nothing trained", "popularity"] == ["0.5600", "", "0.7000", "", "-", ""]
+    assert rows["nothing trained", "content"] == ["0.6300", "", "0.6000", "", "-", ""]  # of titles, not kar's
+    second, third = text.split("Table 3, ")[0], text.split("Table 3, ")[1].split("Figure 2")[0]
+    assert "content: similarity of titles to those of the user's training items" in second
+    below = "which needs no training: "
+    assert f"below popularity, {below}deepfm none, deepfm kar\n" in second
+    assert f"below content, {below}deepfm none, deepfm kar, deepfm gated, dcnv2 none\n" in second
+    assert f"below popularity on labelled rows, {below}deepfm none\n" in second
+    assert "below content on labelled rows" not in second
+    rows = rows_of(page, "Table 3, dcnv2, amazon_beauty (the paper's Beauty):")
+    assert rows["cold rows", "popularity"] == ["0.5100", "", "0.6500", "", "-", ""]
+    assert rows["long-tail items", "content"] == ["0.9000", "", "-", "", "-", ""]
+    assert f"below content on long-tail items, {below}none, kar, gated" in third
+    assert "popularity for cold users" not in third  # none has 0.55 there
+    assert "popularity on labelled rows" not in third
+    found = json.loads((tmp_path / "out" / "reproduction.json").read_text())["data"]["amazon_beauty"]
+    assert found["popularity"] == popular
+    assert found["content"] == {**content, "ctr_auc_tail": None}
+
+
+def test_content_of_written_texts_is_said_to_be_that_where_nothing_has_titles(data_dir, tmp_path):
+    request = reproduction_of(data_dir, seeds=1, modes=("kar",), tables=(2,), figures=())
+    plan = plan_runs(request, tmp_path / "out")
+    for run in plan:
+        known = {"popularity": {"auc": 0.5, "auc_cold": 0.5, "auc_tail": 0.5}}
+        finish(run, untrained=known | ({"content": known["popularity"]} if run.mode == "kar" else {}))
+    text = write_documents(tmp_path / "out", request, collect(plan), command="", not_made=[])
+    assert "content: similarity of titles and LLM-written texts to those" in text
+
+
+def test_initialised_rows_stand_beside_the_papers_and_are_compared_with_both(data_dir, tmp_path):
+    request = reproduction_of(data_dir, initialise="titles", assignments=("start.scale=0.2", "training.epochs=1"))
+    assert request.modes_of_table(2) == ("none", "kd", "kar", "llm_cf", "gated", "init", "init+gated")
+    assert request.modes_of_table(3)[-2:] == ("init", "init+gated")
+    plan = plan_runs(request, tmp_path / "out")
+    for run in plan:
+        command = " ".join(run.command)
+        told = " -o start.scale=0.2 -o training.epochs=1 -o start.source=titles -o run.mode=init" in command
+        assert told == run.mode.startswith("init")
+        assert ("start." in command) == told
+        finish(run)
+    write_documents(tmp_path / "out", request, collect(plan), command="", not_made=[])
+    page = (tmp_path / "out" / "reproduction.md").read_text()
+    rows = rows_of(page, "Table 2, amazon_beauty (the paper's Beauty):")
+    assert rows["deepfm", "init+gated"] == ["0.6615", "+0.1600", "-", "-"]  # 0.5 + 0.16 + 0.0015, minus none
+    assert rows["minus init", "deepfm init+gated"] == ["+0.0200"]
+    rows = rows_of(page, "Table 3, dcnv2, amazon_beauty (the paper's Beauty):")
+    assert rows["minus init", "init+gated"] == ["+0.0200"] * 3
+    found = json.loads((tmp_path / "out" / "reproduction.json").read_text())["data"]["amazon_beauty"]["differences"]
+    gains = {(d["baseline"], d["stratum"]): d["mean"] for d in found if d["mode"] == "init+gated"}
+    assert gains["none", "all"] == pytest.approx(0.16)
+    assert gains["init", "tail"] == pytest.approx(0.02)
+
+
+def test_what_is_said_of_a_start_that_no_mode_reads_is_refused(tmp_path):
+    for changes, message in (
+        ({"initialise": "titles", "modes": ("gated",)}, "--initialise is for modes that read vectors"),
+        ({"assignments": ("start.source=titles",)}, "-o start.source=titles is for modes that read vectors"),
+        ({"assignments": ("start.scale=0.1",), "modes": ("align",)}, "start.scale=0.1: no mode that is made reads it"),
+        ({"initialise": "titles", "assignments": ("start.source=texts",)}, "say the same"),
+        ({"initialise": str(tmp_path / "none.csv")}, "no such file"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Reproduction(**changes)
+    vectors = tmp_path / "vectors.csv"
+    vectors.write_text("item_id,title")
+    assert Reproduction(initialise=str(vectors), modes=("sid",)).modes_of_table(2) == ("none", "sid")
+
+
+def test_runs_of_other_vectors_are_not_taken_for_done(data_dir, tmp_path):
+    vectors = tmp_path / "vectors.csv"
+    vectors.write_text("item_id,title")
+    run = next(
+        run for run in plan_runs(reproduction_of(data_dir, initialise=str(vectors)), tmp_path) if run.mode == "init"
+    )
+    finish(run)
+    assert run.is_done()
+    vectors.write_text("item_id,title\n1,other")
+    with pytest.raises(RunFolderError, match=r"another vectors\.csv"):
+        run.is_done()
+    vectors.unlink()
+    assert run.is_done()
 
 
 def test_every_form_has_the_figures_and_json_has_them_unrounded(written):

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -153,3 +154,6 @@ def test_json_has_every_figure():
     content = json.loads(format_table(comparison(), "json"), parse_constant=pytest.fail)
     assert [run["auc"] for run in content["runs"]] == [0.6, 0.7, 0.62, 0.74]
     assert [(d["low"], d["clear"]) for d in content["differences"]] == [(0.01, True), (-0.01, False)]
+    untrained = {"popularity": {"auc": 0.5, "auc_cold": float("nan")}}
+    content = json.loads(format_table(replace(comparison(), untrained=untrained), "json"), parse_constant=pytest.fail)
+    assert content["popularity"] == {"auc": 0.5, "auc_cold": None}

@@ -30,7 +30,7 @@ from .paper import paper_figures
 from .plan import plan_runs
 from .processes import make_runs
 from .progress import Progress
-from .reproduction import FIGURES, TABLES, Reproduction
+from .reproduction import FIGURES, INITIALISED, TABLES, Reproduction
 from .results import collect
 from .state import State, look_up
 
@@ -51,6 +51,8 @@ examples:
       All of it.
   python -m benchmarks.paper --data-dir ~/data --protocol llm-cf --out runs/paper_llm_cf
       Under the paper's own protocol, with both metrics in the tables.
+  python -m benchmarks.paper --data-dir ~/data --data video_games --initialise titles --out runs/games
+      With rows init and init+gated beside the paper's.
   python -m benchmarks.paper --tables 3 --figure none --data amazon_beauty -o training.test_items=100 --out runs/beauty
       The ablations on one domain, by sampled AUC.
   python -m benchmarks.paper --data demo --backbones deepfm,dcnv2 --modes kd,kar,gated --seeds 2 --setting small \
@@ -97,6 +99,13 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"of {', '.join(MODE_NAMES)}, in both tables (default: {','.join(paper.frameworks)} in Table 2, "
         f"{','.join(paper.methods)} in Table 3)",
     )
+    what.add_argument(
+        "--initialise",
+        metavar="titles|texts|FILE",
+        help=f"rows {', '.join(INITIALISED)} beside the paper's, whose embeddings start from vectors of the items: of "
+        "titles, of the data set's text table behind them, or of a file; with --modes, which names all rows, the "
+        "vectors of those that read some. -o start.scale=0.2 and the like are for these rows alone",
+    )
     what.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
     how = parser.add_argument_group("how")
     how.add_argument("--setting", metavar="NAME", help="a setting of the model zoo, such as small")
@@ -122,6 +131,7 @@ def _run(arguments: argparse.Namespace) -> int:
         setting=protocol_setting(arguments),
         assignments=tuple(arguments.assignments),
         data_dir=arguments.data_dir,
+        initialise=arguments.initialise,
     )
     for line in reproduction.left_out:
         print(line, file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Any
 from sllmr_plugin.errors import RunFolderError
 from sllmr_plugin.evaluation.plots import save
 from sllmr_plugin.evaluation.report.sentences import texts_told
+from sllmr_plugin.evaluation.run import replace_nan
 from sllmr_plugin.evaluation.store import write_json, write_whole
 from sllmr_plugin.evaluation.tables import Sheet
 
@@ -171,7 +172,11 @@ def _content(
                 "remarks": data_lines(results),
                 "runs": [{"folder": str(run.folder), **result.to_json()} for run, result in results.runs],
                 "levels": [level.to_json() for level in results.levels.values()],
-                "differences": [{**gain.to_json(), "clear": gain.clear} for gain in results.gains.values()],
+                "differences": [
+                    {**gain.to_json(), "clear": gain.clear}
+                    for gain in (*results.gains.values(), *results.additions.values())
+                ],
+                **replace_nan(results.untrained),
                 "paper": {
                     "table_1": paper.table_1.get(results.data),
                     "table_2": [

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sllmr_plugin.errors import MissingDataError, RunFolderError
+from sllmr_plugin.evaluation.modes import Mode
 from sllmr_plugin.evaluation.store import RunFolder, read_json, write_json
 from sllmr_plugin.experiments.data import fingerprint
 from sllmr_plugin.experiments.experiment import Experiment, compose
 from sllmr_plugin.experiments.files import Setting
 from sllmr_plugin.experiments.running import FILE
 
-from .reproduction import Reproduction
+from .reproduction import Reproduction, applies
 
 _TIME = "process.json"
 
@@ -68,11 +69,15 @@ class PlannedRun:
         """
         if not (self.folder / "results.json").exists() or self.key not in RunFolder(self.folder, None).runs:
             return False
-        there = compose(config=self.folder / FILE).data.sha256
+        made = compose(config=self.folder / FILE)
+        there = {**made.data.sha256, "start": made.start.sha256}
         try:
             now = self.experiment.data.files(self.experiment.reads)
         except MissingDataError:  # finished runs can be laid out without their data
             return True
+        vectors = self.experiment.start.file
+        if there["start"] and vectors is not None and vectors.is_file():
+            now["start"] = vectors
         for name, path in now.items():
             if there.get(name, "") != _fingerprint(path, path.stat().st_mtime_ns):
                 raise RunFolderError(
@@ -130,8 +135,11 @@ def plan_runs(reproduction: Reproduction, out: Path) -> list[PlannedRun]:
 
 
 def _planned_run(reproduction: Reproduction, out: Path, data: str, backbone: str, mode: str, seed: int) -> PlannedRun:
-    key = "run.mode"
-    assignments = [*reproduction.assignments, f"{key}={mode}"]
+    how = Mode.of(mode)
+    assignments = [text for text in reproduction.assignments if applies(text, how)]
+    if reproduction.initialise is not None and how.needs("vectors"):
+        assignments.append(f"start.source={reproduction.initialise}")
+    assignments.append(f"run.mode={mode}")
     overrides = {"run.seeds": Setting([seed], "--seeds")}
     if reproduction.data_dir is not None:
         overrides["data.root"] = Setting(reproduction.data_dir, "--data-dir")

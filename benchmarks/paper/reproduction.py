@@ -9,12 +9,15 @@ from sllmr_plugin.errors import ConfigError
 from sllmr_plugin.evaluation.differences import BASELINE
 from sllmr_plugin.evaluation.modes import Mode
 from sllmr_plugin.experiments.files import zoo_names
+from sllmr_plugin.experiments.schema import StartChoice
 
 from .paper import paper_figures
 
 TABLES = (2, 3)
 FIGURES = (2,)
 OURS = "gated"
+INITIALISED = ("init", "init+gated")
+"""Rows that ``--initialise`` adds: the plain backbone and Ours, with embeddings started from vectors of the items."""
 _OWN = {
     "run.mode": "--modes",
     "run.seeds": "--seeds",
@@ -49,11 +52,15 @@ class Reproduction:
         ``config.weight=0.2`` and the like, for all runs.
     data_dir : str or None, default=None
         Folder of the data sets' folders, as of ``sllmr train``.
+    initialise : str or None, default=None
+        ``titles``, ``texts`` or a file, as `StartChoice.source`: the vectors of modes that read some. Where `modes` is
+        None, `INITIALISED` are rows beside the paper's.
 
     Raises
     ------
     ConfigError
-        If nothing is asked for, a name is unknown or twice there, or an assignment is of a key that the command sets.
+        If nothing is asked for, a name is unknown or twice there, an assignment is of a key that the command sets, or
+        no mode reads what is said of the start.
     """
 
     tables: tuple[int, ...] = TABLES
@@ -65,6 +72,7 @@ class Reproduction:
     setting: str | None = None
     assignments: tuple[str, ...] = ()
     data_dir: str | None = None
+    initialise: str | None = None
 
     def __post_init__(self) -> None:
         if not self.tables and not self.figures:
@@ -84,16 +92,37 @@ class Reproduction:
             key = assignment.partition("=")[0].strip()
             if key in _OWN:
                 raise ConfigError(f"-o {assignment}: this is set for every run by itself; see {_OWN[key]}.")
+            if key == "start.source" and self.initialise is not None:
+                raise ConfigError(f"-o {assignment} and --initialise {self.initialise} say the same; give one of them.")
+        self._check_start()
         if not self.runs():
             raise ConfigError(
                 f"nothing to reproduce: Table 3 is of {paper_figures().ablated} and Figure 2 of mode {OURS}; name "
                 "these, or take Table 2 as well."
             )
 
+    def _check_start(self) -> None:
+        """Refuse what is said of the start if no mode reads it, and a file of vectors that is not there."""
+        asked = [Mode.of(mode) for _, _, mode, _ in self.runs()]
+        said = ["--initialise"] if self.initialise is not None else []
+        said += [f"-o {text}" for text in self.assignments if text.startswith("start.")]
+        if said and not any(mode.needs("vectors") for mode in asked):
+            raise ConfigError(
+                f"{said[0]} is for modes that read vectors of the items, and none is made; add init, init+gated or the "
+                "like to --modes, or leave it out."
+            )
+        for text in self.assignments:
+            if asked and not any(applies(text, mode) for mode in asked):
+                raise ConfigError(f"-o {text}: no mode that is made reads it; leave it out, or add one to --modes.")
+        choice = None if self.initialise is None else StartChoice(source=self.initialise).file
+        if choice is not None and not choice.is_file():
+            raise ConfigError(f"--initialise {self.initialise}: no such file; take titles, texts or one that is there.")
+
     def modes_of_table(self, table: int) -> tuple[str, ...]:
         """Return the modes in a table, the plain model first."""
         paper = paper_figures()
         own = tuple(paper.frameworks) if table == 2 else tuple(paper.methods)
+        own += INITIALISED if self.initialise is not None else ()
         return tuple(dict.fromkeys((BASELINE, *(own if self.modes is None else self.modes))))
 
     @property
@@ -130,3 +159,11 @@ class Reproduction:
                         modes = [*modes, BASELINE, OURS]
                     found |= {(data, backbone, mode, seed): None for mode in modes}
         return list(found)
+
+
+def applies(assignment: str, mode: Mode) -> bool:
+    """Whether a mode's runs read what an assignment sets; of the section ``start``, not every one does."""
+    section, _, field = assignment.partition("=")[0].strip().partition(".")
+    if section != "start":
+        return True
+    return mode.needs("vectors") if field == "source" else mode.reads(field)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sllmr_plugin.evaluation.comparison import gain_cell, spread
+from sllmr_plugin.evaluation.comparison import below_untrained, gain_cell, spread
 from sllmr_plugin.evaluation.differences import BASELINE, Level
 from sllmr_plugin.evaluation.tables import Cell, Sheet, Table
 
@@ -14,6 +14,10 @@ from .results import DataResults
 
 STRATUM_NAMES = {"all": "overall", "cold": "cold users", "tail": "long-tail items"}
 _POOLED_NAMES = {"all": "overall", "cold": "cold rows", "tail": "long-tail items"}
+_AUC = {"all": "auc", "cold": "auc_cold", "tail": "auc_tail"}
+"""Stratum -> key of what needs no training; behind ``ctr_`` that of labelled rows."""
+_NO_PAPER = [Cell("-"), Cell("")]  # the paper has nothing of the kind
+_Rows = Sequence[tuple[str, str, str]]  # name in a sentence, backbone, mode
 
 
 def table_2(results: DataResults, reproduction: Reproduction) -> Sheet:
@@ -27,7 +31,12 @@ def table_2(results: DataResults, reproduction: Reproduction) -> Sheet:
             cells = [*_ours(results, backbone, mode, "all"), *_theirs(mode, *theirs)]
             section.rows.append((_both(mode, paper.frameworks.get(mode)), cells))
         sections.append(section)
-    return Sheet(_caption("Table 2", results), sections, _remarks(results, reproduction))
+    if results.untrained:
+        sections.append(Table("nothing trained", _headings(results), _untrained(results, "all")))
+    rows = [(f"{backbone} {mode}", backbone, mode) for backbone, mode in _asked(reproduction, 2)]
+    sections += _additions(results, rows, ("all",))
+    below = _below(results, rows, ("all",))
+    return Sheet(_caption("Table 2", results), sections, [*_remarks(results, reproduction), *below])
 
 
 def table_3(results: DataResults, reproduction: Reproduction) -> Sheet:
@@ -40,8 +49,12 @@ def table_3(results: DataResults, reproduction: Reproduction) -> Sheet:
             theirs = [paper.table_3.get((results.data, m, stratum)) for m in (mode, BASELINE)]
             cells = [*_ours(results, paper.ablated, mode, stratum), *_theirs(mode, *theirs)]
             section.rows.append((_both(mode, paper.methods.get(mode)), cells))
+        section.rows.extend(_untrained(results, stratum))
         sections.append(section)
-    return Sheet(_caption(f"Table 3, {paper.ablated}", results), sections, _remarks(results, reproduction))
+    rows = [(mode, backbone, mode) for backbone, mode in _asked(reproduction, 3)]
+    sections += _additions(results, rows, STRATA)
+    remarks = [*_remarks(results, reproduction), *_below(results, rows, STRATA)]
+    return Sheet(_caption(f"Table 3, {paper.ablated}", results), sections, remarks)
 
 
 def figure_2(results: DataResults, reproduction: Reproduction) -> Sheet:
@@ -62,6 +75,50 @@ def figure_2(results: DataResults, reproduction: Reproduction) -> Sheet:
         *_remarks(results, reproduction),
     ]
     return Sheet(_caption("Figure 2", results), sections, remarks)
+
+
+def _asked(reproduction: Reproduction, table: int) -> list[tuple[str, str]]:
+    """Return the backbones and modes of a table."""
+    backbones = reproduction.backbones if table == 2 else (paper_figures().ablated,)
+    return [(backbone, mode) for backbone in backbones for mode in reproduction.modes_of_table(table)]
+
+
+def _untrained(results: DataResults, stratum: str) -> list[tuple[str, list[Cell]]]:
+    """Return a row of each ranking that needs no training, under the headings of the models."""
+    key = _AUC[stratum]
+    rows = []
+    for name, aucs in results.untrained.items():
+        pooled = [Cell(spread([aucs[f"ctr_{key}"]]) if f"ctr_{key}" in aucs else "-"), Cell("")]
+        rows.append((name, [Cell(spread([aucs[key]])), Cell(""), *(pooled if results.pooled else []), *_NO_PAPER]))
+    return rows
+
+
+def _additions(results: DataResults, rows: _Rows, strata: Sequence[str]) -> list[Table]:
+    """Return what combined modes gain over what they add to: a section a baseline, a column a stratum."""
+    sections: dict[str, Table] = {}
+    headings = [_stratum_names(results)[stratum] for stratum in strata]
+    for name, backbone, mode in rows:
+        found = [results.additions.get((backbone, mode, stratum)) for stratum in strata]
+        of = next((difference.baseline for difference in found if difference is not None), None)
+        if of is not None:
+            section = sections.setdefault(of, Table(f"minus {of}", headings))
+            section.rows.append((name, [gain_cell(difference) for difference in found]))
+    return list(sections.values())
+
+
+def _below(results: DataResults, rows: _Rows, strata: Sequence[str]) -> list[str]:
+    """Say which models are below what needs no training, in both metrics."""
+    lines = []
+    for stratum in strata:
+        key = _AUC[stratum]
+        levels = {name: results.levels.get((backbone, mode, stratum)) for name, backbone, mode in rows}
+        ranked = {name: [level.mean] for name, level in levels.items() if level is not None}
+        pooled = {
+            name: list(results.pooled.get((backbone, mode, stratum), {}).values()) for name, backbone, mode in rows
+        }
+        lines += below_untrained(ranked, results.untrained, key)
+        lines += below_untrained({name: own for name, own in pooled.items() if own}, results.untrained, f"ctr_{key}")
+    return lines
 
 
 def _in_paper(results: DataResults, backbone: str, stratum: str) -> Cell:
@@ -136,6 +193,8 @@ def _remarks(results: DataResults, reproduction: Reproduction) -> list[str]:
     lines = ["brackets: 95% intervals, for new users" + (" and seeds" if reproduction.seeds > 1 else "; one seed")]
     if results.pooled:
         lines.append("CTR AUC: pooled over labelled rows, as the paper's; ± standard deviation over seeds")
+    if results.content_of:
+        lines.append(f"content: similarity of {results.content_of} to those of the user's training items")
     short = _short_of_seeds(results, reproduction)
     return [*lines, *([f"fewer than {reproduction.seeds} seeds so far: {', '.join(short)}"] if short else [])]
 

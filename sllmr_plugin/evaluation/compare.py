@@ -25,7 +25,7 @@ from ..scores.table import ScoreTable
 from ..zoo.deepctr import check_attributes, check_backbone, check_dense, input_rows
 from .comparison import Comparison
 from .differences import BASELINE
-from .modes import Mode, Start, check_sources, with_semantic_ids
+from .modes import Mode, Start, check_sources, check_start_fields, with_semantic_ids
 from .pooled import PooledRows
 from .reliability import reliability
 from .run import train_and_rank
@@ -154,8 +154,8 @@ def compare(
     Raises
     ------
     ConfigError, BackboneError
-        If a mode, an override, or a backbone or its size is not valid, or a mode needs texts and there are none;
-        before anything is trained.
+        If a mode, an override, or a backbone or its size is not valid, a mode needs texts and there are none, or
+        `start` has a field of another value than its default that no mode reads; before anything is trained.
     TextTableError, TextEncoderError
         If the texts cannot be read or encoded; before anything is trained.
     RunFolderError
@@ -177,6 +177,8 @@ def compare(
             "vectors are given, and no mode that reads them is compared; add init, embed, init+gated or the like to "
             "the modes (--modes), or leave the vectors out."
         )
+    if start is not None:
+        check_start_fields(wanted, start.changed)
     coded = data
     if start is not None and any("sid" in mode.parts for mode in wanted):
         coded = with_semantic_ids(data, start.vectors)

@@ -9,12 +9,20 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from .differences import BASELINE, Difference, StratumAuc
-from .run import GATE_MEANS, RunResult
+from .run import GATE_MEANS, RunResult, replace_nan
 from .tables import Cell, Sheet, Table
 
 _METRICS = {"auc": "AUC", "auc_cold": "cold users", "auc_tail": "long-tail items"}
 _POOLED = {"ctr_auc": "CTR AUC", "ctr_auc_cold": "cold rows", "ctr_auc_tail": "long-tail items"}
 _STRATA = {"all": "AUC", "cold": "cold users", "tail": "long-tail items"}
+_WHERE = {
+    "auc": "",
+    "auc_cold": " for cold users",
+    "auc_tail": " on long-tail items",
+    "ctr_auc": " on labelled rows",
+    "ctr_auc_cold": " on cold labelled rows",
+    "ctr_auc_tail": " on labelled rows of long-tail items",
+}
 _MORE = {
     "ranking": {"ndcg@10": "NDCG@10", "recall@10": "Recall@10", "mrr": "MRR"},
     "clicks": {"ctr_auc": "CTR AUC", "gauc": "GAUC", "logloss": "logloss", "ece": "ECE"},
@@ -168,15 +176,14 @@ def below_untrained(
         Name of a model -> its AUC with each seed.
     untrained : mapping of str to mapping of str to float
         As of `Comparison`.
-    metric : {"auc", "ctr_auc"}, default="auc"
+    metric : {"auc", "auc_cold", "auc_tail", "ctr_auc", "ctr_auc_cold", "ctr_auc_tail"}, default="auc"
         Which AUC it is: of the ranking, or pooled over labelled rows. Where `untrained` lacks it, nothing is said.
     """
     means = {mode: float(np.mean(aucs)) for mode, aucs in aucs_of.items()}
-    where = {"auc": "", "ctr_auc": " on labelled rows"}[metric]
     lines = []
     for name, aucs in untrained.items():
         found = [mode for mode, auc in means.items() if metric in aucs and auc < aucs[metric]]
-        lines += [f"below {name}{where}, which needs no training: {', '.join(found)}"] if found else []
+        lines += [f"below {name}{_WHERE[metric]}, which needs no training: {', '.join(found)}"] if found else []
     return lines
 
 
@@ -292,5 +299,6 @@ def _json(comparison: Comparison) -> str:
         "runs": [run.to_json() for run in comparison],
         "differences": [{**difference.to_json(), "clear": difference.clear} for difference in comparison.differences],
         "strata": [asdict(stratum) for stratum in comparison.strata],
+        **replace_nan(comparison.untrained),
     }
     return json.dumps(content, indent=1, allow_nan=False)

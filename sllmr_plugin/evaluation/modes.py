@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,21 @@ class Part:
         Whether an adaptor gives the model dense inputs, which then have to be served; a mode has at most one such part.
     says : str
         What it does, for reports.
+    start_fields : tuple of str, default=()
+        Fields of `Start` that it reads beside the vectors.
     """
 
     needs: str
     adds_input: bool
     says: str
+    start_fields: tuple[str, ...] = ()
 
 
 PARTS = {
-    "init": Part("vectors", False, "embeddings started from vectors of the items"),
+    "init": Part("vectors", False, "embeddings started from vectors of the items", ("scale", "users", "method")),
     "align": Part("vectors", False, "embeddings pulled towards vectors of the items in every step"),
     "sid": Part("vectors", False, "semantic ids, codes of the items' vectors, as features (looked up in serving)"),
-    "embed": Part("vectors", True, "vectors of items and users through perceptrons as extra inputs"),
+    "embed": Part("vectors", True, "vectors of items and users through perceptrons as extra inputs", ("users",)),
     "kar": Part("texts", True, "encoded texts of users and items as extra inputs (KAR)"),
     "llm_cf": Part("texts", True, "encoded in-context exemplars as an extra input (LLM-CF)"),
 }
@@ -127,6 +130,10 @@ class Mode:
     def needs(self, what: str) -> bool:
         """Whether a part reads ``texts`` or ``vectors``."""
         return any(PARTS[part].needs == what for part in self.parts)
+
+    def reads(self, field: str) -> bool:
+        """Whether a part reads a field of `Start`, for instance ``scale``."""
+        return any(field in PARTS[part].start_fields for part in self.parts)
 
     @property
     def adds_input(self) -> bool:
@@ -242,6 +249,11 @@ class Start:
     users: str = "auto"
     method: str = "svd"
 
+    @property
+    def changed(self) -> list[str]:
+        """Names of the fields that do not have their default."""
+        return [f.name for f in fields(self) if f.name != "vectors" and getattr(self, f.name) != f.default]
+
     @classmethod
     def read(
         cls,
@@ -276,6 +288,25 @@ class Start:
             return cls(Vectors.read(items, encoder=encoder), **options)
         titled = items is not None and is_text_table(source) and "title" in read_table(items, "items").frame
         return cls(Vectors.read(source, titles=items if titled else None, encoder=encoder), **options)
+
+
+def check_start_fields(modes: Sequence[Mode], given: Iterable[str]) -> None:
+    """Raise `ConfigError` if a field of `Start` is given that no mode reads.
+
+    Parameters
+    ----------
+    modes : sequence of Mode
+        What is trained.
+    given : iterable of str
+        Names of fields, without ``vectors``.
+    """
+    for field in given:
+        if not any(mode.reads(field) for mode in modes):
+            readers = ", ".join(name for name, part in PARTS.items() if field in part.start_fields)
+            raise ConfigError(
+                f"{field} of the start (--initialise-{field}, start.{field}) is read by modes with {readers}, not by "
+                f"{', '.join(mode.name for mode in modes)}. Take such a mode, or leave {field} out."
+            )
 
 
 def check_sources(modes: Sequence[Mode], *, texts: object | None, start: object | None) -> None:

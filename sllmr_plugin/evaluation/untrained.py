@@ -142,7 +142,12 @@ def choose_popularity_weight(
 
 
 def untrained_models(
-    data: Interactions, texts: Sequence[str] | None, *, users: int | None = None, n_items: int | None = None
+    data: Interactions,
+    texts: Sequence[str] | None,
+    *,
+    users: int | None = None,
+    n_items: int | None = None,
+    popularity_weight: float | None = None,
 ) -> dict[str, UntrainedModel]:
     """Return what needs no training, by name: `UNTRAINED`, or ``popularity`` alone where items have no texts.
 
@@ -154,10 +159,14 @@ def untrained_models(
         (n_items,) text of each item.
     users, n_items : int, optional
         Of the validation ranking, as of `full_ranking`.
+    popularity_weight : float, optional
+        w of ``content+popularity``; default: what `choose_popularity_weight` chooses.
     """
     models = {"popularity": UntrainedModel(data)}
     if texts is not None and any(text.strip() for text in texts):
-        weight = choose_popularity_weight(data, texts, users=users, n_items=n_items)
+        weight = popularity_weight
+        if weight is None:
+            weight = choose_popularity_weight(data, texts, users=users, n_items=n_items)
         models["content"] = UntrainedModel(data, texts, popularity_weight=0)
         models["content+popularity"] = UntrainedModel(data, texts, popularity_weight=weight)
     return models

@@ -14,7 +14,7 @@ from .. import __version__
 from ..config import SelectiveConfig
 from ..errors import ConfigError
 from ..evaluation.differences import BASELINE
-from ..evaluation.modes import Mode
+from ..evaluation.modes import Mode, check_start_fields
 from ..evaluation.training import RunSettings
 from ..zoo.deepctr import check_backbone
 from .data import DataSource
@@ -25,6 +25,7 @@ from .schema import SECTIONS, ModelChoice, RunPlan, StartChoice, build, check_se
 _NOT_IN_NAME = {
     "model": {"about"},
     "data": {"about", "root", "folder", "source", "prepare", "score", "write", "scores_note", "expected", "sha256"},
+    "start": {"sha256"},
     "run": {"seeds", "with_plain"},
 }
 
@@ -203,12 +204,25 @@ def compose(
             raise ConfigError(f"no {missing} is named; give both, or a config file (`sllmr train --list` names them).")
         layers += [_zoo_file("settings", setting)] if setting else []
         layers += [_zoo_file("data", data), _model_file(model)]
-    layers += [check_settings(read_assignment(text)) for text in assignments]
-    layers.append(check_settings(overrides or {}))
+    assigned = [check_settings(read_assignment(text)) for text in assignments]
     settings: dict[str, Setting] = {}
-    for layer in layers:
+    for layer in [*layers, *assigned, check_settings(overrides or {})]:
         settings |= layer
-    return Experiment(**build(settings), origins={key: setting.origin for key, setting in settings.items()})
+    origins = {key: setting.origin for key, setting in settings.items()}
+    experiment = Experiment(**build(settings), origins=origins)
+    _check_start(Mode.of(experiment.mode), [key for layer in assigned for key in layer])
+    return experiment
+
+
+def _check_start(mode: Mode, given: Sequence[str]) -> None:
+    """Refuse keys of the start that the mode does not read; those of files are for whatever mode is chosen."""
+    fields = [key.removeprefix("start.") for key in given if key.startswith("start.")]
+    if fields and not mode.needs("vectors"):
+        raise ConfigError(
+            f"start.{fields[0]} is for modes that read vectors of the items, and {mode.name} does not. Set run.mode to "
+            "one, such as init or init+gated, or leave the key out."
+        )
+    check_start_fields([mode], [field for field in fields if field not in ("source", "sha256")])
 
 
 def _read(path: Path, name: str) -> dict[str, Setting]:

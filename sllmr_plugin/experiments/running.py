@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import ConfigError, RunFolderError
+from ..errors import ConfigError, RunFolderError, VectorsError
 from ..evaluation.compare import compare
 from ..evaluation.comparison import Comparison, gain_cell, spread
 from ..evaluation.modes import Mode, Start
@@ -144,13 +144,21 @@ def _start(experiment: Experiment, files: Mapping[str, Path]) -> Start | None:
         return None
     chosen = experiment.start
     source = files["texts"] if chosen.source == "texts" else chosen.source
-    return Start.read(source, files.get("items"), scale=chosen.scale, users=chosen.users, method=chosen.method)
+    start = Start.read(source, files.get("items"), scale=chosen.scale, users=chosen.users, method=chosen.method)
+    if chosen.sha256 and chosen.pinned().sha256 != chosen.sha256:
+        raise VectorsError(
+            f"{chosen.source} is not the file that start.sha256 was taken of; restore that file, or take the line out "
+            "to use this one."
+        )
+    return start
 
 
 def _keep(experiment: Experiment, folder: Path) -> None:
     """Write the experiment, with the seeds that are there already and with fingerprints of the data's files."""
     file = folder / FILE
-    data, plan = experiment.data.pinned(experiment.reads), experiment.run
+    data, plan, start = experiment.data.pinned(experiment.reads), experiment.run, experiment.start
+    if Mode.of(experiment.mode).needs("vectors"):
+        start = start.pinned()
     if file.exists():
         there = compose(config=file)
         different = changes(there.identity(), experiment.identity())
@@ -158,6 +166,7 @@ def _keep(experiment: Experiment, folder: Path) -> None:
             raise RunFolderError(f"{folder} holds another experiment ({'; '.join(different)}); choose another folder.")
         # A plain run has no fingerprint of the scores, so only those that both have are compared.
         changed = [name for name in data.sha256 if there.data.sha256.get(name, data.sha256[name]) != data.sha256[name]]
+        changed += [start.source] if there.start.sha256 not in ("", start.sha256) else []
         if changed:
             raise RunFolderError(
                 f"{folder} holds runs made with other {' and '.join(changed)}, by the fingerprints in {FILE}; choose "
@@ -167,7 +176,7 @@ def _keep(experiment: Experiment, folder: Path) -> None:
         plan = replace(plan, seeds=tuple(seeds), with_plain=there.run.with_plain or plan.with_plain)
     elif (folder / "results.json").exists():
         raise RunFolderError(f"{folder} holds runs, but no {FILE} that made them; choose another folder.")
-    text = replace(experiment, run=plan, data=data).to_yaml()
+    text = replace(experiment, run=plan, data=data, start=start).to_yaml()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(file, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -8,6 +8,7 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ..backends.initialise import DEFAULT_SCALE
@@ -17,7 +18,7 @@ from ..evaluation.modes import Mode, ModeName
 from ..evaluation.training import RunSettings
 from ..settings import Bounds, Settings, as_type, field_types
 from ..zoo.deepctr import check_arguments, check_backbone
-from .data import DataSource
+from .data import DataSource, fingerprint
 from .files import Setting
 
 
@@ -87,12 +88,24 @@ class StartChoice(Settings):
         Where users come from, for ``init`` (see `initialise`) and ``embed`` (see `EmbedAdaptor`).
     method : {"svd", "random", "project"}, default="svd"
         How vectors become rows.
+    sha256 : str, default=""
+        Fingerprint of the file that `source` names, which is checked; empty if it is not, or names none.
     """
 
     source: str = "texts"
     scale: Annotated[float, Bounds(above=0)] = DEFAULT_SCALE
     users: Literal["auto", "history", "vectors", "none"] = "auto"
     method: Literal["svd", "random", "project"] = "svd"
+    sha256: str = ""
+
+    @property
+    def file(self) -> Path | None:
+        """The file of vectors or texts; None where `source` means texts or titles of the data set."""
+        return None if self.source in ("texts", "titles") else Path(self.source)
+
+    def pinned(self) -> StartChoice:
+        """Return the same with the fingerprint of its file, if it names one."""
+        return self if self.file is None else dataclasses.replace(self, sha256=fingerprint(self.file))
 
 
 SECTIONS: dict[str, type] = {
