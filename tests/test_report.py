@@ -372,12 +372,41 @@ def test_intervals_in_words():
 
 def test_wrong_scores_and_missing_runs_are_pointed_out():
     runs = [{"backbone": "din", "mode": mode, "auc": auc} for mode, auc in (("none", 0.5), ("none", 0.6), ("kd", 0.7))]
-    summary = {"inputs": None, "runs": runs, "untrained": {"popularity": {"auc": 0.56}, "content": {"auc": 0.4}}}
+    untrained = {"popularity": {"auc": 0.56}, "content": {"auc": 0.4}}
+    summary = {"inputs": None, "runs": runs, "labelled": [], "untrained": untrained}
     wrong, below, counts = cautions({**summary, "inputs": {"origin": {"corrupted": "inverted"}}})
     assert "inverted" in wrong
     assert below == "Below popularity, which needs no training: din none."  # 0.55 on average
     assert "kd 1, none 2" in counts
-    assert cautions({"inputs": None, "runs": runs[:2], "untrained": {}}) == []
+    assert cautions({"inputs": None, "runs": runs[:2], "labelled": [], "untrained": {}}) == []
+
+
+def test_labelled_rows_have_a_table_of_models_and_of_what_needs_no_training(tmp_path):
+    opened = RunFolder(tmp_path, {"protocol": "llm-cf"})
+    popular = {"ctr_auc": 0.65, "ctr_auc_cold": 0.55, "ctr_auc_tail": float("nan")}
+    ranked = {"auc": 0.1, "auc_cold": 0.1, "auc_tail": 0.1}
+    opened.set_untrained({"popularity": {**ranked, **popular}})
+    aucs = {("none", 0): 0.60, ("none", 1): 0.64, ("gated", 0): 0.70, ("gated", 1): 0.71}
+    frame = ranking().assign(history_length=1, popularity=5)
+    for (mode, seed), auc in aucs.items():
+        metrics = {"ctr_auc": auc, "ctr_auc_cold": auc - 0.1, "ctr_auc_tail": auc - 0.2, "logloss": 1.0}
+        opened.add(result(mode, seed, ranking=frame, metrics=metrics))
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    rows = Page(text).table("Mean AUC over labelled rows and seeds")
+    headings = ("CTR AUC", "cold rows", "long-tail items")
+    # 0.60 and 0.64 are 0.02 from their mean each: a standard deviation of 0.02 * sqrt(2).
+    assert rows["deepfm none"] == dict(zip(headings, [f"{0.62 - x:.4f} ± 0.0283" for x in (0, 0.1, 0.2)], strict=True))
+    assert rows["deepfm gated"]["CTR AUC"] == "0.7050 ± 0.0071"
+    assert rows["deepfm popularity"] == dict(zip(headings, ["0.6500", "0.5500", "-"], strict=True))
+    assert "Below popularity on labelled rows, which needs no training: deepfm none." in text
+    kept = json.loads((tmp_path / "results.json").read_text())["report"]["labelled"]
+    assert kept[0]["ctr_auc"] == {"mean": pytest.approx(0.62), "deviation": pytest.approx(0.02 * 2**0.5)}
+    assert kept[2]["ctr_auc_tail"] == {"mean": None, "deviation": None}
+
+
+def test_without_the_protocol_the_report_says_nothing_of_labelled_rows(folder):
+    assert RunFolder(folder, None).report["labelled"] == []
+    assert "Labelled rows" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def rankings_of(n, seeds, rng):

@@ -13,7 +13,8 @@ from .run import GATE_MEANS, RunResult, replace_nan
 from .tables import Cell, Sheet, Table
 
 _METRICS = {"auc": "AUC", "auc_cold": "cold users", "auc_tail": "long-tail items"}
-_POOLED = {"ctr_auc": "CTR AUC", "ctr_auc_cold": "cold rows", "ctr_auc_tail": "long-tail items"}
+POOLED_NAMES = {"ctr_auc": "CTR AUC", "ctr_auc_cold": "cold rows", "ctr_auc_tail": "long-tail items"}
+"""Names of `POOLED` -> what tables call them."""
 _STRATA = {"all": "AUC", "cold": "cold users", "tail": "long-tail items"}
 _WHERE = {
     "auc": "",
@@ -151,13 +152,13 @@ def _results(modes: dict[str, list[RunResult]], untrained: Mapping[str, Mapping[
 
 def _pooled(modes: dict[str, list[RunResult]], untrained: Mapping[str, Mapping[str, float]]) -> list[Table]:
     """Return the pooled AUC over labelled rows, of runs under the protocol that has it by stratum."""
-    section = Table("labelled rows", list(_POOLED.values()))
+    section = Table("labelled rows", list(POOLED_NAMES.values()))
     for mode, runs in modes.items():
-        if all(name in run.metrics for run in runs for name in _POOLED):
-            section.add(mode, [spread([run.metrics[name] for run in runs]) for name in _POOLED])
+        if all(name in run.metrics for run in runs for name in POOLED_NAMES):
+            section.add(mode, [spread([run.metrics[name] for run in runs]) for name in POOLED_NAMES])
     for name, aucs in untrained.items():
-        if section.rows and all(metric in aucs for metric in _POOLED):
-            section.add(name, [spread([aucs[metric]]) for metric in _POOLED])
+        if section.rows and all(metric in aucs for metric in POOLED_NAMES):
+            section.add(name, [spread([aucs[metric]]) for metric in POOLED_NAMES])
     return [section] if section.rows else []
 
 

@@ -85,6 +85,7 @@ class _Page:
                 figures.level_plots(summary),
                 [("Mean AUC of interactions and seeds", sections.levels(summary["levels"]))],
             ),
+            labelled=self._labelled(summary),
             sizes=[(size, name, self._gains(summary, size)) for size, name in sections.SIZES.items()],
             reliability=self._reliability(summary),
             gate_basis=sentences.gate_basis(summary),
@@ -124,6 +125,10 @@ class _Page:
             table = sections.differences(own, f"minus {baseline}")
             tables.append((f"AUC minus that of {baseline}: what was added to it", table))
         return self._block(figures.difference_plots(summary), tables)
+
+    def _labelled(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        rows = summary["labelled"]
+        return self._block([], [("Mean AUC over labelled rows and seeds", sections.labelled(rows))] if rows else [])
 
     def _gains(self, summary: Mapping[str, Any], size: str) -> dict[str, Any]:
         rows = [row for row in summary["gains_by_size"] if row["stratum"] == size]

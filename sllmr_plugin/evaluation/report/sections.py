@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..comparison import POOLED_NAMES
 from ..plots import REGIONS, WEIGHT
 from ..tables import Cell, Table
 from .sentences import STRATA, interval
@@ -43,6 +44,14 @@ def levels(rows: _Rows) -> Table:
     for (backbone, mode), own in grouped(rows, "backbone", "mode").items():
         found = {(row["stratum"], row["label"]): row for row in own}
         section.add(f"{backbone} {mode}", [interval(found[key]) if key in found else "-" for key in strata])
+    return section
+
+
+def labelled(rows: _Rows) -> Table:
+    """Return the AUC over labelled rows: a row a backbone and mode, a column a stratum."""
+    section = Table("AUC", list(POOLED_NAMES.values()))
+    for row in rows:
+        section.add(f"{row['backbone']} {row['mode']}", [_spread(row[metric]) for metric in POOLED_NAMES])
     return section
 
 
@@ -172,6 +181,11 @@ def stratum_name(stratum: str, label: str) -> str:
 
 def _gain(row: Mapping[str, Any] | None) -> Cell:
     return Cell("-") if row is None else Cell(interval(row, signed=True), bool(row["clear"]))
+
+
+def _spread(values: Mapping[str, float | None]) -> str:
+    deviation = values["deviation"]
+    return _number(values["mean"]) + (f" ± {deviation:.4f}" if deviation is not None else "")
 
 
 def _number(value: float | None) -> str:

@@ -150,7 +150,10 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
     aucs: dict[str, list[float]] = {}
     for run in summary["runs"]:
         aucs.setdefault(f"{run['backbone']} {run['mode']}", []).append(run["auc"])
-    found += [f"{text[0].upper()}{text[1:]}." for text in below_untrained(aucs, summary["untrained"])]
+    pooled = {f"{row['backbone']} {row['mode']}": [row["ctr_auc"]["mean"]] for row in summary["labelled"]}
+    pooled = {name: pooled[name] for name in aucs if name in pooled}  # what needs no training is a row there, too
+    below = [*below_untrained(aucs, summary["untrained"]), *below_untrained(pooled, summary["untrained"], "ctr_auc")]
+    found += [f"{text[0].upper()}{text[1:]}." for text in below]
     runs = {mode: sum(run["mode"] == mode for run in summary["runs"]) for mode in {r["mode"] for r in summary["runs"]}}
     if len(set(runs.values())) > 1:
         counts = ", ".join(f"{mode} {count}" for mode, count in sorted(runs.items()))

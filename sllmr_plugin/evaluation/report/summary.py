@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..differences import BASELINE, auc_levels, gains_by_size
 from ..plots import REGIONS, WEIGHT
+from ..pooled import POOLED
 from ..run import RunResult, replace_nan
 from ..store import RunFolder
 
@@ -28,9 +31,10 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         Plain JSON values, None for what JSON lacks or nobody has recorded. ``runs`` (of `RunResult`, without
         epochs and versions), ``differences`` to the plain model, ``additions`` (differences of combined modes to what
         they add to) and ``gains_by_size`` (of `Difference`, ``clear`` added), ``levels`` (of `Level`, with what needs
-        no training beside the modes), ``untrained``, ``curves`` and ``gate`` (means over seeds by backbone, mode and
-        epoch), ``versions`` (name -> all that the runs had), and ``settings``, ``inputs`` and ``reliability`` as the
-        folder has them.
+        no training beside the modes), ``labelled`` (AUC over labelled rows, mean and deviation over seeds, likewise;
+        empty under protocols without such rows), ``untrained``, ``curves`` and ``gate`` (means over seeds by backbone,
+        mode and epoch), ``versions`` (name -> all that the runs had), and ``settings``, ``inputs`` and ``reliability``
+        as the folder has them.
     """
     keys = sorted(folder.runs, key=lambda key: key[2])
     differences = folder.comparison(keys).differences
@@ -49,6 +53,7 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         "levels": levels,
         "differences": [{**d.to_json(), "clear": d.clear} for d in differences if d.baseline == BASELINE],
         "additions": [{**d.to_json(), "clear": d.clear} for d in differences if d.baseline != BASELINE],
+        "labelled": replace_nan(_labelled(runs, folder.untrained)),
         "untrained": replace_nan(folder.untrained),
         "gains_by_size": [{**d.to_json(), "clear": d.clear} for d in by_size],
         "curves": _means(epochs, ["valid_auc", "loss"]),
@@ -78,6 +83,27 @@ def _untrained_levels(backbone: str, folder: RunFolder) -> list[dict[str, Any]]:
         for name, aucs in replace_nan(folder.untrained).items()
         for stratum, key in (("all", "auc"), ("cold", "auc_cold"), ("tail", "auc_tail"))
     ]
+
+
+def _labelled(runs: list[RunResult], untrained: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Return the AUC over labelled rows: an entry a backbone and mode, or what needs no training; none without rows."""
+    found = []
+    known = [run for run in runs if all(name in run.metrics for name in POOLED)]
+    for backbone in dict.fromkeys(run.backbone for run in known):
+        of_row: dict[str, list[Mapping[str, float]]] = {}
+        for run in known:
+            if run.backbone == backbone:
+                of_row.setdefault(run.mode, []).append(run.metrics)
+        of_row |= {name: [aucs] for name, aucs in untrained.items() if all(metric in aucs for metric in POOLED)}
+        for mode, own in of_row.items():
+            values = {metric: [metrics[metric] for metrics in own] for metric in POOLED}
+            found.append({"backbone": backbone, "mode": mode, **{key: _spread(aucs) for key, aucs in values.items()}})
+    return found
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | None]:
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "deviation": deviation}
 
 
 def _without_epochs(run: RunResult) -> dict[str, Any]:
