@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.errors import EvaluationError
+from sllmr_plugin.errors import DataError
 from sllmr_plugin.evaluation.ranking import full_ranking, summarize
 from sllmr_plugin.evaluation.untrained import (
     POPULARITY_WEIGHTS,
@@ -121,7 +121,7 @@ def test_without_texts_there_is_popularity_alone(data):
 
 
 def test_texts_that_cannot_be_compared_are_refused(data):
-    with pytest.raises(EvaluationError, match="2 texts for 6 items"):
+    with pytest.raises(DataError, match="2 texts for 6 items"):
         UntrainedModel(data, ["a car", "a farm"])
-    with pytest.raises(EvaluationError, match="no words"):
+    with pytest.raises(DataError, match="no words"):
         UntrainedModel(data, ["?"] * 6)

@@ -29,6 +29,8 @@ examples:
       Without any language model: similarity of titles.
   sllmr score ... --scorer attributes
       The same of the items' column `attributes`, words between spaces: for catalogues without titles.
+  sllmr score ... --scorer content+popularity --texts llm_texts.parquet
+      By the ranking of that name in a comparison, of titles and descriptions: a teacher that costs nothing.
   sllmr score ... --scorer my_module:MyScorer
       With a Python object of your own that has a method score(request).
   sllmr score ... --engine ray --workers 8 --requests-per-minute 5000
@@ -37,8 +39,11 @@ examples:
 next: sllmr compare --interactions clicks.csv --items items.csv --scores llm_scores.parquet --out runs/mine
 """
 _HOW = {
-    "scorer": "openai (any server with chat completions), lexical or attributes (no model at all), or MODULE:NAME of "
-    "your own",
+    "scorer": "openai (any server with chat completions); lexical, attributes, content or content+popularity (no model "
+    "at all); or MODULE:NAME of your own",
+    "texts": "text table with descriptions of items, for --scorer content: they are put behind the titles",
+    "popularity_weight": "of log(1 + popularity) beside content in standard deviations, for --scorer "
+    "content+popularity (default: chosen for each half of the users on the validation interactions of the other)",
     "missing": "candidates that an answer leaves out get no row, or 0.5 as in the paper",
 }
 _WHAT = {

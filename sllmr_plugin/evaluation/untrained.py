@@ -10,17 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
+from ..datasets.content import POPULARITY_WEIGHTS, Content
 from ..datasets.interactions import Interactions
-from ..errors import EvaluationError
 from .pooled import PooledRows, rows_of_ranking
 from .ranking import full_ranking, summarize
 
 UNTRAINED = ("popularity", "content", "content+popularity")
-POPULARITY_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
-_BLOCK = 256  # users whose similarities to the whole catalogue are held at a time
 ROWS_PER_BLOCK = 2**19  # of a ranking: a sparse product has a fixed cost per call, unlike a CTR model's forward pass
 
 
@@ -42,7 +39,7 @@ class UntrainedModel(nn.Module):
 
     Raises
     ------
-    EvaluationError
+    DataError
         If there are not as many texts as items, or no word in any of them.
 
     Notes
@@ -58,19 +55,18 @@ class UntrainedModel(nn.Module):
         # A ranking asks a model for its device through its parameters.
         self.popularity_weight = nn.Parameter(torch.tensor(float(popularity_weight)), requires_grad=False)
         self._popularity = np.log1p(data.popularity).astype(np.float32)
-        self._items = None if texts is None else _item_vectors(data, texts)
-        if self._items is not None:
-            self._users = _user_vectors(data, self._items)
-            self._mean, self._spread = _moments(self._users, self._items)
+        self._content = None if texts is None else Content.of(data, texts)
+        if self._content is not None:
+            self._mean, self._spread = self._content.moments()
 
     def forward(self, rows: Tensor) -> Tensor:
         """Score (n, 2) rows of user and item codes: (n, 1)."""
         pairs = rows.detach().cpu().numpy().astype(np.int64)
         scores = float(self.popularity_weight) * self._popularity[pairs[:, 1]]
-        if self._items is not None:
+        if self._content is not None:
             users, user_of = _distinct(pairs[:, 0], len(self._mean))
             items, item_of = _distinct(pairs[:, 1], len(self._popularity))
-            similarity = (self._users[users] @ self._items[items].T).toarray()
+            similarity = (self._content.users[users] @ self._content.items[items].T).toarray()
             z = (similarity - self._mean[users, None]) / self._spread[users, None]
             scores = scores + z[user_of, item_of]
         return torch.from_numpy(scores.astype(np.float32))[:, None].to(rows.device)
@@ -81,39 +77,6 @@ def _distinct(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     present = np.zeros(size, dtype=bool)
     present[codes] = True
     return np.flatnonzero(present), (np.cumsum(present) - 1)[codes]
-
-
-def _item_vectors(data: Interactions, texts: Sequence[str]) -> sparse.csr_matrix:
-    """Return (n_items + 1, n_words) TF-IDF vectors of unit length by code; zeros where there is no text."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    if len(texts) != data.n_items:
-        raise EvaluationError(f"{len(texts)} texts for {data.n_items} items. Give one an item, '' where there is none.")
-    try:
-        vectors = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts)
-    except ValueError:  # an empty vocabulary
-        raise EvaluationError("the items' texts hold no words to compare. Check them.") from None
-    padding = sparse.csr_matrix((1, vectors.shape[1]), dtype=np.float32)
-    return sparse.vstack([padding, vectors], format="csr")
-
-
-def _user_vectors(data: Interactions, items: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Return (n_users + 1, n_words) mean vectors of the training positives, of unit length; zeros without any."""
-    from sklearn.preprocessing import normalize
-
-    taken = data.train[data.train["label"] == 1]
-    pairs = (np.ones(len(taken), dtype=np.float32), (taken["user"].to_numpy(), taken["item"].to_numpy()))
-    return normalize(sparse.csr_matrix(pairs, shape=(data.n_users + 1, data.n_items + 1)) @ items)
-
-
-def _moments(users: sparse.csr_matrix, items: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation (1 where it is 0) of each user's similarities to the catalogue, (n_users + 1,) each."""
-    mean, spread = (np.zeros(users.shape[0], dtype=np.float32) for _ in range(2))
-    for start in range(0, users.shape[0], _BLOCK):
-        part = slice(start, start + _BLOCK)
-        similarity = (users[part] @ items[1:].T).toarray()
-        mean[part], spread[part] = similarity.mean(axis=1), similarity.std(axis=1)
-    return mean, np.where(spread > 0, spread, np.float32(1))
 
 
 def choose_popularity_weight(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 _MODULES = {
     "candidates": ("CandidateSettings", "Candidates", "draw_candidates", "read_categories"),
     "client": ("OpenAIClient",),
+    "content": ("ContentScorer",),
     "embeddings.write": ("EmbeddingResult", "EmbedSettings", "embed_texts"),
     "ledger": ("Ledger",),
     "ledger_file": ("LedgerReader",),
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .candidates import draw_candidates as draw_candidates
     from .candidates import read_categories as read_categories
     from .client import OpenAIClient as OpenAIClient
+    from .content import ContentScorer as ContentScorer
     from .embeddings.write import EmbeddingResult as EmbeddingResult
     from .embeddings.write import EmbedSettings as EmbedSettings
     from .embeddings.write import embed_texts as embed_texts

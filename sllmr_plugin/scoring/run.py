@@ -16,6 +16,7 @@ from ..parallel.engine import RayEngine
 from ..scores.origin import check_parquet_path
 from .asking import Asked, Client, ServerAsker, Tally, WrittenTable, check_can_run, settle
 from .batch import run_batches
+from .content import CONTENT, ContentScorer, item_texts
 from .ledger import Ledger, take_over
 from .ledger_file import Completions, LedgerAnswer, LedgerReader, Refusal
 from .limits import CircuitBreaker
@@ -25,7 +26,7 @@ from .ray import run_on_ray
 from .requests import ScoredAnswer, ScoringRequest, ScoringRequests, TableLike, plan_requests, read_data
 from .runner import Runner
 from .scorers import find_scorer, score_with, spread_scorer
-from .settings import AskSettings, ScoreSettings, opened_engine, takes
+from .settings import AskSettings, ScoreSettings, logger, opened_engine, takes
 from .table import ScoreTableBuilder, ScoringCounts, build_score_table, write_score_table
 
 
@@ -397,7 +398,9 @@ def score_candidates(
     (40, True)
     """
     chosen = ScoreSettings(**settings)
-    path = check_parquet_path(out, (candidates, interactions, items, chosen.ledger, chosen.template, chosen.prices))
+    path = check_parquet_path(
+        out, (candidates, interactions, items, chosen.texts, chosen.ledger, chosen.template, chosen.prices)
+    )
     data = read_data(interactions, items, titles_from="attributes" if chosen.scorer == "attributes" else "title")
     requests = plan_requests(
         candidates, data, history_length=chosen.history_length, repeats=chosen.repeats, seed=chosen.seed
@@ -432,7 +435,7 @@ def _score_with_object(
     if dry_run:
         return Estimate(len(requests), free=f"requests to {name}, which cost nothing that is known here.")
     with opened_engine(chosen.engine, chosen.workers) as engine:
-        scorer = find_scorer(chosen.scorer, data.titles, by_name=engine is not None)
+        scorer = _scorer(chosen, data, by_name=engine is not None)
         answers: Iterable[tuple[ScoringRequest, ScoredAnswer]]
         if engine is not None:
             answers = spread_scorer(scorer, requests, engine, verbose=verbose)
@@ -443,8 +446,21 @@ def _score_with_object(
                 ledger = stack.enter_context(Ledger(chosen.ledger)) if chosen.ledger else None
                 answers = score_with(scorer, requests, name=name, ledger=ledger, verbose=verbose)
                 scored = build_score_table(requests, answers, missing=chosen.missing)
-    write_score_table(scored, path, scorer=name, settings=_recorded(chosen))
+    settings = _recorded(chosen)
+    if isinstance(scorer, ContentScorer):
+        settings |= {"texts": chosen.texts and str(chosen.texts), "popularity_weights": list(scorer.weights)}
+    write_score_table(scored, path, scorer=name, settings=settings)
     return ScoringResult(path, scored.frame, scored.counts)
+
+
+def _scorer(chosen: ScoreSettings, data: Interactions, *, by_name: bool) -> Any:
+    if not chosen.scores_content:
+        return find_scorer(chosen.scorer, data.titles, by_name=by_name)
+    weight = 0.0 if chosen.scorer == CONTENT else chosen.popularity_weight
+    scorer = ContentScorer(data, item_texts(data, chosen.texts), popularity_weight=weight, seed=chosen.seed)
+    if chosen.scorer != CONTENT:
+        logger.info("weight of popularity: %g and %g, for users of even and odd codes", *scorer.weights)
+    return scorer
 
 
 def _recorded(chosen: ScoreSettings) -> dict[str, Any]:

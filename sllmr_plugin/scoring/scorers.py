@@ -195,7 +195,10 @@ def find_scorer(scorer: str | Scorer, titles: Iterable[str] | None, *, by_name: 
     if scorer in ("lexical", "attributes"):
         return LexicalScorer([] if titles is None else titles, words=scorer == "attributes")
     if ":" not in scorer:
-        raise ConfigError(f"there is no scorer {scorer!r}; write openai, lexical, attributes or MODULE:NAME.")
+        raise ConfigError(
+            f"there is no scorer {scorer!r}; write openai, lexical, attributes, content, "
+            "content+popularity or MODULE:NAME."
+        )
     found = load_scorer(scorer)
     return scorer if by_name else found
 

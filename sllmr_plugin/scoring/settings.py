@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from ..parallel.engine import RayEngine, open_engine
 from ..settings import Bounds
 from .client import OpenAIClient, server_address
+from .content import CONTENT, WITH_POPULARITY
 from .prices import Price, Prices, RunLimits, in_batches
 from .prompts import AnswerForm, AnswerKind, PromptTemplate
 from .questions import Questions
@@ -147,8 +148,14 @@ class ScoreSettings(AskSettings):
     Parameters
     ----------
     scorer : str or Scorer, default="openai"
-        ``"openai"`` is any server with chat completions; ``"lexical"`` and ``"attributes"`` use no model at all;
+        ``"openai"`` is any server with chat completions; ``"lexical"``, ``"attributes"``, ``"content"`` and
+        ``"content+popularity"`` use no model at all (`LexicalScorer`, `ContentScorer`);
         ``"MODULE:NAME"`` is an object of your own with a method ``score(request)``, which may also be given itself.
+    texts : path, optional
+        For the scorers of content: a text table, ``kind, id, text``, whose descriptions of items are put behind their
+        titles.
+    popularity_weight : float, optional
+        Of scorer ``content+popularity``; by default chosen on the validation interactions of other users.
     missing : {"leave_out", "half"}, default="leave_out"
         Candidates that an answer leaves out get no row, or 0.5 as in the paper (Sec. 4.3).
     engine : {"local", "ray"}, default="local"
@@ -171,6 +178,8 @@ class ScoreSettings(AskSettings):
     """
 
     scorer: Any = "openai"
+    texts: _Path | None = None
+    popularity_weight: Annotated[float, Bounds(least=0)] | None = None
     missing: Literal["leave_out", "half"] = "leave_out"
     engine: Literal["local", "ray"] = "local"
     workers: _Count | None = None
@@ -189,6 +198,15 @@ class ScoreSettings(AskSettings):
                 "answers in a ledger need a name that changes with the scorer: give the scorer as MODULE:NAME, or pass "
                 "the object to score_with(..., name=, ledger=)"
             )
+        if self.texts and not self.scores_content:
+            problems.append("--texts are read by --scorer content and content+popularity alone: leave them out")
+        if self.popularity_weight is not None and self.scorer != WITH_POPULARITY:
+            problems.append("--popularity-weight is of --scorer content+popularity alone: leave it out")
+        if self.scores_content and self.ledger:
+            problems.append(
+                "scores of content cost nothing and change with the interactions, so there is nothing to keep: leave "
+                "out --ledger"
+            )
         if self.engine == "ray" and self.batch:
             problems.append(
                 "--batch hands all requests to the server at once, so there is nothing to spread: leave out "
@@ -200,6 +218,11 @@ class ScoreSettings(AskSettings):
                 "two"
             )
         return problems
+
+    @property
+    def scores_content(self) -> bool:
+        """Whether the scorer is one of `ContentScorer`."""
+        return self.scorer in (CONTENT, WITH_POPULARITY)
 
     @property
     def scorer_name(self) -> str:
