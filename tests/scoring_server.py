@@ -38,6 +38,17 @@ def is_about_texts(messages):
     return '{"text": ' in next(message["content"] for message in messages if message["role"] == "user")
 
 
+def is_yes_no(messages):
+    """Whether a prompt asks for a yes or no."""
+    return "Yes or No" in next(message["content"] for message in messages if message["role"] == "user")
+
+
+def chance_of_yes(messages):
+    """The server's opinion of the one item of a yes/no question, which stands behind the history."""
+    prompt = next(message["content"] for message in messages if message["role"] == "user")
+    return score_of(json.loads(re.findall(r'^(".*")$', prompt, re.MULTILINE)[-1]))
+
+
 def text_of(messages):
     """The text that the server writes: the titles that it was shown, and a number of its own."""
     prompt = next(message["content"] for message in messages if message["role"] == "user")
@@ -83,6 +94,10 @@ def content(messages, kind):
     """The model's text, good unless `kind` is one of the ways of being bad."""
     if is_about_texts(messages):
         return text_content(messages, kind)
+    if is_yes_no(messages):
+        return {"garbage": "I would rather not judge it.", "thoughts": "<think>No.</think>\nYes."}.get(
+            kind, "Yes" if chance_of_yes(messages) >= 0.5 else "No"
+        )
     scores = {label: score_of(title) for label, title in candidates_of(messages).items()}
     good = json.dumps({"scores": scores})
     if any('{"ranking": [' in message["content"] for message in messages):
@@ -434,12 +449,27 @@ def completion(body, kind, *, usage, number):
     if kind == "declined":
         payload["choices"][0]["message"] |= {"content": None, "refusal": text}
     if body.get("logprobs") and kind != "no logprobs":
-        payload["choices"][0]["logprobs"] = {"content": logprobs(text)}
+        told = yes_no_logprobs(body["messages"], text) if is_yes_no(body["messages"]) else logprobs(text)
+        payload["choices"][0]["logprobs"] = {"content": told}
     if usage:
         written = int(kind[len("thinks:") :]) if (kind or "").startswith("thinks:") else len(text) // 3
         counts = {"prompt_tokens": prompt_tokens, "completion_tokens": written}
         payload["usage"] = counts | {"total_tokens": sum(counts.values())}
     return payload
+
+
+def yes_no_logprobs(messages, text):
+    """The written word is one token; a tenth of the probability is of other words, each of the two has two spellings.
+
+    Text around the word, as of thoughts, is a token of its own.
+    """
+    yes = chance_of_yes(messages)
+    shares = {"Yes": 0.6 * yes, " yes": 0.3 * yes, "No": 0.5 * (1 - yes), "NO.": 0.4 * (1 - yes), "Maybe": 0.1}
+    options = [{"token": word, "logprob": math.log(share)} for word, share in shares.items() if share]
+    word = "Yes" if "Yes" in text else "No"
+    before, _, behind = text.rpartition(word)
+    said = {"token": word, "logprob": math.log(shares[word] or 1e-9), "top_logprobs": options}
+    return [{"token": before, "logprob": 0.0}, said, {"token": behind, "logprob": 0.0}]
 
 
 def logprobs(text):

@@ -48,12 +48,13 @@ _HOW = {
 }
 _WHAT = {
     "template": "s-llmr, the paper's prompt, or a file with your own: docs/scoring_prompts.md (default: the built-in "
-    "one)",
-    "answer": "ask for scores or for an order",
+    "one, with --answer yes_no the one called yes_no)",
+    "answer": "ask for scores, for an order, or for a yes or no: one question a pair, whose score is P(yes), from "
+    "log-probabilities that the server has to return",
     "ranking_temperature": "of the soft scores that an order is turned into",
     "logprobs": "take expected scores, or with --answer ranking the chance to come first, over the N likeliest tokens, "
-    "where the server returns them, at OpenAI up to 20 (default: as written)",
-    "repeats": "ask so often, each time in another order, and average",
+    "where the server returns them, at OpenAI up to 20 (default: as written; of --answer yes_no 20)",
+    "repeats": "ask so often, each time in another order, and average; not with --answer yes_no",
     "seed": "decides the orders",
 }
 

@@ -323,7 +323,7 @@ class _Batches:
         if not others:
             return len(done), None
         other = None if answered else self._search.next(self._client.form, others[0].cause, guess=True)
-        if other is None or (others[0].kind == "hopeless" and others[0].cause not in OF_THE_FORM):
+        if other is None or (others[0].kind != "refused" and others[0].cause not in OF_THE_FORM):
             return len(done), f"the server refuses the requests of a batch; the last problem: {others[0]}"
         self._client.form = other
         return len(done), None
@@ -363,12 +363,12 @@ class _Batches:
                 said = {"error": entry["error"]} if entry.get("error") else body or "no response"
                 raise self._client.refusal(status, said)
             completion = self._client.read_body(response.get("body"), question.messages, form)
+            answer = self._asker.read(question, completion)
         except ServerError as error:
             self._summary.last_problem = str(error)
-            if error.kind in ("refused", "hopeless"):
+            if error.kind in ("refused", "hopeless") or error.cause == "logprobs":
                 self._refused.append((question, mark, error))
             return
-        answer = self._asker.read(question, completion)
         await asyncio.wrap_future(self._ledger.record(answer, mark))
         self._client.answered = True
         self._usable += answer.ok

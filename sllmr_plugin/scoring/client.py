@@ -345,7 +345,9 @@ class OpenAIClient:
         """Return the request's JSON body, in a form or in the one that the server is known to take."""
         form = form or self.form
         body: dict[str, Any] = {"model": self.model, "messages": form.messages(messages)}
-        if form.answer_format == "json_schema":
+        if self._answer == "yes_no":
+            pass  # a word: in JSON it would not be the first token
+        elif form.answer_format == "json_schema":
             body["response_format"] = _structured(n_candidates, self._answer, form.schema_limits)
         elif form.answer_format == "json_object":
             body["response_format"] = {"type": "json_object"}

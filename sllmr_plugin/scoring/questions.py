@@ -19,7 +19,7 @@ from .client import Completion
 from .label_scores import label_scores
 from .ledger_file import Completions, LedgerAnswer, Refusal, ledger_key
 from .prices import Spending, is_cut
-from .prompts import SCHEMA_VERSION, AnswerForm, Message, PromptTemplate, ask_again
+from .prompts import SCHEMA_VERSION, AnswerForm, AnswerKind, Message, PromptTemplate, ask_again
 from .ranking_answers import DEFAULT_TEMPERATURE, parse_ranking
 from .requests import Request, ScoredAnswer, ScoringRequest
 from .secrets import (
@@ -346,10 +346,21 @@ class Questions(Conversation[ScoringRequest]):
     """
 
     version = SCHEMA_VERSION
+    #: What a template may ask for.
+    answers: ClassVar[tuple[AnswerKind, ...]] = ("scores", "ranking")
 
     template: PromptTemplate = field(default_factory=PromptTemplate)
     top_logprobs: Annotated[int, Bounds(least=1)] | None = field(default=None, kw_only=True)
     ranking_temperature: Annotated[float, Bounds(above=0)] = field(default=DEFAULT_TEMPERATURE, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that the template's answers are those that are read here."""
+        super().__post_init__()
+        if self.template.answer not in self.answers:
+            raise ConfigError(
+                f"{type(self).__name__} reads {' and '.join(self.answers)}, and the template asks for "
+                f"{self.template.answer}. Give YesNoQuestions templates with answer='yes_no', and Questions the others."
+            )
 
     @property
     def form(self) -> AnswerForm:

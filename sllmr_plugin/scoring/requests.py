@@ -107,7 +107,8 @@ class ScoringRequests:
     """The requests of a candidate table: an iterable of known length that can be gone through again.
 
     All users come once before any comes a second time, so a run that stops early has asked about as many users
-    as it could. Titles are looked up while iterating; memory does not grow with `repeats`.
+    as it could. With `one_by_one` the requests of a user, one a pair, follow each other, so that few users are left
+    with a part of their pairs. Titles are looked up while iterating; memory does not grow with `repeats`.
 
     Parameters
     ----------
@@ -123,6 +124,8 @@ class ScoringRequests:
         How often each user is asked about, each time in another order.
     seed : int
         Decides the orders.
+    one_by_one : bool, default=False
+        A request a pair, in place of one with all pairs of a user.
     """
 
     pairs: pd.DataFrame
@@ -131,6 +134,7 @@ class ScoringRequests:
     title_of: dict[Hashable, str]
     repeats: int
     seed: int
+    one_by_one: bool = False
 
     @property
     def n_users(self) -> int:
@@ -138,7 +142,7 @@ class ScoringRequests:
         return len(self.histories)
 
     def __len__(self) -> int:
-        return self.n_users * self.repeats
+        return (len(self.pairs) if self.one_by_one else self.n_users) * self.repeats
 
     def __iter__(self) -> Iterator[ScoringRequest]:
         users = self.pairs["user_id"].iloc[self.offsets[:-1]].tolist()
@@ -147,8 +151,9 @@ class ScoringRequests:
             for number, user in enumerate(users):
                 start, end = self.offsets[number : number + 2]
                 shuffled = prompt_order(user, items[start:end], repeat=repeat, seed=self.seed)
-                titles = tuple(self.title_of[item] for item in shuffled)
-                yield ScoringRequest(user, self.histories[number], shuffled, titles, repeat)
+                for asked in [(item,) for item in shuffled] if self.one_by_one else [shuffled]:
+                    titles = tuple(self.title_of[item] for item in asked)
+                    yield ScoringRequest(user, self.histories[number], asked, titles, repeat)
 
 
 def read_data(
@@ -167,6 +172,7 @@ def plan_requests(
     history_length: int = 10,
     repeats: int = 1,
     seed: int = 0,
+    one_by_one: bool = False,
 ) -> ScoringRequests:
     """Check a candidate table against the interactions and prepare the requests.
 
@@ -183,6 +189,9 @@ def plan_requests(
         How many requests a user gets, each in another order of the same candidates.
     seed : int, default=0
         Decides the orders, together with user and repeat.
+    one_by_one : bool, default=False
+        Ask about each pair by itself, as yes/no questions do (`YesNoQuestions`). There is no order then that a repeat
+        could change, so `repeats` has to be 1.
 
     Returns
     -------
@@ -206,6 +215,11 @@ def plan_requests(
         raise ConfigError(
             f"history_length is {history_length} and repeats is {repeats}; give at least 0 of the first and at least "
             "1 of the second."
+        )
+    if one_by_one and repeats > 1:
+        raise ConfigError(
+            f"repeats is {repeats}, and questions about one item have no order to change, so each would be asked once. "
+            "Leave out --repeats (repeats=)."
         )
     if data.titles is None:
         raise DataError(
@@ -245,6 +259,7 @@ def plan_requests(
         title_of=dict(zip(data.item_ids[items - 1].tolist(), title[items - 1].tolist(), strict=True)),
         repeats=repeats,
         seed=seed,
+        one_by_one=one_by_one,
     )
 
 

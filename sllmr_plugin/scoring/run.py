@@ -403,7 +403,12 @@ def score_candidates(
     )
     data = read_data(interactions, items, titles_from="attributes" if chosen.scorer == "attributes" else "title")
     requests = plan_requests(
-        candidates, data, history_length=chosen.history_length, repeats=chosen.repeats, seed=chosen.seed
+        candidates,
+        data,
+        history_length=chosen.history_length,
+        repeats=chosen.repeats,
+        seed=chosen.seed,
+        one_by_one=chosen.answer == "yes_no",
     )
     if chosen.scorer != "openai":
         return _score_with_object(requests, data, chosen, path, dry_run=dry_run, verbose=verbose)

@@ -211,7 +211,8 @@ _ADVICE = {
     "credit": "The account has no credit left. Top up the account, or use another key.",
     "model": "Check --model {model} and --base-url.",
     "key": "Check OPENAI_API_KEY, and that it may use the model.",
-    "logprobs": "Leave out --logprobs: the scores are then taken as they are written.",
+    "logprobs": "Leave out --logprobs: the scores are then taken as they are written. --answer yes_no does not work "
+    "without: lower the number, or use another answer or server.",
     "thinking": 'Switch thinking off with --extra-body \'{{"chat_template_kwargs": {{"enable_thinking": false}}}}\' '
     "or, where the server wants it at the top, --extra-body '{{\"enable_thinking\": false}}'.",
     "temperature": "Leave the temperature to the server with --temperature none, or give one that it takes.",

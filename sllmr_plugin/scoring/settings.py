@@ -19,6 +19,7 @@ from .prices import Price, Prices, RunLimits, in_batches
 from .prompts import AnswerForm, AnswerKind, PromptTemplate
 from .questions import Questions
 from .ranking_answers import DEFAULT_TEMPERATURE
+from .yes_no import ALTERNATIVES, YesNoQuestions
 
 
 @dataclass(frozen=True)
@@ -163,16 +164,18 @@ class ScoreSettings(AskSettings):
     workers : int, optional
         Of engine ray; by default as many as the cluster has CPUs.
     template : str or path, optional
-        ``"s-llmr"``, the paper's prompt, or a prompt of your own, a text file with placeholders.
-    answer : {"scores", "ranking"}, default="scores"
-        What to ask for.
+        ``"s-llmr"``, the paper's prompt, or a prompt of your own, a text file with placeholders. ``"yes_no"`` is that
+        of the answer of this name.
+    answer : {"scores", "ranking", "yes_no"}, default="scores"
+        What to ask for: scores of all candidates of a user, their order, or, in a question about each pair, whether the
+        item suits the user. The score is then P(yes) / (P(yes) + P(no)).
     ranking_temperature : float, default=0.5
         Of the soft scores that a ranking is turned into.
     logprobs : int, optional
         Take expected scores over so many of the likeliest tokens, where the server tells them; of a ranking the
-        probability that a candidate comes first.
+        probability that a candidate comes first. A yes or no is always scored by them, by default by 20.
     repeats : int, default=1
-        Ask so often, each time in another order, and average.
+        Ask so often, each time in another order, and average; not for a yes or no, which has no order.
     seed : int, default=0
         Decides the orders.
     """
@@ -207,6 +210,11 @@ class ScoreSettings(AskSettings):
                 "scores of content cost nothing and change with the interactions, so there is nothing to keep: leave "
                 "out --ledger"
             )
+        if self.answer == "yes_no" and self.scorer != "openai":
+            problems.append(
+                f"--answer yes_no is what a language model is asked, and the scorer is {self.scorer_name}: leave out "
+                "one of the two"
+            )
         if self.engine == "ray" and self.batch:
             problems.append(
                 "--batch hands all requests to the server at once, so there is nothing to spread: leave out "
@@ -231,8 +239,11 @@ class ScoreSettings(AskSettings):
 
     def questions(self) -> Questions:
         """Return what to ask."""
+        template = PromptTemplate.of(self.template, answer=self.answer)
+        if self.answer == "yes_no":
+            return YesNoQuestions(template=template, top_logprobs=self.logprobs or ALTERNATIVES, **self.asking())
         return Questions(
-            template=PromptTemplate.of(self.template, answer=self.answer),
+            template=template,
             top_logprobs=self.logprobs,
             ranking_temperature=self.ranking_temperature,
             **self.asking(),

@@ -45,6 +45,8 @@ class ScoringCounts:
         Ends of its 95% interval over users, see `auc_interval`.
     prompt_order : PromptOrder or None
         How far the scores follow the order of the prompts; None where no answer has two different scores.
+    one_by_one : bool
+        Whether each pair was asked about by itself, so that there is no such order.
     """
 
     requests: int
@@ -61,6 +63,7 @@ class ScoringCounts:
     probe_auc_low: float | None
     probe_auc_high: float | None
     prompt_order: PromptOrder | None
+    one_by_one: bool = False
 
     def __str__(self) -> str:
         lines = [
@@ -75,11 +78,11 @@ class ScoringCounts:
             )
         if self.prompt_order is not None:
             lines.append(str(self.prompt_order))
-        else:
+        elif not self.one_by_one:
             lines.append("  no answer gives two candidates different scores, so there is no order to learn from")
         notes = {
             "pairs that no answer scores": self.missing,
-            "pairs of users without any answer": self.unanswered,
+            "pairs without any answer" if self.one_by_one else "pairs of users without any answer": self.unanswered,
             "ids in answers that were not asked about, dropped": self.unasked,
             "ids given twice in an answer, the later ones dropped": self.duplicates,
         }
@@ -176,10 +179,11 @@ class ScoreTableBuilder:
     def finish(self) -> ScoredPairs:
         """Return the table; raises and warns as `build_score_table`."""
         requests, missing = self._requests, self._missing
-        n_pairs, repeats = len(requests.pairs), requests.repeats
+        n_pairs = len(requests.pairs)
         score, position = self._matrices()
 
-        answered = int((position[requests.offsets[:-1]] >= 0).sum())
+        # A request holds all pairs of a user, so the first one tells; or a single pair.
+        answered = int(((position if requests.one_by_one else position[requests.offsets[:-1]]) >= 0).sum())
         n_answers = (~np.isnan(score)).sum(axis=1)
         with np.errstate(invalid="ignore"):  # 0 / 0 where no answer scores the pair
             mean = np.nansum(score, axis=1) / n_answers
@@ -204,7 +208,7 @@ class ScoreTableBuilder:
         frame = frame[kept].reset_index(drop=True)
         n_probes = int((frame["kind"] == "probe").sum())
         counts = ScoringCounts(
-            requests=requests.n_users * repeats,
+            requests=len(requests),
             pairs=n_pairs,
             candidates=len(frame) - n_probes,
             probes=n_probes,
@@ -215,6 +219,7 @@ class ScoreTableBuilder:
             answered=answered,
             unasked=self._unasked,
             duplicates=self._duplicates,
+            one_by_one=requests.one_by_one,
         )
         if counts.prompt_order is not None:
             counts.prompt_order.warn(stacklevel=4)
