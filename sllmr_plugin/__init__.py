@@ -74,6 +74,7 @@ _MODULES = {
         "reliability",
     ),
     "knowledge": (
+        "CURecAdaptor",
         "EmbedAdaptor",
         "KARAdaptor",
         "LLMCFAdaptor",
@@ -150,6 +151,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .evaluation.reliability import Reliability as Reliability
     from .evaluation.reliability import reliability as reliability
     from .evaluation.tune import tune as tune
+    from .knowledge import CURecAdaptor as CURecAdaptor
     from .knowledge import EmbedAdaptor as EmbedAdaptor
     from .knowledge import KARAdaptor as KARAdaptor
     from .knowledge import LLMCFAdaptor as LLMCFAdaptor

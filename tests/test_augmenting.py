@@ -15,6 +15,7 @@ from sllmr_plugin import (
     AugmentError,
     CoverageError,
     CoverageWarning,
+    CURecAdaptor,
     EmbedAdaptor,
     KARAdaptor,
     LLMCFAdaptor,
@@ -38,7 +39,7 @@ from sllmr_plugin.zoo.deepctr import build_model, feature_names, input_rows
 from .text_cases import N_ITEMS, N_USERS, encoded, id_vectors, interactions
 
 SIX = ("deepfm", "xdeepfm", "autoint", "dcn", "dcnv2", "din")
-KINDS = ("kar", "llm_cf", "llm_cf, reasoned", "embed")
+KINDS = ("kar", "llm_cf", "llm_cf, reasoned", "embed", "curec")
 pytestmark = pytest.mark.filterwarnings("ignore::sllmr_plugin.CoverageWarning")
 
 
@@ -57,6 +58,8 @@ def adaptor_of(kind, rows):
         return KARAdaptor(encoded(), dim=3, hidden=4)
     if kind == "embed":
         return EmbedAdaptor(id_vectors(), dim=3, hidden=4)
+    if kind == "curec":
+        return CURecAdaptor(encoded(reasons=True), *rows, user="user_id", item="item_id", dim=4)
     texts = encoded(reasoning=kind.endswith("reasoned"))
     return LLMCFAdaptor(texts, *rows, user="user_id", item="item_id", dim=3, hidden=4, size=30)
 

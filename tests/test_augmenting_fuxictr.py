@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from fuxictr.pytorch.dataloaders.npz_dataloader import NpzDataLoader
 from sllmr_plugin import (
     AugmentError,
     CoverageError,
+    CURecAdaptor,
     EmbedAdaptor,
     ItemFeatures,
     KARAdaptor,
@@ -33,6 +35,7 @@ from sllmr_plugin import (
 )
 from sllmr_plugin.backends.base import row_model
 from sllmr_plugin.knowledge import Adaptor, EncodedTexts
+from sllmr_plugin.knowledge.vectors import EncodedReasons
 from sllmr_plugin.zoo.fuxictr_models import DIN, DCNv2, DeepFM
 
 from .matrix import backbones as shared
@@ -52,6 +55,17 @@ def encoded():
     return EncodedTexts(codes, {kind: rng.normal(size=(len(own), 6)).astype(np.float32) for kind, own in codes.items()})
 
 
+def with_reasons(x, y):
+    """Vectors of patterns of all users but the first, and of reasons for two of three positive rows."""
+    texts = encoded()
+    pairs = np.unique(np.stack([x["user_id"], x["item_id"]], axis=1)[y > 0.5], axis=0).astype(np.int64)
+    users, items = pairs[np.arange(len(pairs)) % 3 > 0].T
+    vectors = np.random.default_rng(3).normal(size=(len(users), 5)).astype(np.float32)
+    patterns = EncodedTexts({"user": texts.codes["user"]}, {"user": texts.vectors["user"]})
+    told = ("",) * len(texts.codes["user"]), users, items, np.full(len(users), np.nan), vectors, ("",) * len(users)
+    return replace(texts, reasons=EncodedReasons(patterns, *told))
+
+
 def embed(**options):
     texts = encoded()
     vectors = dict(zip(texts.codes["item"].tolist(), texts.vectors["item"], strict=True))
@@ -64,6 +78,8 @@ def adaptor_of(kind):
     if kind == "kar":
         return KARAdaptor(encoded(), dim=3, hidden=4)
     x, y = shared.samples()
+    if kind == "curec":
+        return CURecAdaptor(with_reasons(x, y), x, y, **IDS, dim=4)
     return LLMCFAdaptor(encoded(), x, y, **IDS, dim=3, hidden=4, size=30)
 
 
@@ -131,7 +147,7 @@ def test_training_is_the_plain_models_on_the_same_columns_bit_for_bit(model_clas
     np.testing.assert_array_equal(predict(model), predict(plain, added))
 
 
-@pytest.mark.parametrize("kind", ["embed", "kar", "llm_cf"])
+@pytest.mark.parametrize("kind", ["embed", "kar", "llm_cf", "curec"])
 @pytest.mark.parametrize(("model_class", "numeric"), CASES)
 def test_every_backbone_trains_and_is_served_with_materialised_columns(model_class, numeric, kind):
     adaptor = adaptor_of(kind)

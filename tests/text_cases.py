@@ -49,10 +49,31 @@ def reasoning_frame():
     return pd.DataFrame(rows, columns=["kind", "id", "text", "item_id", "label"])
 
 
-def encoded(dim=6, *, reasoning=False):
+def reason_frame():
+    """A pattern of each user with a text, and a reason for four of five training interactions with items that have one.
+
+    The file's order is no order of anything.
+    """
+    data = interactions()
+    rng = np.random.default_rng(7)
+    taken = data.train[~data.train["item"].isin(NO_ITEM_TEXT)]
+    pairs = [pair for k, pair in enumerate(taken[["user", "item"]].to_numpy().tolist()) if k % 5]
+    rows = [
+        ("reason", data.user_ids[user - 1], " ".join(rng.choice(WORDS, 5)), data.item_ids[item - 1], 1)
+        for user, item in (pairs[k] for k in rng.permutation(len(pairs)))
+    ]
+    rows += [
+        ("pattern", data.user_ids[user - 1], " ".join(rng.choice(WORDS, 3)), None, None)
+        for user in range(1, N_USERS + 1)
+        if user not in NO_USER_TEXT
+    ]
+    return pd.DataFrame(rows, columns=["kind", "id", "text", "item_id", "label"])
+
+
+def encoded(dim=6, *, reasoning=False, reasons=False):
     """Encode the texts by random vectors, which depend on the text alone."""
     data = interactions()
-    frame = pd.concat([text_frame(), reasoning_frame()]) if reasoning else text_frame()
+    frame = pd.concat([text_frame(), *([reasoning_frame()] * reasoning), *([reason_frame()] * reasons)])
 
     class Vectors:
         def encode(self, texts):

@@ -37,6 +37,14 @@ examples:
 _SHOWN = 200
 
 
+_WRITTEN = {
+    None: "",
+    "reasoning": ", reasoning about exemplars",
+    "pattern": ", patterns of users",
+    "reason": ", reasons of interactions",
+}
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = "Look into the ledger that sllmr score and sllmr texts write."
@@ -70,7 +78,7 @@ def _stats(arguments: argparse.Namespace) -> None:
     if models.empty:
         print("no answers yet")
     for row in models.itertuples():
-        what = {None: "", "reasoning": ", reasoning about exemplars"}.get(row.kind, f", texts of {row.kind}s")
+        what = _WRITTEN.get(row.kind, f", texts of {row.kind}s")
         print(f"{row.model}{what}: {row.answers} answers, {row.usable} usable, {row.unusable} not")
         print(f"  {row.prompt_tokens} prompt tokens, {row.completion_tokens} completion tokens, ${row.cost:.4f}")
         if row.without_price:

@@ -13,7 +13,8 @@ from .asking import add_limits, add_model
 _EPILOG = """\
 What is shown of a user are titles of training interactions, never of held-out ones. Answers go into a ledger as those
 of sllmr score do: after any interruption, the same command continues where it stopped and pays for no answer twice,
-and more --users, --exemplars or kinds pay only for the new ones. The key is read from OPENAI_API_KEY.
+and more --users, --exemplars, --reasons-per-item or kinds pay only for the new ones. The key is read from
+OPENAI_API_KEY.
 
 examples:
   sllmr texts --interactions clicks.csv --items items.csv --out texts.parquet --dry-run
@@ -22,6 +23,8 @@ examples:
       Preferences of 1000 users, for 2 dollars at most, earlier runs with this ledger included.
   sllmr texts --interactions clicks.csv --items items.csv --kind user,item,reasoning --out texts.parquet
       Also why 1000 training interactions came about and 1000 others did not: the exemplars of LLM-CF.
+  sllmr texts --interactions clicks.csv --items items.csv --kind pattern,reason --out reasons.parquet
+      The pattern in what each user takes, and why users took each item, for four of its users: what CURec reads.
   sllmr texts ... --batch
       Through the Batch API, for half the price.
   sllmr texts ... --base-url http://localhost:8000/v1 --model my-model
@@ -30,11 +33,14 @@ examples:
       Without any language model: the titles themselves, as something to run with and to beat.
 
 next: sllmr compare ... --modes none,kar,llm_cf --texts texts.parquet
+      sllmr compare ... --modes none,curec --texts reasons.parquet
 """
 _HOW = {
-    "users": "texts of so many users (default: all)",
+    "users": "texts of so many users, of kinds user and pattern (default: all)",
     "exemplars": "with kind reasoning: about N training interactions, and N items that their users did not take "
     "(default: 1000, as many as LLM-CF draws without reasoning)",
+    "reasons_per_item": "with kind reason: about N training interactions of each item at most, drawn by hash, so that "
+    "more include the fewer (default: 4)",
     "writer": "openai (any server with chat completions) or titles (no model at all: titles and attributes in place of "
     "each text, and no reasoning in them)",
 }
@@ -53,7 +59,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
         "Ask a language model for texts on users' preferences and on items, the inputs of KAR and LLM-CF, "
-        "and for its reasoning about training interactions, LLM-CF's exemplars; write the text table."
+        "for its reasoning about training interactions, LLM-CF's exemplars, and for the patterns of users and the "
+        "reasons of interactions that CURec attends to; write the text table."
     )
     parser.epilog = _EPILOG
     parser.add_argument("--interactions", required=True, metavar="FILE", help=INTERACTIONS_HELP)
@@ -67,7 +74,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=TextSettings.kind,
         metavar="KIND[,KIND]",
         help="user (preferences), item (facts), reasoning (why a user took an item or did not; read by "
-        "LLM-CF, with the other two) (default: user,item)",
+        "LLM-CF, with the other two), pattern (what a user's items share) and reason (why a user took an item; both "
+        "read by CURec) (default: user,item)",
     )
     add_fields(parser, TextSettings, _HOW)
     group = parser.add_argument_group("what is asked")

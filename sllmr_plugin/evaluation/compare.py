@@ -302,6 +302,9 @@ def describe_texts(encoded: EncodedTexts | None) -> dict[str, Any]:
     arrays = [part[kind] for kind in ("user", "item") for part in (encoded.codes, encoded.vectors)]
     if (told := encoded.reasoning) is not None:
         arrays += [told.users, told.items, told.labels, told.vectors]
+    if (reasons := encoded.reasons) is not None:
+        arrays += [reasons.patterns.codes["user"], reasons.patterns.vectors["user"]]
+        arrays += [reasons.users, reasons.items, reasons.positions, reasons.vectors]
     return {"texts": digest(*arrays)}
 
 

@@ -15,7 +15,7 @@ from ..config import MODES
 from ..datasets.attributes import ItemAttribute
 from ..datasets.interactions import Interactions
 from ..errors import ConfigError, VectorsError
-from ..knowledge import Adaptor, EmbedAdaptor, EncodedTexts, KARAdaptor, LLMCFAdaptor, TextEncoder
+from ..knowledge import Adaptor, CURecAdaptor, EmbedAdaptor, EncodedTexts, KARAdaptor, LLMCFAdaptor, TextEncoder
 from ..knowledge.id_vectors import Vectors
 from ..knowledge.semantic_ids import SemanticIds
 from ..scores.reading import read_table
@@ -51,6 +51,7 @@ PARTS = {
     "embed": Part("vectors", True, "vectors of items and users through perceptrons as extra inputs", ("users",)),
     "kar": Part("texts", True, "encoded texts of users and items as extra inputs (KAR)"),
     "llm_cf": Part("texts", True, "encoded in-context exemplars as an extra input (LLM-CF)"),
+    "curec": Part("texts", True, "reasons of other users, attended to by the user's pattern, as an input (CURec)"),
 }
 """Parts that stand alone or before a key of `sllmr_plugin.config.MODES`, joined by ``+``, as in ``init+gated``."""
 
@@ -156,7 +157,8 @@ class Mode:
         data : Interactions
             Gives the codes of raw ids.
         rows : tuple of (mapping of str to ndarray, ndarray)
-            Training rows: who took what, of which LLM-CF also draws its exemplars.
+            Training rows: who took what, of which LLM-CF also draws its exemplars
+            and CURec checks its reasons.
         seed : int
             Of the adaptor's weights and of the exemplars.
         texts : EncodedTexts or None, default=None
@@ -180,6 +182,8 @@ class Mode:
         assert texts is not None
         if "kar" in self.parts:
             return KARAdaptor(texts, seed=seed)
+        if "curec" in self.parts:
+            return CURecAdaptor(texts, x, y, user="user_id", item="item_id", seed=seed)
         return LLMCFAdaptor(texts, x, y, user="user_id", item="item_id", seed=seed)
 
 
@@ -314,7 +318,7 @@ def check_sources(modes: Sequence[Mode], *, texts: object | None, start: object 
     needing = [mode.name for mode in modes if mode.needs("texts")]
     if needing and texts is None:
         raise ConfigError(
-            f"mode {', '.join(needing)} reads LLM-written texts of users and items; give a text table "
+            f"mode {', '.join(needing)} reads LLM-written texts; give a text table "
             "(texts=, or --texts FILE: kind, id, text), or leave the mode out."
         )
     needing = [mode.name for mode in modes if mode.needs("vectors")]

@@ -1,6 +1,7 @@
 """What a language model wrote, put into models: texts, vectors, and what makes inputs of them."""
 
 from .adaptor import Adaptor
+from .curec import CURecAdaptor
 from .embed import EmbedAdaptor
 from .kar import KARAdaptor
 from .llm_cf import LLMCFAdaptor
@@ -9,6 +10,7 @@ from .vectors import EncodedTexts, SentenceTransformerEncoder, TextEncoder, Tfid
 
 __all__ = [
     "Adaptor",
+    "CURecAdaptor",
     "EmbedAdaptor",
     "EncodedTexts",
     "KARAdaptor",

@@ -24,7 +24,7 @@ class TextEncoder(Protocol):
         """Return an (n_texts, d) float32 vector a text.
 
         Called once with all texts of users and items together, so that an encoder may learn from them, and where there
-        are reasoning texts once more, with these.
+        are reasoning texts once more, with these; where there are patterns or reasons, once with both together.
         """
         ...
 
@@ -217,7 +217,7 @@ def encode_finite(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
     return vectors
 
 
-def directions(matrix: np.ndarray, centre: np.ndarray) -> np.ndarray:
+def directions(matrix: np.ndarray, centre: np.ndarray | float) -> np.ndarray:
     """Return (n, d) float64 vectors as seen from a centre, (d,), each of root mean square 1; zeros at the centre."""
     away = matrix - centre
     size = np.sqrt(np.square(away, dtype=np.float64).mean(axis=1, keepdims=True))
@@ -247,6 +247,64 @@ class EncodedReasoning:
 
 
 @dataclass(frozen=True)
+class EncodedReasons:
+    """Patterns of users and reasons why users took items, as vectors in one space.
+
+    Attributes
+    ----------
+    patterns : EncodedTexts
+        Of users alone; where the table has no patterns, the texts of kind user stand for them.
+    pattern_texts : tuple of str
+        The patterns, in the order of their codes.
+    users, items : ndarray
+        (n,) int64 codes of the reasons.
+    positions : ndarray
+        (n,) float64 places of the interactions in time; NaN where the table does not say.
+    vectors : ndarray
+        (n, d) float32.
+    texts : tuple of str
+        The reasons.
+
+    Notes
+    -----
+    Vectors are directions from the mean of their kind, each of root mean square 1: what all reasons have in common
+    would otherwise be most of every key and value of an attention.
+    """
+
+    patterns: EncodedTexts
+    pattern_texts: tuple[str, ...]
+    users: np.ndarray
+    items: np.ndarray
+    positions: np.ndarray
+    vectors: np.ndarray
+    texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: TextTable, encoder: TextEncoder) -> EncodedReasons | None:
+        """Encode a table's patterns and reasons; None if it has neither."""
+        patterns, reasons = table.patterns if len(table.patterns) else table.users, table.reasons
+        if not len(table.patterns) and not len(reasons):
+            return None
+        together = encode_checked(encoder, [*patterns, *reasons["text"]])
+        parts = np.split(together, [len(patterns)])
+        of_patterns, of_reasons = (
+            directions(part, part.mean(axis=0, dtype=np.float64) if len(part) else 0.0).astype(np.float32)
+            for part in parts
+        )
+        codes = patterns.index.to_numpy(dtype=np.int64)
+        user, item = (reasons[name].to_numpy(dtype=np.int64) for name in ("user", "item"))
+        return cls(
+            EncodedTexts({"user": codes}, {"user": of_patterns}),
+            tuple(patterns),
+            user,
+            item,
+            reasons["position"].to_numpy(dtype=np.float64),
+            of_reasons,
+            tuple(reasons["text"]),
+        )
+
+
+@dataclass(frozen=True)
 class EncodedTexts:
     """Vectors of the texts of users and items, in one space. Make one with `of` and share it between adaptors.
 
@@ -258,18 +316,21 @@ class EncodedTexts:
         The same keys -> (n, d) float32, of root mean square 1 over both kinds.
     reasoning : EncodedReasoning or None
         The reasoning texts, where the table has some.
+    reasons : EncodedReasons or None
+        The patterns and reasons, where the table has some.
     """
 
     codes: dict[str, np.ndarray]
     vectors: dict[str, np.ndarray]
     reasoning: EncodedReasoning | None = None
+    reasons: EncodedReasons | None = None
 
     @classmethod
     def of(cls, texts: TextTable | EncodedTexts, encoder: TextEncoder | None = None) -> EncodedTexts:
         """Encode a table, by default with `TfidfSvdEncoder`; encoded texts are returned as they are.
 
-        Texts of users and items are encoded together, reasoning texts apart from them: whether a table has these
-        changes nothing about the vectors of the others.
+        Texts of users and items are encoded together, reasoning texts apart from them, and patterns and reasons apart
+        from both: whether a table has these changes nothing about the vectors of the others.
 
         Raises
         ------
@@ -280,18 +341,20 @@ class EncodedTexts:
             return texts
         encoder = encoder or TfidfSvdEncoder()
         together = [text for kind in _KINDS for text in texts.of(kind)]
-        users, items = np.split(encode_checked(encoder, together), [len(texts.users)])
+        # Of a table of patterns and reasons alone nothing is known here, which `check_coverage` says in `fit`.
+        vectors = encode_checked(encoder, together) if together else np.zeros((0, 1), dtype=np.float32)
+        users, items = np.split(vectors, [len(texts.users)])
         codes = {kind: texts.of(kind).index.to_numpy(dtype=np.int64) for kind in _KINDS}
         told, reasoning = texts.reasoning, None
         if len(told):
             user, item, label = (told[name].to_numpy(dtype=np.int64) for name in ("user", "item", "label"))
             reasoning = EncodedReasoning(user, item, label, encode_checked(encoder, told["text"].tolist()))
-        return cls(codes, {"user": users, "item": items}, reasoning)
+        return cls(codes, {"user": users, "item": items}, reasoning, EncodedReasons.of(texts, encoder))
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return int(self.vectors["item"].shape[1])
+        return int(next(iter(self.vectors.values())).shape[1])
 
 
 class TextVectors(nn.Module):

@@ -395,7 +395,7 @@ FROM answers ORDER BY created_at, key
 
 
 def answers_by_model(reader: LedgerReader) -> pd.DataFrame:
-    """Return a row a model and kind (None: scores; user, item, reasoning: texts): answers, tokens, USD, dates."""
+    """Return a row a model and kind (None: scores; else of texts): answers, tokens, USD, dates."""
     return pd.read_sql_query(_BY_MODEL, reader.connection)
 
 

@@ -31,7 +31,7 @@ from .prompts import (
     refuse,
 )
 from .questions import Conversation
-from .text_requests import KINDS, Kind, TextRequest
+from .text_requests import EXPLAINED_KINDS, KINDS, Kind, TextRequest
 
 _DATA = """\
 
@@ -63,6 +63,22 @@ it is, as far as you know it. Third, how these two lead to what the user did; wh
 else may have decided it. If you do not know the item, reason from its title and attributes: make nothing up.
 """
     + _DATA,
+    "pattern": """\
+You describe the pattern in what one user of a catalogue takes, for a model that compares it with reasons why other \
+users took an item. You get the titles of the items with which the user interacted most recently, oldest first. Look \
+at them from several sides, as far as the titles show them: kind and category, genre and theme, style, brand, maker \
+or series, platform or format, for whom, price, and what a choice tends to follow from. Write the pattern that most of \
+the items share, then what sets some of them apart. Describe the taste, and do not list the titles.
+"""
+    + _DATA,
+    "reason": """\
+You say why a user of a catalogue took an item, for a model that compares your reason with the tastes of other users. \
+You get the titles of other items with which the user interacted, oldest first, then the item, which the user took. \
+Find what the user's other items and this item have in common, or how it follows from them, and write that as the \
+reason: which sides of the item met which interest. Speak of what would draw a user with such interests to this item, \
+not of the item alone. If you do not know the item, go by its title and attributes: make nothing up.
+"""
+    + _DATA,
 }
 _USER = {
     "user": """\
@@ -88,6 +104,21 @@ What came of it: $label
 
 $answer_format
 """,
+    "pattern": """\
+The user recently interacted with these items, oldest first:
+$history
+
+$answer_format
+""",
+    "reason": """\
+The user interacted with these other items, oldest first:
+$history
+
+The user also took this item:
+$item
+
+$answer_format
+""",
 }
 _LABELS = {1: "the user took the item.", 0: "the user did not take the item."}
 _PLACEHOLDERS = {
@@ -98,6 +129,11 @@ _PLACEHOLDERS = {
         "item": "the item's title and attributes, a JSON object",
         "label": "whether the user took the item, a sentence",
     },
+    "pattern": {"history": "the titles of the user's last items, a JSON list"},
+    "reason": {
+        "history": "the titles of the user's other items, a JSON list",
+        "item": "the item's title and attributes, a JSON object",
+    },
 }
 _ANSWER_FORMAT = {"answer_format": "how to answer, in words"}
 _CHARACTERS_PER_WORD = 12  # twice an English word: the limit is for answers that run on
@@ -107,16 +143,18 @@ _CHARACTERS_PER_WORD = 12  # twice an English word: the limit is for answers tha
 class TextTemplate:
     r"""The text around the titles that a language model is to write about.
 
-    Placeholders are those of `string.Template`; ``$$`` stands for a dollar sign. ``$history`` (of a user: a JSON list,
-    a title a line) or ``$item`` (of an item: a JSON object, its title and an attribute a line), of a reasoning both and
-    ``$label`` (a sentence), and ``$answer_format`` must be there. The defaults ask, in our words, for what KAR has a
-    language model write (Xi et al., arXiv:2306.10933: reasoning about a user's preferences by named factors, factual
-    knowledge of an item) and LLM-CF (Sun et al., arXiv:2403.17688: a chain of thought that leads to an interaction's
-    label). No id is ever shown, and every title goes through `clean_title`.
+    Placeholders are those of `string.Template`; ``$$`` stands for a dollar sign. ``$history`` (of a user or a pattern:
+    a JSON list, a title a line) or ``$item`` (of an item: a JSON object, its title and an attribute a line), of a
+    reason both, of a reasoning both and ``$label`` (a sentence), and ``$answer_format`` must be there. The defaults
+    ask, in our words, for what KAR has a language model write (Xi et al., arXiv:2306.10933: reasoning about a user's
+    preferences by named factors, factual knowledge of an item), LLM-CF (Sun et al., arXiv:2403.17688: a chain of
+    thought that leads to an interaction's label) and CURec (Luo et al., KDD 2026, Sec. 4.3.1: a user's interest pattern
+    from several perspectives, and what a pattern and an item have in common). No id is ever shown, and every title goes
+    through `clean_title`.
 
     Parameters
     ----------
-    kind : {"user", "item", "reasoning"}
+    kind : {"user", "item", "reasoning", "pattern", "reason"}
         What the texts are about.
     system, user : str or None, default=None
         The messages; None takes the default. An empty system message is left out.
@@ -189,12 +227,12 @@ class TextTemplate:
         PromptError
             If the request is of another kind, or there is no title.
         """
-        lacks_exemplar = (request.exemplar is None) == (self.kind == "reasoning")
+        lacks_exemplar = (request.exemplar is None) == (self.kind in EXPLAINED_KINDS)
         if request.kind != self.kind or not request.titles or lacks_exemplar:
             raise PromptError(
                 f"{request.kind} {request.id!r} cannot be asked about with a template of kind {self.kind} and "
-                f"{len(request.titles)} titles. Give at least one title, an exemplar where it is a reasoning, and the "
-                "template of its kind."
+                f"{len(request.titles)} titles. Give at least one title, an exemplar where it is a reasoning or a "
+                "reason, and the template of its kind."
             )
         titles = [self._clean(title) for title in request.titles]
         values = {"answer_format": answer_format(self.max_words)}
@@ -204,7 +242,8 @@ class TextTemplate:
             values["item"] = self._described(titles[0], request)
         if request.exemplar is not None:
             values["item"] = self._described(self._clean(request.exemplar.title), request)
-            values["label"] = _LABELS[request.exemplar.label]
+            if self.kind == "reasoning":
+                values["label"] = _LABELS[request.exemplar.label]
         return fill(*self._parts(), values)
 
     def _described(self, title: str, request: TextRequest) -> str:

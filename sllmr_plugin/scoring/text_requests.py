@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,10 +18,12 @@ from ..scores.reading import read_table
 from .draws import id_keys, mix, uniform
 from .requests import training_titles
 
-Kind = Literal["user", "item", "reasoning"]
-KINDS: tuple[Kind, ...] = ("user", "item", "reasoning")
+Kind = Literal["user", "item", "reasoning", "pattern", "reason"]
+KINDS: tuple[Kind, ...] = ("user", "item", "reasoning", "pattern", "reason")
 DEFAULT_KINDS: tuple[Kind, ...] = ("user", "item")
-"""What both KAR and LLM-CF need. Reasoning is LLM-CF's alone."""
+"""What both KAR and LLM-CF need. Reasoning is LLM-CF's alone; patterns and reasons are CURec's."""
+EXPLAINED_KINDS = ("reasoning", "reason")
+"""Kinds that are about a user and an item: their requests have an `Exemplar`."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,17 @@ class TextRequest:
 
     Parameters
     ----------
-    kind : {"user", "item", "reasoning"}
+    kind : {"user", "item", "reasoning", "pattern", "reason"}
         What it is about.
     id : Hashable
         Raw id of the item, else of the user; no model ever sees it.
     titles : tuple of str
-        Of a user: the titles of the last training interactions, oldest first; of an exemplar, of those before it. Of an
-        item: its title.
+        Of a user or a pattern: the titles of the last training interactions, oldest first; of reasoning, of those
+        before its exemplar; of a reason, of those with other items. Of an item: its title.
     attributes : tuple of (str, str)
         Names and values of an item's or the exemplar's item's attributes, such as ``("category", "board games")``.
     exemplar : Exemplar or None
-        What is to be explained, of kind reasoning.
+        What is to be explained, of the kinds reasoning and reason.
     """
 
     kind: Kind
@@ -193,6 +195,65 @@ def _keys(data: Interactions, users: np.ndarray, items: np.ndarray, *, purpose: 
     return mix(of_users ^ id_keys(data.item_ids, seed=0, purpose=purpose + 1)[items - 1])
 
 
+def draw_reasons(
+    data: Interactions, n_each: int, *, history_length: int, attributes: Attributes
+) -> tuple[tuple[TextRequest, ...], int]:
+    """Draw the training interactions of each item that reasons are written about, for CURec.
+
+    Each is an interaction of label 1 with an item that has a title, of a user with a training interaction of label 1
+    with another titled item: these others are what a request shows, the last ones of them. Drawn by hashes of the ids,
+    so that more an item include the fewer, and other items' interactions change none.
+
+    Parameters
+    ----------
+    data : Interactions
+        With titles.
+    n_each : int
+        Reasons an item, at most.
+    history_length : int
+        How many titles of other items a request shows, at most.
+    attributes : callable
+        Item code -> its attributes.
+
+    Returns
+    -------
+    requests : tuple of TextRequest
+        One reason of every item before any item has a second.
+    n_left_out : int
+        Training positives that no reason can be written about: no title, or no other item with one.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    assert data.titles is not None
+    title = data.titles.to_numpy(dtype=object)
+    has_title = np.r_[False, data.titles.str.strip().ne("").to_numpy()]  # by code
+    rows = data.train.loc[data.train["label"] == 1, ["user", "item"]]
+    told = rows[has_title[rows["item"]]]  # by user and time
+    distinct = told.drop_duplicates()
+    n_others = distinct.groupby("user")["item"].transform("size") - 1
+    drawn = distinct[n_others > 0]
+    drawn = drawn.assign(key=_keys(data, *(drawn[name].to_numpy() for name in ("user", "item")), purpose=10))
+    drawn = drawn.sort_values("key", kind="stable")
+    drawn = drawn.assign(rank=drawn.groupby("item").cumcount())
+    drawn = drawn[drawn["rank"] < n_each].sort_values("rank", kind="stable")
+    if drawn.empty:
+        raise DataError(
+            "there is no training interaction that a reason could be written about: each needs an item with a title "
+            "and another titled item of its user. Leave reason out of the kinds, or give data with histories."
+        )
+    taken = {user: items.to_numpy() for user, items in told.groupby("user")["item"]}
+    requests = []
+    for user, item in drawn[["user", "item"]].to_numpy().tolist():
+        others = taken[user][taken[user] != item][-history_length:]
+        exemplar = Exemplar(data.item_ids[[item - 1]].tolist()[0], title[item - 1], 1)
+        raw_user = data.user_ids[[user - 1]].tolist()[0]
+        requests.append(TextRequest("reason", raw_user, tuple(title[others - 1]), attributes(item), exemplar))
+    return tuple(requests), int(len(rows.drop_duplicates()) - (n_others > 0).sum())
+
+
 _DEFAULT_ATTRIBUTES = ("category", "categories")
 
 
@@ -200,16 +261,18 @@ _DEFAULT_ATTRIBUTES = ("category", "categories")
 class TextRequests:
     """Requests for texts: an iterable of known length that can be gone through again.
 
-    Users, items and exemplars come in turn, so a run that stops early has texts of each.
+    The kinds come in turn, so a run that stops early has texts of each.
 
     Attributes
     ----------
-    users, items, exemplars : tuple of TextRequest
+    users, items, exemplars, patterns, reasons : tuple of TextRequest
         The requests; a kind that is not asked for has none.
     untitled_users, untitled_items : int
         Users and items left out: no training interaction with a title, and no title.
     untold_exemplars : int
         Training positives that are not exemplars because they, or all before them, have no title.
+    untold_reasons : int
+        Training positives, each pair counted once, that no reason can be written about (`draw_reasons`).
     """
 
     users: tuple[TextRequest, ...] = ()
@@ -218,13 +281,20 @@ class TextRequests:
     untitled_users: int = 0
     untitled_items: int = 0
     untold_exemplars: int = 0
+    patterns: tuple[TextRequest, ...] = ()
+    reasons: tuple[TextRequest, ...] = ()
+    untold_reasons: int = 0
 
     def __len__(self) -> int:
-        return len(self.users) + len(self.items) + len(self.exemplars)
+        return sum(map(len, self._kinds))
 
     def __iter__(self) -> Iterator[TextRequest]:
-        for each in itertools.zip_longest(self.users, self.items, self.exemplars):
+        for each in itertools.zip_longest(*self._kinds):
             yield from (request for request in each if request is not None)
+
+    @property
+    def _kinds(self) -> tuple[tuple[TextRequest, ...], ...]:
+        return self.users, self.items, self.exemplars, self.patterns, self.reasons
 
 
 def plan_texts(
@@ -233,6 +303,7 @@ def plan_texts(
     *,
     users: int | None = None,
     exemplars: int = 1000,
+    reasons_per_item: int = 4,
     history_length: int = 10,
     attributes: pd.DataFrame | None = None,
 ) -> TextRequests:
@@ -244,12 +315,15 @@ def plan_texts(
         Gives histories and titles; load it with an items file that has titles. Shown are training interactions alone;
         `draw_exemplars` reads the others to keep them out of what it calls not taken.
     kinds : sequence of str, default=("user", "item")
-        What to have texts about: ``user``, ``item``, ``reasoning``.
+        What to have texts about: ``user``, ``item``, ``reasoning``, ``pattern``, ``reason``.
     users : int or None, default=None
-        How many users; None takes all. Chosen by the hash of their ids, so that more users include the fewer.
+        How many users, of kinds user and pattern; None takes all. Chosen by the hash of their ids, so that more users
+        include the fewer.
     exemplars : int, default=1000
         How many exemplars of each label `draw_exemplars` takes; the default is what `LLMCFAdaptor` draws without
         reasoning, 2000 in all.
+    reasons_per_item : int, default=4
+        How many reasons of each item `draw_reasons` takes, at most.
     history_length : int, default=10
         How many of a user's last training interactions a request shows.
     attributes : pandas.DataFrame, optional
@@ -270,13 +344,13 @@ def plan_texts(
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
         raise ConfigError(
-            f"there are no texts of kind {', '.join(unknown) or 'none'}; write user, item or reasoning, or several of "
-            "them with commas between."
+            f"there are no texts of kind {', '.join(unknown) or 'none'}; write {', '.join(KINDS[:-1])} or {KINDS[-1]}, "
+            "or several of them with commas between."
         )
-    if history_length < 1 or exemplars < 1 or (users is not None and users < 1):
+    if min(history_length, exemplars, reasons_per_item) < 1 or (users is not None and users < 1):
         raise ConfigError(
-            f"history_length is {history_length}, users is {users} and exemplars is {exemplars}; give at least 1 of "
-            "each."
+            f"history_length is {history_length}, users is {users}, exemplars is {exemplars} and reasons_per_item is "
+            f"{reasons_per_item}; give at least 1 of each."
         )
     if data.titles is None:
         raise DataError(
@@ -284,14 +358,29 @@ def plan_texts(
             "item_id and title."
         )
     named = _named(attributes)
-    asked_users, untitled_users = _users(data, users, history_length) if "user" in kinds else ((), 0)
+    asked_users, untitled_users = _users(data, users, history_length) if {"user", "pattern"} & set(kinds) else ((), 0)
     asked_items, untitled_items = _items(data, named) if "item" in kinds else ((), 0)
     asked_exemplars, untold = (
         draw_exemplars(data, exemplars, history_length=history_length, attributes=named)
         if "reasoning" in kinds
         else ((), 0)
     )
-    planned = TextRequests(asked_users, asked_items, asked_exemplars, untitled_users, untitled_items, untold)
+    asked_reasons, untold_reasons = (
+        draw_reasons(data, reasons_per_item, history_length=history_length, attributes=named)
+        if "reason" in kinds
+        else ((), 0)
+    )
+    planned = TextRequests(
+        asked_users if "user" in kinds else (),
+        asked_items,
+        asked_exemplars,
+        untitled_users,
+        untitled_items,
+        untold,
+        tuple(replace(one, kind="pattern") for one in asked_users) if "pattern" in kinds else (),
+        asked_reasons,
+        untold_reasons,
+    )
     if not len(planned):
         raise DataError("no user and no item has a title to write about; fill in the title column of the items file.")
     return planned

@@ -22,7 +22,16 @@ from .requests import TableLike, read_data
 from .run import Estimate, ask, estimate_run
 from .settings import AskSettings, takes
 from .text_questions import TextQuestions, TextTemplate
-from .text_requests import DEFAULT_KINDS, KINDS, Kind, TextRequest, TextRequests, plan_texts, read_attributes
+from .text_requests import (
+    DEFAULT_KINDS,
+    EXPLAINED_KINDS,
+    KINDS,
+    Kind,
+    TextRequest,
+    TextRequests,
+    plan_texts,
+    read_attributes,
+)
 
 #: What the origin of such texts names in place of a model.
 NO_MODEL = "no language model"
@@ -31,7 +40,8 @@ NO_MODEL = "no language model"
 def write_titles(requests: Iterable[TextRequest]) -> Iterator[tuple[TextRequest, str]]:
     """Yield each request with what it would have shown a model: the titles of a history; title and attributes.
 
-    Of kind reasoning that is all three, and no step of reasoning: what came of it, the item, the titles before it.
+    Of kind reasoning that is all three, and no step of reasoning: what came of it, the item, the titles before it. Of
+    kind reason, the item and the titles beside it, and no reason.
 
     Examples
     --------
@@ -45,7 +55,8 @@ def write_titles(requests: Iterable[TextRequest]) -> Iterator[tuple[TextRequest,
         if request.exemplar is not None:
             came_of_it = "taken" if request.exemplar.label else "not taken"
             item = "; ".join([clean_title(request.exemplar.title), *attributes])
-            text = f"{came_of_it}: {item}; after: {'; '.join(titles)}"
+            beside = "after" if request.kind == "reasoning" else "beside"
+            text = f"{came_of_it}: {item}; {beside}: {'; '.join(titles)}"
         yield request, text
 
 
@@ -65,6 +76,10 @@ class TextCounts:
         Requests for reasoning, and texts of positive and negative exemplars.
     untold_exemplars : int
         Training positives that could not be asked about: no title, or none before them.
+    patterns_asked, patterns, reasons_asked, reasons : int
+        Requests for patterns of users and for reasons of interactions, and texts.
+    untold_reasons : int
+        Training positives that no reason could be asked of: no title, or no other titled item of their user.
     """
 
     users_asked: int
@@ -77,6 +92,11 @@ class TextCounts:
     taken: int = 0
     not_taken: int = 0
     untold_exemplars: int = 0
+    patterns_asked: int = 0
+    patterns: int = 0
+    reasons_asked: int = 0
+    reasons: int = 0
+    untold_reasons: int = 0
 
     def __str__(self) -> str:
         lines = []
@@ -89,10 +109,14 @@ class TextCounts:
                 f"reasoning about {self.taken + self.not_taken} of {self.exemplars_asked} exemplars: {self.taken} "
                 f"positive, {self.not_taken} negative"
             )
+        for name in ("patterns", "reasons"):
+            if asked := getattr(self, f"{name}_asked"):
+                lines.append(f"{name}: {getattr(self, name)} of {asked}")
         notes = {
             "users left out: no training interaction with a title": self.untitled_users,
             "items left out: no title": self.untitled_items,
             "training interactions that are not exemplars: no title, or none before them": self.untold_exemplars,
+            "training interactions without a reason: no title, or none of another item": self.untold_reasons,
         }
         return "\n".join(lines + [f"  {count} {what}" for what, count in notes.items() if count])
 
@@ -104,8 +128,8 @@ class WrittenTexts:
     Attributes
     ----------
     frame : pandas.DataFrame
-        ``kind, id, text``, all text, users first: what `sllmr_plugin.TextTable.read` reads. With reasoning also
-        ``item_id`` (text) and ``label`` (Int8), missing in other rows.
+        ``kind, id, text``, all text, users first: what `sllmr_plugin.TextTable.read` reads. With reasoning or reasons
+        also ``item_id`` (text) and ``label`` (Int8), missing in other rows.
     counts : TextCounts
         What the rows do not show.
     """
@@ -139,9 +163,9 @@ def build_text_table(requests: TextRequests, texts: Iterable[tuple[TextRequest, 
     frame = pd.DataFrame(rows, columns=["kind", "id", "text", "item_id", "label"]).astype({"label": "Int8"})
     frame = frame.sort_values("kind", key=lambda kinds: kinds.map(KINDS.index), kind="stable").reset_index(drop=True)
     n_of = frame["kind"].value_counts()
-    if "reasoning" not in n_of:
+    n_taken = int(((frame["kind"] == "reasoning") & (frame["label"] == 1)).sum())
+    if not set(EXPLAINED_KINDS) & set(n_of.index):
         frame = frame[["kind", "id", "text"]]
-    n_taken = int((frame["label"] == 1).sum()) if "label" in frame else 0
     counts = TextCounts(
         users_asked=len(requests.users),
         items_asked=len(requests.items),
@@ -153,6 +177,11 @@ def build_text_table(requests: TextRequests, texts: Iterable[tuple[TextRequest, 
         taken=n_taken,
         not_taken=int(n_of.get("reasoning", 0)) - n_taken,
         untold_exemplars=requests.untold_exemplars,
+        patterns_asked=len(requests.patterns),
+        patterns=int(n_of.get("pattern", 0)),
+        reasons_asked=len(requests.reasons),
+        reasons=int(n_of.get("reason", 0)),
+        untold_reasons=requests.untold_reasons,
     )
     return WrittenTexts(frame, counts)
 
@@ -216,15 +245,18 @@ class TextSettings(AskSettings):
 
     Parameters
     ----------
-    kind : sequence of {"user", "item", "reasoning"}, default=("user", "item")
-        What to have texts about: users' preferences, facts on items, why a user took an item or did not.
+    kind : sequence of {"user", "item", "reasoning", "pattern", "reason"}, default=("user", "item")
+        What to have texts about: users' preferences, facts on items, why a user took an item or did not; the pattern in
+        what a user takes, and why a user took an item.
     users : int, optional
-        Texts of so many users; by default all.
+        Texts of so many users, of kinds user and pattern; by default all.
     exemplars : int, default=1000
         With kind reasoning: about so many training interactions, and as many items that their users did not take.
+    reasons_per_item : int, default=4
+        With kind reason: about so many training interactions of each item, at most, which bounds the cost.
     writer : {"openai", "titles"}, default="openai"
         Any server with chat completions, or no model at all: titles and attributes in place of each text.
-    user_template, item_template, reasoning_template : path, optional
+    user_template, item_template, reasoning_template, pattern_template, reason_template : path, optional
         Prompts of your own, text files with placeholders.
     attributes : sequence of str, optional
         Columns of the items that are shown beside a title; by default ``category`` and ``categories``, where they are.
@@ -235,10 +267,13 @@ class TextSettings(AskSettings):
     kind: tuple[str, ...] = DEFAULT_KINDS  # `plan_texts` says which there are
     users: Annotated[int, Bounds(least=1)] | None = None
     exemplars: Annotated[int, Bounds(least=1)] = 1000
+    reasons_per_item: Annotated[int, Bounds(least=1)] = 4
     writer: Literal["openai", "titles"] = "openai"
     user_template: str | os.PathLike | None = None
     item_template: str | os.PathLike | None = None
     reasoning_template: str | os.PathLike | None = None
+    pattern_template: str | os.PathLike | None = None
+    reason_template: str | os.PathLike | None = None
     attributes: tuple[str, ...] | None = None
     max_words: Annotated[int, Bounds(least=1)] = 120
 
@@ -266,9 +301,9 @@ class TextResult(WrittenTable):
     name = "Text table"
 
     def __repr__(self) -> str:
-        if self.asked is not None or not self.counts.exemplars_asked:
+        if self.asked is not None or not (self.counts.exemplars_asked or self.counts.reasons_asked):
             return super().__repr__()
-        told = "No language model reasoned: the texts of exemplars are their labels, titles and attributes."
+        told = "No language model reasoned: the texts about interactions are their labels, titles and attributes."
         return f"{super().__repr__()}\n{told}"
 
 
@@ -309,7 +344,7 @@ def write_texts(
     """Have users, items and interactions described and write the text table: ``sllmr texts`` in Python.
 
     Every answer is committed to a ledger before it counts. Whatever ends the run, the same call goes on where it
-    stopped and pays for no answer twice; more users, exemplars or kinds pay only for the new ones.
+    stopped and pays for no answer twice; more users, exemplars, reasons or kinds pay only for the new ones.
 
     Parameters
     ----------
@@ -354,6 +389,7 @@ def write_texts(
         cast("tuple[Kind, ...]", chosen.kind),
         users=chosen.users,
         exemplars=chosen.exemplars,
+        reasons_per_item=chosen.reasons_per_item,
         history_length=chosen.history_length,
         attributes=read_attributes(items, chosen.attributes),
     )
@@ -392,6 +428,8 @@ def _written(
     settings = {"history_length": chosen.history_length, "attributes": columns, **settings}
     if "reasoning" in chosen.kind:
         settings["exemplars"] = chosen.exemplars
+    if "reason" in chosen.kind:
+        settings["reasons_per_item"] = chosen.reasons_per_item
     spending = None if asked is None else asked.spending
     write_text_table(written, path, writer=chosen.writer, settings=settings, spending=spending, **origin)
     return TextResult(path, written.frame, written.counts, asked)
