@@ -12,7 +12,7 @@ import pytest
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.knowledge import LLMCFAdaptor
+from sllmr_plugin.knowledge import CURecAdaptor, LLMCFAdaptor
 from sllmr_plugin.knowledge.texts import KINDS as TABLE_KINDS
 from sllmr_plugin.knowledge.texts import TextTable
 from sllmr_plugin.scores.origin import read_metadata
@@ -135,7 +135,7 @@ def test_reasoning_is_asked_for_beside_the_others_and_read_by_llm_cf(files, serv
     metadata = read_metadata(tmp_path / "texts.parquet")
     assert (metadata["kind"], metadata["settings"]["exemplars"]) == ("user,item,reasoning", 12)
     assert metadata["counts"]["taken"] == metadata["counts"]["not_taken"] == 12
-    assert metadata["prompt_hash"].keys() == set(KINDS)
+    assert metadata["prompt_hash"].keys() == {*DEFAULT_KINDS, "reasoning"}
 
     data = load_interactions(tmp_path / "clicks.csv", tmp_path / "items.csv")
     table = TextTable.read(tmp_path / "texts.parquet", user_index=data.user_index, item_index=data.item_index)
@@ -145,6 +145,50 @@ def test_reasoning_is_asked_for_beside_the_others_and_read_by_llm_cf(files, serv
     capsys.readouterr()
     assert main(["ledger", "stats", str(tmp_path / "texts.ledger.sqlite")]) == 0
     assert "gpt-4o-mini, reasoning about exemplars: 24 answers, 24 usable" in capsys.readouterr().out
+
+
+def test_patterns_and_reasons_are_asked_for_and_read_by_curec(files, server, tmp_path, capsys):
+    """More reasons an item pay only for the new ones, as after any interruption; the table is what the prompts make."""
+    arguments = ["texts", *files, "--base-url", server.base_url, "--kind", "pattern,reason"]
+    assert main([*arguments, "--reasons-per-item", "1", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert [found in out for found in ("You describe the pattern", "You say why a user")] == [True] * 2
+    assert not server.seen
+    one = planned(tmp_path, kinds=["pattern", "reason"], reasons_per_item=1)
+    assert main([*arguments, "--reasons-per-item", "1"]) == 0
+    assert len(server.seen) == N_USERS + len(one.reasons)
+    assert len({request.exemplar.item_id for request in one.reasons}) == len(one.reasons) <= N_ITEMS
+    capsys.readouterr()
+    assert main([*arguments, "--reasons-per-item", "2"]) == 0
+    two = planned(tmp_path, kinds=["pattern", "reason"], reasons_per_item=2)
+    assert len(server.seen) == N_USERS + len(two.reasons) > N_USERS + len(one.reasons)
+    assert max(server.answered.values()) == 1
+    out = capsys.readouterr().out
+    assert f"patterns: {N_USERS} of {N_USERS}\nreasons: {len(two.reasons)} of {len(two.reasons)}" in out
+    frame = pd.read_parquet(tmp_path / "texts.parquet")
+    assert frame["kind"].tolist() == ["pattern"] * N_USERS + ["reason"] * len(two.reasons)
+    rows = frame[frame["kind"] == "reason"]
+    assert rows["label"].eq(1).all()
+    want = {
+        (str(request.id), str(request.exemplar.item_id)): text_of(TextTemplate("reason").render(request))
+        for request in two.reasons
+    }
+    assert dict(zip(zip(rows["id"], rows["item_id"], strict=True), rows["text"], strict=True)) == want
+    metadata = read_metadata(tmp_path / "texts.parquet")
+    assert metadata["settings"]["reasons_per_item"] == 2
+    assert (metadata["counts"]["patterns"], metadata["counts"]["reasons"]) == (N_USERS, len(two.reasons))
+    assert (metadata["counts"]["taken"], metadata["counts"]["users_asked"]) == (0, 0)
+    assert metadata["prompt_hash"].keys() == {"pattern", "reason"}
+
+    data = load_interactions(tmp_path / "clicks.csv", tmp_path / "items.csv")
+    table = TextTable.read(tmp_path / "texts.parquet", user_index=data.user_index, item_index=data.item_index)
+    adaptor = CURecAdaptor(table, *training_rows(data), user="user_id", item="item_id")
+    assert sorted(adaptor.texts) == sorted(want.values())
+    capsys.readouterr()
+    assert main(["ledger", "stats", str(tmp_path / "texts.ledger.sqlite")]) == 0
+    stats = capsys.readouterr().out
+    assert f"reasons of interactions: {len(two.reasons)} answers" in stats
+    assert f"patterns of users: {N_USERS} answers" in stats
 
 
 @pytest.mark.filterwarnings("default")
@@ -310,6 +354,14 @@ def test_titles_need_no_model_and_say_so(files, tmp_path, monkeypatch, capsys):
     assert out.startswith("reasoning about 6 of 6 exemplars")
     frame = pd.read_parquet(tmp_path / "texts.parquet")
     assert frame["text"].str.split(":").str[0].map({"taken": 1, "not taken": 0}).tolist() == frame["label"].tolist()
+    assert main(["texts", *files, "--writer", "titles", "--kind", "pattern,reason"]) == 0
+    assert "No language model reasoned" in capsys.readouterr().out
+    about = planned(tmp_path, kinds=["reason"]).reasons[0]
+    frame = pd.read_parquet(tmp_path / "texts.parquet").query("kind == 'reason'")
+    mine = frame[(frame["id"] == str(about.id)) & (frame["item_id"] == str(about.exemplar.item_id))]
+    assert mine["text"].tolist() == [
+        f"taken: {about.exemplar.title}; category: things; beside: {'; '.join(about.titles)}"
+    ]
 
 
 def test_templates_of_ones_own_and_arguments_that_make_no_sense(files, server, tmp_path, capsys):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sllmr_plugin.errors import AnswerError
 from sllmr_plugin.scoring.text_questions import TextTemplate, clean_text, is_echo, parse_text
-from sllmr_plugin.scoring.text_requests import KINDS, Exemplar, TextRequest
+from sllmr_plugin.scoring.text_requests import EXPLAINED_KINDS, KINDS, Exemplar, TextRequest
 
 LIMIT = 200
 PIECES = st.sampled_from(
@@ -137,7 +137,7 @@ def test_what_is_refused(answer, problem):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_text_that_repeats_the_question_is_an_echo(kind):
-    exemplar = Exemplar("i9", "Robot Dog", 1) if kind == "reasoning" else None
+    exemplar = Exemplar("i9", "Robot Dog", 1) if kind in EXPLAINED_KINDS else None
     titles = ("The Longest Journey of the Nine Wooden Trains, Part 2",) if kind == "item" else ("Chess", "Go")
     messages = TextTemplate(kind).render(TextRequest(kind, "x", titles, exemplar=exemplar))
     prompt = "\n".join(message["content"] for message in messages)

@@ -50,6 +50,25 @@ def test_what_a_model_sees():
     assert "What came of it: the user took the item." in taken[1]["content"]
 
 
+def test_what_a_model_sees_of_patterns_and_reasons():
+    pattern = TextTemplate("pattern").render(replace(USER, kind="pattern"))
+    assert pattern[1]["content"] == TextTemplate("user").render(USER)[1]["content"]
+    assert pattern[0] != TextTemplate("user").render(USER)[0]
+    taken = replace(TOLD, kind="reason", exemplar=Exemplar("item-77", "Chess for Two", 1))
+    system, user = TextTemplate("reason").render(taken)
+    assert user["content"].split("\n\n") == [
+        'The user interacted with these other items, oldest first:\n[\n"Marbles",\n"Go"\n]',
+        'The user also took this item:\n{\n"title": "Chess for Two",\n"category": "board games"\n}',
+        answer_format(120),
+    ]
+    assert "4711" not in json.dumps([system, user])
+    assert "77" not in json.dumps([system, user])
+    with pytest.raises(PromptError, match="cannot be asked about with a template of kind reason"):
+        TextTemplate("reason").render(replace(taken, exemplar=None))
+    with pytest.raises(PromptError, match="cannot be asked about with a template of kind pattern"):
+        TextTemplate("pattern").render(replace(taken, kind="pattern"))
+
+
 @pytest.mark.parametrize("title", HOSTILE)
 def test_a_hostile_title_or_attribute_changes_its_own_line_only(title):
     cases = [
@@ -58,6 +77,10 @@ def test_a_hostile_title_or_attribute_changes_its_own_line_only(title):
         (TextRequest("item", 1, ("Go",), (("c", "Harmless"),)), TextRequest("item", 1, ("Go",), (("c", title),))),
         (replace(TOLD, titles=("Harmless", "Go")), replace(TOLD, titles=(title, "Go"))),
         (replace(TOLD, exemplar=Exemplar(1, "Harmless", 0)), replace(TOLD, exemplar=Exemplar(1, title, 0))),
+        (
+            replace(TOLD, kind="reason", titles=("Harmless", "Go")),
+            replace(TOLD, kind="reason", titles=(title, "Go")),
+        ),
     ]
     for harmless, hostile in cases:
         template = TextTemplate(harmless.kind)
@@ -102,6 +125,8 @@ def test_the_hash_changes_with_all_that_is_sent():
         TextTemplate("user").prompt_hash,
         TextTemplate("item").prompt_hash,
         TextTemplate("reasoning").prompt_hash,
+        TextTemplate("pattern").prompt_hash,
+        TextTemplate("reason").prompt_hash,
         TextTemplate("user", max_words=9).prompt_hash,
         TextTemplate("user", system="Be brief.").prompt_hash,
         TextTemplate("user", max_title_characters=20).prompt_hash,
@@ -191,6 +216,65 @@ def test_exemplars_are_training_interactions_and_what_was_before_them(tables, ow
                 untold += row.item not in titled or past == 0
                 past += row.item in titled
     assert planned.untold_exemplars == untold
+
+
+@pytest.mark.parametrize("own_negatives", [False, True])
+def test_reasons_are_of_training_interactions_that_were_taken_and_show_the_users_other_items(tables, own_negatives):
+    """By loops over the splits: nothing that is held out, and not the item itself among the others."""
+    interactions, items = tables
+    if own_negatives:
+        interactions["label"] = (np.arange(len(interactions)) % 4 > 0).astype(int)
+    data = load_interactions(interactions, items)
+    planned = plan_texts(data, ["reason"], reasons_per_item=3, history_length=2, attributes=read_attributes(items))
+    held_out = {(user, item) for part in (data.valid, data.test) for user, item in part.itertuples(index=False)}
+    taken = {}
+    for row in data.train.itertuples(index=False):
+        if row.label:
+            taken.setdefault(row.user, []).append(row.item)
+    titled = {code for code in range(1, 61) if (code - 1) % 10}
+    possible = {
+        (user, item)
+        for user, mine in taken.items()
+        for item in mine
+        if item in titled and any(other in titled and other != item for other in mine)
+    }
+    found = {}
+    for request in planned:
+        user, item = data.user_index[request.id], data.item_index[request.exemplar.item_id]
+        assert (user, item) in possible
+        assert request.exemplar.label == 1
+        others = [other for other in taken[user] if other in titled and other != item][-2:]
+        assert list(request.titles) == [f"Title-{other - 1}-end" for other in others]
+        prompt = json.dumps(TextTemplate("reason").render(request))
+        shown = {int(number) + 1 for number in re.findall(r"Title-(\d+)-end", prompt)}
+        assert shown == {item, *others}
+        assert not {(user, code) for code in shown} & held_out
+        found.setdefault(item, []).append(user)
+    available = pd.Series([item for _, item in possible]).value_counts()
+    assert {item: len(users) for item, users in found.items()} == available.clip(upper=3).to_dict()
+    assert available.max() > 3
+    n_pairs = len({(user, item) for user, mine in taken.items() for item in mine})
+    assert planned.untold_reasons == n_pairs - len(possible)
+    codes = [data.item_index[request.exemplar.item_id] for request in planned]
+    assert len(set(codes[: len(found)])) == len(found)  # one of each item comes before any second one
+
+
+def test_more_reasons_an_item_include_the_fewer_and_other_items_change_none(tables):
+    interactions, items = tables
+    data = load_interactions(interactions, items)
+    few, more = (plan_texts(data, ["reason"], reasons_per_item=n).reasons for n in (1, 3))
+    assert more[: len(few)] == few
+    assert len(more) > len(few)
+    patterns = plan_texts(data, ["pattern", "user"], users=7)
+    assert [replace(one, kind="user") for one in patterns.patterns] == list(patterns.users)
+    assert [request.kind for request in patterns][:4] == ["user", "pattern"] * 2
+    only = plan_texts(data, ["pattern"], users=7)
+    assert (len(only.patterns), len(only.users), len(only)) == (7, 0, 7)
+    with pytest.raises(ConfigError, match="reasons_per_item is 0"):
+        plan_texts(data, ["reason"], reasons_per_item=0)
+    alone = interactions.drop_duplicates("user_id").assign(split="train")
+    with pytest.raises(DataError, match="no training interaction that a reason could be written about"):
+        plan_texts(load_interactions(alone, items), ["reason"])
 
 
 def test_more_exemplars_include_the_fewer_and_other_users_change_none(tables):

@@ -78,12 +78,14 @@ def test_without_indexes_ids_are_codes():
     [
         (FRAME.drop(columns="text"), "no column 'text' among .*; rename"),
         (FRAME[:0], "holds no row; give texts"),
-        (FRAME.assign(kind="person"), r"row 0 .*: kind is 'person' \(7 such rows\); write user, item or r"),
+        (FRAME.assign(kind="person"), r"row 0 .*: kind is 'person' \(7 such rows\); write user, item, r"),
         (
             FRAME.assign(text=[*FRAME["text"][:4], 3.5, "x", "y"]),
             r"row 4 \(.*\): text is 3\.5; write texts",
         ),
-        ([1], "texts is a list"),
+        ([1], "texts is a int"),
+        ({}, "texts is a dict"),
+        ([], "texts is an empty list"),
     ],
 )
 def test_what_cannot_be_read_is_refused(frame, told):
@@ -203,3 +205,95 @@ def test_a_table_without_reasoning_has_none_whatever_its_other_columns_hold():
 def test_reasoning_that_cannot_be_used_is_refused(frame, error, told):
     with pytest.raises(error, match=told):
         TextTable.read(frame, **INDEXES)
+
+
+REASONS = pd.DataFrame(
+    [
+        ("pattern", "7", "tea, always tea", None, None, None),
+        ("reason", "7", "a first guess", "b", 1, None),
+        ("reason", "9", "for the hills", "a", 1, 0),
+        ("reason", "7", "corrected", "b", 1, 2),
+        ("reason", "7", "corrected, and again", "b", 1, 2),
+        ("pattern", "7", "tea and kettles", None, None, 1),
+        ("reason", "zz", "of nobody", "b", 1, 0),
+        ("reason", "9", "  ", "b", 1, 9),
+        ("reason", "7", "of nothing", None, 1, 0),
+    ],
+    columns=["kind", "id", "text", "item_id", "label", "version"],
+)
+
+
+@pytest.mark.parametrize("form", ["frame", ".parquet", ".csv"])
+def test_of_patterns_and_reasons_the_latest_version_counts(tmp_path, form):
+    frame = REASONS.assign(position=[None, 3, 5, 4, 4, None, 1, 2, 1], reward=[None, 0.5, None, 0.75, 1, None, 0, 0, 0])
+    source = frame if form == "frame" else tmp_path / f"texts{form}"
+    if form == ".parquet":
+        write_parquet(frame.astype({"label": "Int8", "version": "Int16"}), source, {})
+    elif form == ".csv":
+        frame.to_csv(source, index=False)
+    table = TextTable.read(source, **INDEXES)
+    assert table.patterns.to_dict() == {3: "tea and kettles"}
+    assert table.reasons.drop(columns=["version", "reward"]).to_dict("list") == {
+        "user": [4, 3],
+        "item": [1, 2],
+        "text": ["for the hills", "corrected"],
+        "position": [5.0, 4.0],
+    }
+    assert table.reasons["version"].tolist() == [0.0, 2.0]
+    assert np.isnan(table.reasons["reward"][0])
+    assert table.reasons["reward"][1] == 0.75
+    coverage = table.coverage
+    assert (coverage.n_patterns, coverage.n_reasons, coverage.n_users, coverage.n_items) == (1, 2, 0, 0)
+    assert "and 1 patterns and 2 reasons" in str(coverage)
+    assert coverage.dropped == {
+        "text is missing or blank": 1,
+        "user has a pattern already (the latest version is kept, of equals the first)": 1,
+        "reason: item_id is missing": 1,
+        "reason: user id not in user_index": 1,
+        "reason: user and item have a text already (the latest version, of equals the first, is kept)": 2,
+    }
+    assert sum(coverage.dropped.values()) + 3 == coverage.n_read
+
+
+def test_a_reason_needs_no_label_and_no_numbers():
+    plain = TextTable.read(REASONS[["kind", "id", "text", "item_id"]], **INDEXES).reasons
+    assert plain["text"].tolist() == ["a first guess", "for the hills"]
+    assert plain[["version", "position", "reward"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("frame", "told"),
+    [
+        (REASONS.drop(columns="item_id"), "item_id missing, which say what the 7 reason texts are about"),
+        (
+            REASONS.assign(label=[None, 1, 0, 1, 1, None, 1, 1, 1]),
+            r"row 2 .*: label is 0\.0; reasons are of items that w",
+        ),
+        (REASONS.assign(version="new"), r"row 0 .*: version is 'new' \(9 such rows\); write numbers"),
+    ],
+)
+def test_reasons_that_cannot_be_used_are_refused(frame, told):
+    with pytest.raises(TextTableError, match=told):
+        TextTable.read(frame, **INDEXES)
+
+
+def test_several_tables_are_read_as_one(tmp_path):
+    """Ids meet whether one table has numbers and another texts; the first text counts, the faulty table is named."""
+    users = pd.DataFrame({"kind": "user", "id": [7, 9], "text": ["likes tea", "likes hills"]})
+    write_parquet(users, tmp_path / "users.parquet", {"model": "one"})
+    REASONS.to_csv(tmp_path / "reasons.csv", index=False)
+    write_parquet(FRAME, tmp_path / "others.parquet", {"model": "two"})
+    paths = [tmp_path / name for name in ("users.parquet", "reasons.csv", "others.parquet")]
+    table = TextTable.read(paths, **INDEXES)
+    assert table.users.to_dict() == {3: "likes tea", 4: "likes hills"}
+    assert table.items.to_dict() == {1: "a tent", 2: "a kettle"}
+    assert table.reasons["text"].tolist() == ["for the hills", "corrected"]
+    assert table.coverage.n_read == len(users) + len(REASONS) + len(FRAME)
+    assert table.coverage.dropped["user has a text already (the first is kept)"] == 2
+    assert table.origin["model"] == "one, two"
+    alone = TextTable.read([tmp_path / "users.parquet"], **INDEXES)
+    assert alone.origin["model"] == "one"
+    assert "tables" not in alone.origin
+    REASONS.assign(label=0).to_csv(tmp_path / "reasons.csv", index=False)
+    with pytest.raises(TextTableError, match=r"reasons\.csv, line 3: label is 0"):
+        TextTable.read(paths, **INDEXES)

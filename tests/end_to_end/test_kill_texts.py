@@ -9,6 +9,7 @@ import sqlite3
 import time
 
 import pandas as pd
+import pytest
 
 from ..scoring_server import ScoringServer
 from .nursery import wait_for_a_moment
@@ -34,7 +35,9 @@ def asked(seen):
     return [hashlib.sha256(json.dumps(one.body["messages"]).encode()).hexdigest() for one in seen]
 
 
-def test_kills_lose_no_text_and_repeat_at_most_what_was_in_flight(tmp_path, nursery):
+# Two of the 40 items have one training interaction that a reason can be written about, the others two or more.
+@pytest.mark.parametrize(("kinds", "n_texts"), [("user,item", 60 + 40), ("pattern,reason", 60 + 40 * 2 - 2)])
+def test_kills_lose_no_text_and_repeat_at_most_what_was_in_flight(tmp_path, nursery, kinds, n_texts):
     rng = random.Random(3)
     pairs = [(user, item) for user in range(60) for item in rng.sample(range(40), 5)]
     pd.DataFrame(pairs, columns=["user_id", "item_id"]).to_csv(tmp_path / "clicks.csv", index=False)
@@ -46,7 +49,8 @@ def test_kills_lose_no_text_and_repeat_at_most_what_was_in_flight(tmp_path, nurs
     def arguments(name, server):
         data = ["--interactions", str(tmp_path / "clicks.csv"), "--items", str(tmp_path / "items.csv")]
         common = [*data, "--model", "tiny", "--base-url", server.base_url, "--concurrency", str(CONCURRENCY)]
-        return ["texts", *common, "--out", str(tmp_path / f"{name}.parquet")]
+        kind = ["--kind", kinds, *(["--reasons-per-item", "2"] if "reason" in kinds else [])]
+        return ["texts", *common, *kind, "--out", str(tmp_path / f"{name}.parquet")]
 
     # Every seventh answer cannot be used, so kills fall into conversations as well.
     def plan(number, body):
@@ -80,5 +84,5 @@ def test_kills_lose_no_text_and_repeat_at_most_what_was_in_flight(tmp_path, nurs
         nursery.start(arguments("quiet", server))
         assert nursery.wait() == 0
     killed, quiet = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("killed", "quiet"))
-    assert len(quiet) == 60 + 40
+    assert len(quiet) == n_texts
     pd.testing.assert_frame_equal(killed, quiet)
