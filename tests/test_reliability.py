@@ -10,9 +10,12 @@ import torch
 
 from sllmr_plugin import SelectiveConfig, SLLMRError, reliability
 from sllmr_plugin.cli import main
+from sllmr_plugin.cli import reliability as command
 from sllmr_plugin.errors import OrderEchoWarning
+from sllmr_plugin.evaluation import reliability as reliability_module
 from sllmr_plugin.evaluation.plots import plot_gate
 from sllmr_plugin.evaluation.reliability import MEASURES
+from sllmr_plugin.evaluation.training import RunSettings
 from sllmr_plugin.scores.origin import write_parquet
 from sllmr_plugin.wrapping import is_wrapped
 from tests.matrix import backbones as zoo
@@ -50,7 +53,7 @@ def case():
 
 
 def by_loop(model, frame, cold_threshold=5, tail_quantile=0.4):
-    """Yield (user, cold, has a long-tail item, q of the pair, LLM gap, model gap) of every pair."""
+    """Yield (user, cold, has a long-tail item, q of the pair, LLM gap, model gap, probe, candidate) of every pair."""
     x, y = zoo.samples()
     history, popularity = {}, {}
     positives = set()
@@ -81,7 +84,8 @@ def by_loop(model, frame, cold_threshold=5, tail_quantile=0.4):
             q = sum(2 * min(p, 1 - p) for p in (probability[probe], probability[candidate]))
             tail = min(popularity.get(probe, 0), popularity.get(candidate, 0)) <= threshold
             llm, backbone = score[probe] - score[candidate], probability[probe] - probability[candidate]
-            yield user, history.get(user, 0) < cold_threshold, tail, q, round(llm, 6), backbone
+            cold = history.get(user, 0) < cold_threshold
+            yield user, cold, tail, q, round(llm, 6), backbone, probe, candidate
 
 
 def test_counts_and_shares_are_those_of_a_loop(case):
@@ -105,6 +109,69 @@ def test_counts_and_shares_are_those_of_a_loop(case):
             assert row[MEASURES[2]] == pytest.approx(np.mean([p[4] > 0 for p in disagree]))
     assert result.region(users="cold")["n_pairs"] > 0
     assert result.region(users="warm")["n_pairs"] > 0
+
+
+class Arithmetic(torch.nn.Module):
+    """Scores with many ties that depend on user and item."""
+
+    def forward(self, rows):
+        return ((7 * rows[:, 0] + 3 * rows[:, 1]) % 5).float()[:, None]
+
+
+def test_what_needs_no_training_orders_the_same_pairs(case, monkeypatch):
+    model, frame, plain = case
+    monkeypatch.setattr(reliability_module, "_BLOCK", 7)  # several blocks, the last one short
+    x, y = zoo.inputs(model), zoo.labels(DEEPFM)
+    config = SelectiveConfig(cold_threshold=5, tail_quantile=0.4)
+    untrained = {"popularity": Arithmetic(), "content+popularity": Arithmetic()}
+    result = reliability(model, frame, x=x, y=y, config=config, resamples=200, untrained=untrained, **NAMES)
+    assert result.untrained == ["popularity", "content+popularity"]
+    assert plain.untrained == []
+    pd.testing.assert_frame_equal(result.table[list(plain.table)], plain.table)  # the others' shares are as they were
+    pairs = list(by_loop(model, frame))
+    assert len(pairs) > 14
+    shares = {}
+    for users, items in itertools.product(("all", "cold", "warm"), ("all", "tail", "head")):
+        region = [
+            (7 * user + 3 * probe) % 5 - (7 * user + 3 * candidate) % 5
+            for user, cold, tail, *_, probe, candidate in pairs
+            if users in ("all", "cold" if cold else "warm") and items in ("all", "tail" if tail else "head")
+        ]
+        shares[users, items] = np.mean([(gap > 0) + (gap == 0) / 2 for gap in region]) if region else np.nan
+        row = result.region(users=users, items=items)
+        assert row["popularity_right"] == pytest.approx(shares[users, items], nan_ok=True)
+    whole = result.region()
+    assert whole["popularity_right_low"] < whole["popularity_right"] < whole["popularity_right_high"]
+    assert result.content()["regions"][0]["popularity_right"] == pytest.approx(shares["all", "all"])
+    lines = str(result).splitlines()
+    header = next(number for number, line in enumerate(lines) if line.startswith("pairs of"))
+    assert lines[header].split() == ["pairs", "of", "LLM", "backbone", "popularity", "content+popularity"]
+    assert [line.split("  ")[0] for line in lines[header + 1 : header + 10]] == [
+        *("all pairs", "cold users", "warm users", "long-tail item", "popular items"),
+        *("cold users, long-tail item", "cold users, popular items"),
+        *("warm users, long-tail item", "warm users, popular items"),
+    ]
+    assert f"{shares['warm', 'tail']:.2f}" in lines[header + 8]
+
+
+def test_who_is_right_less_often_than_what_needs_no_training_is_said(case):
+    model, frame, _ = case
+    x, y = zoo.inputs(model), zoo.labels(DEEPFM)
+    told = {}
+    for name, score in (("perfect", 1.0), ("useless", -1.0)):
+        of_probes = set(zip(*(frame.loc[frame["kind"] == "probe", key] for key in ("user_id", "item_id")), strict=True))
+
+        class Oracle(torch.nn.Module):
+            def forward(self, rows, of_probes=of_probes, score=score):
+                return torch.tensor([score * ((int(user), int(item)) in of_probes) for user, item in rows])[:, None]
+
+        result = reliability(model, frame, x=x, y=y, resamples=20, untrained={name: Oracle()}, **NAMES)
+        told[name] = [line for line in str(result).splitlines() if line.startswith("below")]
+        assert result.region()[f"{name}_right"] == (score + 1) / 2
+    says = "which needs no training: LLM, backbone"
+    assert told["perfect"][0] == f"below perfect, {says}"
+    assert f"below perfect on long-tail items, {says}" in told["perfect"]
+    assert told["useless"] == []
 
 
 def test_thirds_of_uncertainty_and_classes_of_gap_split_the_pairs(case):
@@ -206,7 +273,8 @@ def test_what_is_missing_is_said():
         reliability(model, x=x, y=y)
 
 
-def test_the_command_writes_table_and_plot(tmp_path, capsys):
+def held_out_clicks(tmp_path):
+    """Write interactions and scores that are right about every probe; return the clicks and the command's arguments."""
     rng = np.random.default_rng(0)
     clicks = [(f"u{user}", f"i{item}") for user in range(12) for item in rng.permutation(15)[:5]]
     pd.DataFrame(clicks, columns=["user_id", "item_id"]).to_csv(tmp_path / "clicks.csv", index=False)
@@ -218,9 +286,62 @@ def test_the_command_writes_table_and_plot(tmp_path, capsys):
     ]
     scores = pd.DataFrame(rows, columns=["user_id", "item_id", "score", "kind"])
     scores.to_parquet(tmp_path / "scores.parquet")
-    out = tmp_path / "out"
     arguments = ["--interactions", str(tmp_path / "clicks.csv"), "--scores", str(tmp_path / "scores.parquet")]
     small = ["--epochs", "1", "--embedding-dim", "4", "--batch-size", "16", "--resamples", "20"]
+    return clicks, scores, arguments, small
+
+
+def test_the_command_trains_as_a_comparison_does_and_judges_what_needs_no_training(tmp_path, capsys, monkeypatch):
+    _, _, arguments, small = held_out_clicks(tmp_path)
+    made, train = [], command.train
+
+    def watched(data, rows, scores, **options):
+        made.append(options | {"data": data})
+        return train(data, rows, scores, **options)
+
+    monkeypatch.setattr(command, "train", watched)
+    items = pd.DataFrame({"item_id": [f"i{item}" for item in range(15)], "brand": ["a", "b", "c"] * 5})
+    items.assign(title=[f"{'red' if item % 2 else 'blue'} thing number{item}" for item in range(15)]).to_csv(
+        tmp_path / "items.csv", index=False
+    )
+    with_items = [*arguments, "--items", str(tmp_path / "items.csv"), "--attributes", "brand"]
+    more = ["--initialise", "titles", "--initialise-scale", "0.2", "--negatives", "2", "--histories"]
+    assert main(["reliability", *with_items, *small, *more, "--out", str(tmp_path / "a")]) == 0
+    printed = capsys.readouterr()
+    assert "training an initialised deepfm, 1 epoch, until 3 in a row bring nothing ..." in printed.out
+    assert "an initialised deepfm: validation AUC 0." in printed.err
+    assert "content+popularity" in printed.out
+    assert made[0]["start"].scale == 0.2
+    assert list(made[0]["data"].attributes) == ["item_brand"]
+    assert not made[0]["config"].active
+    assert made[0]["settings"] == RunSettings(epochs=1, embedding_dim=4, batch_size=16, negatives=2, histories=True)
+    regions = json.loads((tmp_path / "a" / "reliability.json").read_text())["regions"]
+    assert {"popularity_right", "content_right", "content+popularity_right"} <= regions[0].keys()
+
+    assert main(["reliability", *arguments, *small[2:], "--quick", "--out", str(tmp_path / "b")]) == 0
+    assert made[1]["settings"] == RunSettings.quick(embedding_dim=4, batch_size=16)
+    assert made[1]["start"] is None
+    regions = json.loads((tmp_path / "b" / "reliability.json").read_text())["regions"]
+    assert [key for key in regions[0] if key.endswith("_right")] == ["llm_right", "backbone_right", "popularity_right"]
+    measured = ["--uncertainty", "mc_dropout"]
+    assert main(["reliability", *arguments, *small, *measured, "--out", str(tmp_path / "c")]) == 0
+    assert made[2]["settings"].dropout == 0.1
+    assert main(["reliability", *arguments, *small, *measured, "--dropout", "0.3", "--out", str(tmp_path / "c")]) == 0
+    assert made[3]["settings"].dropout == 0.3
+    capsys.readouterr()
+    for wrong, told in (
+        (["--initialise-scale", "0.3"], "go with --initialise; give that, too"),
+        (["--text-model", "use"], "--text-model encodes what --initialise read"),
+        (["--initialise", "titles"], "give that, too (--items)"),
+    ):
+        assert main(["reliability", *arguments, *small, *wrong, "--out", str(tmp_path / "d")]) == 2
+        assert told in capsys.readouterr().err
+    assert len(made) == 4
+
+
+def test_the_command_writes_table_and_plot(tmp_path, capsys):
+    clicks, scores, arguments, small = held_out_clicks(tmp_path)
+    out = tmp_path / "out"
     assert main(["reliability", *arguments, *small, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "follow the LLM: it is right more often" in printed

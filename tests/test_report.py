@@ -245,6 +245,8 @@ def test_the_first_plain_model_is_judged_beside_the_llm(folder):
     assert (found["backbone"], found["seed"]) == ("deepfm", 0)
     table = page_of(folder).table("Pairs of a held-out item and a candidate, by region")
     assert table["all pairs"]["pairs"] == str(found["regions"][0]["n_pairs"])
+    assert list(table["all pairs"])[-2:] == ["LLM right when they disagree", "popularity right"]
+    assert table["cold users"]["popularity right"][:6] == f"{found['regions'][1]['popularity_right']:.4f}"
 
 
 def test_without_probes_there_is_no_map_and_the_page_says_so(tmp_path):

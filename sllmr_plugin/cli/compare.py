@@ -9,16 +9,13 @@ from typing import Any
 
 import torch
 
-from ..backends.initialise import DEFAULT_SCALE, METHODS, USERS
 from ..config import SelectiveConfig
 from ..datasets.interactions import load_interactions
 from ..errors import ConfigError
 from ..evaluation.compare import compare
 from ..evaluation.corruption import CORRUPTIONS, corrupt
-from ..evaluation.modes import MODE_NAMES, Mode, Start, check_sources
+from ..evaluation.modes import MODE_NAMES, Mode, check_sources
 from ..evaluation.strata import read_labels, stratify
-from ..knowledge import TextEncoder
-from ..knowledge.vectors import find_encoder
 from ..scores.table import ScoreTable
 from ..zoo.deepctr import BACKBONES
 from .arguments import (
@@ -27,9 +24,9 @@ from .arguments import (
     names,
     open_engine,
     positive,
-    rate,
     read_overrides,
 )
+from .start import add_start, encoder_of, read_start
 from .training import add_training, run_settings
 
 _EPILOG = """\
@@ -89,39 +86,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="parquet or CSV of LLM-written texts, as sllmr texts writes it: kind, id, text and, of reasoning, item_id "
         "and label; for modes kar and llm_cf (docs/baselines.md)",
     )
-    parser.add_argument(
-        "--text-model",
-        metavar="NAME",
-        help="encode them, and what --initialise reads, with this model of sentence-transformers; use takes the "
-        "universal sentence encoder of sllmr-plugin[encoder] (default: TF-IDF and SVD, nothing to download)",
-    )
-    parser.add_argument(
-        "--initialise",
-        metavar="titles|FILE",
-        help="vectors of the items, which the modes init, align, sid, embed and their combinations use: the titles of "
-        "--items, a text table of sllmr texts (put behind the titles), or vectors of your own (docs/initialise.md)",
-    )
-    parser.add_argument(
-        "--initialise-scale",
-        type=rate,
-        default=DEFAULT_SCALE,
-        metavar="X",
-        help="root mean square of an item's row in modes with init (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--initialise-users",
-        choices=USERS,
-        default="auto",
-        help="where users come from in modes with init or embed: the mean of their training items, their own vectors, "
-        "or nowhere (default: auto, the mean; with embed, their own vectors where they have some)",
-    )
-    parser.add_argument(
-        "--initialise-method",
-        choices=METHODS,
-        default=METHODS[0],
-        help="how vectors become rows: their principal components, at random, or as who took what teaches "
-        "(default: svd)",
-    )
+    add_start(parser, "which the modes init, align, sid, embed and their combinations use")
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
     add_training(parser)
     parser.add_argument("--eval-users", type=positive, metavar="N", help="test users ranked (default: all)")
@@ -151,10 +116,10 @@ def _run(arguments: argparse.Namespace) -> None:
             f"{arguments.config} has weight 0, the plain model, so there is nothing to compare it with; "
             "name modes with --modes, or leave --config out."
         )
-    if arguments.text_model and not (arguments.texts or arguments.initialise):
-        raise ConfigError("--text-model encodes what --texts and --initialise read; give one, or leave it out.")
-    start = _start(arguments)
-    check_sources([Mode.of(mode) for mode in arguments.modes or modes], texts=arguments.texts, start=start)
+    wanted = [Mode.of(mode) for mode in arguments.modes or modes]
+    encoder = encoder_of(arguments, "--texts", "--initialise")
+    start = read_start(arguments, wanted, encoder=encoder)
+    check_sources(wanted, texts=arguments.texts, start=start)
     labels = read_labels(arguments.strata, arguments.interactions, arguments.items)
     data = load_interactions(arguments.interactions, arguments.items, attributes=arguments.attributes)
     scores = ScoreTable.read(arguments.scores, user_index=data.user_index, item_index=data.item_index)
@@ -170,7 +135,7 @@ def _run(arguments: argparse.Namespace) -> None:
             seeds=arguments.seeds,
             settings=settings,
             texts=arguments.texts,
-            encoder=_encoder(arguments),
+            encoder=encoder,
             start=start,
             config_overrides={**fields, **read_overrides(arguments.overrides)},
             strata=labels,
@@ -179,28 +144,6 @@ def _run(arguments: argparse.Namespace) -> None:
     print(comparison)
     print(f"\nRun folder: {arguments.out}; for other metrics and forms: sllmr table {arguments.out} --help")
     print(f"A page with plots: sllmr report {shlex.quote(str(arguments.out))}")
-
-
-def _encoder(arguments: argparse.Namespace) -> TextEncoder | None:
-    return find_encoder(arguments.text_model) if arguments.text_model else None
-
-
-def _start(arguments: argparse.Namespace) -> Start | None:
-    """Return what ``--initialise`` names, None where it names nothing."""
-    source = arguments.initialise
-    if source is None:
-        given = (arguments.initialise_scale, arguments.initialise_users, arguments.initialise_method)
-        if given != (DEFAULT_SCALE, USERS[0], METHODS[0]):
-            raise ConfigError("--initialise-scale, -users and -method go with --initialise; give that, too.")
-        return None
-    return Start.read(
-        source,
-        arguments.items,
-        encoder=_encoder(arguments),
-        scale=arguments.initialise_scale,
-        users=arguments.initialise_users,
-        method=arguments.initialise_method,
-    )
 
 
 def _read_config(path: str) -> tuple[dict[str, Any], list[str]]:

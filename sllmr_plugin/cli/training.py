@@ -35,10 +35,15 @@ def _defaults(name: str) -> str:
     return f" (default: {word_of(usual)}; {word_of(own)} with --protocol {LLM_CF})"
 
 
-def add_training(parser: argparse.ArgumentParser) -> None:
-    """Add the sizes of training and validation, and ``--set``; `run_settings` and `read_overrides` read them.
+def add_training(parser: argparse.ArgumentParser, *, overrides: bool = True) -> None:
+    """Add the sizes of training and validation; `run_settings` reads them. ``--attributes`` is for `load_interactions`.
 
-    ``--attributes`` is for `load_interactions`.
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Of the command.
+    overrides : bool, default=True
+        Add ``--set`` as well, which `read_overrides` reads, for commands that train with the regularizer.
     """
     parser.add_argument(
         "--attributes",
@@ -64,14 +69,15 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="rank each user's held-out items against N unseen items drawn at random: an "
         "unbiased estimate of full-ranking AUC for slow backbones (default: all items)",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        dest="overrides",
-        help="a field of SelectiveConfig, for instance weight=0.2; can be repeated",
-    )
+    if overrides:
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="FIELD=VALUE",
+            dest="overrides",
+            help="a field of SelectiveConfig, for instance weight=0.2; can be repeated",
+        )
 
 
 def run_settings(

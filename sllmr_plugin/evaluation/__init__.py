@@ -10,7 +10,7 @@ from .report import write_report
 from .store import RunFolder
 from .strata import label_test, stratify
 from .training import RunSettings
-from .untrained import rank_untrained
+from .untrained import rank_untrained, untrained_models
 
 __all__ = [
     "Comparison",
@@ -24,5 +24,6 @@ __all__ = [
     "rank_untrained",
     "stratify",
     "summarize",
+    "untrained_models",
     "write_report",
 ]

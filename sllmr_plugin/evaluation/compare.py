@@ -32,7 +32,7 @@ from .run import train_and_rank
 from .store import RunFolder, attribute_digest, digest, score_digest
 from .strata import label_test, stratify
 from .training import RunSettings, wrap_arguments
-from .untrained import rank_untrained
+from .untrained import item_texts, rank_untrained, untrained_models
 
 
 def describe_inputs(data: Interactions, scores: ScoreTable, texts: TextTable | None = None) -> dict[str, Any]:
@@ -197,10 +197,10 @@ def compare(
     everything = {**_everything_else(data, scores, settings, config_overrides or {}), **describe_texts(encoded)}
     if start is not None:
         used = {"scale": start.scale, "users": start.users, "method": start.method}
-        everything["start"] = {**_described(start.vectors), **used}
-    item_texts = _item_texts(data, texts)
-    if item_texts is not None:
-        everything["item_texts"] = digest(np.frombuffer("\0".join(item_texts).encode(), dtype=np.uint8))
+        everything["start"] = {**describe_vectors(start.vectors), **used}
+    content = item_texts(data, texts)
+    if content is not None:
+        everything["item_texts"] = digest(np.frombuffer("\0".join(content).encode(), dtype=np.uint8))
     folder = RunFolder(out, everything, overwrite=overwrite)
 
     folder.set_inputs(describe_inputs(data, scores, texts))
@@ -209,7 +209,7 @@ def compare(
     if not folder.untrained:
         ranked = {name: getattr(settings, name) for name in ("test_users", "test_items", "valid_users", "valid_items")}
         labelled = PooledRows(data) if settings.is_llm_cf else None
-        folder.set_untrained(rank_untrained(data, item_texts, **ranked, labelled=labelled))
+        folder.set_untrained(rank_untrained(data, content, **ranked, labelled=labelled))
     chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
     plan = list(itertools.product(names, chosen_seeds, configs))
     progress = RunProgress(len(plan), verbose=verbose)
@@ -224,7 +224,7 @@ def compare(
             continue
         rows = settings.rows(coded, seed)
         for mode in modes_to_run:
-            judge = _reliability_into(folder, data, rows, scores, configs[mode], mode, name, seed)
+            judge = _reliability_into(folder, data, rows, scores, configs[mode], mode, name, seed, content)
             how, label = Mode.of(mode), f"{name} {mode} seed {seed}"
             progress.note(f"{label}: epoch 1 of {settings.epochs}")
             run = train_and_rank(
@@ -272,6 +272,7 @@ def _reliability_into(
     mode: str,
     name: str,
     seed: int,
+    content: Sequence[str] | None,
 ) -> Callable[[Any], None]:
     """Return what judges the LLM beside a trained plain model, if the folder has no such judgement yet."""
 
@@ -279,8 +280,12 @@ def _reliability_into(
         if mode != BASELINE or len(scores.probes) == 0 or folder.reliability is not None:
             return
         x = input_rows(model, rows[0])
+        weight = folder.untrained.get("content+popularity", {}).get("popularity_weight")
+        untrained = untrained_models(data, content, popularity_weight=weight)
         try:
-            found = reliability(model, scores, x=x, y=rows[1], config=config, **wrap_arguments(data))
+            found = reliability(
+                model, scores, x=x, y=rows[1], config=config, untrained=untrained, **wrap_arguments(data)
+            )
         except SLLMRError as error:
             warnings.warn(f"the report will have no reliability map: {error}", CoverageWarning, stacklevel=2)
         else:
@@ -308,7 +313,7 @@ def describe_texts(encoded: EncodedTexts | None) -> dict[str, Any]:
     return {"texts": digest(*arrays)}
 
 
-def _described(vectors: Vectors) -> dict[str, Any]:
+def describe_vectors(vectors: Vectors) -> dict[str, Any]:
     """Return what results depend on of vectors, as plain JSON values."""
     kinds = {"items": vectors.items, "users": vectors.users}
     return {
@@ -316,19 +321,6 @@ def _described(vectors: Vectors) -> dict[str, Any]:
         for name, part in kinds.items()
         if part is not None
     }
-
-
-def _item_texts(data: Interactions, texts: TextTable | None) -> list[str] | None:
-    """Return title and text of each item, by code from 1; None where there are neither."""
-    if data.titles is None and (texts is None or texts.items.empty):
-        return None
-    codes = range(1, data.n_items + 1)
-    found = pd.Series("", index=codes)
-    if data.titles is not None:
-        found = data.titles.reindex(codes, fill_value="")
-    if texts is not None:
-        found = found + " " + texts.items.reindex(codes, fill_value="")
-    return list(found)
 
 
 def _everything_else(

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
 from ..config import SelectiveConfig
 from ..errors import SLLMRError
 from ..scores.origin import PromptOrder, recorded_order
 from ..training.probes import JudgedPairs
 from ..wrapping import is_wrapped, unwrap, wrap
-from .plots import plot_reliability
+from .comparison import below_untrained
+from .plots import plot_reliability, region_name
 from .statistics import FEWEST_USERS
 from .tables import Sheet, Table
 
@@ -24,6 +27,8 @@ _USERS, _ITEMS, _UNCERTAINTY = ("cold", "warm"), ("tail", "head"), ("low", "midd
 _GAPS = (0.0, 0.2, 0.4, 1.0)
 _CAPTION = "share of (held-out item, candidate) pairs ordered right, with 95% intervals over users"
 _DISAGREE = ("disagree", "LLM right when they disagree")
+_RIGHT = "_right"
+_BLOCK = 2048  # pairs: what compares texts holds users x items of a block
 MEASURES = ("llm_right", "backbone_right", "llm_right_when_they_disagree")
 
 
@@ -52,6 +57,11 @@ class Reliability:
     uncertainty: str
     resamples: int
     prompt_order: PromptOrder | None = None
+
+    @property
+    def untrained(self) -> list[str]:
+        """Names of what needs no training in the table."""
+        return untrained_names(self.table)
 
     def region(self, **labels: str) -> pd.Series:
         """Return the row of a region, for instance ``region(users="cold", items="tail")``."""
@@ -86,7 +96,26 @@ class Reliability:
             region = [row["items"], row["uncertainty"], row["llm_gap"], str(row["n_pairs"])]
             table.add(row["users"], [*region, llm, backbone, str(row["n_disagree"]), disagreed])
         order = [] if self.prompt_order is None else [str(self.prompt_order)]
-        return Sheet([_CAPTION], [table], [*self.verdict(), *order])
+        return Sheet([_CAPTION], [table, *self._beside_untrained()], [*self.verdict(), *self._below(), *order])
+
+    def _beside_untrained(self) -> list[Table]:
+        """Return who is right beside what needs no training, in the regions of users and items."""
+        if not self.untrained:
+            return []
+        measures = [*MEASURES[:2], *(f"{name}_right" for name in self.untrained)]
+        table = Table("pairs of", ["LLM", "backbone", *self.untrained], narrow=True)
+        for _, row in self.table[(self.table[["uncertainty", "llm_gap"]] == "all").all(axis=1)].iterrows():
+            table.add(region_name(row), [_cell(row, name) for name in measures])
+        return [table]
+
+    def _below(self) -> list[str]:
+        """Say where the LLM or the backbone is right less often than what needs no training."""
+        lines = []
+        for key, labels in (("auc", {}), ("auc_cold", {"users": "cold"}), ("auc_tail", {"items": "tail"})):
+            row = self.region(**labels)
+            judged = {"LLM": [row[MEASURES[0]]], "backbone": [row[MEASURES[1]]]}
+            lines += below_untrained(judged, {name: {key: row[f"{name}_right"]} for name in self.untrained}, key)
+        return lines
 
     def __str__(self) -> str:
         return self.sheet().write()
@@ -132,6 +161,7 @@ def reliability(
     config: SelectiveConfig | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    untrained: Mapping[str, nn.Module] | None = None,
     **wrap_arguments: Any,
 ) -> Reliability:
     """Compare the LLM with a trained backbone on probes, before any training money is spent.
@@ -156,6 +186,9 @@ def reliability(
         Bootstrap resamples of users.
     seed : int, default=0
         Seed of the resampling.
+    untrained : mapping of str to nn.Module, optional
+        What needs no training, by name, as `untrained_models` makes it of the interactions: it takes (n, 2) codes of
+        user and item, the same as the table's, and orders the same pairs.
     **wrap_arguments
         For a plain model: ``user``, ``item`` and what else `wrap` needs.
 
@@ -182,17 +215,25 @@ def reliability(
     if is_wrapped(model):
         if scores is not None or wrap_arguments:
             raise SLLMRError("the model is wrapped and has its own scores. Leave scores and wrap's arguments out.")
-        return _of_wrapped(model, x, y, config, resamples, seed)
+        return _of_wrapped(model, x, y, config, resamples, seed, untrained or {})
     if scores is None:
         raise SLLMRError("a plain model has no scores. Pass scores=, user= and item= as to wrap.")
     wrap(model, scores, config=config, **wrap_arguments)
     try:
-        return _of_wrapped(model, x, y, None, resamples, seed)
+        return _of_wrapped(model, x, y, None, resamples, seed, untrained or {})
     finally:
         unwrap(model)
 
 
-def _of_wrapped(model: Any, x: Any, y: Any, config: SelectiveConfig | None, resamples: int, seed: int) -> Reliability:
+def _of_wrapped(
+    model: Any,
+    x: Any,
+    y: Any,
+    config: SelectiveConfig | None,
+    resamples: int,
+    seed: int,
+    untrained: Mapping[str, nn.Module],
+) -> Reliability:
     before = model.sllmr.config
     # A pairwise mode would leave out users whose candidates all have one score, which does not matter here.
     model.sllmr.config = (config or before).replace(loss="mse", gate="none")
@@ -209,10 +250,22 @@ def _of_wrapped(model: Any, x: Any, y: Any, config: SelectiveConfig | None, resa
     order = recorded_order(model.sllmr.table.origin)
     if order is not None:
         order.warn()
-    return Reliability(_tabulate(judged, resamples, seed), uncertainty, resamples, order)
+    return Reliability(_tabulate(judged, resamples, seed, untrained), uncertainty, resamples, order)
 
 
-def _tabulate(judged: JudgedPairs, resamples: int, seed: int) -> pd.DataFrame:
+def untrained_names(columns: Iterable[str]) -> list[str]:
+    """Return the names of what needs no training among the columns of `Reliability.table`."""
+    return [key.removesuffix(_RIGHT) for key in columns if key.endswith(_RIGHT) and key not in MEASURES]
+
+
+def _gap(model: nn.Module, keys: torch.Tensor) -> np.ndarray:
+    """Return the score of each pair's probe minus that of its candidate, from (n, 3) codes of user and both: (n,)."""
+    with torch.no_grad():
+        gaps = [model(part[:, [0, 1]]) - model(part[:, [0, 2]]) for part in keys.cpu().split(_BLOCK)]
+    return torch.cat(gaps).reshape(-1).numpy()
+
+
+def _tabulate(judged: JudgedPairs, resamples: int, seed: int, untrained: Mapping[str, nn.Module]) -> pd.DataFrame:
     pairs, entries = judged.pairs, judged.pairs.entries
     llm_gap, model_gap = judged.llm_gap.numpy(), judged.model_gap.numpy()
     disagree = judged.disagree.numpy()
@@ -232,6 +285,9 @@ def _tabulate(judged: JudgedPairs, resamples: int, seed: int) -> pd.DataFrame:
         MEASURES[1]: ((model_gap > 0) + 0.5 * (model_gap == 0), np.ones(len(q))),
         MEASURES[2]: ((llm_gap > 0) & disagree, disagree),
     }
+    for name, scorer in untrained.items():
+        gap = _gap(scorer, pairs.keys)
+        right[f"{name}{_RIGHT}"] = ((gap > 0) + 0.5 * (gap == 0), np.ones(len(q)))
     _, user = np.unique(pairs.user.numpy(), return_inverse=True)
     n_users = user.max() + 1
     times = np.random.default_rng(seed).multinomial(n_users, np.full(n_users, 1 / n_users), resamples)

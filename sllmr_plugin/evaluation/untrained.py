@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from ..datasets.content import POPULARITY_WEIGHTS, Content
 from ..datasets.interactions import Interactions
+from ..knowledge import TextTable
 from .pooled import PooledRows, rows_of_ranking
 from .ranking import full_ranking, summarize
 
@@ -77,6 +79,27 @@ def _distinct(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     present = np.zeros(size, dtype=bool)
     present[codes] = True
     return np.flatnonzero(present), (np.cumsum(present) - 1)[codes]
+
+
+def item_texts(data: Interactions, texts: TextTable | None = None) -> list[str] | None:
+    """Return title and text of each item, by code from 1; None where there are neither.
+
+    Parameters
+    ----------
+    data : Interactions
+        Has the titles.
+    texts : TextTable or None, default=None
+        LLM-written texts, with the codes of `data`, put behind the titles.
+    """
+    if data.titles is None and (texts is None or texts.items.empty):
+        return None
+    codes = range(1, data.n_items + 1)
+    found = pd.Series("", index=codes)
+    if data.titles is not None:
+        found = data.titles.reindex(codes, fill_value="")
+    if texts is not None:
+        found = found + " " + texts.items.reindex(codes, fill_value="")
+    return list(found)
 
 
 def choose_popularity_weight(

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..comparison import POOLED_NAMES
 from ..plots import REGIONS, WEIGHT
+from ..reliability import MEASURES, untrained_names
 from ..tables import Cell, Table
 from .sentences import STRATA, interval
 
@@ -67,13 +68,13 @@ def gains(rows: _Rows, head: str) -> Table:
 
 def reliability(regions: _Rows, name: Callable[[Mapping[str, Any]], str]) -> Table:
     """Return who is right, by region."""
-    section = Table(
-        "pairs of", ["pairs", "disagreements", "LLM right", "backbone right", "LLM right when they disagree"]
-    )
+    names = untrained_names(regions[0])
+    headings = ["LLM right", "backbone right", "LLM right when they disagree", *(f"{name} right" for name in names)]
+    section = Table("pairs of", ["pairs", "disagreements", *headings])
     for row in regions:
         shares = [
             interval({"mean": row[key], "low": row[f"{key}_low"], "high": row[f"{key}_high"]})
-            for key in ("llm_right", "backbone_right", "llm_right_when_they_disagree")
+            for key in (*MEASURES, *(f"{name}_right" for name in names))
         ]
         section.add(name(row), [str(row["n_pairs"]), str(row["n_disagree"]), *shares])
     return section

@@ -1,0 +1,113 @@
+"""Flags of `Start`: vectors of the items, and how embeddings start from them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from ..backends.initialise import DEFAULT_SCALE, METHODS, USERS
+from ..errors import ConfigError
+from ..evaluation.modes import Mode, Start, check_start_fields
+from ..knowledge import TextEncoder
+from ..knowledge.vectors import find_encoder
+from .arguments import rate
+
+_FIELDS = {"scale": "initialise_scale", "users": "initialise_users", "method": "initialise_method"}
+
+
+def add_start(parser: argparse.ArgumentParser, purpose: str, *, scale: str = f"default: {DEFAULT_SCALE:g}") -> None:
+    """Add ``--initialise``, what goes with it, and ``--text-model``; `read_start` and `encoder_of` read them.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Of the command.
+    purpose : str
+        What the vectors are for, after "vectors of the items".
+    scale : str
+        What ``--initialise-scale`` is where it is not given.
+    """
+    parser.add_argument(
+        "--initialise",
+        metavar="titles|FILE",
+        help=f"vectors of the items, {purpose}: the titles of --items, a text table of sllmr texts (put behind the "
+        "titles), or vectors of your own (docs/initialise.md)",
+    )
+    # What is not given is None, so that a flag that nothing reads can be refused even with the value of the default.
+    parser.add_argument(
+        "--initialise-scale",
+        type=rate,
+        metavar="X",
+        help=f"root mean square of an item's row in modes with init ({scale})",
+    )
+    parser.add_argument(
+        "--initialise-users",
+        choices=USERS,
+        help="where users come from in modes with init or embed: the mean of their training items, their own vectors, "
+        "or nowhere (default: auto, the mean; with embed, their own vectors where they have some)",
+    )
+    parser.add_argument(
+        "--initialise-method",
+        choices=METHODS,
+        help="how vectors become rows in modes with init: their principal components, at random, or as who took what "
+        f"teaches (default: {METHODS[0]})",
+    )
+    parser.add_argument(
+        "--text-model",
+        metavar="NAME",
+        help="encode texts with this model of sentence-transformers; use takes the universal sentence encoder of "
+        "sllmr-plugin[encoder] (default: TF-IDF and SVD, nothing to download)",
+    )
+
+
+def encoder_of(arguments: argparse.Namespace, *sources: str) -> TextEncoder | None:
+    """Return what ``--text-model`` names, None where it names nothing.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        As parsed.
+    *sources : str
+        Flags whose files have texts to encode, such as ``--initialise``.
+
+    Raises
+    ------
+    ConfigError
+        If a model is named, and none of `sources` is given.
+    """
+    if not arguments.text_model:
+        return None
+    if not any(getattr(arguments, source.strip("-")) for source in sources):
+        raise ConfigError(f"--text-model encodes what {' and '.join(sources)} read; give one, or leave it out.")
+    return find_encoder(arguments.text_model)
+
+
+def read_start(
+    arguments: argparse.Namespace, modes: Sequence[Mode], *, encoder: TextEncoder | None = None
+) -> Start | None:
+    """Return what the arguments of `add_start` say; None without ``--initialise``.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        As parsed.
+    modes : sequence of Mode
+        What is trained.
+    encoder : TextEncoder or None, default=None
+        As `encoder_of` returns it.
+
+    Raises
+    ------
+    ConfigError
+        If a flag is given without ``--initialise``, or that no mode reads.
+    """
+    values = {field: getattr(arguments, flag) for field, flag in _FIELDS.items()}
+    given: dict[str, Any] = {field: value for field, value in values.items() if value is not None}
+    if arguments.initialise is None:
+        if given:
+            raise ConfigError("--initialise-scale, -users and -method go with --initialise; give that, too.")
+        return None
+    if any(mode.needs("vectors") for mode in modes):  # else nothing reads any of it, which `compare` says
+        check_start_fields(modes, given)
+    return Start.read(arguments.initialise, arguments.items, encoder=encoder, **given)
