@@ -81,7 +81,7 @@ def searched(config):
 )
 def test_the_space_is_what_table_and_backbone_allow(data, scores, with_probes, probes, dropout, gates, n_uncertainties):
     space = SearchSpace.of(table(data, with_probes if probes else scores), {}, dropout=dropout)
-    configs = space.trials(10_000, seed=3)
+    configs = [trial.config for trial in space.trials(10_000, seed=3)]
     names = ("confidence", "entropy", "mc_dropout")[:n_uncertainties]
     blind = product(gates & {"open", "fixed"}, [None], (0.05, 0.1, 0.2, 0.4, 0.8), (0.0, 0.5, 1.0))
     seeing = product(gates - {"open", "fixed"}, names, (0.05, 0.1, 0.2, 0.4, 0.8), (0.0, 0.5, 1.0))
@@ -94,7 +94,7 @@ def test_the_space_is_what_table_and_backbone_allow(data, scores, with_probes, p
 def test_the_default_config_is_trial_1_with_its_gate_spelled_out(data, scores, with_probes, probes):
     space = SearchSpace.of(table(data, with_probes if probes else scores), {})
     default = space.trials(2, seed=0)[1]
-    assert default == SelectiveConfig(gate="disagreement" if probes else "fixed")
+    assert default.config == SelectiveConfig(gate="disagreement" if probes else "fixed")
 
 
 def test_a_longer_search_begins_with_the_shorter_and_seeds_differ(data, with_probes):
@@ -114,14 +114,14 @@ def test_a_longer_search_begins_with_the_shorter_and_seeds_differ(data, with_pro
 )
 def test_margins_suit_the_loss(data, scores, loss, score_space, margins):
     held = {"loss": loss, "score_space": score_space}
-    configs = SearchSpace.of(table(data, scores), held).trials(10_000, seed=0)
+    configs = [trial.config for trial in SearchSpace.of(table(data, scores), held).trials(10_000, seed=0)]
     assert {config.resolved_margin for config in configs[1:]} == margins
     assert {(config.loss, config.score_space) for config in configs} == {(loss, score_space)}
 
 
 def test_held_fields_are_not_searched(data, with_probes):
     held = {"gate": "auto", "weight": 0.3, "uncertainty": "entropy", "cold_threshold": 5}
-    configs = SearchSpace.of(table(data, with_probes), held).trials(100, seed=0)
+    configs = [trial.config for trial in SearchSpace.of(table(data, with_probes), held).trials(100, seed=0)]
     assert len(configs) == 1 + 3  # the plain model, and three margins
     assert {config.cold_threshold for config in configs} == {5}
     assert {searched(config)[:3] for config in configs[1:]} == {("disagreement", "entropy", 0.3)}

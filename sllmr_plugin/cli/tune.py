@@ -7,10 +7,17 @@ import shlex
 from pathlib import Path
 
 from ..datasets.interactions import load_interactions
+from ..errors import ConfigError
+from ..evaluation.differences import BASELINE
+from ..evaluation.modes import Mode
+from ..evaluation.trials import SCALES
 from ..evaluation.tune import TuneResult, tune
 from ..zoo.deepctr import BACKBONES
-from .arguments import add_data, positive, read_overrides
+from .arguments import add_data, flag_of, positive, read_overrides
+from .start import add_start, encoder_of, read_start
 from .training import add_training, run_settings, training_flags
+
+_PARTS = "init"
 
 _EPILOG = """\
 Trial 0 is the plain model, trial 1 the default config, the others are drawn at random from a small grid:
@@ -18,15 +25,21 @@ Trial 0 is the plain model, trial 1 the default config, the others are drawn at 
   uncertainty  confidence, entropy; with --dropout also mc_dropout
   weight       0.05, 0.1, 0.2, 0.4, 0.8
   margin       three values that suit the loss
+  scale        with --initialise: 0.1, 0.3, 0.5 (--initialise-scale holds it)
 All trials have the same seeds and batches, and the config of highest mean validation AUC is chosen. A finished run is
 in DIR/trials.json; the same command given again takes up where it stopped, and more --trials or --seeds add to what is
 there. DIR/chosen.yaml is what was chosen. Test interactions are not looked at: `sllmr compare --config` does that.
+
+With --initialise all trials but the plain model start from vectors of the items, trial 2 without a regularizer.
 
 examples:
   sllmr tune --interactions clicks.csv --scores llm_scores.parquet --out runs/tune
   sllmr tune ... --backbone din --rank-items 200 --out runs/tune_din
   sllmr tune ... --set gate=disagreement --set loss=hinge --out runs/tune_hinge
       Hold the gate, choose the rest; the loss is never searched, only held.
+  sllmr tune ... --initialise titles --out runs/tune_init
+      Choose for a model whose embeddings start from the titles, and the scale of the start.
+  sllmr tune ... --initialise titles --parts align --out runs/tune_align
   sllmr tune ... --trials 24 --seeds 3 --out runs/tune
       Go on with a search.
 """
@@ -46,11 +59,26 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--search-seed", type=int, default=0, metavar="N", help="seed of the draw of trials (default: %(default)s)"
     )
+    add_start(
+        parser,
+        "which all trials but the plain one start from",
+        scale=f"default: searched, {', '.join(f'{scale:g}' for scale in SCALES)}",
+    )
+    parser.add_argument(
+        "--parts",
+        metavar="PART[+PART]",
+        help="what the vectors do: init, align, sid, embed or some of them, as in modes of sllmr compare "
+        f"(default: {_PARTS})",
+    )
     add_training(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.parts is not None and arguments.initialise is None:
+        raise ConfigError("--parts says what vectors do; give some with --initialise, or leave it out.")
+    parts = arguments.parts or _PARTS
+    start = read_start(arguments, [Mode.of(parts)], encoder=encoder_of(arguments, "--initialise"))
     result = tune(
         load_interactions(arguments.interactions, arguments.items, attributes=arguments.attributes),
         arguments.scores,
@@ -61,11 +89,17 @@ def _run(arguments: argparse.Namespace) -> None:
         search_seed=arguments.search_seed,
         settings=run_settings(arguments),
         config_overrides=read_overrides(arguments.overrides),
+        start=start,
+        parts=parts,
+        scales=None if arguments.initialise_scale is None else [arguments.initialise_scale],
     )
     print(result)
     print(f"\nChosen config: {result.config_file}; all trials: {arguments.out / 'trials.json'}")
-    if result.config.active:
+    if result.chosen.parts:
+        print(f"Chosen start: {result.chosen.start}")
+    if result.chosen.mode != BASELINE:
         print(f"\nMeasure it on the test part:\n  {_compare_command(arguments, result)}")
+    if result.config.active:
         print(f'or use it: wrap(..., config=SelectiveConfig.from_yaml("{result.config_file}"))')
 
 
@@ -74,5 +108,13 @@ def _compare_command(arguments: argparse.Namespace, result: TuneResult) -> str:
     command = ["sllmr", "compare", "--interactions", arguments.interactions]
     command += ["--items", arguments.items] if arguments.items else []
     command += ["--attributes", ",".join(arguments.attributes)] if arguments.attributes else []
-    command += ["--scores", arguments.scores, "--config", str(result.config_file), "--backbone", result.backbone]
+    command += ["--scores", arguments.scores, "--backbone", result.backbone]
+    command += ["--config", str(result.config_file)] if result.config.active else []
+    if (chosen := result.chosen).parts:
+        modes = dict.fromkeys([BASELINE, "+".join(chosen.parts), chosen.mode])
+        command += ["--modes", ",".join(modes), "--initialise", arguments.initialise]
+        command += ["--initialise-scale", f"{chosen.scale:g}"] if chosen.scale is not None else []
+        for name in ("initialise_users", "initialise_method", "text_model"):
+            value = getattr(arguments, name)
+            command += [flag_of(name), value] if value is not None else []
     return shlex.join([*command, *training_flags(run_settings(arguments)), "--out", str(arguments.out / "test")])

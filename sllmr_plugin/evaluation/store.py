@@ -387,23 +387,27 @@ class TrialFolder(ResultFolder):
         self._trials: dict[int, Trial] = {}
         super().__init__(path, settings)
 
-    def trial(self, number: int, config: SelectiveConfig, seeds: Sequence[int]) -> Trial:
-        """Return what there is of a trial with these seeds."""
-        there = {run.seed: run for run in self._trials.get(number, Trial(number, config)).runs}
-        return Trial(number, config, tuple(there[seed] for seed in seeds if seed in there))
+    def with_runs(self, trial: Trial, seeds: Sequence[int]) -> Trial:
+        """Return a trial with what there is of these seeds."""
+        there = {run.seed: run for run in self._trials.get(trial.number, trial).runs}
+        return replace(trial, runs=tuple(there[seed] for seed in seeds if seed in there))
 
-    def add(self, number: int, config: SelectiveConfig, run: TrialRun) -> None:
-        """Add a finished run and write it."""
-        before = self._trials.get(number, Trial(number, config)).runs
-        self._trials[number] = Trial(number, config, (*before, run))
+    def add(self, trial: Trial, run: TrialRun) -> None:
+        """Add a finished run of a trial and write it."""
+        before = self._trials.get(trial.number, replace(trial, runs=())).runs
+        self._trials[trial.number] = replace(trial, runs=(*before, run))
         self._save()
 
     def _content(self) -> dict[str, Any]:
-        trials = sorted(self._trials.values(), key=lambda trial: trial.number)
         return {
             "trials": [
-                {"number": trial.number, "config": trial.config.to_dict(), "runs": [asdict(run) for run in trial.runs]}
-                for trial in trials
+                {
+                    "number": trial.number,
+                    "config": trial.config.to_dict(),
+                    **({"parts": list(trial.parts), "scale": trial.scale} if trial.parts else {}),
+                    "runs": [asdict(run) for run in trial.runs],
+                }
+                for trial in sorted(self._trials.values(), key=lambda trial: trial.number)
             ]
         }
 
@@ -413,6 +417,8 @@ class TrialFolder(ResultFolder):
                 values["number"],
                 SelectiveConfig.from_dict(values["config"]),
                 tuple(TrialRun(**run) for run in values["runs"]),
+                tuple(values.get("parts", ())),
+                values.get("scale"),
             )
             for values in content["trials"]
         ]

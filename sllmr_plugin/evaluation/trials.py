@@ -18,6 +18,9 @@ from ..regularizer.uncertainty import UNCERTAINTIES
 from ..scores.table import ScoreTable
 
 _WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8)
+SCALES = (0.1, 0.3, 0.5)
+"""Values of `Start.scale` that are tried."""
+_Recipe = tuple[SelectiveConfig, tuple[str, ...], float | None]  # config, parts, scale
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class SearchSpace:
         None is the default of the loss.
     held : dict of str to Any
         Fields that are the same in all configs.
+    parts : tuple of str, default=()
+        Keys of `PARTS` that all trials but that of the plain model have.
+    scales : tuple of float, default=()
+        Values of `Start.scale`, the default first; empty where no part reads it.
     """
 
     gates: tuple[Any, ...]
@@ -43,9 +50,19 @@ class SearchSpace:
     weights: tuple[float, ...]
     margins: tuple[float | None, ...]
     held: dict[str, Any]
+    parts: tuple[str, ...] = ()
+    scales: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, scores: ScoreTable, held: Mapping[str, Any], *, dropout: float = 0.0) -> SearchSpace:
+    def of(
+        cls,
+        scores: ScoreTable,
+        held: Mapping[str, Any],
+        *,
+        dropout: float = 0.0,
+        parts: Sequence[str] = (),
+        scales: Sequence[float] = (),
+    ) -> SearchSpace:
         """Return the space for a score table and a backbone.
 
         Parameters
@@ -57,6 +74,8 @@ class SearchSpace:
             here are held at the value given.
         dropout : float, default=0.0
             Dropout rate of the backbone; MC-dropout is in the space if there is one.
+        parts, scales : sequence, default=()
+            As of the attributes.
 
         Raises
         ------
@@ -98,23 +117,33 @@ class SearchSpace:
             weights=(default.weight,) if "weight" in held else _WEIGHTS,
             margins=(default.margin,) if "margin" in held else kind.tuned_margins[default.score_space],
             held=dict(held),
+            parts=tuple(parts),
+            scales=tuple(scales),
         )
 
-    def trials(self, number: int, seed: int) -> list[SelectiveConfig]:
-        """Return the first `number` configs to try, or all if there are fewer.
+    def trials(self, number: int, seed: int) -> list[Trial]:
+        """Return the first `number` trials to make, or all if there are fewer; without runs.
 
-        The plain model and the default config come first, so that every search says what tuning gained. The others
-        follow in an order that depends on `seed` alone: a longer search begins with the shorter one.
+        The plain model and the default config come first, and where there are parts these alone, so that every search
+        says what tuning gained. The others follow in an order that depends on `seed` alone: a longer search begins with
+        the shorter one.
         """
-        default = self._config(self.gates[0], self.uncertainties[0], SelectiveConfig().weight, None)
-        others = [config for config in self._grid() if config != default]
-        order = np.random.default_rng(seed).permutation(len(others))
         plain = SelectiveConfig.of_mode("none", self.held)
-        return [plain, default, *(others[place] for place in order)][:number]
+        default = self._config(self.gates[0], self.uncertainties[0], SelectiveConfig().weight, None)
+        scales = self.scales or (None,)
+        first: list[_Recipe] = [(plain, (), None), (default, self.parts, scales[0])]
+        grid: list[_Recipe] = [(config, self.parts, scale) for config in self._grid() for scale in scales]
+        if self.parts:
+            first.append((plain, self.parts, scales[0]))
+            grid += [(plain, self.parts, scale) for scale in scales]
+        others = [recipe for recipe in grid if recipe not in first]
+        order = np.random.default_rng(seed).permutation(len(others))
+        chosen = [*first, *(others[place] for place in order)][:number]
+        return [Trial(place, config, (), parts, scale) for place, (config, parts, scale) in enumerate(chosen)]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+        """Return the fields as JSON values; parts and scales where there are some."""
+        return {name: value for name, value in asdict(self).items() if value or name not in ("parts", "scales")}
 
     def _grid(self) -> list[SelectiveConfig]:
         return [
@@ -192,11 +221,30 @@ class Trial:
         What was tried.
     runs : tuple of TrialRun
         By seed.
+    parts : tuple of str, default=()
+        Keys of `PARTS`: what vectors do to the model beside the config.
+    scale : float or None, default=None
+        `Start.scale`; None where no part reads it.
     """
 
     number: int
     config: SelectiveConfig
     runs: tuple[TrialRun, ...] = ()
+    parts: tuple[str, ...] = ()
+    scale: float | None = None
+
+    @property
+    def start(self) -> str:
+        """Parts and scale in a word or two; empty without parts."""
+        return "+".join(self.parts) + (f" {self.scale:g}" if self.scale is not None else "")
+
+    @property
+    def mode(self) -> str:
+        """Name of the row in a comparison, for instance ``init+gated``."""
+        return "+".join([*self.parts, *([self.config.row] if self.config.active or not self.parts else [])])
+
+    def __str__(self) -> str:
+        return ", ".join([*([self.start] if self.parts else []), describe(self.config)])
 
     @property
     def auc(self) -> float:

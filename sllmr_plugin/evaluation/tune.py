@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from ..errors import ConfigError
 from ..progress import RunProgress
 from ..regularizer.gates import GATES
 from ..scores.table import ScoreTable
-from ..zoo.deepctr import check_backbone
+from ..zoo.deepctr import check_attributes, check_backbone, check_dense
+from .compare import describe_vectors
+from .modes import Mode, Start, check_start_fields, with_semantic_ids
 from .store import TrialFolder, attribute_digest, digest, score_digest, write_whole
 from .tables import Sheet, Table
 from .training import RunSettings, require_split, train
-from .trials import SearchSpace, Trial, TrialRun, describe, gate_name, uses_uncertainty
+from .trials import SCALES, SearchSpace, Trial, TrialRun, gate_name, uses_uncertainty
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,13 +69,18 @@ class TuneResult:
         return self.trials[1]
 
     @property
+    def unregularized(self) -> Trial | None:
+        """The first trial that starts from vectors and has no regularizer; None without any."""
+        return next((trial for trial in self.trials if trial.parts and not trial.config.active), None)
+
+    @property
     def config(self) -> SelectiveConfig:
-        """The chosen config; of weight 0 when no trial beat the plain model."""
+        """The chosen config; of weight 0 when no trial with a regularizer is best."""
         return self.chosen.config
 
     def __repr__(self) -> str:
         return (
-            f"TuneResult of {len(self.trials)} trials, {self.backbone}: {describe(self.config)} has validation AUC "
+            f"TuneResult of {len(self.trials)} trials, {self.backbone}: {self.chosen} has validation AUC "
             f"{self.chosen.auc:.4f}, plain {self.plain.auc:.4f}  (print it for all trials)"
         )
 
@@ -95,14 +102,17 @@ def tune(
     search_seed: int = 0,
     settings: RunSettings | None = None,
     config_overrides: Mapping[str, Any] | None = None,
+    start: Start | None = None,
+    parts: str = "init",
+    scales: Sequence[float] | None = None,
     verbose: bool = True,
 ) -> TuneResult:
     """Search for the config of highest validation AUC, and write it to ``out/chosen.yaml``.
 
-    Trial 0 is the plain model, trial 1 the default config; the others are drawn from `SearchSpace` without
-    replacement. For one seed all trials have the same training rows, initial weights and order of batches, so
-    they can be compared seed by seed. Every run keeps its epoch of highest validation AUC. The config of highest
-    mean over seeds is chosen, the plain model when none beats it.
+    Trial 0 is the plain model, trial 1 the default config. With a start, all but trial 0 have its parts, and trial 2
+    has nothing else. The others are drawn from `SearchSpace` without replacement. For one seed all trials have the same
+    training rows, initial weights and order of batches, so they can be compared seed by seed. Every run keeps its epoch
+    of highest validation AUC. The trial of highest mean over seeds is chosen, the plain model when none beats it.
 
     The validation AUC of the chosen config is an optimistic estimate: it is the best of many, of which some are
     best by luck. Judge it on the test part, with `compare`, once.
@@ -131,6 +141,13 @@ def tune(
         Sizes of training and validation; those of the test ranking are not used.
     config_overrides : mapping of str to Any, optional
         Fields of `SelectiveConfig` that are the same in all trials and not searched.
+    start : Start, optional
+        Vectors that the models start from, or use as `parts` says.
+    parts : str, default="init"
+        What the vectors do, as in names of modes: parts joined by ``+``. Not used without a start.
+    scales : sequence of float, optional
+        Values of `Start.scale` that are searched, the default of the search first; one value holds it. Default: that of
+        `start` and `SCALES`.
     verbose : bool, default=True
         Write a line to standard error after each trial.
 
@@ -141,7 +158,8 @@ def tune(
     Raises
     ------
     ConfigError, BackboneError
-        If a size or an override is not valid or leaves nothing to tune; before anything is trained.
+        If a size or an override is not valid or leaves nothing to tune, or the parts are no parts that read vectors;
+        before anything is trained.
     EvaluationError
         If there is no validation part.
     RunFolderError
@@ -157,20 +175,35 @@ def tune(
     require_split(data, "validation")
     if not isinstance(scores, ScoreTable):
         scores = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
-    space = SearchSpace.of(scores, config_overrides or {}, dropout=settings.dropout)
-    folder = TrialFolder(out, _everything_else(data, scores, settings, backbone, search_seed, space))
+    how = _check_parts(parts, start, scales)
+    coded = data
+    if start is not None:
+        coded = with_semantic_ids(data, start.vectors) if "sid" in how.parts else data
+        check_attributes(backbone, coded)
+        if how.adds_input:
+            check_dense(backbone)
+    space = SearchSpace.of(
+        scores,
+        config_overrides or {},
+        dropout=settings.dropout,
+        parts=how.parts,
+        scales=_scales(how, start, scales),
+    )
+    folder = TrialFolder(out, _everything_else(data, scores, settings, backbone, search_seed, space, start))
 
-    configs = space.trials(n_trials, search_seed)
-    progress = RunProgress(len(configs), verbose=verbose)
+    asked = space.trials(n_trials, search_seed)
+    progress = RunProgress(len(asked), verbose=verbose)
     trials = []
-    for number, config in enumerate(configs):
-        name = f"trial {number} ({describe(config)})"
-        there = {run.seed for run in folder.trial(number, config, chosen_seeds).runs}
+    for trial in asked:
+        name = f"trial {trial.number} ({trial})"
+        there = {run.seed for run in folder.with_runs(trial, chosen_seeds).runs}
         missing = [seed for seed in chosen_seeds if seed not in there]
+        of_trial = coded if "sid" in trial.parts else data
         for seed in missing:
             note = f"{name}, seed {seed}"
-            folder.add(number, config, _run(data, scores, backbone, config, seed, settings, progress, note, verbose))
-        trial = folder.trial(number, config, chosen_seeds)
+            run = _run(of_trial, scores, backbone, trial, start, seed, settings, progress, note, verbose)
+            folder.add(trial, run)
+        trial = folder.with_runs(trial, chosen_seeds)
         if missing:
             progress.finish(f"{name}: validation AUC {trial.auc:.4f}")
         else:
@@ -185,11 +218,38 @@ def tune(
     return result
 
 
+def _check_parts(parts: str, start: Start | None, scales: Sequence[float] | None) -> Mode:
+    """Return what the vectors do in all trials but the plain one; refuse what would not be used."""
+    if start is None:
+        if scales is not None:
+            raise ConfigError("scales are of models that start from vectors; give some (start=), or leave scales out.")
+        return Mode.of("none")
+    how = Mode.of(parts)
+    if how.uses_scores or not how.parts or how.needs("texts"):
+        raise ConfigError(
+            f"parts={parts!r} must be parts that read vectors, such as 'init' or 'init+align': tuning chooses the "
+            "regularizer itself, and reads no texts."
+        )
+    check_start_fields([how], [*start.changed, *(["scale"] if scales is not None else [])])
+    return how
+
+
+def _scales(how: Mode, start: Start | None, scales: Sequence[float] | None) -> tuple[float, ...]:
+    """Return the scales to search, the default first; none where no part reads one."""
+    if start is None or not how.reads("scale"):
+        return ()
+    found = tuple(dict.fromkeys([start.scale, *SCALES] if scales is None else scales))
+    if not found or min(found) < 0:
+        raise ConfigError(f"scales={list(found)} must be one number of at least 0 or more.")
+    return found
+
+
 def _run(
     data: Interactions,
     scores: ScoreTable,
     backbone: str,
-    config: SelectiveConfig,
+    trial: Trial,
+    start: Start | None,
     seed: int,
     settings: RunSettings,
     progress: RunProgress,
@@ -203,14 +263,19 @@ def _run(
 
     # Drawn again for each run, since they cost little: kept for all seeds they could fill the memory.
     rows = settings.rows(data, seed)
+    how = Mode.of("+".join(trial.parts) or "none")
+    used = start if trial.scale is None or start is None else replace(start, scale=trial.scale)
     trained = train(
         data,
         rows,
         scores,
         backbone=backbone,
-        config=config,
+        config=trial.config,
         seed=seed,
         settings=settings,
+        adaptor=how.adaptor(data, rows, seed, start=used),
+        start=used if "init" in trial.parts else None,
+        aligned=used.vectors if used is not None and "align" in trial.parts else None,
         report=report,
         verbose=verbose,
     )
@@ -224,6 +289,7 @@ def _everything_else(
     backbone: str,
     search_seed: int,
     space: SearchSpace,
+    start: Start | None,
 ) -> dict[str, Any]:
     """Return all that trials depend on but how many there are, and with how many seeds; nothing of test."""
     sizes = {name: value for name, value in asdict(settings).items() if name not in ("test_users", "test_items")}
@@ -236,6 +302,11 @@ def _everything_else(
         "interactions": digest(data.train.to_numpy(), data.valid.to_numpy(), np.array([data.n_users, data.n_items])),
         "scores": score_digest(scores),
         **attribute_digest(data),
+        **(
+            {"start": {**describe_vectors(start.vectors), "users": start.users, "method": start.method}}
+            if start
+            else {}
+        ),
     }
 
 
@@ -269,7 +340,8 @@ def format_trials(result: TuneResult, form: str = "text") -> str:
     head = (
         f"{result.backbone}, {len(ranked)} trials: validation AUC, {spread} {seeds} {', '.join(map(str, result.seeds))}"
     )
-    table = Table("trial", _HEADINGS, narrow=True)
+    headings = ["start", *_HEADINGS] if any(trial.parts for trial in ranked) else _HEADINGS
+    table = Table("trial", headings, narrow=True)
     for trial in ranked:
         table.add(str(trial.number), _row(trial, result))
     return Sheet([head], [table], [*_verdict(result), *_cautions(result)]).write(form)
@@ -277,14 +349,15 @@ def format_trials(result: TuneResult, form: str = "text") -> str:
 
 def _row(trial: Trial, result: TuneResult) -> tuple[str, ...]:
     name = " (default)" if trial.number == result.default.number else ""
-    regularized = trial.number != result.plain.number
+    regularized = trial.config.active
     return (
+        *([trial.start or "-"] if any(other.parts for other in result.trials) else []),
         gate_name(trial.config) + name,
         str(trial.config.uncertainty) if uses_uncertainty(trial.config) else "-",
         f"{trial.config.weight:g}" if regularized else "-",
         f"{trial.config.resolved_margin:g}" if regularized else "-",
         _with_deviation(trial.auc, trial.auc_sd),
-        _with_deviation(*trial.minus(result.plain), sign="+") if regularized else "",
+        _with_deviation(*trial.minus(result.plain), sign="+") if trial.number != result.plain.number else "",
         ", ".join(str(run.epoch) for run in trial.runs),
         "<- chosen" if trial.number == result.chosen.number else "",
     )
@@ -297,7 +370,10 @@ def _verdict(result: TuneResult) -> list[str]:
             "settings, train without the regularizer. `sllmr coverage` and more scored users may tell why.",
         ]
     lines = []
-    for name, other in (("plain model", result.plain), ("default config", result.default)):
+    others = [("plain model", result.plain), ("default config", result.default)]
+    if result.unregularized is not None:
+        others.append((f"model with {result.unregularized.start} alone", result.unregularized))
+    for name, other in others:
         if result.chosen.number == other.number:
             lines.append(f"Trial {other.number} is the {name}: tuning found nothing better.")
             continue
