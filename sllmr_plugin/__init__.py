@@ -30,6 +30,10 @@ _MODULES = {
         "serving_table",
         "unaugment",
     ),
+    "backends.distill": (
+        "Distillation",
+        "distill_features",
+    ),
     "backends.item_columns": ("sparse_columns",),
     "backends.fuxictr.features": (
         "dense_features",
@@ -118,6 +122,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .backends.augment import unaugment as unaugment
     from .backends.deepctr.losses import SLLMRCallback as SLLMRCallback
     from .backends.deepctr.mixin import SLLMRMixin as SLLMRMixin
+    from .backends.distill import Distillation as Distillation
+    from .backends.distill import distill_features as distill_features
     from .backends.fuxictr.features import dense_features as dense_features
     from .backends.fuxictr.features import sparse_features as sparse_features
     from .backends.initialise import Initialisation as Initialisation

@@ -85,6 +85,15 @@ def test_embeddings_are_aligned_in_the_mode_align(tmp_path, data, start):
     assert list(states[0]) == list(states[1])
 
 
+def test_features_are_distilled_in_the_mode_distill(tmp_path, data, start):
+    modes = ["none", "init", "init+distill", "distill+global"]
+    found = compare(data, scores(), out=tmp_path, modes=modes, seeds=1, settings=SMALL, start=start, verbose=False)
+    assert len({run.auc for run in found}) == 4
+    again, plain = run(data, distilled=start.vectors), run(data)
+    assert "sllmr_distill" in again.epochs[0]
+    assert "sllmr_distill" not in plain.epochs[0]
+
+
 def test_semantic_ids_are_features_of_the_mode_sid(tmp_path, data, start):
     coded = with_semantic_ids(data, start.vectors)
     assert list(coded.attributes) == ["item_sid_0", "item_sid_1", "item_sid_2"]

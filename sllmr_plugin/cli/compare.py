@@ -86,7 +86,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="parquet or CSV of LLM-written texts, as sllmr texts writes it: kind, id, text and, of reasoning, item_id "
         "and label; for modes kar and llm_cf (docs/baselines.md)",
     )
-    add_start(parser, "which the modes init, align, sid, embed and their combinations use")
+    add_start(parser, "which the modes init, align, distill, sid, embed and their combinations use")
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
     add_training(parser)
     parser.add_argument("--eval-users", type=positive, metavar="N", help="test users ranked (default: all)")

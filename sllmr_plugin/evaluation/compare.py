@@ -239,6 +239,7 @@ def compare(
                 adaptor=how.adaptor(data, rows, seed, texts=encoded, start=start),
                 start=start if "init" in how.parts else None,
                 aligned=start.vectors if start is not None and "align" in how.parts else None,
+                distilled=start.vectors if start is not None and "distill" in how.parts else None,
                 report=_noted(progress, label, settings.epochs),
                 inspect=judge,
                 verbose=verbose,

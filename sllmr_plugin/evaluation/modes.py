@@ -47,6 +47,7 @@ class Part:
 PARTS = {
     "init": Part("vectors", False, "embeddings started from vectors of the items", ("scale", "users", "method")),
     "align": Part("vectors", False, "embeddings pulled towards vectors of the items in every step"),
+    "distill": Part("vectors", False, "what the last layer reads pulled towards vectors of the items"),
     "sid": Part("vectors", False, "semantic ids, codes of the items' vectors, as features (looked up in serving)"),
     "embed": Part("vectors", True, "vectors of items and users through perceptrons as extra inputs", ("users",)),
     "kar": Part("texts", True, "encoded texts of users and items as extra inputs (KAR)"),

@@ -125,6 +125,7 @@ def train_and_rank(
     adaptor: Adaptor | None = None,
     start: Start | None = None,
     aligned: Vectors | None = None,
+    distilled: Vectors | None = None,
     report: Callable[[int, float], None] = lambda epoch, auc: None,
     inspect: Callable[[Any], None] = lambda model: None,
     verbose: bool = True,
@@ -156,7 +157,7 @@ def train_and_rank(
         Fills dense columns from texts, in training and in the ranking; see `train`.
     start : Start, optional
         What the embeddings start from; see `train`.
-    aligned : Vectors, optional
+    aligned, distilled : Vectors, optional
         What they are pulled towards; see `train`.
     report : callable, optional
         Called after each epoch with its number, counted from 1, and its validation AUC.
@@ -192,6 +193,7 @@ def train_and_rank(
         adaptor=adaptor,
         start=start,
         aligned=aligned,
+        distilled=distilled,
         report=report,
         verbose=verbose,
         engine=engine,

@@ -15,6 +15,7 @@ import torch
 
 from ..backends.align import align
 from ..backends.augment import augment
+from ..backends.distill import distill_features
 from ..backends.initialise import initialise
 from ..config import SelectiveConfig
 from ..datasets.features import HISTORY_LENGTH, item_table, training_rows
@@ -299,6 +300,7 @@ def train(
     adaptor: Adaptor | None = None,
     start: Start | None = None,
     aligned: Vectors | None = None,
+    distilled: Vectors | None = None,
     report: Callable[[int, float], None] = lambda epoch, auc: None,
     verbose: bool = True,
     engine: Engine | None = None,
@@ -331,6 +333,8 @@ def train(
         What the embeddings of items and users start from; the rest of the model starts as ever.
     aligned : Vectors, optional
         What the embeddings of every step are pulled towards (`align`, at its defaults).
+    distilled : Vectors, optional
+        What the input of the last layer is pulled towards (`distill_features`, at its defaults).
     report : callable, optional
         Called after each epoch with its number, counted from 1, and its validation AUC.
     verbose : bool, default=True
@@ -381,9 +385,12 @@ def train(
             user_index=data.user_index,
             item_index=data.item_index,
         )
+    ids: dict[str, Any] = {"user": "user_id", "item": "item_id"}
+    ids |= {"user_index": data.user_index, "item_index": data.item_index}
     if aligned is not None:
-        index = {"user_index": data.user_index, "item_index": data.item_index}
-        align(model, aligned, user="user_id", item="item_id", seed=seed, **index)
+        align(model, aligned, seed=seed, **ids)
+    if distilled is not None:
+        distill_features(model, distilled, seed=seed, **ids)
     if config.active:
         model = wrap(model, scores, config=config, **wrap_arguments(data))
     model.compile(torch.optim.Adam(model.parameters(), lr=settings.learning_rate), "binary_crossentropy")
