@@ -286,3 +286,25 @@ def test_columns_that_no_side_alone_decides_have_no_table(data, rows):
     for feature in ("user_id", "price"):
         with pytest.raises(AugmentError, match=f"'{feature}' alone decides no column.*embed_item: item"):
             serving_table(model, feature, data.user_index)
+
+
+def test_raw_ids_may_be_huge_and_cost_no_memory():
+    """Hashes as codes: the same columns as with small codes, in training and in prediction."""
+    rows = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    small = {"user": np.array([1, 1, 2, 2, 3]), "item": np.array([1, 2, 2, 2, 4])}
+    huge_user, huge_item = np.array([0, 7, 10**15, 2**62]), np.array([0, 5, 10**12, 10**15, 2**63 - 2])
+
+    def columns(items, user_of, item_of):
+        x = {"user_id": user_of[small["user"]], "item_id": item_of[small["item"]]}
+        adaptor = EmbedAdaptor(items, x=x, y=np.ones(5), dim=2, hidden=3, seed=1)
+        users, asked = (torch.from_numpy(codes) for codes in (x["user_id"], x["item_id"]))
+        strangers = torch.tensor([4, 10**14])
+        with torch.no_grad():
+            predicted = adaptor(torch.cat([users, strangers]), torch.cat([asked, strangers]))
+        return predicted, adaptor(users, asked)
+
+    mixed = dict(zip([10**15, 5, 2**63 - 2, 10**12], rows[[2, 0, 3, 1]], strict=True))
+    found = columns(mixed, huge_user, huge_item)
+    plain = columns(dict(zip([1, 2, 3, 6], rows, strict=True)), np.arange(4), np.array([0, 1, 2, 3, 6]))
+    for one, other in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, other)

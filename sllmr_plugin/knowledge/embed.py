@@ -108,7 +108,8 @@ class EmbedAdaptor(Adaptor):
         columns = [by_distinct(lambda codes: self.item_side(self.items(codes)), items)]
         side = self.user_side
         if side is not None and self.histories is not None and torch.is_grad_enabled():
-            own = items, self.items.vectors[self.items.rows(items)]
+            row = self.items.rows(items)
+            own = row, self.items.vectors[row]
             columns.append(side(self.histories(users, without=own)))  # a row that trains must not find its item there
         elif side is not None:
             vectors = self.users if self.histories is None else self.histories

@@ -357,6 +357,20 @@ class EncodedTexts:
         return int(next(iter(self.vectors.values())).shape[1])
 
 
+def sorted_codes(codes: Tensor) -> Tensor:
+    """Return (n,) ascending int64 codes with one behind all of them, for `row_of_codes`."""
+    return torch.cat([codes.to(torch.int64), torch.tensor([torch.iinfo(torch.int64).max])])
+
+
+def row_of_codes(known: Tensor, codes: Tensor) -> Tensor:
+    """Return where (n,) codes stand among `sorted_codes`, their last place for others; memory is that of the codes.
+
+    Codes may be raw ids, hashes for instance, so a table with a place for each up to the largest would not do.
+    """
+    place = torch.searchsorted(known, codes.contiguous()).clamp(max=len(known) - 1)
+    return torch.where(known[place] == codes, place, len(known) - 1)
+
+
 class TextVectors(nn.Module):
     """Vectors by code; a code without a text gets a learned vector, which starts as zeros.
 
@@ -368,23 +382,21 @@ class TextVectors(nn.Module):
         Which of them.
     """
 
-    position: Tensor
+    codes: Tensor
     vectors: Tensor
 
     def __init__(self, encoded: EncodedTexts, kind: str) -> None:
         super().__init__()
         codes, vectors = encoded.codes[kind], encoded.vectors[kind]
-        # The last position stands for all codes beyond, the last row for those without a text.
-        position = np.full(int(codes.max(initial=-1)) + 2, len(codes), dtype=np.int64)
-        position[codes] = np.arange(len(codes))
-        padded = np.concatenate([vectors, np.zeros((1, encoded.dim), dtype=np.float32)])
-        self.register_buffer("position", torch.from_numpy(position), persistent=False)
+        order = np.argsort(codes, kind="stable")
+        padded = np.concatenate([vectors[order], np.zeros((1, encoded.dim), dtype=np.float32)])
+        self.register_buffer("codes", sorted_codes(torch.from_numpy(codes[order])), persistent=False)
         self.register_buffer("vectors", torch.from_numpy(padded), persistent=False)
         self.missing = nn.Parameter(torch.zeros(encoded.dim))
 
     def rows(self, codes: Tensor) -> Tensor:
         """Return the (n,) rows of `vectors` of int64 codes; the last one for a code without a text."""
-        return self.position[codes.clamp(0, len(self.position) - 1)]
+        return row_of_codes(self.codes, codes)
 
     def known(self, codes: Tensor) -> Tensor:
         """Whether there is a text: (n,) bool."""
