@@ -71,6 +71,10 @@ _MODULES = {
         "WrapError",
     ),
     "evaluation.compare": ("compare",),
+    "evaluation.explain": (
+        "Explanation",
+        "explain",
+    ),
     "evaluation.tune": ("tune",),
     "datasets.interactions": ("load_interactions",),
     "evaluation.reliability": (
@@ -154,6 +158,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .errors import VectorsError as VectorsError
     from .errors import WrapError as WrapError
     from .evaluation.compare import compare as compare
+    from .evaluation.explain import Explanation as Explanation
+    from .evaluation.explain import explain as explain
     from .evaluation.reliability import Reliability as Reliability
     from .evaluation.reliability import reliability as reliability
     from .evaluation.tune import tune as tune

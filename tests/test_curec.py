@@ -246,7 +246,7 @@ def test_a_reason_can_be_hidden_for_a_while(texts, rows):
     adaptor = randomised(curec(texts, rows))
     before = predicted(adaptor)
     numbers, _ = adaptor.attention(USERS, ITEMS)
-    with adaptor.reasons.without(4):
+    with adaptor.reasons.without([4]):
         hidden, _ = adaptor.attention(USERS, ITEMS)
         assert not (hidden == 4).any()
         changed = (predicted(adaptor) != before).any(dim=1)

@@ -62,7 +62,7 @@ def augment(model: Model, adaptor: Adaptor, *, user: str, item: str) -> Model:
     model : deepctr_torch or fuxictr.pytorch model
         Built with the columns that `dense_columns` returns, or on the feature map that `dense_features` returns.
     adaptor : Adaptor
-        `EmbedAdaptor`, `KARAdaptor` or `LLMCFAdaptor`.
+        `EmbedAdaptor`, `KARAdaptor`, `LLMCFAdaptor` or `CURecAdaptor`.
     user, item : str
         The model's features that carry the ids.
 
@@ -102,7 +102,10 @@ def augment(model: Model, adaptor: Adaptor, *, user: str, item: str) -> Model:
         )
     if not isinstance(adaptor, Adaptor):
         raise AugmentError(
-            [f"a {type(adaptor).__name__} is not an adaptor. Pass an EmbedAdaptor, KARAdaptor or LLMCFAdaptor."]
+            [
+                f"a {type(adaptor).__name__} is not an adaptor. Pass an EmbedAdaptor, KARAdaptor, LLMCFAdaptor or "
+                "CURecAdaptor."
+            ]
         )
     problems, augmentation = backend.augmentation(model, adaptor, user, item)
     if problems:

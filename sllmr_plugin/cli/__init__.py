@@ -33,6 +33,7 @@ _COMMANDS = {
     "reliability": "where is the LLM a better judge than the model?",
     "tune": "choose gate, uncertainty, weight and margin on validation data",
     "compare": "compare training modes on your data",
+    "explain": "show the reasons behind a user's items",
     "table": "print the results of a run folder",
     "report": "write a page with plots about a run folder",
 }
@@ -66,6 +67,9 @@ examples:
 
   sllmr tune --interactions clicks.csv --scores llm_scores.parquet --out runs/tune
       Choose gate, uncertainty, weight and margin on validation data.
+
+  sllmr explain --interactions clicks.csv --texts texts.parquet,reasons.parquet --user 17 --out runs/explained
+      Reasons of other users that speak to a user's pattern, and what a model makes of them.
 
   sllmr table runs/mine --format latex
       The results again, in another form or with other metrics, without training anything.

@@ -42,6 +42,7 @@ examples:
   sllmr compare ... --set weight=0.2 --set loss=hinge --out runs/hinge
   sllmr compare ... --corrupt warm_inverted --out runs/warm_inverted
   sllmr compare ... --modes none,kd,kar,llm_cf,gated --texts texts.parquet --out runs/baselines
+  sllmr compare ... --modes none,curec,init+curec --initialise titles --texts texts.parquet,reasons.parquet --out runs/c
   sllmr compare ... --modes none,init,init+gated --initialise titles --out runs/initialised
   sllmr compare ... --epochs 30 --negatives-by popularity --out runs/other_training
   sllmr compare ... --attributes brand,genres:pipe --histories --out runs/features
@@ -82,9 +83,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--texts",
-        metavar="FILE",
-        help="parquet or CSV of LLM-written texts, as sllmr texts writes it: kind, id, text and, of reasoning, item_id "
-        "and label; for modes kar and llm_cf (docs/baselines.md)",
+        action="extend",
+        type=names,
+        metavar="FILE[,FILE]",
+        help="parquet or CSV of LLM-written texts, as sllmr texts writes it: kind, id, text and, of reasoning and "
+        "reasons, item_id and label; for modes kar and llm_cf (docs/baselines.md) and curec (docs/curec.md). Can be "
+        "repeated; several tables are read as one",
     )
     add_start(parser, "which the modes init, align, distill, sid, embed and their combinations use")
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")

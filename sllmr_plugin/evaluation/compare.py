@@ -19,6 +19,7 @@ from ..datasets.protocols import count_rows, interactions_of_user
 from ..errors import ConfigError, CoverageWarning, SLLMRError
 from ..knowledge import EncodedTexts, TextEncoder, TextTable
 from ..knowledge.id_vectors import Vectors
+from ..knowledge.texts import TextSource
 from ..parallel.engine import Engine
 from ..progress import RunProgress
 from ..scores.table import ScoreTable
@@ -89,7 +90,7 @@ def compare(
     seeds: int | Sequence[int] = 3,
     settings: RunSettings | None = None,
     config_overrides: Mapping[str, Any] | None = None,
-    texts: str | Path | pd.DataFrame | TextTable | None = None,
+    texts: TextSource | Sequence[TextSource] | TextTable | None = None,
     encoder: TextEncoder | None = None,
     start: Start | None = None,
     overwrite: bool = False,
@@ -121,17 +122,18 @@ def compare(
         Names that `Mode.of` reads: keys of `sllmr_plugin.config.MODES`, each short for some fields of
         `SelectiveConfig` (``none`` is the plain, unwrapped model); ``init``, whose embeddings start from the vectors of
         `start`, ``align``, whose embeddings are pulled towards them in every step, ``sid``, which adds codes of them as
-        features, and ``embed``, which adds inputs made of them; ``kar`` and ``llm_cf``, which add inputs made of
-        `texts`; and combinations such as ``init+gated``.
+        features, and ``embed``, which adds inputs made of them; ``kar``, ``llm_cf`` and ``curec``, which add inputs
+        made of `texts`; and combinations such as ``init+gated``.
     seeds : int or sequence of int, default=3
         The seeds, or how many, counted from 0.
     settings : RunSettings or None, default=None
         Sizes of training and evaluation.
     config_overrides : mapping of str to Any, optional
         Fields of `SelectiveConfig` for all wrapped runs; those that a mode decides (`MODES`) count for less.
-    texts : path, DataFrame or TextTable, optional
+    texts : path, DataFrame, several of these, or TextTable, optional
         LLM-written texts by the raw ids of `data`; a `TextTable` has the codes of `data`. Runs in `out` made with
-        other texts, or none, are not mixed with these. Reasoning texts among them are the exemplars of ``llm_cf``.
+        other texts, or none, are not mixed with these. Reasoning texts among them are the exemplars of ``llm_cf``,
+        patterns and reasons are what ``curec`` reads.
     encoder : TextEncoder, optional
         Encodes them; default: `TfidfSvdEncoder`.
     start : Start, optional
@@ -194,7 +196,7 @@ def compare(
         texts = TextTable.read(texts, user_index=data.user_index, item_index=data.item_index)
     encoded = EncodedTexts.of(texts, encoder) if texts is not None else None
     labels = label_test(data, strata) if len(strata) else None
-    everything = {**_everything_else(data, scores, settings, config_overrides or {}), **describe_texts(encoded)}
+    everything = {**everything_else(data, scores, settings, config_overrides or {}), **describe_texts(encoded)}
     if start is not None:
         used = {"scale": start.scale, "users": start.users, "method": start.method}
         everything["start"] = {**describe_vectors(start.vectors), **used}
@@ -324,7 +326,7 @@ def describe_vectors(vectors: Vectors) -> dict[str, Any]:
     }
 
 
-def _everything_else(
+def everything_else(
     data: Interactions, scores: ScoreTable, settings: RunSettings, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return all that a run depends on but its backbone, mode and seed."""

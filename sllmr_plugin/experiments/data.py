@@ -21,7 +21,7 @@ ROOT_VARIABLE = "SLLMR_DATA"
 """Environment variable that names the folder of all data sets."""
 
 _FORMS = (".csv", ".csv.gz", ".parquet")
-_FILES = ("interactions", "items", "scores", "texts")
+_FILES = ("interactions", "items", "scores", "texts", "reasons")
 _COUNTS = ("users", "items", "interactions")
 
 
@@ -41,10 +41,11 @@ class DataSource(Settings):
         Folder of this one in `root`; None takes `name`.
     bundled : bool, default=False
         The files come with the package; `root` and `folder` are not used.
-    interactions, items, scores, texts : str or None
+    interactions, items, scores, texts, reasons : str or None
         Files in the folder, as `load_interactions`, `ScoreTable.read` and `TextTable.read` take them. Without a
         suffix, the one that is there of ``.csv``, ``.csv.gz`` and ``.parquet``. `items` None takes the items that are
-        interacted with; `scores` and `texts` are read by the modes that use them.
+        interacted with; `scores` and `texts` are read by the modes that use them, `reasons` by mode curec with the
+        texts: None, the default, where the texts hold them.
     attributes : tuple of str, default=()
         Columns of the items that models take as features, as of `load_interactions`.
     split : {"leave-last-out", "column"}, default="leave-last-out"
@@ -65,8 +66,8 @@ class DataSource(Settings):
     expected : mapping of str to int, default={}
         ``users``, ``items`` and ``interactions`` that the files hold; a `DataSetWarning` says where they differ.
     sha256 : mapping of str to str, default={}
-        Fingerprints of the files ``interactions``, ``items``, ``scores`` and ``texts``, as far as they are
-        checked.
+        Fingerprints of the files ``interactions``, ``items``, ``scores``, ``texts`` and ``reasons``, as far as they
+        are checked.
 
     Raises
     ------
@@ -83,6 +84,7 @@ class DataSource(Settings):
     items: str | None = "items"
     scores: str | None = "llm_scores"
     texts: str | None = "llm_texts"
+    reasons: str | None = None
     attributes: tuple[str, ...] = ()
     split: Literal["leave-last-out", "column"] = "leave-last-out"
     source: str = ""
@@ -123,7 +125,7 @@ class DataSource(Settings):
 
         Parameters
         ----------
-        reads : sequence of {"scores", "texts"}, default=("scores",)
+        reads : sequence of {"scores", "texts", "reasons"}, default=("scores",)
             Files that are needed in addition to interactions and items.
 
         Raises
@@ -135,7 +137,7 @@ class DataSource(Settings):
         """
         for name in reads:
             if getattr(self, name) is None:
-                others = {"scores": "run.mode=none", "texts": "modes that read no texts"}[name]
+                others = {"scores": "run.mode=none"}.get(name, "modes that read no texts")
                 raise ConfigError(f"{self.name}: data.{name} is null, which leaves only {others}; name a file.")
         names = ("interactions", "items", *reads)
         found = {name: self._find(name) for name in names if getattr(self, name) is not None}
@@ -167,13 +169,13 @@ class DataSource(Settings):
         files = ", ".join(getattr(self, name) for name in absent)
         forms = "" if files.endswith(_FORMS) else f" ({', '.join(_FORMS)})"
         lines = [f"{self.name}: no {files}{forms} in {self.path}."]
-        if not set(absent) <= {"scores", "texts"}:
+        if not set(absent) <= {"scores", "texts", "reasons"}:
             lines += [f"  The raw files: {self.source}"] if self.source else []
             lines += self._commands("To make them", self.prepare)
         if "scores" in absent:
             lines += self._commands("To make the scores", self.score)
             lines += ["  Without scores only the plain model, run.mode=none, can be trained."]
-        if "texts" in absent:
+        if {"texts", "reasons"} & set(absent):
             lines += self._commands("To make the texts", self.write)
         lines += [
             f"  Are they elsewhere? Name the folder that {self.path.name}/ is in: --data-dir, or {ROOT_VARIABLE}."
@@ -212,7 +214,7 @@ def load_source(source: DataSource, reads: Sequence[str] = ("scores",)) -> tuple
     ----------
     source : DataSource
         Where the files are and what must hold for them.
-    reads : sequence of {"scores", "texts"}, default=("scores",)
+    reads : sequence of {"scores", "texts", "reasons"}, default=("scores",)
         What will be read in addition to the interactions. Without scores the table is empty; texts are only checked.
 
     Returns

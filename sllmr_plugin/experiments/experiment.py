@@ -77,10 +77,11 @@ class Experiment:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """What is read in addition to interactions and items: ``scores``, ``texts`` or nothing."""
+        """What is read in addition to interactions and items: ``scores``, ``texts``, ``reasons`` or nothing."""
         mode = Mode.of(self.mode)
         texts = mode.needs("texts") or (mode.needs("vectors") and self.start.source == "texts")
-        return ("texts",) * texts + ("scores",) * mode.uses_scores
+        reasons = "curec" in mode.parts and self.data.reasons is not None
+        return ("texts",) * texts + ("reasons",) * reasons + ("scores",) * mode.uses_scores
 
     @property
     def name(self) -> str:
@@ -96,11 +97,14 @@ class Experiment:
 
     def identity(self) -> dict[str, Any]:
         """Return the values of all keys that the figures depend on, except the seeds, by dotted name."""
+        mode = Mode.of(self.mode)
+        not_read = {"start": not mode.needs("vectors"), "data.reasons": "curec" not in mode.parts}
         return {
             f"{section}.{name}": value
             for section, values in self.to_dict().items()
             for name, value in values.items()
-            if name not in _NOT_IN_NAME.get(section, ()) and (section != "start" or Mode.of(self.mode).needs("vectors"))
+            if name not in _NOT_IN_NAME.get(section, ())
+            and not (not_read.get(section) or not_read.get(f"{section}.{name}"))
         }
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

@@ -122,6 +122,7 @@ def train_experiment(experiment: Experiment, out: str | Path | None = None, *, v
     data, scores = load_source(experiment.data, experiment.reads)
     files = experiment.data.files(experiment.reads)
     start = _start(experiment, files)
+    reads_texts = Mode.of(experiment.mode).needs("texts")
     _keep(experiment, folder)
     return compare(
         data,
@@ -132,7 +133,7 @@ def train_experiment(experiment: Experiment, out: str | Path | None = None, *, v
         seeds=list(experiment.run.seeds),
         settings=experiment.training,
         config_overrides=experiment.config.to_dict(),
-        texts=files.get("texts") if Mode.of(experiment.mode).needs("texts") else None,
+        texts=[files[name] for name in ("texts", "reasons") if name in files] if reads_texts else None,
         start=start,
         verbose=verbose,
     )

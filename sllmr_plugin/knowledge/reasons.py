@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -97,20 +97,20 @@ class ReasonLists(nn.Module):
         }.items():
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
         self.missing = nn.Parameter(torch.zeros(width))
-        self._hidden: int | None = None
+        self._hidden: tuple[int, ...] = ()
 
     def extra_repr(self) -> str:
         """Say how many there are."""
         return f"{int(self.length.sum())} reasons of {len(self.lists) - 1} items, at most {self.lists.shape[1]} of one"
 
     @contextmanager
-    def without(self, number: int) -> Iterator[None]:
-        """Hide one reason, by its number, from everybody for a while."""
-        self._hidden = number
+    def without(self, numbers: Sequence[int]) -> Iterator[None]:
+        """Hide reasons, by their numbers, from everybody for a while."""
+        self._hidden = tuple(numbers)
         try:
             yield
         finally:
-            self._hidden = None
+            self._hidden = ()
 
     def rows(self, items: Tensor) -> Tensor:
         """Return the (n,) rows of `lists` of int64 codes; the last one for an item without a reason."""
@@ -141,8 +141,8 @@ class ReasonLists(nn.Module):
         there = (numbers < len(self.owner) - 1) & (self.owner[numbers] != users.unsqueeze(1))
         if self._balanced and torch.is_grad_enabled():
             there = there & (torch.arange(numbers.shape[1], device=items.device) != self._left_out(users, items, row))
-        if self._hidden is not None:
-            there = there & (numbers != self._hidden)
+        for hidden in self._hidden:
+            there = there & (numbers != hidden)
         return numbers, there
 
     def _left_out(self, users: Tensor, items: Tensor, row: Tensor) -> Tensor:

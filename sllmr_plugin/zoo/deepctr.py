@@ -247,7 +247,9 @@ def check_dense(name: str) -> None:
     """Raise `BackboneError` if a backbone of `BACKBONES` takes no dense columns."""
     if not _RECIPES[name.lower()].dense:
         able = ", ".join(key for key, recipe in _RECIPES.items() if recipe.dense)
-        raise BackboneError(f"{name} takes no dense columns, which kar, llm_cf and embed need; choose one of {able}.")
+        raise BackboneError(
+            f"{name} takes no dense columns, which kar, llm_cf, curec and embed need; choose one of {able}."
+        )
 
 
 def check_attributes(name: str, data: Interactions) -> None:

@@ -98,6 +98,8 @@ def compared(summary: Mapping[str, Any]) -> list[str]:
         )
     if inputs and "texts" in inputs and {"kar", "llm_cf"} & set(modes):
         sentences.append(texts_told(inputs["texts"]))
+    if inputs and "texts" in inputs and any("curec" in mode.split("+") for mode in modes):
+        sentences.append(reasons_told(inputs["texts"]))
     against = (
         f"{first['test_items']} items drawn at random from those" if first["test_items"] else "all items"
     ) + " that its user has not interacted with"
@@ -125,6 +127,17 @@ def texts_told(texts: Mapping[str, Any]) -> str:
     )
     writer = f"written by {texts['model']}" if texts["model"] else "and their file does not say who wrote them"
     return f"Texts are of {texts['n_users']:,} users and {texts['n_items']:,} items, {writer}; {exemplars}."
+
+
+def reasons_told(texts: Mapping[str, Any]) -> str:
+    """Say what CURec attends to."""
+    patterns = (
+        f"the patterns of {texts['n_patterns']:,} users attend"
+        if texts["n_patterns"]
+        else f"the texts of {texts['n_users']:,} users, which stand for patterns, attend"
+    )
+    writer = f"written by {texts['model']}" if texts["model"] else "whose file does not say who wrote them"
+    return f"In CURec {patterns} to {texts['n_reasons']:,} reasons, {writer}, never to those about the user."
 
 
 def gate_basis(summary: Mapping[str, Any]) -> list[str]:
