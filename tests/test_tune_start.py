@@ -182,7 +182,8 @@ def test_other_parts_do_what_they_do_in_a_comparison(data, start, tmp_path, made
         ({"parts": "none"}, "must be parts that read vectors"),
         ({"parts": "align", "scales": [0.1]}, "scale of the start .* not by align"),
         ({"scales": []}, "one number of at least 0 or more"),
-        ({"start": None, "scales": [0.1]}, "scales are of models that start from vectors"),
+        ({"start": None, "scales": [0.1]}, "parts and scales say what vectors do"),
+        ({"start": None, "parts": "align"}, "parts and scales say what vectors do"),
     ],
 )
 def test_what_a_search_would_not_use_is_refused(data, start, tmp_path, made_up, changes, told):

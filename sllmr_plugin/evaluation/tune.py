@@ -221,8 +221,8 @@ def tune(
 def _check_parts(parts: str, start: Start | None, scales: Sequence[float] | None) -> Mode:
     """Return what the vectors do in all trials but the plain one; refuse what would not be used."""
     if start is None:
-        if scales is not None:
-            raise ConfigError("scales are of models that start from vectors; give some (start=), or leave scales out.")
+        if scales is not None or parts != "init":
+            raise ConfigError("parts and scales say what vectors do; give some (start=), or leave them out.")
         return Mode.of("none")
     how = Mode.of(parts)
     if how.uses_scores or not how.parts or how.needs("texts"):
