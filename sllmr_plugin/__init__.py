@@ -59,6 +59,7 @@ _MODULES = {
         "InactiveWarning",
         "NoPairsError",
         "NotAugmentedError",
+        "NotLearntError",
         "NotWrappedError",
         "ProcessesError",
         "SLLMRError",
@@ -75,6 +76,7 @@ _MODULES = {
         "Explanation",
         "explain",
     ),
+    "evaluation.extend": ("extend_scores",),
     "evaluation.tune": ("tune",),
     "datasets.interactions": ("load_interactions",),
     "evaluation.reliability": (
@@ -147,6 +149,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .errors import InactiveWarning as InactiveWarning
     from .errors import NoPairsError as NoPairsError
     from .errors import NotAugmentedError as NotAugmentedError
+    from .errors import NotLearntError as NotLearntError
     from .errors import NotWrappedError as NotWrappedError
     from .errors import ProcessesError as ProcessesError
     from .errors import ScoreTableError as ScoreTableError
@@ -160,6 +163,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .evaluation.compare import compare as compare
     from .evaluation.explain import Explanation as Explanation
     from .evaluation.explain import explain as explain
+    from .evaluation.extend import extend_scores as extend_scores
     from .evaluation.reliability import Reliability as Reliability
     from .evaluation.reliability import reliability as reliability
     from .evaluation.tune import tune as tune

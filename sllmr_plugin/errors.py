@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class SLLMRError(Exception):
@@ -117,6 +118,25 @@ class MissingLibraryError(SLLMRError, ImportError):
 
 class EvaluationError(SLLMRError, RuntimeError):
     """A model's scores cannot be ranked."""
+
+
+class NotLearntError(EvaluationError):
+    """A student of the LLM ranks clearly worse than what costs nothing, so there is nothing to extend scores by.
+
+    Parameters
+    ----------
+    message : str
+        What was measured.
+    report : Extension
+        All figures.
+    """
+
+    def __init__(self, message: str, report: Any) -> None:
+        super().__init__(message)
+        self.report = report
+
+    def __reduce__(self) -> tuple[type[NotLearntError], tuple[str, Any]]:
+        return type(self), (str(self), self.report)
 
 
 class LeakageError(EvaluationError):

@@ -25,6 +25,7 @@ _COMMANDS = {
     "prepare": "turn downloaded raw files into the files that the other commands read",
     "candidates": "choose the user-item pairs to have scored",
     "score": "have candidates scored by a language model",
+    "extend": "learn the LLM's scores, and score further users and items without it",
     "texts": "have users and items described by a language model",
     "embed": "have titles and descriptions embedded by a server",
     "ledger": "inspect the answers that scoring has paid for",
@@ -53,6 +54,9 @@ examples:
   sllmr score --candidates candidates.parquet --interactions clicks.csv --items items.csv --out llm_scores.parquet
       Choose pairs on your own data and have them scored: by gpt-4o-mini, a server of your own (--base-url), or
       without any model (--scorer lexical). --dry-run says what it would cost.
+
+  sllmr extend --scores llm_scores.parquet --interactions clicks.csv --items items.csv --out extended.parquet
+      Learn the LLM's scores, say how well that went, and score all users without asking it again.
 
   sllmr texts --interactions clicks.csv --items items.csv --out texts.parquet
       Have users and items described, for the baselines KAR and LLM-CF; without any model: --writer titles.

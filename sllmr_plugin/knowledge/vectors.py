@@ -79,11 +79,21 @@ class TfidfSvdEncoder:
         TextEncoderError
             If nothing was encoded before.
         """
+        weights, svd = self.weights(texts), self._fitted[1]  # type: ignore[index]
+        vectors: np.ndarray = svd.transform(weights).astype(np.float32)
+        return vectors
+
+    def weights(self, texts: Sequence[str]) -> Any:
+        """Return the TF-IDF weights of further texts before they are condensed: (n_texts, n_words) sparse float32.
+
+        Raises
+        ------
+        TextEncoderError
+            If nothing was encoded before.
+        """
         if self._fitted is None:
             raise TextEncoderError("the encoder is not fitted yet. Call encode with the first texts.")
-        words, svd = self._fitted
-        vectors: np.ndarray = svd.transform(words.transform(texts)).astype(np.float32)
-        return vectors
+        return self._fitted[0].transform(texts)
 
 
 class SentenceTransformerEncoder:
