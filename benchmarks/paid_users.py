@@ -54,7 +54,12 @@ def main() -> None:
     parser.add_argument("--backbone", nargs="+", default=["deepfm"])
     parser.add_argument("--modes", nargs="+", default=["gated", "init+gated"])
     parser.add_argument("--rank-items", type=int, default=300, help="unseen items ranked against (default: 300)")
-    parser.add_argument("--price", type=float, default=0.00020, help="dollars a scored user (default: %(default)s)")
+    parser.add_argument(
+        "--price",
+        type=float,
+        default=0.00020,
+        help="dollars a scored user (default: %(default)s, of gpt-4o-mini)",
+    )
     parser.add_argument("--draw", type=int, default=0, help="seed of the order of users (default: 0)")
     arguments = parser.parse_args()
     data = load_interactions(arguments.data / "interactions.csv", arguments.data / "items.csv")

@@ -21,7 +21,7 @@ from sllmr_plugin.knowledge.student import CrossFitted
 from sllmr_plugin.scores.arrays import UserScores
 
 GENRES, PER_GENRE, N_USERS, N_SCORED, PER_USER = 6, 10, 90, 40, 20
-SMALL = {"items_per_user": 12, "rank_items": 40, "verbose": False}
+SMALL = {"items_per_user": 12, "rank_items": 40, "folds": 3, "verbose": False}
 
 
 def catalogue(rng):
@@ -219,8 +219,8 @@ def test_what_cannot_be_used_is_said(world, tmp_path):
     interactions, items, scores = world
     with pytest.raises(DataError, match="nothing says what the items are"):
         extend_scores(scores, interactions, items.drop(columns="title"), **SMALL)
-    with pytest.raises(CoverageError, match="scores of 3 users, and folds=5"):
-        extend_scores(scores[scores["user_id"].isin(["u00", "u01", "u02"])], interactions, items, **SMALL)
+    with pytest.raises(CoverageError, match="scores of 2 users, and folds=3"):
+        extend_scores(scores[scores["user_id"].isin(["u00", "u01"])], interactions, items, **SMALL)
     with pytest.raises(CoverageError, match="none of its 810 rows"):
         extend_scores(scores.assign(user_id="nobody"), interactions, items, **SMALL)
     with pytest.raises(CoverageError, match="none of its 810 rows is the LLM's score"):

@@ -157,7 +157,7 @@ def extend_scores(
     )
     student = Student(features, fitted)
     progress.finish(f"student fitted on {len(of_llm)} scores of {len(of_llm.users)} users")
-    others = {}
+    others: dict[str, Any] = {}
     if backbone is not None:
         name, others = _backbone(data, backbone, chosen)
         progress.finish(f"{name} trained")

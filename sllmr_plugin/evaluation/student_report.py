@@ -286,9 +286,11 @@ def judge(
     differences = paired_differences(above[:, None, :], own["user"].to_numpy(), permutations=1, seed=seed)
     ranked = []
     for (name, ranking), below in zip(rankings.items(), differences, strict=True):
-        aucs = [float(part["auc"].mean()) for part in (ranking, ranking[ranking["cold"]], ranking[ranking["tail"]])]
+        auc, cold, tail = (
+            float(part["auc"].mean()) for part in (ranking, ranking[ranking["cold"]], ranking[ranking["tail"]])
+        )
         probes = _probe_auc(table, lambda pairs, name=name: predict_rows(models[name], data, pairs, split="valid"))
-        ranked.append(Ranked(name, *aucs, below.mean, below.low, below.high, probes))
+        ranked.append(Ranked(name, auc, cold, tail, below.mean, below.low, below.high, probes))
     llm = _probe_auc(table, lambda pairs: pairs["score"].to_numpy())
     return Extension(agreement, ranked, llm, len(own), n_items or data.n_items)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -39,7 +39,7 @@ def text_vectors(texts: Sequence[str], encoder: TextEncoder | None = None) -> di
         If there is no word in any of them, or the encoder gives vectors that cannot be used.
     """
     known = np.flatnonzero([bool(text.strip()) for text in texts])
-    told = [texts[position] for position in known]
+    told = [texts[int(position)] for position in known]
     words = TfidfSvdEncoder(dim=_DIM)
     vectors = encode_finite(words, told)
     if encoder is not None:
@@ -145,8 +145,9 @@ def _unit(matrix: Matrix) -> Matrix:
     from sklearn.preprocessing import normalize
 
     scaled: Matrix = normalize(matrix)
-    return scaled.tocsr() if sparse.issparse(scaled) else scaled
+    return scaled
 
 
-def _dense(product: Matrix) -> np.ndarray:
-    return product.toarray() if sparse.issparse(product) else product
+def _dense(product: Any) -> np.ndarray:
+    found: np.ndarray = product.toarray() if sparse.issparse(product) else product
+    return found
