@@ -26,14 +26,15 @@ from sllmr_plugin.zoo.deepctr import build_model
         ("init+gated", ("init",), "gated"),
         ("init+kar+kd", ("init", "kar"), "kd"),
         ("llm_cf+init", ("llm_cf", "init"), "none"),
+        ("init+align+curec+gated", ("init", "align", "curec"), "gated"),
         ("embed+joint", ("embed",), "joint"),
     ],
 )
 def test_a_mode_is_parts_and_a_regularizer(name, parts, regularizer):
     mode = Mode.of(name)
     assert (mode.parts, mode.regularizer, mode.uses_scores) == (parts, regularizer, regularizer != "none")
-    assert mode.adds_input == bool({"embed", "kar", "llm_cf"} & set(parts))
-    assert mode.needs("texts") == bool({"kar", "llm_cf"} & set(parts))
+    assert mode.adds_input == bool({"embed", "kar", "llm_cf", "curec"} & set(parts))
+    assert mode.needs("texts") == bool({"kar", "llm_cf", "curec"} & set(parts))
     assert mode.needs("vectors") == bool({"init", "embed"} & set(parts))
 
 
@@ -46,6 +47,7 @@ def test_a_mode_is_parts_and_a_regularizer(name, parts, regularizer):
         ("init+init", "adds nothing"),
         ("init+none", "adds nothing"),
         ("kar+llm_cf+gated", "take one of them"),
+        ("curec+embed", "take one of them"),
         ("", "not one of"),
     ],
 )

@@ -9,20 +9,21 @@ import pandas as pd
 import pytest
 import torch
 
-from sllmr_plugin import ConfigError, SelectiveConfig
+from sllmr_plugin import ConfigError, CoverageError, SelectiveConfig
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.features import training_rows
 from sllmr_plugin.errors import BackboneError, RunFolderError
 from sllmr_plugin.evaluation.compare import compare
-from sllmr_plugin.evaluation.modes import Mode
+from sllmr_plugin.evaluation.modes import Mode, Start
 from sllmr_plugin.evaluation.report.sentences import compared
 from sllmr_plugin.evaluation.report.summary import summarise
 from sllmr_plugin.evaluation.store import RunFolder
 from sllmr_plugin.evaluation.training import BestEpoch, RunSettings, train
 from sllmr_plugin.knowledge import KARAdaptor
+from sllmr_plugin.knowledge.id_vectors import IdVectors, Vectors
 from sllmr_plugin.scores.table import ScoreTable
 
-from .text_cases import N_ITEMS, N_USERS, encoded, interactions, reasoning_frame, text_frame
+from .text_cases import N_ITEMS, N_USERS, encoded, interactions, reason_frame, reasoning_frame, text_frame
 
 pytestmark = pytest.mark.filterwarnings("ignore::sllmr_plugin.SLLMRWarning")
 SETTINGS = RunSettings.quick(epochs=2, embedding_dim=4, batch_size=16)
@@ -86,6 +87,37 @@ def test_reasoning_is_used_and_said_of(tmp_path, folder):
     assert "drawn, without reasoning" in " ".join(compared(summarise(RunFolder(folder[0], None))))
 
 
+def test_curec_is_a_mode_and_combines_and_the_texts_may_be_in_several_tables(tmp_path, folder):
+    """The plain model and KAR are what they were without reasons; a folder knows its reasons."""
+    _, before = folder
+    tables = [text_frame(), reason_frame()]
+    arguments = {"seeds": 1, "settings": SETTINGS, "verbose": False}
+    modes = ["none", "kar", "curec", "curec+gated", "init+align+curec"]
+    start = Start(id_vectors_by_raw_id())
+    found = compare(interactions(), scores(), out=tmp_path, modes=modes, texts=tables, start=start, **arguments)
+    auc, auc_before = ({run.mode: run.auc for run in runs.runs if run.seed == 0} for runs in (found, before))
+    assert [auc[mode] for mode in ("none", "kar")] == [auc_before[mode] for mode in ("none", "kar")]
+    assert len(set(auc.values())) > 3
+    told = json.loads((tmp_path / "inputs.json").read_text())["texts"]
+    n_reasons = (reason_frame()["kind"] == "reason").sum()
+    assert (told["n_patterns"], told["n_reasons"]) == (10, n_reasons)
+    sentences = " ".join(compared(summarise(RunFolder(tmp_path, None))))
+    assert f"In CURec the patterns of 10 users attend to {n_reasons} reasons" in sentences
+    other = reason_frame().assign(text=lambda rows: rows["text"].str.replace("sea", "lake"))
+    with pytest.raises(RunFolderError, match="other settings .texts was"):
+        compare(
+            interactions(), scores(), out=tmp_path, modes=modes, texts=[text_frame(), other], start=start, **arguments
+        )
+    with pytest.raises(CoverageError, match="have no reasons, which CURec attends to"):
+        compare(interactions(), scores(), out=tmp_path / "x", modes=["curec"], texts=text_frame(), **arguments)
+
+
+def id_vectors_by_raw_id():
+    rng = np.random.default_rng(4)
+    ids = pd.Series([f"i{item:02d}" for item in range(N_ITEMS)])
+    return Vectors(IdVectors(ids, rng.normal(size=(N_ITEMS, 6)).astype(np.float32)), None)
+
+
 def test_without_texts_and_with_unknown_modes_nothing_is_trained(tmp_path):
     for modes in (["none", "kar"], ["llm_cf"]):
         with pytest.raises(ConfigError, match=f"mode {modes[-1]} reads LLM-written texts.*--texts FILE"):
@@ -141,9 +173,9 @@ def test_batches_come_in_the_order_of_the_plain_model(monkeypatch):
     rows = training_rows(data)
     table = ScoreTable.read(scores(), user_index=data.user_index, item_index=data.item_index)
     batches = {}
-    for mode in ("none", "kar", "llm_cf"):
+    for mode in ("none", "kar", "llm_cf", "curec"):
         seen = batches[mode] = []
-        adaptor = Mode.of(mode).adaptor(data, rows, 0, texts=encoded())
+        adaptor = Mode.of(mode).adaptor(data, rows, 0, texts=encoded(reasons=True))
 
         class Spy(BestEpoch):
             def on_epoch_begin(self, epoch, logs=None, seen=seen):
@@ -171,5 +203,5 @@ def test_batches_come_in_the_order_of_the_plain_model(monkeypatch):
                 verbose=False,
             )
     assert len(batches["none"]) == 2 * -(-len(rows[1]) // 16)
-    for mode in ("kar", "llm_cf"):
+    for mode in ("kar", "llm_cf", "curec"):
         assert all(torch.equal(a, b) for a, b in zip(batches["none"], batches[mode], strict=True))
