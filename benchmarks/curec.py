@@ -1,7 +1,7 @@
 """What CURec brings, and what of it: ``python benchmarks/curec.py --data FOLDER --out FOLDER``.
 
 DeepFM, trained as ``sllmr compare --rank-items 300`` does, plain; with the reasons of other users attended to by the
-user's pattern (mode curec); with each of the paper's ablations, reasons fused without regard to the user and the text
+user's pattern (mode curec), which joins what it attends to, or, as in the paper, not; with each of its ablations, reasons fused without regard to the user and the text
 of the item in the list's place; without balance in training (`ReasonLists`); and curec beside what it combines with.
 FOLDER has ``interactions.csv``, ``items.csv``, ``llm_scores.parquet``, ``llm_texts.parquet`` (texts of items, and
 patterns or profiles of users) and ``llm_reasons.parquet``.
@@ -33,11 +33,13 @@ from sllmr_plugin.zoo.deepctr import build_model, input_rows
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
     "curec": ("curec", {}),
+    "curec, pattern as query alone": ("curec", {"with_pattern": False}),
     "curec, mean": ("curec", {"fuse": "mean"}),
     "curec, mlp": ("curec", {"fuse": "mlp"}),
     "curec, self": ("curec", {"fuse": "self"}),
     "curec, text of the item": ("curec", {"fuse": "mean", "reasons": "item"}),
     "curec, not balanced": ("curec", {"balance": False}),
+    "curec, pattern as query alone, not balanced": ("curec", {"with_pattern": False, "balance": False}),
     "gated": ("gated", {}),
     "curec+gated": ("curec+gated", {}),
     "init": ("init", {}),

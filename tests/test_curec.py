@@ -69,9 +69,11 @@ def by_loops(adaptor, texts, user, item):
     seen, fusion = reasons_of(texts, item, user), adaptor.fusion
     if adaptor.fuse == "attention":
         if not seen:
-            return adaptor.reasons.missing.tolist()
+            missing = adaptor.reasons.missing.tolist()
+            return linear(fusion.output, missing + pattern) if fusion.with_pattern else missing
         keys, values = ([rows_by_matrix(layer, x) for x in seen] for layer in (fusion.key, fusion.value))
-        return linear(fusion.output, attended(adaptor, linear(fusion.query, pattern), keys, values))
+        context = attended(adaptor, linear(fusion.query, pattern), keys, values)
+        return linear(fusion.output, context + pattern if fusion.with_pattern else context)
     if not seen:
         pooled = adaptor.reasons.missing.tolist()
     elif adaptor.fuse == "mean":
@@ -84,9 +86,11 @@ def by_loops(adaptor, texts, user, item):
     return linear(fusion.output, pooled + pattern)
 
 
-@pytest.mark.parametrize("fuse", FUSIONS)
-def test_the_column_is_what_loops_over_rows_heads_and_reasons_give(texts, rows, fuse):
-    adaptor = randomised(curec(texts, rows, fuse=fuse))
+@pytest.mark.parametrize(
+    "options", [*({"fuse": fuse} for fuse in FUSIONS), {"with_pattern": False}], ids=[*FUSIONS, "query alone"]
+)
+def test_the_column_is_what_loops_over_rows_heads_and_reasons_give(texts, rows, options):
+    adaptor = randomised(curec(texts, rows, **options))
     assert adaptor.widths == {"curec": 4}
     assert adaptor.sides == {}
     expected = [by_loops(adaptor, texts, *pair) for pair in zip(USERS.tolist(), ITEMS.tolist(), strict=True)]
@@ -107,7 +111,8 @@ def test_weights_are_those_of_the_column_and_only_of_what_is_seen(texts, rows):
             torch.testing.assert_close(weights[row].sum(dim=1), torch.ones(2, dtype=torch.float64))
             value = adaptor.fusion.value(torch.from_numpy(told.vectors[mine]).double())  # (n, 4), heads of 2
             context = torch.cat([weights[row, head][there] @ value[:, 2 * head : 2 * head + 2] for head in (0, 1)])
-            torch.testing.assert_close(adaptor.fusion.output(context), predicted(adaptor)[row])
+            joined = torch.cat([context, adaptor.users(USERS[row : row + 1])[0]])
+            torch.testing.assert_close(adaptor.fusion.output(joined), predicted(adaptor)[row])
     with pytest.raises(ConfigError, match="fuse='mean' no user attends"):
         curec(texts, rows, fuse="mean").attention(USERS, ITEMS)
 
@@ -171,7 +176,7 @@ def test_rows_do_not_see_each_other(texts, rows, fuse, training):
 
 @pytest.mark.parametrize("fuse", FUSIONS)
 def test_without_a_reason_there_is_a_learned_vector_that_starts_as_zeros(texts, rows, fuse):
-    adaptor = curec(texts, rows, fuse=fuse)
+    adaptor = curec(texts, rows, fuse=fuse, with_pattern=fuse != "attention")
     assert (adaptor.reasons.missing == 0).all()
     users, items = torch.tensor([1, 2, 2, 5]), torch.tensor([NO_ITEM_TEXT[0], 0, 10_000, -3])
     output = adaptor(users, items)
@@ -321,6 +326,7 @@ def test_the_text_of_the_item_in_the_place_of_the_list(texts, rows):
         ({"reasons": "all"}, "reasons='all' one of"),
         ({"dim": 5}, "heads a divisor of dim"),
         ({"most": 0}, "at least 1"),
+        ({"fuse": "mean", "with_pattern": False}, "has the pattern in any case"),
         ({"reasons": "item"}, "take 'mean'"),
     ],
 )

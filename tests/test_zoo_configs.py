@@ -340,6 +340,12 @@ def test_a_baseline_that_reads_texts_is_the_mode_of_the_run():
     assert kar.name.startswith("demo-deepfm-kar-")
     assert kar.name[-8:] != plain.name[-8:]
     assert compose(model="deepfm", data="demo", assignments=["run.mode=none"]).reads == ()
+    keys = ["run.mode=curec+gated", "data.reasons=llm_reasons"]
+    curec = compose(model="deepfm", data="demo", assignments=keys)
+    assert curec.reads == ("texts", "reasons", "scores")
+    assert compose(model="deepfm", data="demo", assignments=keys[:1]).reads == ("texts", "scores")  # texts hold them
+    with_reasons = compose(model="deepfm", data="demo", assignments=["run.mode=kar", keys[1]])
+    assert (with_reasons.reads, with_reasons.name) == (kar.reads, kar.name)  # which it does not read
     joint = compose(model="deepfm", data="demo", assignments=["run.mode=joint"])
     assert (joint.config.gate, joint.config.weight) == ("joint", plain.config.weight)
     with pytest.raises(ConfigError, match=r"run.mode=gate: mode='gate' is not one of 'none', 'global'"):

@@ -65,6 +65,9 @@ class CURecAdaptor(Adaptor):
     reasons : {"reasons", "item"}, default="reasons"
         ``item`` puts the text of the item (kind item) in the list's place, the paper's ablation of Sec. 5.3.1; with a
         list of one text, `fuse` has to be ``mean`` or ``mlp``.
+    with_pattern : bool, default=True
+        Join the pattern with what is attended to, by a linear layer, as the other fusions do. False is the paper's: the
+        pattern is the query alone, and where items have few reasons, little of it gets through.
     balance : bool, default=True
         In a training step, leave reasons out of the rows of users who did not take the item as often as the rule above
         leaves them out of the rows of those who did (`ReasonLists`). False leaves out the user's own alone, as in
@@ -101,10 +104,11 @@ class CURecAdaptor(Adaptor):
         most: int = 16,
         fuse: str = "attention",
         reasons: str = "reasons",
+        with_pattern: bool = True,
         balance: bool = True,
         seed: int = 0,
     ) -> None:
-        _check(dim, heads, most, fuse, reasons)
+        _check(dim, heads, most, fuse, reasons, with_pattern)
         encoded = EncodedTexts.of(texts, encoder)
         positive = np.ravel(y) > 0.5
         taken = np.ravel(x[user])[positive].astype(np.int64), np.ravel(x[item])[positive].astype(np.int64)
@@ -125,7 +129,10 @@ class CURecAdaptor(Adaptor):
         )
         self._lookups["item"] = "reasons"
         with seeded(seed):
-            self.fusion = _FUSIONS[fuse](told.patterns.dim, told.vectors.shape[1], dim, heads)
+            sizes = told.patterns.dim, told.vectors.shape[1], dim, heads
+            self.fusion = (
+                Attention(*sizes, with_pattern=with_pattern) if fuse == "attention" else _FUSIONS[fuse](*sizes)
+            )
 
     def extra_repr(self) -> str:
         """Say how reasons are fused."""
@@ -181,15 +188,17 @@ class Attention(nn.Module):
     ----------
     d_pattern, d_reason, dim, heads : int
         Dimensions of patterns, reasons and output, and heads.
+    with_pattern : bool
+        Whether the pattern joins what is attended to.
     """
 
-    def __init__(self, d_pattern: int, d_reason: int, dim: int, heads: int) -> None:
+    def __init__(self, d_pattern: int, d_reason: int, dim: int, heads: int, *, with_pattern: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.with_pattern = heads, with_pattern
         self.query = nn.Linear(d_pattern, dim)
         self.key = nn.Linear(d_reason, dim, bias=False)  # a bias would move all logits of a row alike
         self.value = nn.Linear(d_reason, dim)
-        self.output = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim + d_pattern if with_pattern else dim, dim)
 
     def forward(
         self, patterns: nn.Module, users: Tensor, vectors: Tensor, where: Tensor, there: Tensor, missing: Tensor
@@ -223,6 +232,9 @@ class Attention(nn.Module):
         query = query.unflatten(1, (self.heads, 1, -1))  # (n, heads, 1, dim / heads)
         weights = _weights((query * key).sum(dim=3) / math.sqrt(key.shape[3]), there)
         context = (weights.unsqueeze(3) * value).sum(dim=2).flatten(1)
+        if self.with_pattern:
+            joined = torch.cat([_or_missing(context, there, missing), by_distinct(patterns, users)], dim=1)
+            return self.output(joined), weights
         return _or_missing(self.output(context), there, missing), weights
 
 
@@ -287,7 +299,7 @@ def _perceptron(*sizes: int) -> nn.Module:
     return Pooled(*sizes, perceptron=True)
 
 
-_FUSIONS: dict[str, Any] = {"attention": Attention, "mean": Pooled, "mlp": _perceptron, "self": SelfAttention}
+_FUSIONS: dict[str, Any] = {"mean": Pooled, "mlp": _perceptron, "self": SelfAttention}
 
 
 def _split(projected: Tensor, heads: int) -> Tensor:
@@ -306,12 +318,14 @@ def _or_missing(values: Tensor, there: Tensor, missing: Tensor) -> Tensor:
     return torch.where(there.any(dim=1, keepdim=True), values, missing)
 
 
-def _check(dim: int, heads: int, most: int, fuse: str, reasons: str) -> None:
+def _check(dim: int, heads: int, most: int, fuse: str, reasons: str, with_pattern: bool) -> None:
     problems = []
     if fuse not in FUSIONS or reasons not in REASONS:
         problems.append(f"fuse={fuse!r} must be one of {FUSIONS} and reasons={reasons!r} one of {REASONS}")
     if min(dim, heads, most) < 1 or dim % heads:
         problems.append(f"dim={dim}, heads={heads} and most={most} must be at least 1, and heads a divisor of dim")
+    if not with_pattern and fuse != "attention":
+        problems.append(f"with_pattern=False is for fuse='attention', and fuse={fuse!r} has the pattern in any case")
     if reasons == "item" and fuse in ("attention", "self"):
         problems.append(f"reasons='item' is a list of one text, which fuse={fuse!r} gives weight 1: take 'mean'")
     if problems:
