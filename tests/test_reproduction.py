@@ -358,7 +358,8 @@ def test_what_needs_no_training_is_a_row_in_both_metrics_and_models_below_it_are
         auc = {"none": 0.69, "kar": 0.71, "gated": 0.75}[run.mode] + 0.1 * (run.backbone == "dcnv2")
         pooled = {"ctr_auc": auc, "ctr_auc_cold": auc - 0.1, "ctr_auc_tail": auc - 0.2}
         finish(run, untrained=there, metrics=pooled)
-    text = write_documents(tmp_path / "out", request, collect(plan[::-1]), command="", not_made=[])
+    of_texts_first = sorted(plan, key=lambda run: run.mode != "kar")
+    text = write_documents(tmp_path / "out", request, collect(of_texts_first), command="", not_made=[])
     page = (tmp_path / "out" / "reproduction.md").read_text()
     rows = rows_of(page, "Table 2, amazon_beauty (the paper's Beauty):")
     assert rows["nothing trained", "popularity"] == ["0.5600", "", "0.7000", "", "-", ""]
