@@ -27,6 +27,7 @@ _COMMANDS = {
     "score": "have candidates scored by a language model",
     "extend": "learn the LLM's scores, and score further users and items without it",
     "texts": "have users and items described by a language model",
+    "attributes": "have attributes of items chosen by a language model",
     "embed": "have titles and descriptions embedded by a server",
     "ledger": "inspect the answers that scoring has paid for",
     "build-table": "make a memory-mapped score table of many parquet files",
@@ -60,6 +61,9 @@ examples:
 
   sllmr texts --interactions clicks.csv --items items.csv --out texts.parquet
       Have users and items described, for the baselines KAR and LLM-CF; without any model: --writer titles.
+
+  sllmr attributes --items items.csv --vocabulary vocabulary.yaml --out items.parquet
+      Have each item sorted by a closed vocabulary, columns for --attributes of compare; --propose writes one.
 
   sllmr embed --items items.csv --texts texts.parquet --out vectors.parquet
       Have titles and descriptions embedded, for embeddings that start from them: sllmr compare --initialise.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 # A name is imported when it is first asked for: a worker of a cluster needs few of these modules.
 _MODULES = {
+    "attributes": ("AttributeResult", "AttributeSettings", "propose_vocabulary", "write_attributes"),
     "candidates": ("CandidateSettings", "Candidates", "draw_candidates", "read_categories"),
     "client": ("OpenAIClient",),
     "content": ("ContentScorer",),
@@ -26,10 +27,15 @@ _MODULES = {
     "settings": ("ScoreSettings",),
     "table": ("build_score_table", "read_metadata", "write_score_table"),
     "texts": ("TextResult", "TextSettings", "write_texts"),
+    "vocabulary": ("Vocabulary",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 if TYPE_CHECKING:  # the same names for type checkers and editors
+    from .attributes import AttributeResult as AttributeResult
+    from .attributes import AttributeSettings as AttributeSettings
+    from .attributes import propose_vocabulary as propose_vocabulary
+    from .attributes import write_attributes as write_attributes
     from .candidates import Candidates as Candidates
     from .candidates import CandidateSettings as CandidateSettings
     from .candidates import draw_candidates as draw_candidates
@@ -62,6 +68,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .texts import TextResult as TextResult
     from .texts import TextSettings as TextSettings
     from .texts import write_texts as write_texts
+    from .vocabulary import Vocabulary as Vocabulary
 
 else:  # at run time: a checker that saw these would take any name for one of the package's, or none
     __all__ = sorted(_MODULE_OF)

@@ -235,7 +235,7 @@ class TextTemplate:
                 "reason, and the template of its kind."
             )
         titles = [self._clean(title) for title in request.titles]
-        values = {"answer_format": answer_format(self.max_words)}
+        values = {"answer_format": self.answer_format()}
         if self.kind != "item":
             values["history"] = json_lines(titles)
         if self.kind == "item":
@@ -245,6 +245,10 @@ class TextTemplate:
             if self.kind == "reasoning":
                 values["label"] = _LABELS[request.exemplar.label]
         return fill(*self._parts(), values)
+
+    def answer_format(self) -> str:
+        """Say in words how to answer; the template's ``$answer_format``."""
+        return answer_format(self.max_words)
 
     def _described(self, title: str, request: TextRequest) -> str:
         attributes = {self._clean(name): self._clean(value) for name, value in request.attributes}
