@@ -453,7 +453,7 @@ def _score_with_object(
                 scored = build_score_table(requests, answers, missing=chosen.missing)
     settings = _recorded(chosen)
     if isinstance(scorer, ContentScorer):
-        settings |= {"texts": chosen.texts and str(chosen.texts), "popularity_weights": list(scorer.weights)}
+        settings |= {"texts": chosen.texts and Path(chosen.texts).name, "popularity_weights": list(scorer.weights)}
     write_score_table(scored, path, scorer=name, settings=settings)
     return ScoringResult(path, scored.frame, scored.counts)
 
