@@ -1,8 +1,9 @@
 """What CURec brings, and what of it: ``python benchmarks/curec.py --data FOLDER --out FOLDER``.
 
 DeepFM, trained as ``sllmr compare --rank-items 300`` does, plain; with the reasons of other users attended to by the
-user's pattern (mode curec), which joins what it attends to, or, as in the paper, not; with each of its ablations, reasons fused without regard to the user and the text
-of the item in the list's place; without balance in training (`ReasonLists`); and curec beside what it combines with.
+user's pattern (mode curec), which joins what it attends to, or, as in the paper, not; with each of its ablations,
+reasons fused without regard to the user and the text of the item in the list's place; without balance in training
+(`ReasonLists`); and curec beside what it combines with.
 FOLDER has ``interactions.csv``, ``items.csv``, ``llm_scores.parquet``, ``llm_texts.parquet`` (texts of items, and
 patterns or profiles of users) and ``llm_reasons.parquet``.
 
