@@ -23,12 +23,35 @@ from .augmented import (
 )
 from .base import backend_of
 from .deepctr import import_deepctr_torch
-from .step_losses import step_losses
+from .step_losses import LossRun, StepLoss, add_loss, check_addable, remove_loss, step_losses
 from .wrapped import WrappedMixin
 
 Model = TypeVar("Model", bound=Any)  # a model of a CTR library; these have no types
 
 _ROWS_PER_BLOCK = 4096
+NAME = "adaptor"
+"""Of an adaptor's loss on the model, and its account: ``sllmr_adaptor``, ``sllmr_adaptor_ids``."""
+
+
+class AdaptorLoss(StepLoss):
+    """The loss that an adaptor adds to training steps, where it has one; its parameters are the adaptor's."""
+
+    def open(self, model: Any) -> LossRun:
+        """Return what a call of `fit` holds."""
+        return _AdaptorRun(self, model.augmentation)
+
+
+class _AdaptorRun(LossRun):
+    """An `AdaptorLoss` during one call of `fit`."""
+
+    def __init__(self, loss: AdaptorLoss, augmentation: Augmentation) -> None:
+        self._users, self._items = augmentation.user, augmentation.item
+        super().__init__(loss.name, loss.weight, (self._users, self._items))
+        self._adaptor = augmentation.adaptor
+
+    def compute(self, codes: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+        """Return the adaptor's mean loss of a step's rows and the number of its terms."""
+        return self._adaptor.loss(codes[self._users], codes[self._items])
 
 
 def dense_columns(adaptor: Adaptor) -> list[Any]:
@@ -75,6 +98,8 @@ def augment(model: Model, adaptor: Adaptor, *, user: str, item: str) -> Model:
     ------
     AugmentError
         Listing every reason why this model cannot be augmented like this.
+    UnsupportedModelError
+        If the adaptor adds a loss, and the model's `fit` cannot be reached.
 
     Examples
     --------
@@ -110,11 +135,15 @@ def augment(model: Model, adaptor: Adaptor, *, user: str, item: str) -> Model:
     problems, augmentation = backend.augmentation(model, adaptor, user, item)
     if problems:
         raise AugmentError(problems)
+    if adaptor.loss_weight > 0:
+        check_addable(model, NAME)
     adaptor.to(model.device)
     model.__dict__["augmentation"] = augmentation
     plain: type = type(model)
     model.__class__ = augmented_class(backend.augment_mixin, plain)
     sync_adaptor(model)
+    if adaptor.loss_weight > 0:
+        add_loss(model, AdaptorLoss(NAME, adaptor.loss_weight))
     return model
 
 
@@ -144,6 +173,7 @@ def unaugment(model: Model) -> Model:
     if isinstance(model, WrappedMixin):
         raise AugmentError(["the model is wrapped as well. Call unwrap(model) first."])
     _require_no_losses(model, "then unaugment")
+    remove_loss(model, NAME)
     adaptor_leaves_optimizer(model)
     model.__class__ = unaugmented_class(type(model))
     del model.__dict__["augmentation"]
@@ -239,7 +269,7 @@ def is_augmented(model: object) -> bool:
 
 
 def _require_no_losses(model: Any, then: str) -> None:
-    names = ", ".join(step_losses(model))
+    names = ", ".join(name for name in step_losses(model) if name != NAME)
     if names:
         raise AugmentError([f"the model has losses of its own beside the library's ({names}). Undo them, {then}."])
 

@@ -18,7 +18,8 @@ class Adaptor(nn.Module):
     """Base of the adaptors: holds the text vectors and says which dense columns it fills.
 
     A subclass sets `widths` and defines ``forward(users, items)``, both (n,) int64 codes, which returns the columns
-    side by side: (n, sum of the widths). It must treat rows one by one and draw no random numbers.
+    side by side: (n, sum of the widths). It must treat rows one by one and draw no random numbers. One that also adds
+    to the loss of training steps sets `loss_weight` and defines `loss`.
 
     Parameters
     ----------
@@ -33,12 +34,19 @@ class Adaptor(nn.Module):
         Name of each column that the user alone or the item alone decides in predictions -> which of them.
     users, items : TextVectors
         The lookups; only of what there are vectors of.
+    loss_weight : float
+        Of `loss` beside the library's loss per row; 0 where the adaptor has none.
     """
 
     widths: dict[str, int]
     sides: dict[str, str]
     users: TextVectors
     items: TextVectors
+    loss_weight: float = 0.0
+
+    def loss(self, users: Tensor, items: Tensor) -> tuple[Tensor, int]:
+        """Return the mean loss, (), of a step's rows, (n,) int64 codes, and the number of terms that it is of."""
+        raise NotImplementedError
 
     def __init__(self, encoded: EncodedTexts) -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -97,6 +99,22 @@ class KARAdaptor(Adaptor):
             self.shared = experts(shared_experts)
             self.user_side = Side(self.users, self.shared, experts(own_experts), encoded.dim)
             self.item_side = Side(self.items, self.shared, experts(own_experts), encoded.dim)
+
+    @classmethod
+    def as_published(cls, texts: TextTable | EncodedTexts, *, own_experts: int = 2, **changes: Any) -> KARAdaptor:
+        """Return the adaptor at the sizes of the authors' public code: experts of 128 and 32 units, two of them shared.
+
+        Parameters
+        ----------
+        texts
+            As of the class.
+        own_experts : int, default=2
+            Of each side; the code has 2 to 6, by backbone and data.
+        **changes
+            Other arguments of the class.
+        """
+        published: dict[str, Any] = {"dim": 32, "hidden": 128, "shared_experts": 2, "own_experts": own_experts}
+        return cls(texts, **published | changes)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """Return (n, 2 * dim) of (n,) int64 codes: the user's column, then the item's."""
