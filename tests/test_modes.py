@@ -84,6 +84,7 @@ def test_texts_stand_alone_where_the_items_have_no_titles(tmp_path):
         RunSettings(),
         RunSettings(redraw=not RunSettings().redraw, negatives_by="popularity", l2=0.0),
         RunSettings(valid_users=None, valid_items=7, patience=None, epochs=2, history_length=3, dropout=0.5),
+        RunSettings(batches="users", adaptors="published"),
         RunSettings.quick(),
     ],
 )

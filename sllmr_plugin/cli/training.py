@@ -14,6 +14,10 @@ _HELP = {
     "patience": "stop when so many epochs in a row have not raised the validation AUC; none trains all epochs",
     "embedding_dim": "length of the embedding vectors",
     "batch_size": "rows per training step",
+    "batches": "of rows in random order, or of users with their interactions, in which pairs of a user meet (Algorithm "
+    "1; docs/reproduce.md)",
+    "adaptors": "sizes of the modes kar and llm_cf: the defaults here, or those of their authors, with LLM-CF's "
+    "reconstruction loss",
     "learning_rate": "of Adam",
     "l2": "weight of the L2 penalty on embeddings; none is the library's own",
     "negatives": "sampled negatives per positive; unused if the data have their own",

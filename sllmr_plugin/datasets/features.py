@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -132,6 +132,32 @@ def template_rows(
     first, last = (np.searchsorted(owners, users, side=side) for side in ("left", "right"))
     history, lengths = _histories(positives["item"].to_numpy(), first, last, history_length)
     return _rows(data, users, np.zeros_like(users), history, lengths)
+
+
+def user_by_user(
+    x: Mapping[str, np.ndarray], y: np.ndarray, seed: int | Sequence[int]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Put training rows in an order in which those of a user stand together, users shuffled.
+
+    Parameters
+    ----------
+    x : mapping of str to ndarray
+        Columns of N rows each, ``user_id`` among them.
+    y : ndarray
+        (N,) labels.
+    seed : int or sequence of int
+        Of the order of users, which depends on nothing else but who they are.
+
+    Returns
+    -------
+    x, y
+        The same rows; those of a user in the order that they had.
+    """
+    users, user_of_row = np.unique(x["user_id"], return_inverse=True)
+    stream = 7  # another than those of the draws of rows
+    place = np.random.default_rng([*np.atleast_1d(seed).tolist(), stream]).permutation(len(users))
+    order = np.argsort(place[user_of_row.ravel()], kind="stable")
+    return {name: column[order] for name, column in x.items()}, y[order]
 
 
 def held_out_rows(

@@ -238,7 +238,9 @@ def compare(
                 seed=seed,
                 settings=settings,
                 mode=mode,
-                adaptor=how.adaptor(data, rows, seed, texts=encoded, start=start),
+                adaptor=how.adaptor(
+                    data, rows, seed, texts=encoded, start=start, published=settings.adaptors == "published"
+                ),
                 start=start if "init" in how.parts else None,
                 aligned=start.vectors if start is not None and "align" in how.parts else None,
                 distilled=start.vectors if start is not None and "distill" in how.parts else None,

@@ -150,6 +150,7 @@ class Mode:
         *,
         texts: EncodedTexts | None = None,
         start: Start | None = None,
+        published: bool = False,
     ) -> Adaptor | None:
         """Build the adaptor of a run.
 
@@ -166,6 +167,8 @@ class Mode:
             Vectors of texts by the codes of the rows; may be None where the mode reads none.
         start : Start or None, default=None
             Vectors by raw id, and where those of users come from; may be None where the mode reads none.
+        published : bool, default=False
+            KAR and LLM-CF at their authors' settings (`as_published`).
 
         Returns
         -------
@@ -182,10 +185,11 @@ class Mode:
             return EmbedAdaptor(start.vectors, users=start.users, x=x, y=y, seed=seed, **index)
         assert texts is not None
         if "kar" in self.parts:
-            return KARAdaptor(texts, seed=seed)
+            return (KARAdaptor.as_published if published else KARAdaptor)(texts, seed=seed)
         if "curec" in self.parts:
             return CURecAdaptor(texts, x, y, user="user_id", item="item_id", seed=seed)
-        return LLMCFAdaptor(texts, x, y, user="user_id", item="item_id", seed=seed)
+        build = LLMCFAdaptor.as_published if published else LLMCFAdaptor
+        return build(texts, x, y, user="user_id", item="item_id", seed=seed)
 
 
 def with_semantic_ids(data: Interactions, vectors: Vectors) -> Interactions:

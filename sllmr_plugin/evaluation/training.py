@@ -18,7 +18,7 @@ from ..backends.augment import augment
 from ..backends.distill import distill_features
 from ..backends.initialise import initialise
 from ..config import SelectiveConfig
-from ..datasets.features import HISTORY_LENGTH, item_table, training_rows
+from ..datasets.features import HISTORY_LENGTH, item_table, training_rows, user_by_user
 from ..datasets.interactions import Interactions
 from ..datasets.protocols import FULL_RANKING, LLM_CF, MIN_EARLIER, with_earlier_interactions
 from ..errors import EvaluationError, InactiveWarning
@@ -77,6 +77,15 @@ class RunSettings(Settings):
     test_items, valid_items : int or None, default=None
         Items drawn for each user to rank against, at least 2, for a sampled AUC; None ranks against all. For
         backbones that are too slow to score the whole catalogue for every user.
+    batches : {"rows", "users"}, default="rows"
+        ``users``: the rows of an epoch go user by user, users in another random order in every epoch, so that a batch
+        is one of users with their interactions (the paper's Algorithm 1, line 2) and holds pairs of a user for
+        ``in_batch_pairs`` and ``user_source="batch"``. `batch_size` counts rows all the same: a batch has as many users
+        as fill it, and the last one's rows may go on in the next batch. ``rows`` shuffles rows alone: two of the same
+        user hardly ever meet.
+    adaptors : {"compact", "published"}, default="compact"
+        Sizes of ``kar`` and ``llm_cf``: the defaults of `KARAdaptor` and `LLMCFAdaptor`, or those of their authors,
+        with LLM-CF's reconstruction loss (`as_published` of both).
     dropout : float, default=0.0
         Dropout rate of the backbone's deep part; ``uncertainty="mc_dropout"`` needs one.
     device : str, default="cpu"
@@ -110,6 +119,8 @@ class RunSettings(Settings):
     valid_users: _Count | None = 1500
     test_items: _Items | None = None
     valid_items: _Items | None = None
+    batches: Literal["rows", "users"] = "rows"
+    adaptors: Literal["compact", "published"] = "compact"
     dropout: Annotated[float, Bounds(least=0, below=1)] = 0.0
     device: str = "cpu"
     model_arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -434,20 +445,23 @@ def _fit(
     settings: RunSettings,
     seed: int,
 ) -> list[dict[str, float]]:
-    """Fit a model, with other negatives in every epoch if the settings say so; return what `Trained.epochs` has."""
+    """Fit a model, with the rows and batches of each epoch that the settings say; return what `Trained.epochs` has."""
     options = {"batch_size": settings.batch_size, "verbose": 0, "callbacks": [best]}
+    redraw, by_user = settings.redraw and not data.has_negatives, settings.batches == "users"
     with contextlib.redirect_stdout(io.StringIO()):  # DeepCTR-Torch prints even with verbose=0
-        if not settings.redraw or data.has_negatives:
+        if not redraw and not by_user:
             model.fit(input_rows(model, rows[0]), rows[1], epochs=settings.epochs, **options)
             return _by_epoch(model.history.history, best.aucs)
         logs: list[dict[str, float]] = []
         # A call of fit an epoch: the optimizer, the gate and the draws of pairs go on where they were.
         for epoch in range(settings.epochs):
-            if epoch:
+            if epoch and redraw:
                 rows = settings.rows(data, (seed, epoch))
+            x, y = user_by_user(*rows, (seed, epoch)) if by_user else rows
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "warmup_epochs", InactiveWarning)  # of an epoch that is warm-up
-                model.fit(input_rows(model, rows[0]), rows[1], initial_epoch=epoch, epochs=epoch + 1, **options)
+                of_epoch = {"initial_epoch": epoch, "epochs": epoch + 1, "shuffle": not by_user}
+                model.fit(input_rows(model, x), y, **of_epoch, **options)
             logs += _by_epoch(model.history.history, best.aucs[-1:])
             if best.is_over:
                 break
