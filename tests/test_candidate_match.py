@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sllmr_plugin.errors import CoverageWarning
 from sllmr_plugin.regularizer.gates import DisagreementGate
 from sllmr_plugin.training.match import CandidateMatch
 from sllmr_plugin.training.probes import GateFitter, ProbePairs
@@ -39,6 +40,16 @@ def test_shares_and_weights_are_those_of_a_loop(seed):
     np.testing.assert_allclose(match.weights(torch.from_numpy(candidates)), weight / weight.mean())
     assert match.overlap == pytest.approx(np.minimum(wanted, found).sum())
     assert match.unseen == pytest.approx(wanted[found == 0].sum())
+
+
+def test_a_poor_match_is_told_and_warned_of():
+    catalogue = torch.arange(100)
+    popular = CandidateMatch.of(catalogue, catalogue[-45:])
+    assert "to 0.50 (1 is alike); 50% of it lies in tenths without a candidate" in str(popular)
+    with pytest.warns(CoverageWarning, match="--catalogue-share"):
+        CandidateMatch.of(catalogue, catalogue[-35:]).warn()
+    popular.warn()
+    CandidateMatch.of(catalogue, catalogue).warn()
 
 
 def test_candidates_that_are_drawn_like_the_catalogue_all_count_one():

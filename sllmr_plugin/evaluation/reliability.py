@@ -16,6 +16,7 @@ from torch import nn
 from ..config import SelectiveConfig
 from ..errors import SLLMRError
 from ..scores.origin import PromptOrder, recorded_order
+from ..training.match import CandidateMatch
 from ..training.probes import JudgedPairs
 from ..wrapping import is_wrapped, unwrap, wrap
 from .comparison import below_untrained
@@ -51,12 +52,16 @@ class Reliability:
         Bootstrap resamples of users behind the intervals.
     prompt_order : PromptOrder or None, default=None
         How far the scores follow the order in which the prompts showed the candidates, where the table says.
+    match : CandidateMatch or None, default=None
+        How far the probes' candidates are distributed over popularity as the catalogue is, which a ranking compares
+        with. The shares of the table count all pairs alike.
     """
 
     table: pd.DataFrame
     uncertainty: str
     resamples: int
     prompt_order: PromptOrder | None = None
+    match: CandidateMatch | None = None
 
     @property
     def untrained(self) -> list[str]:
@@ -78,7 +83,9 @@ class Reliability:
             for row in self.table.to_dict("records")
         ]
         order = None if self.prompt_order is None else asdict(self.prompt_order)
-        return {"uncertainty": self.uncertainty, "resamples": self.resamples, "prompt_order": order, "regions": rows}
+        match = None if self.match is None else {"overlap": self.match.overlap, "unseen": self.match.unseen}
+        how = {"uncertainty": self.uncertainty, "resamples": self.resamples, "prompt_order": order, "match": match}
+        return {**how, "regions": rows}
 
     def to_json(self, path: str | Path) -> None:
         """Write `content` as JSON."""
@@ -95,8 +102,8 @@ class Reliability:
             llm, backbone, disagreed = (_cell(row, name) for name in MEASURES)
             region = [row["items"], row["uncertainty"], row["llm_gap"], str(row["n_pairs"])]
             table.add(row["users"], [*region, llm, backbone, str(row["n_disagree"]), disagreed])
-        order = [] if self.prompt_order is None else [str(self.prompt_order)]
-        return Sheet([_CAPTION], [table, *self._beside_untrained()], [*self.verdict(), *self._below(), *order])
+        scores = [str(part) for part in (self.prompt_order, self.match) if part is not None]
+        return Sheet([_CAPTION], [table, *self._beside_untrained()], [*self.verdict(), *self._below(), *scores])
 
     def _beside_untrained(self) -> list[Table]:
         """Return who is right beside what needs no training, in the regions of users and items."""
@@ -205,6 +212,8 @@ def reliability(
 
     Warns
     -----
+    CoverageWarning
+        If the probes' candidates are hardly distributed as the catalogue is.
     OrderEchoWarning
         If the scores follow the order in which the prompts showed the candidates.
 
@@ -250,7 +259,10 @@ def _of_wrapped(
     order = recorded_order(model.sllmr.table.origin)
     if order is not None:
         order.warn()
-    return Reliability(_tabulate(judged, resamples, seed, untrained), uncertainty, resamples, order)
+    match = judged.pairs.match
+    if match is not None:
+        match.warn()
+    return Reliability(_tabulate(judged, resamples, seed, untrained), uncertainty, resamples, order, match)
 
 
 def untrained_names(columns: Iterable[str]) -> list[str]:

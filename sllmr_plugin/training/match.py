@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..errors import CoverageWarning
+
 _BANDS = 10
 _MOST = 5.0
+_POOR = 0.5
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,20 @@ class CandidateMatch:
     def unseen(self) -> float:
         """Share of the catalogue in bands without a candidate."""
         return float(self.catalogue[self.candidates == 0].sum())
+
+    def __str__(self) -> str:
+        unseen = f"; {self.unseen:.0%} of it lies in tenths without a candidate" if self.unseen else ""
+        match = f"{self.overlap:.2f} (1 is alike)"
+        return f"the probes' candidates are distributed over popularity as the catalogue is to {match}{unseen}"
+
+    def warn(self) -> None:
+        """Issue a `CoverageWarning` if the match is poor."""
+        if self.overlap >= _POOR:
+            return
+        warnings.warn(
+            f"{self}. A ranking compares with the whole catalogue, where the scorer and the backbone may do otherwise "
+            "than among these items. Draw candidates from all of it (sllmr candidates --catalogue-share), and keep "
+            "probe_weights='catalogue'.",
+            CoverageWarning,
+            stacklevel=4,
+        )
