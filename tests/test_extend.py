@@ -13,7 +13,7 @@ from torch import nn
 from sllmr_plugin import ScoreTable, extend_scores, load_interactions
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.negatives import UnseenItems
-from sllmr_plugin.errors import CoverageError, DataError, NotLearntError, ScoreTableError
+from sllmr_plugin.errors import CoverageError, CoverageWarning, DataError, NotLearntError, ScoreTableError
 from sllmr_plugin.evaluation.extend import draw_distinct
 from sllmr_plugin.evaluation.student_report import Agreement
 from sllmr_plugin.knowledge.pair_features import PairFeatures, text_vectors
@@ -197,7 +197,8 @@ def test_ids_of_a_text_file_become_those_of_the_interactions(world, tmp_path):
     assert frame["prompt_position"].dropna().unique().tolist() == [4]
     assert frame.loc[frame["source"] == "student", "n_answers"].unique().tolist() == [0]
     # Rows of an earlier extension are replaced.
-    again = extend_scores(out, tmp_path / "clicks.csv", items, **SMALL)
+    with pytest.warns(CoverageWarning, match=f"{12 * N_USERS + N_USERS - 10} of its {len(frame)} rows"):
+        again = extend_scores(out, tmp_path / "clicks.csv", items, **SMALL)
     assert (again.frame["source"] == "llm").sum() == len(scores)
     assert len(again.frame) == len(frame)
 

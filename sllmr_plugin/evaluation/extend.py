@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..config import SelectiveConfig
 from ..datasets.features import HISTORY_LENGTH, template_rows
 from ..datasets.interactions import Interactions, load_interactions
 from ..datasets.negatives import UnseenItems
-from ..errors import CoverageError, DataError, NotLearntError, ScoreTableError
+from ..errors import CoverageError, CoverageWarning, DataError, NotLearntError, ScoreTableError
 from ..knowledge.id_vectors import Vectors, VectorSource
 from ..knowledge.pair_features import Matrix, PairFeatures, text_vectors
 from ..knowledge.student import CrossFitted
@@ -132,6 +133,11 @@ def extend_scores(
     ConfigError, DataError, ScoreTableError, TextEncoderError
         If settings are out of range or a file cannot be used.
 
+    Warns
+    -----
+    CoverageWarning
+        If rows of the score table are left out, since they are not the LLM's scores of users and items that are known.
+
     Examples
     --------
     >>> extend_scores(
@@ -148,7 +154,7 @@ def extend_scores(
     codes = np.arange(data.n_users + 1)
     histories = template_rows(data, codes, split="valid", history_length=HISTORY_LENGTH)["hist_item_id"]
     features = PairFeatures(matrices, histories, data.popularity, data.history_length)
-    progress.finish(f"{len(features.names)} features of {', '.join(matrices)}")
+    progress.finish(f"{len(features.names)} features of a pair")
 
     of_llm = table.candidates
     learnt = of_llm.users[of_llm.user_of_entry].numpy(), of_llm.items.numpy()
@@ -201,6 +207,15 @@ def _read_scores(scores: Any, data: Interactions, folds: int) -> tuple[pd.DataFr
         raise CoverageError(
             f"{rows.name}: none of its {len(rows.frame)} rows is the LLM's score of a user and an item of these "
             "interactions. Give the LLM's table, and the interactions and items whose pairs were scored."
+        )
+    if not known.all() or not usable.all():
+        lost = len(rows.frame) - int(known.sum())
+        warnings.warn(
+            f"{rows.name}: {lost} of its {len(rows.frame)} rows are not in the extended table: an earlier student's, "
+            "without an id or a score, or of a user or item that the interactions and items do not have. Keep the "
+            "file if you need them.",
+            CoverageWarning,
+            stacklevel=3,
         )
     # Ids as the interactions have them: a text file's may be texts that stand for numbers.
     frame = frame[known].assign(**{name: ids[codes[name][known] - 1] for name, ids in raw_ids.items()})
