@@ -445,7 +445,13 @@ def test_flags_reach_data_and_models(tmp_path, monkeypatch):
     parser = argparse.ArgumentParser()
     tune_command.add(parser)
     arguments = parser.parse_args([*files, "--attributes", "brand,tags:space", "--histories"])
-    command = tune_command._compare_command(arguments, argparse.Namespace(config_file="chosen.yaml", backbone="din"))
+    chosen = argparse.Namespace(
+        config_file="chosen.yaml",
+        backbone="din",
+        config=SelectiveConfig(),
+        chosen=argparse.Namespace(parts=(), mode="gated", scale=None),
+    )
+    command = tune_command._compare_command(arguments, chosen)
     assert "--attributes brand,tags:space" in command
     assert "--histories" in command
     source = DataSource(name="mine", root=str(tmp_path.parent), folder=tmp_path.name, attributes=["tags:space"])
