@@ -36,7 +36,9 @@ def files(tmp_path, monkeypatch):
         tmp_path / "items.csv", index=False
     )
     data = ["--interactions", str(tmp_path / "clicks.csv"), "--items", str(tmp_path / "items.csv")]
-    assert main(["candidates", *data, "--per-user", "6", "--out", str(tmp_path / "c.parquet")]) == 0
+    # Of 30 items, so few that not every prompt has the title that a test has refused.
+    shares = ["--catalogue-share", "0", "--tail-share", "0.3", "--diverse-share", "0.3"]
+    assert main(["candidates", *data, "--per-user", "6", *shares, "--out", str(tmp_path / "c.parquet")]) == 0
     return ["--candidates", str(tmp_path / "c.parquet"), *data, "--out", str(tmp_path / "scores.parquet")]
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from ..errors import DataError
 from .interactions import Interactions
+
+if TYPE_CHECKING:  # the command line's help, and workers of scoring, do without SciPy
+    from scipy import sparse
 
 POPULARITY_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
 """What w of ``content+popularity``, z + w log(1 + popularity), is chosen among."""
@@ -48,6 +51,7 @@ class Content:
         DataError
             If there are not as many texts as items, or no word in any of them.
         """
+        from scipy import sparse
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.preprocessing import normalize
 
