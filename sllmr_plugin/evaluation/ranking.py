@@ -12,6 +12,7 @@ from ..backends.base import row_model
 from ..datasets.interactions import Interactions
 from ..errors import EvaluationError
 from ..parallel.engine import Engine
+from .history_columns import HistoryColumns
 from .model_scores import ItemSide, default_rows_per_block, template_matrix
 from .ranking_shards import RankingPlan, RankingShard, rank_on, rank_shard
 from .strata import Strata, stratify
@@ -97,7 +98,8 @@ def full_ranking(
     if rows_per_block is None:
         rows_per_block = default_rows_per_block(model, templates)
 
-    plan = RankingPlan(data.n_items, n_items, rows_per_block, ItemSide.of(model, data))
+    histories = HistoryColumns.of(model, templates)
+    plan = RankingPlan(data.n_items, n_items, rows_per_block, ItemSide.of(model, data), histories)
     everything = RankingShard(
         templates=templates,
         users=data.user_ids[chosen - 1].to_numpy(),

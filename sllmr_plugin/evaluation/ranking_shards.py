@@ -14,6 +14,7 @@ from torch import Tensor
 from ..backends.broadcast import Broadcast, broadcast
 from ..datasets.negatives import UnseenItems
 from ..parallel.engine import Engine, cut
+from .history_columns import HistoryColumns
 from .model_scores import ItemSide, check_finite, evaluation_mode, score_items
 
 
@@ -31,12 +32,15 @@ class RankingPlan:
         Rows scored at once.
     item_side : ItemSide
         What the rows of an item hold.
+    histories : HistoryColumns
+        Columns that are left out where a block of users does not need them.
     """
 
     n_catalogue: int
     n_items: int | None
     rows_per_block: int
     item_side: ItemSide
+    histories: HistoryColumns
 
     @property
     def users_per_block(self) -> int:
@@ -89,19 +93,24 @@ def rank_shard(
             asked = slice(*np.searchsorted(shard.asked[0], [start, stop]))
             own = shard.asked[0][asked] - start, shard.asked[1][asked]
             if plan.n_items is None:
-                scores = score_items(model, templates, catalogue, plan.item_side, plan.rows_per_block)
+                scores = _score(model, plan, templates, catalogue)
                 check_finite(scores, shard.users[start:stop])
                 seen = slice(*np.searchsorted(shard.seen[0], [start, stop]))
                 counts[asked] = _against_all(scores, own, (shard.seen[0][seen] - start, shard.seen[1][seen]))
             else:
                 drawn = _draw(unseen, start, stop, plan.n_items, shard.generator)
                 items, own_column = _beside(drawn, own)
-                scores = score_items(model, templates, items.to(device), plan.item_side, plan.rows_per_block)
+                scores = _score(model, plan, templates, items.to(device))
                 check_finite(scores, shard.users[start:stop])
                 found = _against_sample(scores, plan.n_items, own[0], own_column)
                 counts[asked] = np.where(unseen.count[start:stop][own[0], None] > 0, found, 0)
             report(stop - start)
     return counts
+
+
+def _score(model: Any, plan: RankingPlan, templates: Tensor, items: Tensor) -> Tensor:
+    with plan.histories.cut(model, templates):
+        return score_items(model, templates, items, plan.item_side, plan.rows_per_block)
 
 
 def rank_on(
