@@ -14,8 +14,11 @@ from sllmr_plugin.evaluation.untrained import (
     POPULARITY_WEIGHTS,
     UntrainedModel,
     choose_popularity_weight,
+    item_texts,
     untrained_models,
 )
+from sllmr_plugin.knowledge import TextTable
+from sllmr_plugin.knowledge.id_vectors import Vectors
 
 TITLES = ["red racing car", "blue racing car", "red sports car game", "farm animals", "farm tractor game", ""]
 
@@ -118,6 +121,18 @@ def test_a_user_without_history_sees_popularity_alone(data):
 
 def test_without_texts_there_is_popularity_alone(data):
     assert list(untrained_models(data, None)) == list(untrained_models(data, [""] * 6)) == ["popularity"]
+
+
+def test_content_reads_what_the_models_start_from_where_no_other_texts_are_given(data):
+    items = pd.DataFrame({"item_id": [f"i{n}" for n in range(6)], "title": TITLES})
+    told = pd.DataFrame({"kind": "item", "id": ["i4", "i0", "elsewhere"], "text": ["plough", "wheels", "nothing"]})
+    titled = Vectors.read(told, titles=items)
+    expected = ["red racing car. wheels", *TITLES[1:4], "farm tractor game. plough", ""]
+    assert item_texts(data, vectors=titled) == expected
+    assert item_texts(data, vectors=Vectors.read(told)) == ["wheels", *TITLES[1:4], "plough", ""]  # titles elsewhere
+    assert item_texts(data, vectors=Vectors.read({"i0": [1.0, 2.0]})) == TITLES  # vectors have no texts
+    texts = TextTable.read(told[:1], user_index=data.user_index, item_index=data.item_index)
+    assert item_texts(data, texts, titled) == item_texts(data, texts)
 
 
 def test_texts_that_cannot_be_compared_are_refused(data):

@@ -105,6 +105,7 @@ def _run(arguments: argparse.Namespace) -> None:
         report=lambda epoch, auc: progress.note(f"validation AUC {auc:.4f} after epoch {epoch} of {settings.epochs}"),
     )
     progress.finish(f"{label}: validation AUC {trained.auc:.4f}, epoch {trained.epoch} of {len(trained.epochs)}")
+    content = item_texts(data, vectors=None if start is None else start.vectors)
     result = reliability(
         trained.model,
         scores,
@@ -112,7 +113,7 @@ def _run(arguments: argparse.Namespace) -> None:
         y=rows[1],
         config=SelectiveConfig(uncertainty=arguments.uncertainty),
         resamples=arguments.resamples,
-        untrained=untrained_models(data, item_texts(data), users=settings.valid_users, n_items=settings.valid_items),
+        untrained=untrained_models(data, content, users=settings.valid_users, n_items=settings.valid_items),
         **wrap_arguments(data),
     )
     try:

@@ -200,7 +200,7 @@ def compare(
     if start is not None:
         used = {"scale": start.scale, "users": start.users, "method": start.method}
         everything["start"] = {**describe_vectors(start.vectors), **used}
-    content = item_texts(data, texts)
+    content = item_texts(data, texts, None if start is None else start.vectors)
     if content is not None:
         everything["item_texts"] = digest(np.frombuffer("\0".join(content).encode(), dtype=np.uint8))
     folder = RunFolder(out, everything, overwrite=overwrite)

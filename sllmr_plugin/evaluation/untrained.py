@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from ..datasets.content import POPULARITY_WEIGHTS, Content
 from ..datasets.interactions import Interactions
 from ..knowledge import TextTable
+from ..knowledge.id_vectors import Vectors
+from ..scores.ids import encode_ids
 from .pooled import PooledRows, rows_of_ranking
 from .ranking import full_ranking, summarize
 
@@ -81,7 +83,7 @@ def _distinct(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(present), (np.cumsum(present) - 1)[codes]
 
 
-def item_texts(data: Interactions, texts: TextTable | None = None) -> list[str] | None:
+def item_texts(data: Interactions, texts: TextTable | None = None, vectors: Vectors | None = None) -> list[str] | None:
     """Return title and text of each item, by code from 1; None where there are neither.
 
     Parameters
@@ -90,10 +92,22 @@ def item_texts(data: Interactions, texts: TextTable | None = None) -> list[str] 
         Has the titles.
     texts : TextTable or None, default=None
         LLM-written texts, with the codes of `data`, put behind the titles.
+    vectors : Vectors or None, default=None
+        What models start from. Where `texts` has none of items, the texts that these were made of are taken, so that
+        what needs no training reads what the models read.
     """
-    if data.titles is None and (texts is None or texts.items.empty):
-        return None
     codes = range(1, data.n_items + 1)
+    if texts is not None and texts.items.empty:
+        texts = None
+    if texts is None and vectors is not None and vectors.texts is not None:
+        ids = vectors.items.ids
+        coded = encode_ids(ids, data.item_index, what="items", written=vectors.items.written)
+        inside = coded > 0
+        of_item = pd.Series(np.array(vectors.texts, dtype=object)[inside], index=coded[inside])
+        titles = pd.Series("", index=codes) if data.titles is None else data.titles.reindex(codes, fill_value="")
+        return list(of_item.reindex(codes).fillna(titles))
+    if data.titles is None and texts is None:
+        return None
     found = pd.Series("", index=codes)
     if data.titles is not None:
         found = data.titles.reindex(codes, fill_value="")

@@ -74,12 +74,15 @@ class Vectors:
         What they were made of, for messages.
     encoder : TextEncoder or None
         What encoded the texts, for those of further items; None of vectors that were given.
+    texts : list of str or None
+        (n,) the texts of the items; None of vectors that were given.
     """
 
     items: IdVectors
     users: IdVectors | None = None
     source: str = "vectors"
     encoder: TextEncoder | None = None
+    texts: list[str] | None = None
 
     @classmethod
     def read(
@@ -197,7 +200,7 @@ class Vectors:
             matrix = encode_finite(encoder, [text for one in told for text in one])
             parts = np.split(matrix, np.cumsum([len(one) for one in told])[:-1])
         found = [IdVectors(own, part, written) for own, part in zip(ids, parts, strict=True)]
-        return cls(found[0], found[1] if len(found) > 1 else None, source, encoder)
+        return cls(found[0], found[1] if len(found) > 1 else None, source, encoder, told[0])
 
     def more(self, source: VectorSource, **options: Any) -> Vectors:
         """Read vectors of further ids, in the space of these: texts by the encoder as it is fitted already."""
