@@ -16,7 +16,7 @@ from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import CoverageWarning, GateCollapsedWarning, RunFolderError
 from sllmr_plugin.evaluation.compare import compare
-from sllmr_plugin.evaluation.differences import auc_levels, gains_by_size
+from sllmr_plugin.evaluation.differences import auc_levels, gains_by_size, levels_by_size
 from sllmr_plugin.evaluation.modes import MODE_NAMES, Mode
 from sllmr_plugin.evaluation.report import sentences, write_report
 from sllmr_plugin.evaluation.report.sections import origin
@@ -190,7 +190,7 @@ def test_every_plot_is_a_png_too(folder):
     files = sorted((folder / "plots").iterdir())
     assert len(files) == len(page_of(folder).images)
     assert {file.name.split("-")[0].removesuffix(".png") for file in files} == {
-        *("differences", "auc", "gain", "reliability", "gate", "curves")
+        *("differences", "auc", "users", "gain", "reliability", "gate", "curves")
     }
     assert all(file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for file in files)
 
@@ -450,6 +450,71 @@ def test_gains_by_size_put_every_interaction_in_one_range():
             inside = base[column].between(low, high)
             assert d.n_interactions == inside.sum()
             assert d.mean == pytest.approx(gain[inside].mean())
+
+
+def test_levels_by_size_have_the_ranges_of_the_gains():
+    found = rankings_of(200, 2, np.random.default_rng(1))
+    base = found["none", 0]
+    levels = levels_by_size("deepfm", {**found, ("popularity", 0): found["none", 1]})
+    assert {(level.stratum, level.label) for level in levels} == {
+        (d.stratum, d.label) for d in gains_by_size("deepfm", found)
+    }
+    for level in levels:
+        low, *rest = (int(number) for number in re.findall(r"\d+", level.label))
+        inside = base[level.stratum].between(low, np.inf if "more" in level.label else (rest or [low])[0])
+        runs = [found["none", 1]] if level.mode == "popularity" else [found[level.mode, s] for s in (0, 1)]
+        assert level.mean == pytest.approx(np.mean([run["auc"][inside].mean() for run in runs]))
+
+
+def test_the_first_section_says_what_came_out_and_draws_what_needs_no_training(folder):
+    kept = json.loads((folder / "results.json").read_text())["report"]
+    assert {row["mode"] for row in kept["levels_by_size"]} > {"none", "gated", "popularity"}
+    page = page_of(folder)
+    alts = [image["alt"] for image in page.images]
+    assert any("by training interactions of the item" in alt and "popularity" in alt for alt in alts[:3])
+    assert alts[2].startswith("Shares of users")
+    text = (folder / "report.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    (verdict, flattery) = re.findall(r'<p class="verdict">(.*?)</p>', text)
+    gains = [d for d in kept["differences"] if d["stratum"] == "all" and d["clear"] and d["mean"] > 0]
+    assert bool(gains) == ("ranks at AUC" in verdict)
+    assert "best of several" in flattery
+    assert not_found([verdict], kept) == []
+    times = page.table("Time of an epoch of training, without rankings")
+    assert times["deepfm none"]["over plain"] == "1.00"
+
+
+def test_the_verdict_claims_no_gain_that_is_not_clear_and_names_what_serving_needs():
+    plain = {"backbone": "din", "mode": "none", "stratum": "all", "label": "", "mean": 0.5}
+    summary = {"differences": [], "levels": [plain], "pace": []}
+    assert sentences.verdict(summary) == []
+
+    def told(*gains):
+        rows = [
+            {**plain, "mode": mode, "mean": mean, "low": mean - 0.01, "high": mean + 0.01, "clear": abs(mean) > 0.01}
+            for mode, mean in gains
+        ]
+        levels = [plain, *({**row, "mean": 0.5 + row["mean"]} for row in rows)]
+        pace = [{"backbone": "din", "mode": mode, "seconds": 3.0, "ratio": 1.5} for mode, _ in gains]
+        return sentences.verdict({"differences": rows, "levels": levels, "pace": pace})
+
+    unclear, *more = told(("gated", 0.005))
+    assert "no way of training that was compared is clearly better" in unclear
+    assert more == []
+    assert "clearly better" in told(("gated", -0.2))[0]
+    best, flattery = told(("gated", 0.02), ("init+gated", 0.1), ("kar", 0.05))
+    assert best.startswith("din trained with init+gated ranks at AUC 0.6000 where the plain model has 0.5000: +0.1000")
+    assert best.endswith("To serve it needs what the plain model needs; an epoch of training takes 1.50 times as long.")
+    assert "flatters" in flattery
+    assert "needs further inputs" in told(("embed", 0.1))[0]
+
+
+def test_the_cost_of_the_scores_is_told_where_it_is_recorded():
+    for recorded, told in [
+        ({"cost": 1.5}, ["The scores cost $1.50."]),
+        ({"counts": {"cost": 2}}, ["The scores cost $2.00."]),
+    ]:
+        assert sentences.cost({"inputs": {"origin": recorded}}) == told
+    assert sentences.cost({"inputs": {"origin": {"cost": None}}}) == sentences.cost({"inputs": None}) == []
 
 
 def test_the_origin_of_scores_is_read_from_parquet(tmp_path):

@@ -29,7 +29,7 @@ from .differences import BASELINE
 from .modes import Mode, Start, check_sources, check_start_fields, with_semantic_ids
 from .pooled import PooledRows
 from .reliability import reliability
-from .run import train_and_rank
+from .run import by_raw_ids, train_and_rank
 from .store import RunFolder, attribute_digest, digest, score_digest
 from .strata import label_test, stratify
 from .training import RunSettings, wrap_arguments
@@ -211,7 +211,9 @@ def compare(
     if not folder.untrained:
         ranked = {name: getattr(settings, name) for name in ("test_users", "test_items", "valid_users", "valid_items")}
         labelled = PooledRows(data) if settings.is_llm_cf else None
-        folder.set_untrained(rank_untrained(data, content, **ranked, labelled=labelled))
+        rankings: dict[str, pd.DataFrame] = {}
+        found = rank_untrained(data, content, **ranked, labelled=labelled, inspect=rankings.__setitem__)
+        folder.set_untrained(found, {name: by_raw_ids(ranking, data) for name, ranking in rankings.items()})
     chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
     plan = list(itertools.product(names, chosen_seeds, configs))
     progress = RunProgress(len(plan), verbose=verbose)

@@ -294,12 +294,28 @@ def gains_by_size(backbone: str, rankings: Mapping[tuple[str, int], pd.DataFrame
         large. Ranges of popularity are tenths of the test interactions; the same popularity is always in one range,
         so that there can be fewer than ten.
     """
-    first = next(iter(rankings.values()))
-    history = _ranges(first["history_length"].to_numpy(), _HISTORY_EDGES)
-    popularity = _ranges(first["popularity"].to_numpy(), _tenths(first["popularity"].to_numpy()))
-    labels = first[["user_id", "item_id"]].assign(history_length=history, popularity=popularity)
+    labels = _size_labels(next(iter(rankings.values())))
     found = [d for d in differences_to_plain(backbone, rankings, labels) if d.label and d.baseline == BASELINE]
-    return sorted(found, key=lambda d: (d.stratum, int(d.label.split()[0])))
+    return sorted(found, key=_by_size)
+
+
+def levels_by_size(backbone: str, rankings: Mapping[tuple[str, int], pd.DataFrame]) -> list[Level]:
+    """Average the AUC of each mode by the user's history length and by the item's popularity.
+
+    Parameters and ranges are those of `gains_by_size`.
+    """
+    labels = _size_labels(next(iter(rankings.values())))
+    return sorted((level for level in auc_levels(backbone, rankings, labels) if level.label), key=_by_size)
+
+
+def _size_labels(ranking: pd.DataFrame) -> pd.DataFrame:
+    history = _ranges(ranking["history_length"].to_numpy(), _HISTORY_EDGES)
+    popularity = _ranges(ranking["popularity"].to_numpy(), _tenths(ranking["popularity"].to_numpy()))
+    return ranking[["user_id", "item_id"]].assign(history_length=history, popularity=popularity)
+
+
+def _by_size(found: Difference | Level) -> tuple[str, int]:
+    return found.stratum, int(found.label.split()[0])
 
 
 def _tenths(values: np.ndarray) -> Sequence[int]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -113,6 +113,93 @@ def curves_figure(table: pd.DataFrame) -> Figure:
         frameon=False,
         handlelength=3,
     )
+    return figure
+
+
+def size_figure(table: pd.DataFrame, title: str, size: str) -> Figure:
+    """Draw AUC over ranges of a size, a line a mode; what needs no training in black without markers.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``mode``, ``label`` (a range, in its order) and ``mean``; ``trained`` (bool) tells modes from what needs no
+        training.
+    title : str
+        What is drawn.
+    size : str
+        What the ranges count.
+
+    Returns
+    -------
+    Figure
+    """
+    from matplotlib.figure import Figure
+
+    labels = list(dict.fromkeys(table["label"]))
+    styles = mode_styles(list(dict.fromkeys(table.loc[table["trained"], "mode"])))
+    lines = iter([":", "--", "-."])
+    figure = Figure(figsize=(1.2 * WIDTH, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for mode, part in table.groupby("mode", sort=False):
+        places = [labels.index(label) for label in part["label"]]
+        if mode in styles:
+            style = styles[str(mode)]
+            look: dict[str, Any] = {
+                "color": style.color,
+                "marker": style.marker,
+                "linestyle": style.line,
+                "linewidth": 1.8,
+            }
+        else:
+            look = {"color": "black", "linestyle": next(lines), "linewidth": 1.2}
+        axes.plot(places, part["mean"], label=mode, **look)
+    axes.axhline(0.5, color="0.6", linewidth=0.8)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xticks(range(len(labels)), [label.replace(" or more", "+").replace(" to ", "-") for label in labels])
+    axes.set_xlabel(size, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="0.9")
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=8, frameon=False, handlelength=3
+    )
+    return figure
+
+
+def users_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Draw how many users gain and lose, a bar a mode.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``mode``, ``wins``, ``ties`` and ``losses``.
+    title : str
+        What is drawn.
+
+    Returns
+    -------
+    Figure
+    """
+    from matplotlib.figure import Figure
+
+    counts = table[["wins", "ties", "losses"]].to_numpy(dtype=float)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    figure = Figure(figsize=(1.2 * WIDTH, 1.3 + 0.34 * len(table)), layout="constrained")
+    axes = figure.subplots()
+    start = np.zeros(len(table))
+    for name, colour, part in zip(("better", "same", "worse"), (BLUE, "0.8", ORANGE), shares.T, strict=True):
+        axes.barh(range(len(table)), part, left=start, color=colour, label=name, height=0.7)
+        for place, (left, width) in enumerate(zip(start, part, strict=True)):
+            if width > 0.08:  # a narrower part has no room for its figure
+                ink = "black" if name == "same" else "white"
+                axes.text(left + width / 2, place, f"{width:.0%}", ha="center", va="center", fontsize=8, color=ink)
+        start = start + part
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_yticks(range(len(table)), table["mode"], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda share, place: f"{share:.0%}")
+    axes.tick_params(axis="x", labelsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=8, frameon=False)
     return figure
 
 

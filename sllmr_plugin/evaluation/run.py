@@ -230,7 +230,7 @@ def train_and_rank(
         metrics=metrics,
         epochs=trained.epochs,
         versions=versions(),
-        ranking=_by_raw_ids(ranking, data),
+        ranking=by_raw_ids(ranking, data),
     )
 
 
@@ -258,7 +258,8 @@ def _gate_means(epoch: Mapping[str, float]) -> dict[str, float] | None:
     return {name: epoch[key] for name, key in GATE_MEANS.items()} if GATE_MEANS["all"] in epoch else None
 
 
-def _by_raw_ids(ranking: pd.DataFrame, data: Interactions) -> pd.DataFrame:
+def by_raw_ids(ranking: pd.DataFrame, data: Interactions) -> pd.DataFrame:
+    """Return a ranking of `full_ranking` as `RunResult.ranking` describes it."""
     user, item = ranking["user"].to_numpy(), ranking["item"].to_numpy()
     return ranking.drop(columns=["user", "item"]).assign(
         user_id=data.user_ids[user - 1],

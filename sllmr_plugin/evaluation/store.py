@@ -204,7 +204,7 @@ class RunFolder(ResultFolder):
     ``results.json`` holds the runs, the differences to the plain model, the AUC by label and all that a report
     shows; ``settings.json`` what the runs depend on; ``inputs.json`` counts of the data and the scores;
     ``reliability.json`` the LLM beside a plain model; ``rankings/`` the AUC of every test interaction, a parquet file
-    a run; ``labels.parquet`` the user's strata, if there are any.
+    a run and one for each that needs no training; ``labels.parquet`` the user's strata, if there are any.
 
     It is opened as every `ResultFolder`.
 
@@ -296,11 +296,31 @@ class RunFolder(ResultFolder):
         self.differences, self.strata, self.report = list(differences), list(strata), None
         self._save()
 
-    def set_untrained(self, untrained: Mapping[str, Mapping[str, float]]) -> None:
-        """Keep what needs no training; written with the runs, as a folder without any has no results."""
+    def set_untrained(
+        self, untrained: Mapping[str, Mapping[str, float]], rankings: Mapping[str, pd.DataFrame] | None = None
+    ) -> None:
+        """Keep what needs no training; written with the runs, as a folder without any has no results.
+
+        Parameters
+        ----------
+        untrained : mapping of str to mapping of str to float
+            As `rank_untrained` returns it.
+        rankings : mapping of str to DataFrame, optional
+            Name -> its ranking, as `RunResult.ranking` describes it.
+        """
+        for name, ranking in (rankings or {}).items():
+            write_whole(self._untrained_file(name), ranking.to_parquet)
         self.untrained = {name: dict(values) for name, values in untrained.items()}
         if self.runs:
             self._save()
+
+    def untrained_rankings(self) -> dict[str, pd.DataFrame]:
+        """Read the rankings of what needs no training, by name; none in folders made before they were kept."""
+        return {
+            name: _read_parquet(self._untrained_file(name))
+            for name in self.untrained
+            if self._untrained_file(name).exists()
+        }
 
     def set_report(self, report: Mapping[str, Any]) -> None:
         """Write what a report shows; plain JSON values."""
@@ -336,6 +356,9 @@ class RunFolder(ResultFolder):
     def _ranking_file(self, key: tuple[str, str, int]) -> Path:
         backbone, mode, seed = key
         return self._rankings / f"{backbone}-{mode}-seed{seed}.parquet"
+
+    def _untrained_file(self, name: str) -> Path:
+        return self._rankings / f"untrained-{name}.parquet"
 
     def _prepare(self) -> None:
         self._rankings.mkdir(exist_ok=True)

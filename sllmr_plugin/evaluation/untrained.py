@@ -6,7 +6,7 @@ A CTR model that does not beat them is not worth serving, and a gain over a mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -181,6 +181,7 @@ def rank_untrained(
     valid_users: int | None = None,
     valid_items: int | None = None,
     labelled: PooledRows | None = None,
+    inspect: Callable[[str, pd.DataFrame], None] = lambda name, ranking: None,
 ) -> dict[str, dict[str, float]]:
     """Rank the test interactions with what needs no training.
 
@@ -194,6 +195,8 @@ def rank_untrained(
         As of `RunSettings`.
     labelled : PooledRows, optional
         The test rows of the protocol ``llm-cf``, whose strata then hold.
+    inspect : callable, optional
+        Called with each name and its ranking of the test interactions, as `full_ranking` returns it.
 
     Returns
     -------
@@ -206,7 +209,10 @@ def rank_untrained(
         ranking = full_ranking(
             model, data, "test", users=test_users, n_items=test_items, rows_per_block=ROWS_PER_BLOCK, verbose=False
         )
-        summary = summarize(ranking if labelled is None else rows_of_ranking(ranking, data))
+        if labelled is not None:
+            ranking = rows_of_ranking(ranking, data)
+        inspect(name, ranking)
+        summary = summarize(ranking)
         found[name] = {key: float(summary[key]) for key in ("auc", "auc_cold", "auc_tail")}
         if labelled is not None:
             found[name] |= labelled.aucs(labelled.predict(model))

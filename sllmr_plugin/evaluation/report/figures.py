@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..plots import curves_figure, gate_figure, interval_figure, reliability_figure
+from ..differences import BASELINE
+from ..plots import (
+    curves_figure,
+    gate_figure,
+    interval_figure,
+    reliability_figure,
+    size_figure,
+    users_figure,
+)
 from .sections import SIZES, stratum_name
 
 if TYPE_CHECKING:
@@ -37,6 +45,47 @@ class Plot:
     caption: str
     alt: str
     figure: Figure
+
+
+_DRAWN = 3
+
+
+def first_plots(summary: Mapping[str, Any]) -> list[Plot]:
+    """Draw what a reader looks at first: AUC by history length and by popularity, and who gains; by backbone."""
+    plots = []
+    for backbone, rows in _by_backbone(summary["levels_by_size"]):
+        shown = _shown(backbone, summary)
+        for size, name in SIZES.items():
+            own = [row for row in rows if row["stratum"] == size and row["mode"] in shown]
+            if len({row["label"] for row in own}) < 2:
+                continue
+            table = pd.DataFrame(own).assign(trained=[row["mode"] not in summary["untrained"] for row in own])
+            table = table.iloc[table["mode"].map(shown.index).argsort(kind="stable")]
+            what = "history length" if size == "history_length" else "popularity"
+            alt = f"AUC of {backbone} by {name}, a line for each of {', '.join(shown)}."
+            figure = size_figure(table, f"AUC by {what}", name)
+            plots.append(Plot(f"auc-by-{size.replace('_', '-')}-{backbone}", backbone, alt, figure))
+    for backbone, rows in _by_backbone(summary["differences"]):
+        shown = _shown(backbone, summary)
+        own = [row for row in rows if row["stratum"] == "all" and not row["label"] and row["mode"] in shown]
+        own = [row for row in own if row["wins"] + row["ties"] + row["losses"]]
+        if own:
+            alt = f"Shares of users for whom AUC is better, the same and worse than with the plain {backbone}. {_TABLE}"
+            figure = users_figure(pd.DataFrame(own), "users, compared with the plain model")
+            plots.append(Plot(f"users-{backbone}", backbone, alt, figure))
+    return plots
+
+
+def _shown(backbone: str, summary: Mapping[str, Any]) -> list[str]:
+    """Name what fits into a plot: the plain model, the modes of highest AUC, popularity and the like."""
+    aucs = {
+        row["mode"]: row["mean"]
+        for row in summary["levels"]
+        if row["backbone"] == backbone and row["stratum"] == "all" and row["mode"] not in summary["untrained"]
+    }
+    best = sorted((mode for mode in aucs if mode != BASELINE), key=lambda mode: aucs[mode])[-_DRAWN:]
+    modes = [mode for mode in aucs if mode == BASELINE or mode in best]
+    return modes + [name for name in summary["untrained"] if name != "content"]
 
 
 def difference_plots(summary: Mapping[str, Any]) -> list[Plot]:

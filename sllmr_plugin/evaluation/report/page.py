@@ -75,6 +75,9 @@ class _Page:
             title=f"{', '.join(backbones)}: training with LLM scores compared",
             folder=self._folder.resolve().name,
             version=__version__,
+            verdict=sentences.verdict(summary),
+            first=self._block(figures.first_plots(summary), []),
+            cost=sentences.cost(summary),
             compared=sentences.compared(summary),
             modes=[(mode, Mode.of(mode).says) for mode in dict.fromkeys(run["mode"] for run in summary["runs"])],
             cautions=sentences.cautions(summary),
@@ -93,7 +96,7 @@ class _Page:
             curves=self._curves(summary),
             coverage=sections.coverage(summary["inputs"]),
             origin=sections.origin(summary["inputs"]),
-            runs=[("Every run", sections.runs(summary["runs"])), *self._metrics(summary)],
+            runs=[("Every run", sections.runs(summary["runs"])), *self._pace(summary), *self._metrics(summary)],
             settings=sections.settings(summary["settings"]),
             versions=sections.versions(summary["versions"]),
         )
@@ -113,6 +116,10 @@ class _Page:
         self._plots.extend(plots)
         images = [{"src": svg_data_uri(p.figure), "alt": p.alt, "caption": p.caption} for p in plots]
         return {"plots": images, "tables": [{"caption": caption, "section": section} for caption, section in tables]}
+
+    def _pace(self, summary: Mapping[str, Any]) -> list[tuple[str, Table]]:
+        rows = summary["pace"]
+        return [("Time of an epoch of training, without rankings", sections.pace(rows))] if rows else []
 
     def _metrics(self, summary: Mapping[str, Any]) -> list[tuple[str, Table]]:
         section = sections.metrics(summary["runs"])

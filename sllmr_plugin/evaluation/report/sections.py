@@ -110,6 +110,15 @@ def runs(rows: _Rows) -> Table:
     return section
 
 
+def pace(rows: _Rows) -> Table:
+    """Return how long an epoch takes: a row a backbone and mode."""
+    section = Table("training", ["seconds", "over plain"])
+    for row in rows:
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        section.add(f"{row['backbone']} {row['mode']}", [f"{row['seconds']:.1f}", ratio])
+    return section
+
+
 def metrics(rows: _Rows) -> Table:
     """Return the other metrics of every run."""
     names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))

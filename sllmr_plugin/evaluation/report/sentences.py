@@ -6,9 +6,58 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..comparison import below_untrained
+from ..modes import Mode
 
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 STRATA = {"all": "all test interactions", "cold": "cold users", "tail": "long-tail items"}
+
+
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """Say of each backbone in a sentence what the best way to train it brought, and what it asks for.
+
+    Parameters
+    ----------
+    summary : mapping
+        As `summarise` makes it.
+
+    Returns
+    -------
+    list of str
+        A sentence a backbone; none where there is no plain model to compare with. A gain is claimed only of an
+        interval that leaves out zero.
+    """
+    found = []
+    whole = [d for d in summary["differences"] if d["stratum"] == "all" and not d["label"]]
+    aucs = {(row["backbone"], row["mode"]): row["mean"] for row in summary["levels"] if row["stratum"] == "all"}
+    for backbone in dict.fromkeys(d["backbone"] for d in whole):
+        own = [d for d in whole if d["backbone"] == backbone]
+        gains = [d for d in own if d["clear"] and d["mean"] > 0]
+        if not gains:
+            found.append(f"{backbone}: no way of training that was compared is clearly better than the plain model.")
+            continue
+        best = max(gains, key=lambda d: d["mean"])
+        served = "needs further inputs" if Mode.of(best["mode"]).adds_input else "needs what the plain model needs"
+        found.append(
+            f"{backbone} trained with {best['mode']} ranks at AUC {aucs[backbone, best['mode']]:.4f} where the plain "
+            f"model has {aucs[backbone, 'none']:.4f}: {interval(best, signed=True)}. To serve it {served}"
+            f"{_slower(summary['pace'], backbone, best['mode'])}."
+        )
+    if max((sum(d["backbone"] == b for d in whole) for b in {d["backbone"] for d in whole}), default=0) > 1:
+        found.append("Named is the best of several on these very test interactions, which flatters it a little.")
+    return found
+
+
+def _slower(pace: Sequence[Mapping[str, Any]], backbone: str, mode: str) -> str:
+    ratios = [row["ratio"] for row in pace if (row["backbone"], row["mode"]) == (backbone, mode)]
+    return f"; an epoch of training takes {ratios[0]:.2f} times as long" if ratios and ratios[0] is not None else ""
+
+
+def cost(summary: Mapping[str, Any]) -> list[str]:
+    """Say what the scores cost, where their file has it."""
+    origin = (summary["inputs"] or {}).get("origin", {})
+    parts = [origin, *(part for part in origin.values() if isinstance(part, Mapping))]
+    costs = [part["cost"] for part in parts if isinstance(part.get("cost"), (int, float))]
+    return [f"The scores cost ${costs[0]:.2f}."] if costs else []
 
 
 def headline(differences: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

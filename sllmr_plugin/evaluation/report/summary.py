@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..differences import BASELINE, auc_levels, gains_by_size
+from ..differences import BASELINE, auc_levels, gains_by_size, levels_by_size
 from ..plots import REGIONS, WEIGHT
 from ..pooled import POOLED
 from ..run import RunResult, replace_nan
@@ -31,20 +31,23 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         Plain JSON values, None for what JSON lacks or nobody has recorded. ``runs`` (of `RunResult`, without
         epochs and versions), ``differences`` to the plain model, ``additions`` (differences of combined modes to what
         they add to) and ``gains_by_size`` (of `Difference`, ``clear`` added), ``levels`` (of `Level`, with what needs
-        no training beside the modes), ``labelled`` (AUC over labelled rows, mean and deviation over seeds, likewise;
-        empty under protocols without such rows), ``untrained``, ``curves`` and ``gate`` (means over seeds by backbone,
-        mode and epoch), ``versions`` (name -> all that the runs had), and ``settings``, ``inputs`` and ``reliability``
-        as the folder has them.
+        no training beside the modes), ``levels_by_size`` (the same by history length and popularity), ``pace``
+        (seconds of an epoch of ``fit``, mean over seeds, and ``ratio`` to the plain model's), ``labelled`` (AUC over
+        labelled rows, mean and deviation over seeds, likewise; empty under protocols without such rows),
+        ``untrained``, ``curves`` and ``gate`` (means over seeds by backbone, mode and epoch), ``versions`` (name -> all
+        that the runs had), and ``settings``, ``inputs`` and ``reliability`` as the folder has them.
     """
     keys = sorted(folder.runs, key=lambda key: key[2])
     differences = folder.comparison(keys).differences
     labels = folder.labels()
-    levels, by_size = [], []
+    untrained_rankings = {(name, 0): ranking for name, ranking in folder.untrained_rankings().items()}
+    levels, by_size, aucs_by_size = [], [], []
     for backbone in dict.fromkeys(key[0] for key in keys):
         rankings = {key[1:]: folder.ranking(key) for key in keys if key[0] == backbone}
         levels += [level.to_json() for level in auc_levels(backbone, rankings, labels)]
         levels += _untrained_levels(backbone, folder)
         by_size += gains_by_size(backbone, rankings)
+        aucs_by_size += levels_by_size(backbone, {**rankings, **untrained_rankings})
     runs = [folder.runs[key] for key in keys]
     epochs = _epochs(runs)
     gated = epochs["mode"].isin([mode for mode in epochs["mode"] if mode.rpartition("+")[2] in _GATED])
@@ -56,6 +59,8 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         "labelled": replace_nan(_labelled(runs, folder.untrained)),
         "untrained": replace_nan(folder.untrained),
         "gains_by_size": [{**d.to_json(), "clear": d.clear} for d in by_size],
+        "levels_by_size": [level.to_json() for level in aucs_by_size],
+        "pace": _pace(runs),
         "curves": _means(epochs, ["valid_auc", "loss"]),
         "gate": _means(
             epochs[gated],
@@ -66,6 +71,20 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         "inputs": folder.inputs,
         "reliability": folder.reliability,
     }
+
+
+def _pace(runs: list[RunResult]) -> list[dict[str, Any]]:
+    """Return how long an epoch takes: an entry a backbone and mode; none of runs made before epochs were kept."""
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for run in runs:
+        if run.epochs:
+            seconds.setdefault((run.backbone, run.mode), []).append(run.seconds / len(run.epochs))
+    found = []
+    for (backbone, mode), own in seconds.items():
+        mean, plain = float(np.mean(own)), seconds.get((backbone, BASELINE))
+        ratio = None if plain is None else mean / float(np.mean(plain))
+        found.append({"backbone": backbone, "mode": mode, "seconds": mean, "ratio": ratio})
+    return found
 
 
 def _untrained_levels(backbone: str, folder: RunFolder) -> list[dict[str, Any]]:
