@@ -483,6 +483,22 @@ def test_the_first_section_says_what_came_out_and_draws_what_needs_no_training(f
     assert times["deepfm none"]["over plain"] == "1.00"
 
 
+def test_the_page_shows_what_example_users_would_see(folder):
+    examples = RunFolder(folder, None).examples
+    page = page_of(folder)
+    assert len(examples["users"]) == 4
+    assert {(run["mode"], run["seed"]) for run in examples["runs"]} == {("none", 0), ("global", 0), ("gated", 0)}
+    for number, user in enumerate(examples["users"]):
+        rows = page.table(f"User {user['user']}")
+        for run in examples["runs"]:
+            shown = run["ranked"][number]
+            row = rows[f"deepfm {run['mode']} seed 0"]
+            assert row == {
+                "place of what was taken": f"{shown['rank']} of {shown['of']}",
+                "the first five": "; ".join(shown["top"]),
+            }
+
+
 def test_the_verdict_claims_no_gain_that_is_not_clear_and_names_what_serving_needs():
     plain = {"backbone": "din", "mode": "none", "stratum": "all", "label": "", "mean": 0.5}
     summary = {"differences": [], "levels": [plain], "pace": []}

@@ -26,6 +26,7 @@ from ..scores.table import ScoreTable
 from ..zoo.deepctr import check_attributes, check_backbone, check_dense, input_rows
 from .comparison import Comparison
 from .differences import BASELINE
+from .examples import describe_examples, draw_examples, rank_examples
 from .modes import Mode, Start, check_sources, check_start_fields, with_semantic_ids
 from .pooled import PooledRows
 from .reliability import reliability
@@ -214,6 +215,9 @@ def compare(
         rankings: dict[str, pd.DataFrame] = {}
         found = rank_untrained(data, content, **ranked, labelled=labelled, inspect=rankings.__setitem__)
         folder.set_untrained(found, {name: by_raw_ids(ranking, data) for name, ranking in rankings.items()})
+    strata_of_users = stratify(data)
+    examples = draw_examples(data, strata_of_users)
+    folder.set_examples(describe_examples(data, examples, strata_of_users))
     chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
     plan = list(itertools.product(names, chosen_seeds, configs))
     progress = RunProgress(len(plan), verbose=verbose)
@@ -230,9 +234,10 @@ def compare(
         for mode in modes_to_run:
             judge = _reliability_into(folder, data, rows, scores, configs[mode], mode, name, seed, content)
             how, label = Mode.of(mode), f"{name} {mode} seed {seed}"
+            read = coded if "sid" in how.parts else data
             progress.note(f"{label}: epoch 1 of {settings.epochs}")
             run = train_and_rank(
-                coded if "sid" in how.parts else data,
+                read,
                 rows,
                 scores,
                 backbone=name,
@@ -247,7 +252,7 @@ def compare(
                 aligned=start.vectors if start is not None and "align" in how.parts else None,
                 distilled=start.vectors if start is not None and "distill" in how.parts else None,
                 report=_noted(progress, label, settings.epochs),
-                inspect=judge,
+                inspect=_examples_into(folder, read, examples, (name, mode, seed), judge),
                 verbose=verbose,
                 engine=engine,
             )
@@ -299,6 +304,22 @@ def _reliability_into(
             folder.set_reliability({"backbone": name, "seed": seed, **found.content()})
 
     return judge
+
+
+def _examples_into(
+    folder: RunFolder,
+    data: Interactions,
+    users: np.ndarray,
+    run: tuple[str, str, int],
+    judge: Callable[[Any], None],
+) -> Callable[[Any], None]:
+    """Return what lets `judge` see a trained model, and keeps what it would show to the examples."""
+
+    def inspect(model: Any) -> None:
+        judge(model)
+        folder.add_examples(*run, rank_examples(model, data, users))
+
+    return inspect
 
 
 def _configs(modes: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, SelectiveConfig]:

@@ -204,7 +204,8 @@ class RunFolder(ResultFolder):
     ``results.json`` holds the runs, the differences to the plain model, the AUC by label and all that a report
     shows; ``settings.json`` what the runs depend on; ``inputs.json`` counts of the data and the scores;
     ``reliability.json`` the LLM beside a plain model; ``rankings/`` the AUC of every test interaction, a parquet file
-    a run and one for each that needs no training; ``labels.parquet`` the user's strata, if there are any.
+    a run and one for each that needs no training; ``labels.parquet`` the user's strata, if there are any;
+    ``examples.json`` a few users and what each backbone and mode would show them.
 
     It is opened as every `ResultFolder`.
 
@@ -251,6 +252,10 @@ class RunFolder(ResultFolder):
     @property
     def _reliability_file(self) -> Path:
         return self.path / "reliability.json"
+
+    @property
+    def _examples_file(self) -> Path:
+        return self.path / "examples.json"
 
     @property
     def _rankings(self) -> Path:
@@ -345,6 +350,24 @@ class RunFolder(ResultFolder):
         """Write the LLM beside a plain model."""
         write_json(self._reliability_file, dict(content))
 
+    @property
+    def examples(self) -> dict[str, Any]:
+        """``users``, as `describe_examples` has them, and ``runs``, of `rank_examples`; empty if there are none."""
+        return read_json(self._examples_file) if self._examples_file.exists() else {}
+
+    def set_examples(self, users: Sequence[Mapping[str, Any]]) -> None:
+        """Write who the examples are; what was ranked for these very users before stays."""
+        there = self.examples
+        runs = there["runs"] if there.get("users") == list(users) else []
+        write_json(self._examples_file, {"users": list(users), "runs": runs})
+
+    def add_examples(self, backbone: str, mode: str, seed: int, ranked: Sequence[Mapping[str, Any]]) -> None:
+        """Write what a run shows to the examples, unless another seed of it is there."""
+        content = self.examples
+        if all((run["backbone"], run["mode"]) != (backbone, mode) for run in content["runs"]):
+            content["runs"].append({"backbone": backbone, "mode": mode, "seed": seed, "ranked": list(ranked)})
+            write_json(self._examples_file, content)
+
     def labels(self) -> pd.DataFrame | None:
         """Read the user's strata, if there are any."""
         return _read_parquet(self.labels_file) if self.labels_file.exists() else None
@@ -392,7 +415,13 @@ class RunFolder(ResultFolder):
         super()._clear()
         for file in self._rankings.glob("*.parquet"):
             file.unlink()
-        for file in (self.labels_file, self._inputs_file, self._reliability_file, self.report_file):
+        for file in (
+            self.labels_file,
+            self._inputs_file,
+            self._reliability_file,
+            self._examples_file,
+            self.report_file,
+        ):
             file.unlink(missing_ok=True)
 
 

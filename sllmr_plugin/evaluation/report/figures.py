@@ -54,7 +54,7 @@ def first_plots(summary: Mapping[str, Any]) -> list[Plot]:
     """Draw what a reader looks at first: AUC by history length and by popularity, and who gains; by backbone."""
     plots = []
     for backbone, rows in _by_backbone(summary["levels_by_size"]):
-        shown = _shown(backbone, summary)
+        shown = shown_modes(backbone, summary)
         for size, name in SIZES.items():
             own = [row for row in rows if row["stratum"] == size and row["mode"] in shown]
             if len({row["label"] for row in own}) < 2:
@@ -66,7 +66,7 @@ def first_plots(summary: Mapping[str, Any]) -> list[Plot]:
             figure = size_figure(table, f"AUC by {what}", name)
             plots.append(Plot(f"auc-by-{size.replace('_', '-')}-{backbone}", backbone, alt, figure))
     for backbone, rows in _by_backbone(summary["differences"]):
-        shown = _shown(backbone, summary)
+        shown = shown_modes(backbone, summary)
         own = [row for row in rows if row["stratum"] == "all" and not row["label"] and row["mode"] in shown]
         own = [row for row in own if row["wins"] + row["ties"] + row["losses"]]
         if own:
@@ -76,7 +76,7 @@ def first_plots(summary: Mapping[str, Any]) -> list[Plot]:
     return plots
 
 
-def _shown(backbone: str, summary: Mapping[str, Any]) -> list[str]:
+def shown_modes(backbone: str, summary: Mapping[str, Any]) -> list[str]:
     """Name what fits into a plot: the plain model, the modes of highest AUC, popularity and the like."""
     aucs = {
         row["mode"]: row["mean"]

@@ -78,6 +78,7 @@ class _Page:
             verdict=sentences.verdict(summary),
             first=self._block(figures.first_plots(summary), []),
             cost=sentences.cost(summary),
+            examples=self._examples(summary),
             compared=sentences.compared(summary),
             modes=[(mode, Mode.of(mode).says) for mode in dict.fromkeys(run["mode"] for run in summary["runs"])],
             cautions=sentences.cautions(summary),
@@ -116,6 +117,14 @@ class _Page:
         self._plots.extend(plots)
         images = [{"src": svg_data_uri(p.figure), "alt": p.alt, "caption": p.caption} for p in plots]
         return {"plots": images, "tables": [{"caption": caption, "section": section} for caption, section in tables]}
+
+    def _examples(self, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+        examples, found = summary["examples"], []
+        runs = [run for run in examples.get("runs", []) if run["mode"] in figures.shown_modes(run["backbone"], summary)]
+        for number, user in enumerate(examples.get("users", [])):
+            ranked = [(run, run["ranked"][number]) for run in runs]
+            found.append({**user, "table": sections.example(ranked)})
+        return found if runs else []
 
     def _pace(self, summary: Mapping[str, Any]) -> list[tuple[str, Table]]:
         rows = summary["pace"]

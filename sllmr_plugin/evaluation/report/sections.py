@@ -110,6 +110,15 @@ def runs(rows: _Rows) -> Table:
     return section
 
 
+def example(ranked: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Table:
+    """Return what runs show to a user: a row a run, from pairs of it and of an entry of `rank_examples`."""
+    section = Table("trained", ["place of what was taken", "the first five"])
+    for run, shown in ranked:
+        name = f"{run['backbone']} {run['mode']} seed {run['seed']}"
+        section.add(name, [f"{shown['rank']} of {shown['of']}", "; ".join(shown["top"])])
+    return section
+
+
 def pace(rows: _Rows) -> Table:
     """Return how long an epoch takes: a row a backbone and mode."""
     section = Table("training", ["seconds", "over plain"])

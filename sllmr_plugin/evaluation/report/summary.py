@@ -35,7 +35,7 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         (seconds of an epoch of ``fit``, mean over seeds, and ``ratio`` to the plain model's), ``labelled`` (AUC over
         labelled rows, mean and deviation over seeds, likewise; empty under protocols without such rows),
         ``untrained``, ``curves`` and ``gate`` (means over seeds by backbone, mode and epoch), ``versions`` (name -> all
-        that the runs had), and ``settings``, ``inputs`` and ``reliability`` as the folder has them.
+        that the runs had), and ``settings``, ``inputs``, ``reliability`` and ``examples`` as the folder has them.
     """
     keys = sorted(folder.runs, key=lambda key: key[2])
     differences = folder.comparison(keys).differences
@@ -70,6 +70,7 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         "settings": folder.settings,
         "inputs": folder.inputs,
         "reliability": folder.reliability,
+        "examples": folder.examples,
     }
 
 
