@@ -227,6 +227,21 @@ def test_files_hold_texts_or_vectors(tmp_path, matrix):
         np.testing.assert_array_equal(read.items.matrix, matrix)
 
 
+def test_columns_of_numbers_in_a_text_file_are_vectors(tmp_path):
+    path = tmp_path / "vectors.csv"
+    path.write_text("item_id,v0,v1\n007,1.5,-2\n8,1e-3,0\n")
+    read = Vectors.read(path)
+    np.testing.assert_array_equal(read.items.matrix, np.array([[1.5, -2], [1e-3, 0]], dtype=np.float32))
+    codes, _ = read.items.by_code({"007": 1, "8": 2}, 3, what="items")
+    assert codes.tolist() == [1, 2]
+    path.write_text("item_id,v0,v1\n007,1.5,-2\n8,,0\n")
+    with pytest.raises(VectorsError, match="line 3: v0 is empty, no number; fill it in"):
+        Vectors.read(path)
+    path.write_text("item_id,v0,name\n007,1.5,sword\n8,2,kart\n")
+    with pytest.raises(VectorsError, match="the column 'name' holds no numbers"):
+        Vectors.read(path)
+
+
 def test_titles_and_descriptions_are_joined_by_id(tmp_path):
     texts = pd.DataFrame(
         {"kind": ["item", "item", "user"], "id": ["07", "8", "1"], "text": ["sword quest", "kart race", "sword"]}
