@@ -279,13 +279,11 @@ def _of_columns(table: Table, item: str) -> IdVectors:
     else:
         numbers = frame.drop(columns=item)
         if table.is_text:  # all is text there
-            found = {name: pd.to_numeric(numbers[name], errors="coerce") for name in numbers}
-            for name, cells in found.items():
+            parsed = {name: pd.to_numeric(numbers[name], errors="coerce") for name in numbers}
+            for name, cells in parsed.items():
                 if cells.notna().any():
                     table.refuse(cells.isna(), name, "fill it in, or leave the row out", problem="no number")
-            numbers = pd.DataFrame(
-                {name: numbers[name] if cells.isna().all() else cells for name, cells in found.items()}
-            )
+                    numbers[name] = cells
         strange = [name for name in numbers if not pd.api.types.is_numeric_dtype(numbers[name])]
         if strange or numbers.shape[1] == 0:
             what = f"the column {strange[0]!r} holds no numbers" if strange else "no column of numbers"
