@@ -229,7 +229,10 @@ class Handle:
 
     def _checked(self, config: SelectiveConfig) -> tuple[SelectiveConfig, Gate]:
         check_gate(config, self.table, self.features.regression)
-        return config, build_gate(config.gate if config.gated else "none", has_probes=len(self.table.probes) > 0)
+        has_probes, has_students = len(self.table.probes) > 0, self.table.has_students
+        return config, build_gate(
+            config.gate if config.gated else "none", has_probes=has_probes, has_students=has_students
+        )
 
     def set_counts(
         self,
@@ -363,7 +366,13 @@ class Handle:
                 f"{folder / _GATE_FILE} holds a {metadata.get('gate')}, the settings and this score table make a "
                 f"{type(gate).__name__}. Use the score table it was trained with, or set gate= explicitly."
             )
-        self.disagreements = DisagreementMemory(tensors.pop(_KEYS), tensors.pop(_SEEN))
+        memory = DisagreementMemory(tensors.pop(_KEYS), tensors.pop(_SEEN))
+        if {name: value.shape for name, value in gate.state_dict().items()} != {n: t.shape for n, t in tensors.items()}:
+            raise SLLMRError(
+                f"{folder / _GATE_FILE} holds a gate of other signals: of a table with a student's scores where this "
+                "one has none, or the other way round. Use the score table it was trained with."
+            )
+        self.disagreements = memory
         gate.load_state_dict(tensors)
         gate.calibrated = metadata.get("calibrated") == "True"
         self.config, self.gate = config, gate.to(self._device)

@@ -65,6 +65,8 @@ class RegionSignals:
 
 ENTRY_SIGNALS = ("cold", "tail", "uncertainty")
 PAIR_SIGNALS = (*ENTRY_SIGNALS, "gap")
+STUDENT_SIGNALS = ("student", "spread")
+"""What a gate may see besides, where scores of the table are a student's (`student_signals`)."""
 REGIONS = ("all", "cold", "tail", "neither")
 
 
@@ -80,17 +82,41 @@ class Entries:
         (n,) bool region indicators.
     user : Tensor or None
         (n,) int64, whose entries they are, for losses that ask.
+    student : Tensor or None, default=None
+        (n, 2) `student_signals`; None where all scores are the LLM's own.
     """
 
     llm: Tensor
     cold: Tensor
     tail: Tensor
     user: Tensor | None = None
+    student: Tensor | None = None
 
     def to(self, device: torch.device) -> Entries:
         """Move to a device."""
-        user = None if self.user is None else self.user.to(device)
-        return Entries(self.llm.to(device), self.cold.to(device), self.tail.to(device), user)
+        user, student = (None if part is None else part.to(device) for part in (self.user, self.student))
+        return Entries(self.llm.to(device), self.cold.to(device), self.tail.to(device), user, student)
+
+
+def student_signals(spread: Tensor, usual: float) -> Tensor:
+    """Return `STUDENT_SIGNALS` of scores.
+
+    Parameters
+    ----------
+    spread : Tensor
+        (n,) of a student's scores the standard deviation over the students of all folds, NaN of the LLM's own.
+    usual : float
+        Mean spread of the table's candidates that a student has scored, above 0.
+
+    Returns
+    -------
+    Tensor
+        (n, 2) of the dtype of `spread`: 1 for a student's score and ``spread / (spread + usual)``, which is in [0, 1)
+        as the other signals are and 1/2 where the students differ as usual; zeros for the LLM's own.
+    """
+    of_student = ~spread.isnan()
+    known = torch.where(of_student, spread, 0)
+    return torch.stack([of_student.to(spread.dtype), known / (known + usual)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -105,12 +131,15 @@ class PairSignals:
         (n_pairs,) LLM score of the first minus that of the second, in (0, 1].
     importance : Tensor or None, default=None
         (n_pairs,) how much a pair counts as evidence, of mean 1 (`CandidateMatch`); None counts all alike.
+    student : Tensor or None, default=None
+        (n_pairs, 2) `STUDENT_SIGNALS`, means of the two items; None where all scores are the LLM's own.
     """
 
     preferred: Tensor
     other: Tensor
     gap: Tensor
     importance: Tensor | None = None
+    student: Tensor | None = None
 
     @classmethod
     def of(cls, entries: Entries, uncertainty: Tensor | None, pairs: OrderedPairs, *, like: Tensor) -> PairSignals:
@@ -118,16 +147,25 @@ class PairSignals:
         q = torch.zeros_like(entries.llm) if uncertainty is None else uncertainty
         z = torch.stack([entries.cold, entries.tail, q], dim=1).to(like.dtype)  # (n, 3)
         gap = (entries.llm[pairs.preferred] - entries.llm[pairs.other]).to(like.dtype)
-        return cls(z[pairs.preferred], z[pairs.other], gap)
+        student = entries.student
+        if student is not None:
+            student = ((student[pairs.preferred] + student[pairs.other]) / 2).to(like.dtype)
+        return cls(z[pairs.preferred], z[pairs.other], gap, student=student)
 
-    def design(self) -> Tensor:
-        """Return `PAIR_SIGNALS` of each pair, (n_pairs, 4): the mean of the two items' z, and the gap."""
-        return torch.cat([(self.preferred + self.other) / 2, self.gap.unsqueeze(1)], dim=1)
+    def design(self, *, student: bool = False) -> Tensor:
+        """Return `PAIR_SIGNALS` of each pair, (n_pairs, 4): the mean of the two items' z, and the gap.
+
+        With `student`, `STUDENT_SIGNALS` follow, (n_pairs, 6): zeros where all scores are the LLM's own.
+        """
+        design = torch.cat([(self.preferred + self.other) / 2, self.gap.unsqueeze(1)], dim=1)
+        if not student:
+            return design
+        return torch.cat([design, design.new_zeros(len(design), 2) if self.student is None else self.student], dim=1)
 
     def to(self, device: torch.device) -> PairSignals:
         """Move to a device."""
-        importance = None if self.importance is None else self.importance.to(device)
-        return PairSignals(self.preferred.to(device), self.other.to(device), self.gap.to(device), importance)
+        more = (None if part is None else part.to(device) for part in (self.importance, self.student))
+        return PairSignals(self.preferred.to(device), self.other.to(device), self.gap.to(device), *more)
 
 
 def pair_regions(entries: Entries, pairs: OrderedPairs) -> Tensor:

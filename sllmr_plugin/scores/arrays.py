@@ -26,8 +26,8 @@ from ..errors import ScoreTableError
 DESCRIPTION = "table.json"
 VERSION = 1
 # An entry's item and score lie together: the system reads the file in blocks, and so the scores of a user are in one.
-# Four bytes of each are left empty, so that items stay aligned.
-ENTRY = np.dtype([("item", "<i8"), ("score", "<f4"), ("empty", "V4")])
+# `spread` means something where the description says "students"; those four bytes keep items aligned in any case.
+ENTRY = np.dtype([("item", "<i8"), ("score", "<f4"), ("spread", "<f4")])
 PARTS = {"users": np.dtype("<i8"), "offsets": np.dtype("<i8"), "entries": ENTRY}
 _FORMAT = "sllmr score table"
 _READ = 1 << 20  # bytes
@@ -107,6 +107,9 @@ class UserScores:
         (n_pairs,) float32 in [0, 1].
     pages : MappedPages or None, default=None
         Of the files behind the tensors, where there are any.
+    spread : Tensor or None, default=None
+        (n_pairs,) float32, of a student's scores (`extend_scores`) the standard deviation over the students of all
+        folds, NaN of the LLM's own; None for a table without a student's scores.
     """
 
     users: Tensor
@@ -114,9 +117,12 @@ class UserScores:
     items: Tensor
     scores: Tensor
     pages: MappedPages | None = field(default=None, repr=False)
+    spread: Tensor | None = None
 
     @classmethod
-    def from_arrays(cls, users: np.ndarray, items: np.ndarray, scores: np.ndarray) -> UserScores:
+    def from_arrays(
+        cls, users: np.ndarray, items: np.ndarray, scores: np.ndarray, spread: np.ndarray | None = None
+    ) -> UserScores:
         """Group (n_pairs,) arrays, in any order and without duplicates."""
         order = np.lexsort((items, users))
         unique, counts = np.unique(users, return_counts=True)
@@ -126,6 +132,7 @@ class UserScores:
             torch.from_numpy(offsets.astype(np.int64)),
             torch.from_numpy(items[order].astype(np.int64)),
             torch.from_numpy(scores[order].astype(np.float32)),
+            spread=None if spread is None else torch.from_numpy(spread[order].astype(np.float32)),
         )
 
     def __len__(self) -> int:
@@ -144,7 +151,8 @@ class UserScores:
     def select(self, keep: Tensor) -> UserScores:
         """Keep the entries where the (n_pairs,) mask is True; users left with none disappear."""
         users = self.users[self.user_of_entry]
-        return UserScores.from_arrays(users[keep].numpy(), self.items[keep].numpy(), self.scores[keep].numpy())
+        spread = None if self.spread is None else self.spread[keep].numpy()
+        return UserScores.from_arrays(users[keep].numpy(), self.items[keep].numpy(), self.scores[keep].numpy(), spread)
 
     def pieces(self, n_entries: int = _PIECE) -> Iterator[tuple[slice, slice]]:
         """Walk through the table with little of it in memory.
@@ -280,9 +288,18 @@ class ArrayFile:
 
 
 def write_description(
-    folder: Path, arrays: list[ArrayFile], coverage: dict[str, Any], origin: dict[str, Any], package_version: str
+    folder: Path,
+    arrays: list[ArrayFile],
+    coverage: dict[str, Any],
+    origin: dict[str, Any],
+    package_version: str,
+    *,
+    students: bool,
 ) -> None:
-    """Write the description of a folder's arrays, all of them closed; it comes last."""
+    """Write the description of a folder's arrays, all of them closed; it comes last.
+
+    `students` says whether any score is a student's, so that the spread of entries means something.
+    """
     content = {
         "format": _FORMAT,
         "version": VERSION,
@@ -290,6 +307,7 @@ def write_description(
         "arrays": {array.name: array.describe() for array in arrays},
         "coverage": coverage,
         "origin": origin,
+        "students": students,
     }
     content["sha256"] = _digest(content)
     (folder / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -333,6 +351,7 @@ def open_folder(folder: Path, verify: bool | None) -> tuple[list[UserScores], di
                 torch.from_numpy(arrays["entries"]["item"]),
                 torch.from_numpy(arrays["entries"]["score"]),
                 MappedPages(maps),
+                torch.from_numpy(arrays["entries"]["spread"]) if description.get("students") else None,
             )
         )
     return groups, description["coverage"], description["origin"]

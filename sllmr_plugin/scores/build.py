@@ -30,7 +30,7 @@ from .rows import COLUMNS, SEEN_BEFORE, RowEncoder, checked
 
 _BATCH = 1 << 18  # rows decoded together; ids can be texts, which take most of the memory
 _RUN = 1 << 21  # rows sorted, or merged, together
-_ROW = np.dtype([("user", "<i8"), ("item", "<i8"), ("score", "<f4"), ("is_probe", "?")])
+_ROW = np.dtype([("user", "<i8"), ("item", "<i8"), ("score", "<f4"), ("spread", "<f4"), ("is_probe", "?")])
 
 
 def build_table(
@@ -111,7 +111,8 @@ def _build(source: Path, folder: Path, encoder: RowEncoder, run_rows: int, verbo
     }
     shutil.rmtree(runs_folder)
     arrays = [array for group in groups for array in group.arrays]
-    write_description(folder, arrays, coverage, read_origin(files[0][0]), __version__)
+    students = any(group.students for group in groups)
+    write_description(folder, arrays, coverage, read_origin(files[0][0]), __version__, students=students)
 
 
 Files = list[tuple[str, pyarrow.dataset.Fragment, pyarrow.Schema]]
@@ -167,7 +168,7 @@ def _check_one_form(files: Files, column: str) -> None:
 def _encoded(files: Files, encoder: RowEncoder, bar: tqdm) -> Iterator[np.ndarray]:
     """Read, check and encode the files, some rows at a time."""
     for path, part, schema in files:
-        wanted = [name for name in (*COLUMNS, "kind") if name in schema.names]
+        wanted = [name for name in (*COLUMNS, "kind", "source", "spread") if name in schema.names]
         row = 0
         batches = part.to_batches(
             schema=schema, columns=wanted, batch_size=_BATCH, batch_readahead=1, fragment_readahead=1
@@ -197,8 +198,9 @@ def _encode(encoder: RowEncoder, frame: pd.DataFrame, path: str) -> pd.DataFrame
 
 def _as_rows(frame: pd.DataFrame) -> np.ndarray:
     rows = np.empty(len(frame), dtype=_ROW)
-    for name, column in (("user", "user_id"), ("item", "item_id"), ("score", "score"), ("is_probe", "is_probe")):
-        rows[name] = frame[column].to_numpy()
+    rows["user"], rows["item"] = frame["user_id"].to_numpy(), frame["item_id"].to_numpy()
+    for name in ("score", "spread", "is_probe"):
+        rows[name] = frame[name].to_numpy()
     return rows
 
 
@@ -262,6 +264,7 @@ class _Group:
     def __init__(self, folder: Path, name: str, stack: ExitStack) -> None:
         self.arrays = [stack.enter_context(ArrayFile(folder, f"{name}.{part}")) for part in PARTS]
         self.n_users = self.n_pairs = 0
+        self.students = False
         self.arrays[1].append(np.zeros(1, dtype=np.int64))
 
     def append(self, rows: np.ndarray) -> None:
@@ -270,7 +273,9 @@ class _Group:
         users = rows["user"][first]
         offsets = self.n_pairs + np.append(first[1:], len(rows))[: len(first)]
         entries = np.zeros(len(rows), dtype=ENTRY)
-        entries["item"], entries["score"] = rows["item"], rows["score"]
+        for name in ("item", "score", "spread"):
+            entries[name] = rows[name]
+        self.students = self.students or not np.isnan(rows["spread"]).all()
         for array, values in zip(self.arrays, (users, offsets, entries), strict=True):
             array.append(values)
         self.n_users += len(users)

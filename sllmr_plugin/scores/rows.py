@@ -11,6 +11,8 @@ from .reading import Table
 
 COLUMNS = ("user_id", "item_id", "score")
 KINDS = ("candidate", "probe")
+STUDENT = "student"
+"""Value of the column ``source`` where a student of the LLM has the score (`extend_scores`)."""
 SEEN_BEFORE = "pair seen before (the first is kept, a probe before a candidate)"
 
 
@@ -95,13 +97,14 @@ def checked(table: Table) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``user_id`` and ``item_id`` as they were, ``score`` float32, ``is_probe`` bool.
+        ``user_id`` and ``item_id`` as they were, ``score`` float32, ``is_probe`` bool, ``spread`` float32: of a
+        student's rows the column of that name, 0 where there is none; NaN of all others.
 
     Raises
     ------
     ScoreTableError
-        If a column is missing or occurs twice, a float id may stand for several ids, or a score or kind is
-        impossible.
+        If a column is missing or occurs twice, a float id may stand for several ids, or a score, a kind or a student's
+        spread is impossible.
     """
     rows = table.frame
     has_kind = "kind" in rows.columns
@@ -114,11 +117,18 @@ def checked(table: Table) -> pd.DataFrame:
     kind = rows["kind"] if has_kind else pd.Series("candidate", index=rows.index)
     if has_kind:
         table.refuse(~kind.isin(KINDS), "kind", "write candidate or probe")
+    of_student = rows["source"] == STUDENT if "source" in rows.columns else pd.Series(False, index=rows.index)
+    spread = pd.Series(0.0, index=rows.index)
+    if "spread" in rows.columns and of_student.any():
+        spread = pd.to_numeric(rows["spread"], errors="coerce")
+        impossible = of_student & ~spread.between(0, 1) & rows["spread"].notna()
+        table.refuse(impossible, "spread", "write the deviation of scores in [0, 1]")
     return pd.DataFrame(
         {
             "user_id": rows["user_id"],
             "item_id": rows["item_id"],
             "score": score.astype(np.float32),
             "is_probe": kind == "probe",
+            "spread": spread.fillna(0).where(of_student).astype(np.float32),
         }
     )

@@ -136,7 +136,8 @@ class ScoreTable:
         scores : path or pandas.DataFrame
             Parquet (``.parquet``, ``.pq``) or CSV (``.csv``, ``.csv.gz``), read by `read_table`, with the columns
             ``user_id``, ``item_id``, ``score`` in [0, 1] and optionally ``kind`` in {candidate, probe}; other columns
-            are ignored, except ``prompt_position``, from which `reliability` warns. Data frames of polars and pyarrow
+            are ignored, except ``prompt_position``, from which `reliability` warns, and ``source`` and ``spread`` of a
+            student's scores (`extend_scores`), which the gate looks at. Data frames of polars and pyarrow
             are accepted, and so is a folder that `build` has made, which is opened.
         user_index, item_index : mapping, pandas.Series or fitted sklearn LabelEncoder, optional
             Maps raw ids to the codes in the model's input. Without it the ids are used as codes.
@@ -170,7 +171,7 @@ class ScoreTable:
                     f"{scores}: is a folder, whose ids are codes already. Give the indexes to ScoreTable.build instead."
                 )
             return cls.open(scores)
-        rows = read_table(scores, "scores", numbers=("score",), error=ScoreTableError)
+        rows = read_table(scores, "scores", numbers=("score", "spread"), error=ScoreTableError)
         encoder = RowEncoder(user_index, item_index, rows.is_text)
         frame = encoder.encode(checked(rows))
         encoder.require_some(rows.name)
@@ -261,14 +262,20 @@ class ScoreTable:
         cls, frame: pd.DataFrame, n_read: int, dropped: Mapping[str, int], source: str, origin: dict[str, Any]
     ) -> ScoreTable:
         groups = []
+        columns = [*COLUMNS, *(["spread"] if frame["spread"].notna().any() else [])]
         for part in (frame[~frame["is_probe"]], frame[frame["is_probe"]]):
-            groups.append(UserScores.from_arrays(*(part[name].to_numpy() for name in COLUMNS)))
+            groups.append(UserScores.from_arrays(*(part[name].to_numpy() for name in columns)))
         candidates, probes = groups
         if len(candidates) == 0:
             raise CoverageError(
                 f"{source}: no candidate is left, only probes. Probes never train; score candidates as well."
             )
         return cls(candidates, probes, _coverage(candidates, probes, n_read, dropped), origin)
+
+    @property
+    def has_students(self) -> bool:
+        """Whether scores of a student (`extend_scores`) are among them."""
+        return self.candidates.spread is not None
 
     @functools.cached_property
     def user_range(self) -> tuple[int, int]:

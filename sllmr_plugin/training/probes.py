@@ -70,6 +70,7 @@ class ProbePairs:
         user = probes.users[owner[probe]]
         items = torch.cat([probes.items[probe], table.items[entry]])
         popularity = usable.popularity[table.items[entry]]
+        student = [part for part in (usable.student(probes, probe), usable.student(table, entry)) if part is not None]
         match = CandidateMatch.of(usable.popularity[usable.popularity >= 0], popularity) if len(entry) else None
         return cls(
             rows=torch.cat(
@@ -82,6 +83,7 @@ class ProbePairs:
                 torch.cat([probes.scores[probe], table.scores[entry]]),
                 usable.cold[torch.cat([user, user[number]])],
                 usable.tail[items],
+                student=torch.cat(student) if student else None,
             ),
             probe=number,
             candidate=len(probe) + torch.arange(len(entry)),

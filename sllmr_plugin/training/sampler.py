@@ -92,6 +92,11 @@ class DrawableScores:
         """LLM scores of all entries of the table, to be indexed with the entries of a block."""
         return self.table.scores
 
+    @property
+    def spread(self) -> Tensor | None:
+        """Spread of all entries of the table, see `UserScores.spread`."""
+        return self.table.spread
+
     def block(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return entry numbers of some users, (n,) positions in `users`, as `UserScores.block` does."""
         entry, valid = self.table.block_at(self.start[positions], self.count[positions])

@@ -69,6 +69,8 @@ class Recipe:
                 group: UserScores = getattr(self.table, name)
                 tensors[f"{name}.user"] = group.users[group.user_of_entry].clone()
                 tensors[f"{name}.item"], tensors[f"{name}.score"] = group.items.clone(), group.scores.clone()
+                if group.spread is not None:
+                    tensors[f"{name}.spread"] = group.spread.clone()
         safetensors.torch.save_file(tensors, folder / _TENSORS)
         values = {
             "version": self.version,
@@ -141,7 +143,13 @@ def _table(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ScoreTab
     if values["table"] is not None:
         return ScoreTable.open(values["table"])
     groups = [
-        UserScores.from_arrays(*(tensors[f"{name}.{part}"].numpy() for part in ("user", "item", "score")))
+        UserScores.from_arrays(
+            *(
+                tensors[f"{name}.{part}"].numpy()
+                for part in ("user", "item", "score", "spread")
+                if f"{name}.{part}" in tensors
+            )
+        )
         for name in _GROUPS
     ]
     return ScoreTable(groups[0], groups[1], Coverage(**values["coverage"]), values["origin"])

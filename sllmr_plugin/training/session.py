@@ -170,7 +170,8 @@ class TrainingSession:
         if batch_ids is not None and config.in_batch_pairs:
             entry, source, user, pairs = self._with_in_batch(batch_ids, entry, source, user, pairs)
         cold, tail = self._cold_of_user[user], self.usable.tail[items[entry]]
-        entries = Entries(llm=scores[entry], cold=cold, tail=tail, user=user)
+        student = self.usable.student(self.usable.candidates, entry)
+        entries = Entries(llm=scores[entry], cold=cold, tail=tail, user=user, student=student)
         return _on_device(StepPlan(rows, source, entries, pairs, share), batch.device)
 
     def _own(self, block: Block, pairs: OrderedPairs) -> tuple[Tensor, OrderedPairs, float]:

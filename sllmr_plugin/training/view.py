@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import SelectiveConfig
 from ..errors import CoverageError, CoverageWarning, DataError
-from ..regularizer.signals import RegionSignals
+from ..regularizer.signals import RegionSignals, student_signals
 from ..scores.arrays import UserScores
 from ..scores.normalise import normalised
 from ..scores.table import WARN_BELOW, ScoreTable
@@ -44,6 +44,8 @@ class Usable:
         What could be used, and what not, in words and numbers.
     label_variance : float
         Variance of the training labels.
+    usual_spread : float
+        Mean spread of the candidates that a student has scored; 1 where there are none, or all have 0.
     """
 
     candidates: DrawableScores
@@ -56,6 +58,11 @@ class Usable:
     positive: Tensor
     account: dict[str, Any] = field(default_factory=dict)
     label_variance: float = 0.0
+    usual_spread: float = 1.0
+
+    def student(self, group: UserScores | DrawableScores, entry: Tensor) -> Tensor | None:
+        """Return `student_signals` of (n,) entries of candidates or probes, (n, 2); None where none is a student's."""
+        return None if group.spread is None else student_signals(group.spread[entry], self.usual_spread)
 
 
 _LOCATED = 1 << 20
@@ -150,7 +157,19 @@ def usable_scores(
         positive=_trained_on(drawable, users[training.positive], items[training.positive]),
         account=account,
         label_variance=training.label_variance,
+        usual_spread=_usual_spread(candidates),
     )
+
+
+def _usual_spread(table: UserScores) -> float:
+    """Return the mean spread of a student's scores, piece by piece; 1 where there are none, or all have 0."""
+    total, count = 0.0, 0
+    if table.spread is not None:
+        for _, entries in table.pieces():
+            spread = table.spread[entries]
+            total += float(spread.nansum(dtype=torch.float64))
+            count += int((~spread.isnan()).sum())
+    return total / count if total > 0 else 1.0
 
 
 def _codes(training: TrainingRows, feature: str, size: int) -> np.ndarray:

@@ -33,6 +33,12 @@ def resolve_gate(gate: Any, *, has_probes: bool) -> Any:
     return DisagreementGate.name if has_probes else FixedGate.name
 
 
-def build_gate(gate: Any, *, has_probes: bool) -> Gate:
-    """Return the gate of a choice by name, class or instance; an instance is copied."""
-    return GATES.make(resolve_gate(gate, has_probes=has_probes))
+def build_gate(gate: Any, *, has_probes: bool, has_students: bool = False) -> Gate:
+    """Return the gate of a choice by name, class or instance; an instance is copied.
+
+    `has_probes` and `has_students` say what the score table holds: probes, and scores of a student.
+    """
+    built = GATES.make(resolve_gate(gate, has_probes=has_probes))
+    if has_students:
+        built.see_students()
+    return built

@@ -73,6 +73,12 @@ class Gate(nn.Module):
         """
         raise NotImplementedError
 
+    def see_students(self) -> None:
+        """Prepare for `STUDENT_SIGNALS`, which the pairs of a table with a student's scores have; or do nothing.
+
+        Called once, before anything else.
+        """
+
     def look_ahead(self, signals: PairSignals, alignment: Tensor) -> None:
         """Learn from (n_pairs,) inner products of each pair loss's gradient and the held-out loss's; or do nothing."""
 

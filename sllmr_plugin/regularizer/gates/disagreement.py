@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..signals import PAIR_SIGNALS, PairSignals
+from ..signals import PAIR_SIGNALS, STUDENT_SIGNALS, PairSignals
 from .base import Gate
 
 
@@ -16,9 +16,11 @@ class DisagreementGate(Gate, name="disagreement"):
     matter, since on a pair that both order alike there is nothing to learn from the LLM. Noise gives P = 1/2 and
     a closed gate, and so does an LLM that is worse than the model.
 
-    Its signals are the paper's, as the mean of the two items, and the LLM's score gap, which is the most
-    informative (docs/benchmarks.md). Popularity is left out on purpose: a preference for the more popular item is right
-    more often than not, so the gate would follow a noisy LLM on all pairs in which it prefers the popular item.
+    Its signals are the paper's, as the mean of the two items, and the LLM's score gap, which is the most informative
+    (docs/benchmarks.md). Where scores of the table are a student's (`extend_scores`), whether they are and how far
+    the students of its folds differ come in, too. Popularity is left out on purpose: a preference for the more
+    popular item is right more often than not, so the gate would follow a noisy LLM on all pairs in which it prefers
+    the popular item.
 
     Caution: P is taken one posterior standard deviation below its estimate. The pairs of one user share the probe and
     the user's history, so all of a user's pairs together weigh as much as one observation, and the deviation comes
@@ -44,20 +46,32 @@ class DisagreementGate(Gate, name="disagreement"):
     bias: Tensor
     centre: Tensor
     covariance: Tensor
+    signals: tuple[str, ...] = PAIR_SIGNALS
 
     def __init__(self, prior_scale: float = 1.0, caution: float = 1.0) -> None:
         super().__init__()
         self.prior_scale = prior_scale
         self.caution = caution
-        n = len(PAIR_SIGNALS)
+        self._begin()
+
+    def _begin(self) -> None:
+        n = len(self.signals)
         self.register_buffer("weight", torch.zeros(n))
         self.register_buffer("bias", torch.zeros(()))
         self.register_buffer("centre", torch.zeros(n))
-        self.register_buffer("covariance", torch.eye(n + 1) * prior_scale**2)
+        self.register_buffer("covariance", torch.eye(n + 1) * self.prior_scale**2)
+
+    def see_students(self) -> None:
+        """See `STUDENT_SIGNALS` as well."""
+        self.signals = (*PAIR_SIGNALS, *STUDENT_SIGNALS)
+        self._begin()
+
+    def _design(self, signals: PairSignals) -> Tensor:
+        return signals.design(student=self.signals != PAIR_SIGNALS)
 
     def forward(self, signals: PairSignals) -> Tensor:
         """Return the weights of pairs, as `Gate.forward`."""
-        design = _with_one(signals.design() - self.centre)  # (n_pairs, 5)
+        design = _with_one(self._design(signals) - self.centre)  # (n_pairs, n_signals + 1)
         deviation = (design @ self.covariance * design).sum(dim=1).sqrt()
         logit = design[:, :-1] @ self.weight + self.bias - self.caution * deviation
         return (2 * torch.sigmoid(logit) - 1).clamp_min(0)
@@ -79,7 +93,7 @@ class DisagreementGate(Gate, name="disagreement"):
 
     def coefficients(self) -> dict[str, float]:
         """Weights of the signals and the bias, the logit of P where every signal is 0, by name."""
-        values = dict(zip(PAIR_SIGNALS, self.weight.tolist(), strict=True))
+        values = dict(zip(self.signals, self.weight.tolist(), strict=True))
         return {**values, "bias": float(self.bias - self.weight @ self.centre)}
 
     def fit(self, signals: PairSignals, llm_right: Tensor, user: Tensor) -> None:
@@ -96,7 +110,7 @@ class DisagreementGate(Gate, name="disagreement"):
         """
         if len(user.unique()) < 2:  # the variance between users cannot be estimated
             return
-        design = signals.design().double()
+        design = self._design(signals).double()
         centre = design.mean(dim=0)
         importance = torch.ones_like(design[:, 0]) if signals.importance is None else signals.importance.double()
         evidence = (_with_one(design - centre), llm_right.double(), user)
