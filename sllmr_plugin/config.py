@@ -78,6 +78,11 @@ class SelectiveConfig(Settings):
     users_per_step : int or None, default=None
         Users whose pairs are formed in a training step. None takes one for every 4 rows of the batch, at most 64.
         Each adds the rows of the items in its pairs, between 4 and 6 of them with the other defaults.
+    step_budget : float or None, default=None
+        Time that a training step may take, of one without extra rows: 1.1 allows a tenth more. Decides the users of a
+        step in the place of `users_per_step`, from the time that the first steps of a training take (`StepBudget`):
+        at most as many as without it. With the same seed another machine, or another load, can lead to another number;
+        ``model.sllmr.status()`` has it, and `save` keeps it.
     candidates_per_user : int, default=10
         Scored items of each of them among which pairs are formed, drawn again in every step where the table
         holds more. Only items in a pair become input rows.
@@ -150,6 +155,7 @@ class SelectiveConfig(Settings):
     score_norm: ScoreNorm = "none"
     margin: Annotated[float, Bounds(least=0)] | None = None
     users_per_step: Annotated[int, Bounds(least=1)] | None = None
+    step_budget: Annotated[float, Bounds(above=1)] | None = None
     candidates_per_user: Annotated[int, Bounds(least=2)] = 10
     pairs_per_user: Annotated[int, Bounds(least=1)] = 4
     pair_scope: PairScope = "user"
@@ -181,6 +187,16 @@ class SelectiveConfig(Settings):
         found = []
         if self.pairs_per_step is not None and self.pair_scope == "user":
             found.append(f"pairs_per_step={self.pairs_per_step} limits all users together: use pair_scope='batch'")
+        if self.step_budget is not None and self.users_per_step is not None:
+            found.append(
+                f"step_budget={self.step_budget:g} and users_per_step={self.users_per_step} both decide the users of a "
+                "step: leave one out"
+            )
+        if self.step_budget is not None and self.user_source == "batch":
+            found.append(
+                f"step_budget={self.step_budget:g} decides how many users are drawn, and user_source='batch' takes "
+                "those that the batch has: use user_source='table'"
+            )
         if not (self.pairwise or self.gate == "auto" or self._is_open):
             found.append(
                 f"gate={self.gate!r} weighs pairs, and loss={self.loss!r} looks at single items: use gate='none', or a "

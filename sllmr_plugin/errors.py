@@ -272,5 +272,9 @@ class IncompleteWarning(SLLMRWarning):
     """A scoring run ended without an answer to every request."""
 
 
+class StepBudgetWarning(SLLMRWarning):
+    """A training cannot keep to ``step_budget``, or ended before it was decided."""
+
+
 class GateCollapsedWarning(SLLMRWarning):
     """The gate is closed nearly everywhere: the regularizer has become a no-op."""

@@ -19,6 +19,7 @@ from .regularizer.gates import GATES, Gate, build_gate, resolve_gate
 from .regularizer.uncertainty import UNCERTAINTIES
 from .scores.ids import IdIndex, encode_ids
 from .scores.table import Coverage, ScoreTable
+from .training.budget import StepBudget
 from .training.ensemble import Checkpoint, read_checkpoints
 from .training.probes import DisagreementMemory
 from .training.rows import Features, TrainingRows
@@ -28,6 +29,9 @@ from .training.view import Usable, usable_scores
 
 _CONFIG_FILE = "sllmr_config.yaml"
 _GATE_FILE = "sllmr_gate.safetensors"
+_BUDGET = "step_budget"
+# What changes the time of a step, or the users that follow from it.
+_OF_STEP = (_BUDGET, "gate", "loss", "pairs_per_user", "candidates_per_user", "pair_scope", "uncertainty", "mc_samples")
 _KEYS, _SEEN = "disagreements.keys", "disagreements.seen"
 
 
@@ -59,6 +63,8 @@ class Status:
         How the latest `fit` fetched its batches; empty before the first.
     l2 : str
         How it computed the L2 penalty; empty before the first.
+    step_budget : str
+        What was decided for ``step_budget``, with the times; empty without one.
     """
 
     model: str
@@ -72,6 +78,7 @@ class Status:
     epochs: list[dict[str, float]] = field(default_factory=list)
     loader: str = ""
     l2: str = ""
+    step_budget: str = ""
 
     def __str__(self) -> str:
         config = self.config
@@ -92,6 +99,8 @@ class Status:
             lines.append(f"loader: {self.loader}")
         if self.l2:
             lines.append(f"L2 penalty: {self.l2}")
+        if self.step_budget:
+            lines.append(f"step budget: {self.step_budget}")
         for number, logs in enumerate(self.epochs, start=1):
             account = ", ".join(f"{key[6:]} {value:.4g}" for key, value in logs.items())
             lines.append(f"epoch {number}: {account if logs['sllmr_pairs'] else 'plain'}")
@@ -127,6 +136,10 @@ def require_sampled_uncertainty(config: SelectiveConfig) -> None:
             "uncertainty='mc_dropout' (of a model with dropout) or 'ensemble', or a gate that needs none: "
             "gate='fixed' or gate='none'."
         )
+
+
+def _budget_of(config: SelectiveConfig) -> StepBudget | None:
+    return None if config.step_budget is None else StepBudget(config.step_budget)
 
 
 class Handle:
@@ -200,6 +213,7 @@ class Handle:
         self.disagreements = DisagreementMemory()
         self._device = torch.device("cpu")
         self.config, self.gate = self._checked(config)
+        self.budget = _budget_of(config)
 
     def configure(self, config: SelectiveConfig | None = None, **changes: Any) -> None:
         """Change the settings for the next `fit`; the gate starts again when its kind or its signals change.
@@ -221,6 +235,8 @@ class Handle:
         new = config if config is not None else self.config
         before = self.config
         self.config, gate = self._checked(new.replace(**changes) if changes else new)
+        if any(getattr(before, name) != getattr(self.config, name) for name in _OF_STEP):
+            self.budget = _budget_of(self.config)
         signals = ("cold_threshold", "tail_quantile", "uncertainty")
         if self.config.gate != before.gate and not isinstance(self.config.gate, str):
             self.gate = gate.to(self._device)  # a gate of the user's own may have other settings
@@ -318,6 +334,7 @@ class Handle:
             epochs=[dict(logs) for logs in self.epochs],
             loader=self.loader,
             l2=self.l2,
+            step_budget="" if self.budget is None else str(self.budget),
         )
 
     def save(self, directory: str | Path) -> None:
@@ -333,6 +350,7 @@ class Handle:
         # Without its memory a gate that goes on training would close on its own success, see GateFitter.refit.
         tensors |= {_KEYS: self.disagreements.keys, _SEEN: self.disagreements.seen}
         metadata = {"gate": type(self.gate).__name__, "calibrated": str(self.gate.calibrated)}
+        metadata[_BUDGET] = "" if self.budget is None else self.budget.to_json()
         safetensors.torch.save_file(tensors, folder / _GATE_FILE, metadata=metadata)
         counts = {"history_length": self.history_length, "popularity": self.popularity}
         Recipe(
@@ -376,6 +394,9 @@ class Handle:
         gate.load_state_dict(tensors)
         gate.calibrated = metadata.get("calibrated") == "True"
         self.config, self.gate = config, gate.to(self._device)
+        self.budget = _budget_of(config)
+        if self.budget is not None:
+            self.budget.restore(metadata.get(_BUDGET, ""))
 
     def __repr__(self) -> str:
         """Return what `status` prints."""

@@ -133,6 +133,8 @@ class WrappedMixin(StepLossMixin):
         try:
             handle.session = session = self._open_session(arguments)
             yield session
+            if handle.budget is not None:
+                handle.budget.warn_if_open()
         finally:
             handle.session = None
             self.__dict__.pop("_sllmr_passes", None)
@@ -159,6 +161,7 @@ class WrappedMixin(StepLossMixin):
             seed=seed,
             memory=handle.disagreements,
             ranks=ranks,
+            budget=handle.budget,
         )
 
     def _require_uncertainty(self) -> None:

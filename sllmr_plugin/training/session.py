@@ -17,6 +17,7 @@ from ..regularizer.gates import Gate
 from ..regularizer.loss import StepResult
 from ..regularizer.pairs import OrderedPairs
 from ..regularizer.signals import REGIONS, Entries, PairSignals
+from .budget import StepBudget
 from .probes import DisagreementMemory, GateFitter, HeldOutPairs, ScoreRows, warn_of_gate
 from .sampler import Block, TableSampler
 from .view import Usable
@@ -73,6 +74,8 @@ class TrainingSession:
     ranks : Ranks, optional
         The processes that train together. All draw the same users, candidates and pairs for the rows of all, and
         each keeps the pairs of its own users: together they have the pairs that one process would have.
+    budget : StepBudget, optional
+        Decides how many users a step draws; lives longer than the session.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class TrainingSession:
         seed: int,
         memory: DisagreementMemory | None = None,
         ranks: Ranks | None = None,
+        budget: StepBudget | None = None,
     ) -> None:
         self.ranks = ranks if ranks is not None else Ranks()
         self.config = config
@@ -95,6 +99,7 @@ class TrainingSession:
         self.selective = config.build(gate)
         self._pairwise = config.pairwise
         self._users_in_step = functools.cache(config.users_in_step)
+        self._budget = budget
         self._columns = (user_column, item_column)
         weighed = config.probe_weights == "catalogue"
         self._fitter = GateFitter(usable, score_rows, memory, weighed=weighed) if gate.needs_probes else None
@@ -201,6 +206,9 @@ class TrainingSession:
     def _draw(self, batch: Tensor, batch_ids: BatchIds) -> tuple[Block, Tensor | None, Tensor]:
         """Return a block, the templates to use (None: the stored ones) and each block user's template."""
         n_users = self._users_in_step(self._rows_in_step(batch.shape[0]))
+        if self._budget is not None:
+            most = min(n_users, len(self.usable.candidates.users))
+            n_users = self._budget.users(most, batch.device, self.ranks)
         if batch_ids is None or self.config.user_source == "table":
             block = self._sampler.draw(n_users)
             return block, None, block.users
@@ -280,6 +288,8 @@ class TrainingSession:
         self.began = True
         self.weight = self.config.weight_at(epoch)
         self._reset_account()
+        if self._budget is not None:
+            self._budget.pause()
         if self.weight > 0 and self._fitter is not None and self.gate.fits_disagreements:
             self._fitter.refit(self.gate)
             # Equal but for rounding, and for the draws of MC-dropout.
