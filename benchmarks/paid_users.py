@@ -6,6 +6,11 @@ every validation item a probe. 0 stands for models without any score, which the 
 modes with init the one whose embeddings start from the same texts. A table is written even where `extend_scores` would
 refuse it; the last column says so. Prints AUC of the test interactions overall, of cold users and of long-tail items as
 means over seeds, and what the users cost. Tables and runs that are in the folder already are not made again.
+
+``--active`` asks instead which users to pay for: from the first of ``--paid`` users, chosen at random, rounds lead to
+the next number, once by chance and once by `choose_users`, with and without a plain model of ``--backbone`` beside the
+student, ``--seeds`` times. Users whom no way may pay for are held out. Prints how far the student agrees with the LLM
+about these, and its AUC of validation items, beside the differences to chance. Nothing else is trained.
 """
 
 from __future__ import annotations
@@ -20,11 +25,17 @@ import pandas as pd
 
 from sllmr_plugin import extend_scores
 from sllmr_plugin.datasets.interactions import Interactions, load_interactions
+from sllmr_plugin.datasets.negatives import UnseenItems
+from sllmr_plugin.evaluation.active import choose_users
 from sllmr_plugin.evaluation.compare import compare
+from sllmr_plugin.evaluation.extend import draw_distinct, fit_student, llm_scores, plain_backbone, student_features
 from sllmr_plugin.evaluation.modes import Mode, Start
+from sllmr_plugin.evaluation.student_report import Agreement
 from sllmr_plugin.evaluation.training import RunSettings
+from sllmr_plugin.knowledge.pair_features import PairFeatures
 
 METRICS = ("auc", "auc_cold", "auc_tail")
+FOLDS = 5
 
 
 def paid_scores(scores: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
@@ -45,6 +56,69 @@ def base_of(mode: str) -> str:
     return "+".join(Mode.of(mode).parts) or "none"
 
 
+class Judge:
+    """Measures students of paid users: on held-out users, and on validation items."""
+
+    def __init__(self, data: Interactions, features: PairFeatures, rank_items: int, users: int) -> None:
+        rng = np.random.default_rng(0)
+        valid = data.valid.groupby("user").first().reset_index()
+        valid = valid.iloc[rng.choice(len(valid), min(users, len(valid)), replace=False)].sort_values("user")
+        known = [np.concatenate([part[side] for part in (data.train, data.valid)]) for side in ("user", "item")]
+        unseen = UnseenItems(*known, n_users=data.n_users, n_items=data.n_items)
+        user, item = draw_distinct(unseen, valid["user"].to_numpy(), rank_items, rng)
+        self.data, self.features, self.owner = data, features, np.searchsorted(valid["user"], user)
+        self.users = np.concatenate([valid["user"], user])
+        self.pairs = features(self.users, np.concatenate([valid["item"], item]))
+
+    def __call__(self, paid: pd.DataFrame, held_out: pd.DataFrame) -> np.ndarray:
+        """Return correlation and same order on held-out users, and AUC of validation items."""
+        student = fit_student(
+            self.features, llm_scores(paid, self.data, FOLDS)[1], self.data.n_users, folds=FOLDS, seed=0
+        )
+        judged = llm_scores(held_out, self.data, FOLDS)[1].candidates
+        predicted, _ = student.predict(judged.users[judged.user_of_entry].numpy(), judged.items.numpy())
+        agreed = Agreement.of(judged, predicted)
+        scores, _ = student.fitted.predict(self.pairs, self.users)
+        above = scores[: len(scores) - len(self.owner)][self.owner] - scores[-len(self.owner) :]
+        won = np.bincount(self.owner, (above > 0) + 0.5 * (above == 0)) / np.bincount(self.owner)
+        return np.array([agreed.correlation, agreed.same_order, won.mean()])
+
+
+def rounds(arguments: argparse.Namespace, data: Interactions, scores: pd.DataFrame, texts: Path | None) -> None:
+    """Choose users in rounds, by chance and by `choose_users`, and print what their students are worth."""
+    features, _ = student_features(data, texts)
+    judge = Judge(data, features, arguments.rank_items, arguments.rank_users)
+    ways: dict[str, Any] = {"random": None, "active": None}
+    for name in arguments.backbone if arguments.active == "model" else []:
+        ways[f"active, {name}"] = plain_backbone(data, name, seed=0)
+    everyone = np.sort(scores["user_id"].unique())
+    first, *later = arguments.paid
+    print("| draw | users | chosen | correlation | same order | validation AUC | differences to random | | |")
+    print("| --- " * 9 + "|")
+    for draw in range(arguments.seeds):
+        order = np.random.default_rng(draw).permutation(everyone)
+        held_out = scores[scores["user_id"].isin(order[: arguments.held_out])]
+        pool = order[arguments.held_out :]
+        random: dict[int, np.ndarray] = {}
+        for way, model in ways.items():
+            paid = pool[:first]
+            for n in [first, *later]:
+                if n > len(paid) and way == "random":
+                    paid = pool[:n]
+                elif n > len(paid):
+                    left = scores[scores["user_id"].isin(pool)].drop(columns="score")
+                    told = scores[scores["user_id"].isin(paid)]
+                    budget = {"budget": n - len(paid), "folds": FOLDS, "seed": draw}
+                    chosen = choose_users(told, left, data, model=model, features=features, **budget)
+                    paid = np.concatenate([paid, chosen.users.loc[chosen.users["chosen"], "user_id"]])
+                if n == first and way != "random":
+                    continue
+                found = judge(scores[scores["user_id"].isin(paid)], held_out)
+                random.setdefault(n, found)
+                cells = [f"{value:.4f}" for value in found] + [f"{value:+.4f}" for value in found - random[n]]
+                print(f"| {draw} | {n} | {way} | " + " | ".join(cells) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of interactions.csv, items.csv, llm_*.parquet")
@@ -61,10 +135,22 @@ def main() -> None:
         help="dollars a scored user (default: %(default)s, of gpt-4o-mini)",
     )
     parser.add_argument("--draw", type=int, default=0, help="seed of the order of users (default: 0)")
+    parser.add_argument(
+        "--active",
+        nargs="?",
+        const="student",
+        choices=("student", "model"),
+        help="choose users in rounds; with model, also beside a plain model of each --backbone",
+    )
+    parser.add_argument("--held-out", type=int, default=500, help="users to agree about, of --active (default: 500)")
+    parser.add_argument("--rank-users", type=int, default=1000, help="validation users of --active (default: 1000)")
     arguments = parser.parse_args()
     data = load_interactions(arguments.data / "interactions.csv", arguments.data / "items.csv")
     scores = pd.read_parquet(arguments.data / "llm_scores.parquet")
     texts = arguments.data / "llm_texts.parquet"
+    if arguments.active:
+        rounds(arguments, data, scores, texts if texts.exists() else None)
+        return
     start = Start.read(texts, arguments.data / "items.csv") if texts.exists() else None
     modes = [mode for mode in arguments.modes if start is not None or Mode.of(mode).parts == ()]
     settings = RunSettings(test_items=arguments.rank_items, valid_items=arguments.rank_items)

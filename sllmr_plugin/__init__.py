@@ -65,12 +65,14 @@ _MODULES = {
         "SLLMRError",
         "SLLMRWarning",
         "ScoreTableError",
+        "StepBudgetWarning",
         "TextEncoderError",
         "TextTableError",
         "UnsupportedModelError",
         "VectorsError",
         "WrapError",
     ),
+    "evaluation.active": ("choose_users",),
     "evaluation.compare": ("compare",),
     "evaluation.explain": (
         "Explanation",
@@ -155,11 +157,13 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .errors import ScoreTableError as ScoreTableError
     from .errors import SLLMRError as SLLMRError
     from .errors import SLLMRWarning as SLLMRWarning
+    from .errors import StepBudgetWarning as StepBudgetWarning
     from .errors import TextEncoderError as TextEncoderError
     from .errors import TextTableError as TextTableError
     from .errors import UnsupportedModelError as UnsupportedModelError
     from .errors import VectorsError as VectorsError
     from .errors import WrapError as WrapError
+    from .evaluation.active import choose_users as choose_users
     from .evaluation.compare import compare as compare
     from .evaluation.explain import Explanation as Explanation
     from .evaluation.explain import explain as explain

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
-from ..scoring.candidates import CandidateSettings, draw_candidates
-from .arguments import INTERACTIONS_HELP, add_engine, add_fields, settings_of
+from ..datasets.interactions import load_interactions
+from ..errors import ConfigError
+from ..scores.origin import check_parquet_path, write_parquet
+from ..scoring.candidates import CandidateSettings, draw_candidates, read_categories
+from .arguments import INTERACTIONS_HELP, add_engine, add_fields, names, positive, settings_of
 
 _EPILOG = """\
 Each user becomes one prompt, so --users is the bill. Every user gets long-tail items, dealt in turn so that all of
@@ -21,6 +25,10 @@ examples:
       More users with fewer items each, more probes.
   sllmr candidates ... --cold-share 1 --users 500
       Cold users only. The gate then has no information about the others.
+  sllmr candidates ... --active --scores llm_scores.parquet --texts llm_texts.parquet --budget 500
+      With scores of some hundred users at hand: the 500 others from whose answers a student of the LLM expects to
+      learn most (docs/scoring.md says what that has been worth). --active deepfm trains a plain DeepFM first, and asks
+      where it disagrees with the student as well.
 
 next: sllmr score --candidates candidates.parquet --interactions clicks.csv --items items.csv --out llm_scores.parquet
 """
@@ -54,10 +62,36 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="parquet: user_id, item_id, kind, source")
     add_fields(parser, CandidateSettings, _HELP)
     add_engine(parser, "the draws")
+    active = parser.add_argument_group("which users to pay for next, with scores of others at hand")
+    active.add_argument(
+        "--active",
+        nargs="?",
+        const="",
+        metavar="MODEL",
+        help="choose users by expected gain, of all users or of the --users drawn: where a student of the LLM is "
+        "unsure and, with a backbone (deepfm, din, ...), which is trained first, where it disagrees with the student",
+    )
+    active.add_argument("--scores", metavar="FILE", help="what the LLM has scored so far; required with --active")
+    active.add_argument(
+        "--proposed",
+        action="extend",
+        type=names,
+        metavar="FILE[,FILE]",
+        help="candidates of earlier rounds, whose users are not chosen again even if they have no scores",
+    )
+    active.add_argument("--texts", metavar="FILE", help="descriptions of the items, as of sllmr extend")
+    active.add_argument("--text-model", metavar="NAME", help="encodes titles and texts, as of sllmr extend")
+    active.add_argument("--budget", type=positive, metavar="N", help="users to choose (default: 500)")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.active is not None:
+        _run_active(arguments)
+        return
+    for flag in ("scores", "proposed", "texts", "text_model", "budget"):
+        if getattr(arguments, flag) is not None:
+            raise ConfigError(f"--{flag.replace('_', '-')} is of --active. Add it, or leave the flag out.")
     drawn = draw_candidates(
         arguments.interactions,
         arguments.items,
@@ -67,3 +101,34 @@ def _run(arguments: argparse.Namespace) -> None:
         **settings_of(arguments, CandidateSettings),
     )
     print(drawn)
+
+
+def _run_active(arguments: argparse.Namespace) -> None:
+    from ..evaluation.active import ActiveSettings, choose_users  # torch and SciPy, which drawing alone needs not
+
+    if arguments.scores is None:
+        raise ConfigError("--active learns from what the LLM has scored so far: give it with --scores.")
+    files = (arguments.interactions, arguments.items, arguments.scores, arguments.texts, *(arguments.proposed or ()))
+    path = check_parquet_path(arguments.out, files)
+    data = load_interactions(arguments.interactions, arguments.items)
+    drawn = draw_candidates(
+        data,
+        categories=read_categories(arguments.items),
+        engine=arguments.engine,
+        workers=arguments.workers,
+        **settings_of(arguments, CandidateSettings),
+    )
+    settings = {name: value for name, value in settings_of(arguments, ActiveSettings).items() if value is not None}
+    chosen = choose_users(
+        arguments.scores,
+        drawn.frame,
+        data,
+        model=arguments.active or None,
+        texts=arguments.texts,
+        encoder=arguments.text_model,
+        proposed=arguments.proposed or (),
+        **settings,
+    )
+    active = {**asdict(ActiveSettings(**settings)), "model": chosen.model}
+    write_parquet(chosen.frame, path, {"settings": asdict(drawn.settings), "active": active})
+    print(f"{chosen}\n\nCandidates: {path}")

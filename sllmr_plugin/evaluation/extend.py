@@ -146,26 +146,20 @@ def extend_scores(
     """
     chosen = ExtensionSettings(**settings)
     path = None if out is None else check_parquet_path(out, (scores, interactions, items, texts))
-    progress = RunProgress(4 + (backbone is not None), verbose=verbose)
+    progress = RunProgress(3 + (backbone is not None), verbose=verbose)
     data = interactions if isinstance(interactions, Interactions) else load_interactions(interactions, items)
     require_split(data, "validation")
-    frame, table = _read_scores(scores, data, chosen.folds)
-    matrices, item_texts = _matrices(data, texts, find_encoder(encoder) if encoder is not None else None)
-    codes = np.arange(data.n_users + 1)
-    histories = template_rows(data, codes, split="valid", history_length=HISTORY_LENGTH)["hist_item_id"]
-    features = PairFeatures(matrices, histories, data.popularity, data.history_length)
-    progress.finish(f"{len(features.names)} features of a pair")
-
-    of_llm = table.candidates
-    learnt = of_llm.users[of_llm.user_of_entry].numpy(), of_llm.items.numpy()
-    fitted = CrossFitted.fit(
-        features(*learnt), of_llm.scores.numpy(), learnt[0], data.n_users, folds=chosen.folds, seed=chosen.seed
-    )
-    student = Student(features, fitted)
-    progress.finish(f"student fitted on {len(of_llm)} scores of {len(of_llm.users)} users")
+    frame, table = llm_scores(scores, data, chosen.folds)
+    features, item_texts = student_features(data, texts, encoder)
+    student = fit_student(features, table, data.n_users, folds=chosen.folds, seed=chosen.seed)
+    progress.finish(f"student fitted on {len(table.candidates)} scores of {len(table.candidates.users)} users")
     others: dict[str, Any] = {}
     if backbone is not None:
-        name, others = _backbone(data, backbone, chosen)
+        name, model = type(backbone).__name__, backbone
+        if isinstance(backbone, str):
+            how = {"users": chosen.rank_users, "n_items": chosen.rank_items}
+            name, model = backbone, plain_backbone(data, backbone, seed=chosen.seed, **how)
+        others = {name: model}
         progress.finish(f"{name} trained")
     report = judge(
         data, table, student, item_texts, others, users=chosen.rank_users, n_items=chosen.rank_items, seed=chosen.seed
@@ -188,8 +182,29 @@ def extend_scores(
     return report
 
 
-def _read_scores(scores: Any, data: Interactions, folds: int) -> tuple[pd.DataFrame, ScoreTable]:
-    """Return the LLM's rows with ids as `data` has them and all columns, and as a table of codes."""
+def student_features(
+    data: Interactions, texts: VectorSource | None = None, encoder: TextEncoder | str | None = None
+) -> tuple[PairFeatures, list[str] | None]:
+    """Return what a student sees of pairs, and (n_items,) texts that content ranks by; arguments of `extend_scores`."""
+    matrices, item_texts = _matrices(data, texts, find_encoder(encoder) if encoder is not None else None)
+    codes = np.arange(data.n_users + 1)
+    histories = template_rows(data, codes, split="valid", history_length=HISTORY_LENGTH)["hist_item_id"]
+    return PairFeatures(matrices, histories, data.popularity, data.history_length), item_texts
+
+
+def fit_student(features: PairFeatures, table: ScoreTable, n_users: int, *, folds: int, seed: int) -> Student:
+    """Fit a student on the candidates of a table of codes."""
+    of_llm = table.candidates
+    learnt = of_llm.users[of_llm.user_of_entry].numpy(), of_llm.items.numpy()
+    fitted = CrossFitted.fit(features(*learnt), of_llm.scores.numpy(), learnt[0], n_users, folds=folds, seed=seed)
+    return Student(features, fitted)
+
+
+def llm_scores(scores: Any, data: Interactions, folds: int) -> tuple[pd.DataFrame, ScoreTable]:
+    """Return the LLM's rows with ids as `data` has them and all columns, and as a table of codes.
+
+    Rows of a student are left out, with a warning. There must be candidates of at least `folds` users.
+    """
     if isinstance(scores, str | os.PathLike) and Path(scores).is_dir():
         raise ScoreTableError(f"{scores}: is a folder, which has codes alone. Give the file that it was built of.")
     rows = read_table(as_pandas(scores), "scores", numbers=_NUMBERS, error=ScoreTableError)
@@ -279,23 +294,21 @@ def _texts(data: Interactions, texts: VectorSource | None) -> tuple[list[str], n
     return list(found[1:]), placed
 
 
-def _backbone(data: Interactions, backbone: Any, settings: ExtensionSettings) -> tuple[str, dict[str, Any]]:
-    """Return a backbone's name and the trained model by its name."""
-    if not isinstance(backbone, str):
-        name = type(backbone).__name__
-        return name, {name: backbone}
-    how = RunSettings(valid_users=settings.rank_users, valid_items=settings.rank_items)
-    trained = train(
+def plain_backbone(
+    data: Interactions, name: str, *, seed: int, users: int | None = 1500, n_items: int | None = 300
+) -> Any:
+    """Train a backbone as the plain model of a comparison, validated on that many users and items."""
+    how = RunSettings(valid_users=users, valid_items=n_items)
+    return train(
         data,
-        how.rows(data, settings.seed),
+        how.rows(data, seed),
         ScoreTable.empty(),
-        backbone=backbone,
+        backbone=name,
         config=SelectiveConfig(weight=0.0),
-        seed=settings.seed,
+        seed=seed,
         settings=how,
         verbose=False,
-    )
-    return backbone, {backbone: trained.model}
+    ).model
 
 
 def _scored(

@@ -44,11 +44,11 @@ class Student(nn.Module):
         super().__init__()
         self.feature_index = {"user_id": (0, 1), "item_id": (1, 2)}
         self.placed = nn.Parameter(torch.zeros(()), requires_grad=False)  # says which device the model is on
-        self._features, self._fitted = features, fitted
+        self._features, self.fitted = features, fitted
 
     def predict(self, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and spread of (n,) codes, see `CrossFitted.predict`."""
-        return self._fitted.predict(self._features(users, items), users)
+        return self.fitted.predict(self._features(users, items), users)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Score (n, 2) rows of user and item codes: (n, 1)."""
