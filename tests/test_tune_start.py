@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sllmr_plugin import SelectiveConfig, Vectors
+from sllmr_plugin import CURecAdaptor, SelectiveConfig, TextTable, Vectors
 from sllmr_plugin.cli import compare as compare_command
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.interactions import load_interactions
@@ -29,6 +29,18 @@ KINDS = ("racing car", "farm animal", "space ship", "chess board")
 
 def titled():
     return catalogue().assign(title=[f"{KINDS[k % 4]} number{k % 7}" for k in range(N_ITEMS)])
+
+
+def texts():
+    """Return a pattern of each user and a reason for every second training interaction."""
+    data = load_interactions(interactions(), titled())
+    taken = data.train.loc[data.train["label"] == 1, ["user", "item"]].drop_duplicates().iloc[::2]
+    rows = [
+        ("reason", data.user_ids[user - 1], f"because of {KINDS[(user + item) % 4]}", data.item_ids[item - 1], 1)
+        for user, item in taken.to_numpy().tolist()
+    ]
+    rows += [("pattern", user, f"takes {KINDS[k % 4]}", None, None) for k, user in enumerate(data.user_ids)]
+    return pd.DataFrame(rows, columns=["kind", "id", "text", "item_id", "label"])
 
 
 def scores():
@@ -57,9 +69,10 @@ def made_up(monkeypatch):
     """Replace training by an AUC that grows with weight and scale; list what was trained."""
     calls = []
 
-    def fake(data, rows, scores, *, config, seed, start, aligned, adaptor, report, **rest):
+    def fake(data, rows, scores, *, config, seed, start, aligned, distilled, adaptor, report, **rest):
         scale = None if start is None else start.scale
-        calls.append((config.active, scale, aligned is not None, adaptor is not None, len(data.attributes)))
+        in_steps = "distill" if distilled is not None else aligned is not None
+        calls.append((config.active, scale, in_steps, adaptor is not None, len(data.attributes)))
         return Trained(model=None, epoch=1, auc=0.5 + config.weight / 10 + (scale or 0) / 5, seconds=0.5)
 
     monkeypatch.setattr(tune_module, "train", fake)
@@ -158,6 +171,7 @@ def test_vectors_alone_can_be_what_is_chosen(data, start, tmp_path, monkeypatch)
     ("parts", "told"),
     [
         ("align", (None, True, False, 0)),
+        ("distill", (None, "distill", False, 0)),
         ("sid", (None, False, False, 3)),
         ("embed", (None, False, True, 0)),
         ("init+align", (0.2, True, False, 0)),
@@ -178,12 +192,16 @@ def test_other_parts_do_what_they_do_in_a_comparison(data, start, tmp_path, made
     ("changes", "told"),
     [
         ({"parts": "init+gated"}, "tuning chooses the regularizer itself"),
-        ({"parts": "kar"}, "reads no texts"),
+        ({"parts": "kar"}, "mode kar reads LLM-written texts"),
         ({"parts": "none"}, "must be parts that read vectors"),
         ({"parts": "align", "scales": [0.1]}, "scale of the start .* not by align"),
         ({"scales": []}, "one number of at least 0 or more"),
-        ({"start": None, "scales": [0.1]}, "parts and scales say what vectors do"),
-        ({"start": None, "parts": "align"}, "parts and scales say what vectors do"),
+        ({"start": None, "scales": [0.1]}, "parts and scales say what vectors and texts do"),
+        ({"start": None, "parts": "align"}, "parts and scales say what vectors and texts do"),
+        ({"texts": texts()}, "parts='init' reads no texts; .*: kar, llm_cf, curec"),
+        ({"texts": texts(), "parts": "curec"}, "parts='curec' reads no vectors"),
+        ({"texts": texts(), "start": None}, "mode init reads vectors"),
+        ({"texts": texts(), "start": None, "parts": "curec", "scales": [0.1]}, "scales are those of a start"),
     ],
 )
 def test_what_a_search_would_not_use_is_refused(data, start, tmp_path, made_up, changes, told):
@@ -212,6 +230,59 @@ def test_trials_are_trained_as_the_modes_of_a_comparison(data, table, start, tmp
         )
         assert trial.runs[0].auc == alone.auc
     assert found.trials[2].auc != found.plain.auc
+
+
+@pytest.mark.filterwarnings("ignore::sllmr_plugin.CoverageWarning")
+@pytest.mark.parametrize("parts", ["curec", "init+curec"])
+def test_texts_are_read_by_all_trials_but_the_plain_one(data, table, start, tmp_path, parts):
+    asked = {"n_trials": 3, "seeds": 1, "settings": SMALL, "verbose": False, "parts": parts}
+    start = start if "init" in parts else None
+    found = tune(data, table, out=tmp_path / "run", start=start, texts=texts(), **asked)
+    assert [trial.mode for trial in found.trials] == ["none", f"{parts}+gated", parts]
+    told = TextTable.read(texts(), user_index=data.user_index, item_index=data.item_index)
+    for trial in found.trials:
+        rows = SMALL.rows(data, 0)
+        ids = {"user": "user_id", "item": "item_id"}
+        alone = train(
+            data,
+            rows,
+            table,
+            backbone="deepfm",
+            config=trial.config,
+            seed=0,
+            settings=SMALL,
+            adaptor=CURecAdaptor(told, *rows, **ids) if trial.number else None,
+            start=start if trial.number else None,
+            verbose=False,
+        )
+        assert trial.runs[0].auc == alone.auc
+    assert found.trials[2].auc != found.plain.auc
+    other = texts().assign(text=[f"text {k}" for k in range(len(texts()))])
+    with pytest.raises(RunFolderError, match="texts was"):
+        tune(data, table, out=tmp_path / "run", start=start, texts=other, **asked)
+
+
+def test_the_command_searches_with_texts_and_names_the_comparison(tmp_path, capsys, made_up, monkeypatch):
+    files = []
+    for name, frame in (("interactions", interactions()), ("items", titled()), ("scores", scores())):
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        files += [f"--{name}", str(tmp_path / f"{name}.csv")]
+    texts().to_parquet(tmp_path / "reasons.parquet")
+    command = ["tune", *files, "--seeds", "1", "--quick", "--trials", "9"]
+    asked = ["--texts", str(tmp_path / "reasons.parquet"), "--parts", "curec", "--out", str(tmp_path / "search")]
+    assert main([*command, *asked]) == 0
+    assert made_up[0] == (False, None, False, False, 0)
+    assert {call[1:] for call in made_up[1:]} == {(None, False, True, 0)}
+    printed = capsys.readouterr().out
+    assert "Chosen parts: curec" in printed
+    seen = {}
+    monkeypatch.setattr(compare_command, "compare", lambda data, scores, **rest: seen.update(rest) or Comparison([]))
+    line = next(line for line in printed.splitlines() if line.startswith("  sllmr compare "))
+    assert main(shlex.split(line)[1:]) == 0
+    assert seen["modes"][:2] == ["none", "curec"]
+    assert (seen["texts"], seen["start"]) == ([str(tmp_path / "reasons.parquet")], None)
+    assert main([*command, "--texts", "a.parquet", "--out", str(tmp_path / "none")]) == 2
+    assert "mode init reads vectors" in capsys.readouterr().err
 
 
 def test_the_command_searches_from_vectors_and_names_the_comparison(tmp_path, monkeypatch, capsys, made_up):
@@ -246,4 +317,4 @@ def test_the_command_searches_from_vectors_and_names_the_comparison(tmp_path, mo
         assert main([*command, *wrong, "--out", str(tmp_path / "none")]) == 2
         assert told in capsys.readouterr().err
     assert main(["tune", *files, "--parts", "init", "--out", str(tmp_path / "none")]) == 2
-    assert "give some with --initialise" in capsys.readouterr().err
+    assert "give some with --initialise or --texts" in capsys.readouterr().err

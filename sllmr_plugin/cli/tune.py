@@ -13,7 +13,7 @@ from ..evaluation.modes import Mode
 from ..evaluation.trials import SCALES
 from ..evaluation.tune import TuneResult, tune
 from ..zoo.deepctr import BACKBONES
-from .arguments import add_data, flag_of, positive, read_overrides
+from .arguments import add_data, flag_of, names, positive, read_overrides
 from .start import add_start, encoder_of, read_start
 from .training import add_training, run_settings, training_flags
 
@@ -30,7 +30,8 @@ All trials have the same seeds and batches, and the config of highest mean valid
 in DIR/trials.json; the same command given again takes up where it stopped, and more --trials or --seeds add to what is
 there. DIR/chosen.yaml is what was chosen. Test interactions are not looked at: `sllmr compare --config` does that.
 
-With --initialise all trials but the plain model start from vectors of the items, trial 2 without a regularizer.
+With --initialise all trials but the plain model start from vectors of the items, trial 2 without a regularizer. With
+--texts and --parts kar, llm_cf or curec they read texts, in the same way.
 
 examples:
   sllmr tune --interactions clicks.csv --scores llm_scores.parquet --out runs/tune
@@ -40,6 +41,8 @@ examples:
   sllmr tune ... --initialise titles --out runs/tune_init
       Choose for a model whose embeddings start from the titles, and the scale of the start.
   sllmr tune ... --initialise titles --parts align --out runs/tune_align
+  sllmr tune ... --texts reasons.parquet --parts curec --out runs/tune_curec
+  sllmr tune ... --initialise titles --texts reasons.parquet --parts init+curec --out runs/tune_both
   sllmr tune ... --trials 24 --seeds 3 --out runs/tune
       Go on with a search.
 """
@@ -67,18 +70,28 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parts",
         metavar="PART[+PART]",
-        help="what the vectors do: init, align, sid, embed or some of them, as in modes of sllmr compare "
-        f"(default: {_PARTS})",
+        help="what vectors and texts do: init, align, distill, sid, embed (vectors), kar, llm_cf, curec (texts) or "
+        f"some of them, as in modes of sllmr compare (default: {_PARTS})",
+    )
+    parser.add_argument(
+        "--texts",
+        action="extend",
+        type=names,
+        metavar="FILE[,FILE]",
+        help="tables of LLM-written texts, as of sllmr compare, for --parts kar, llm_cf or curec",
     )
     add_training(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if arguments.parts is not None and arguments.initialise is None:
-        raise ConfigError("--parts says what vectors do; give some with --initialise, or leave it out.")
+    if arguments.parts is not None and arguments.initialise is None and arguments.texts is None:
+        raise ConfigError(
+            "--parts says what vectors and texts do; give some with --initialise or --texts, or leave it out."
+        )
     parts = arguments.parts or _PARTS
-    start = read_start(arguments, [Mode.of(parts)], encoder=encoder_of(arguments, "--initialise"))
+    encoder = encoder_of(arguments, "--initialise", "--texts")
+    start = read_start(arguments, [Mode.of(parts)], encoder=encoder)
     result = tune(
         load_interactions(arguments.interactions, arguments.items, attributes=arguments.attributes),
         arguments.scores,
@@ -92,11 +105,13 @@ def _run(arguments: argparse.Namespace) -> None:
         start=start,
         parts=parts,
         scales=None if arguments.initialise_scale is None else [arguments.initialise_scale],
+        texts=arguments.texts,
+        encoder=encoder,
     )
     print(result)
     print(f"\nChosen config: {result.config_file}; all trials: {arguments.out / 'trials.json'}")
     if result.chosen.parts:
-        print(f"Chosen start: {result.chosen.start}")
+        print(f"Chosen {'start' if arguments.initialise else 'parts'}: {result.chosen.start}")
     if result.chosen.mode != BASELINE:
         print(f"\nMeasure it on the test part:\n  {_compare_command(arguments, result)}")
     if result.config.active:
@@ -112,7 +127,9 @@ def _compare_command(arguments: argparse.Namespace, result: TuneResult) -> str:
     command += ["--config", str(result.config_file)] if result.config.active else []
     if (chosen := result.chosen).parts:
         modes = dict.fromkeys([BASELINE, "+".join(chosen.parts), chosen.mode])
-        command += ["--modes", ",".join(modes), "--initialise", arguments.initialise]
+        command += ["--modes", ",".join(modes)]
+        command += ["--initialise", arguments.initialise] if arguments.initialise else []
+        command += ["--texts", ",".join(arguments.texts)] if arguments.texts else []
         command += ["--initialise-scale", f"{chosen.scale:g}"] if chosen.scale is not None else []
         for name in ("initialise_users", "initialise_method", "text_model"):
             value = getattr(arguments, name)

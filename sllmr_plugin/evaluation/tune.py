@@ -14,12 +14,14 @@ from .. import __version__
 from ..config import SelectiveConfig
 from ..datasets.interactions import Interactions
 from ..errors import ConfigError
+from ..knowledge import EncodedTexts, TextEncoder, TextTable
+from ..knowledge.texts import TextSource
 from ..progress import RunProgress
 from ..regularizer.gates import GATES
 from ..scores.table import ScoreTable
 from ..zoo.deepctr import check_attributes, check_backbone, check_dense
-from .compare import describe_vectors
-from .modes import Mode, Start, check_start_fields, with_semantic_ids
+from .compare import describe_texts, describe_vectors
+from .modes import PARTS, Mode, Start, check_sources, check_start_fields, with_semantic_ids
 from .store import TrialFolder, attribute_digest, digest, score_digest, write_whole
 from .tables import Sheet, Table
 from .training import RunSettings, require_split, train
@@ -70,7 +72,7 @@ class TuneResult:
 
     @property
     def unregularized(self) -> Trial | None:
-        """The first trial that starts from vectors and has no regularizer; None without any."""
+        """The first trial that has parts and no regularizer; None without any."""
         return next((trial for trial in self.trials if trial.parts and not trial.config.active), None)
 
     @property
@@ -105,14 +107,17 @@ def tune(
     start: Start | None = None,
     parts: str = "init",
     scales: Sequence[float] | None = None,
+    texts: TextSource | Sequence[TextSource] | TextTable | None = None,
+    encoder: TextEncoder | None = None,
     verbose: bool = True,
 ) -> TuneResult:
     """Search for the config of highest validation AUC, and write it to ``out/chosen.yaml``.
 
-    Trial 0 is the plain model, trial 1 the default config. With a start, all but trial 0 have its parts, and trial 2
-    has nothing else. The others are drawn from `SearchSpace` without replacement. For one seed all trials have the same
-    training rows, initial weights and order of batches, so they can be compared seed by seed. Every run keeps its epoch
-    of highest validation AUC. The trial of highest mean over seeds is chosen, the plain model when none beats it.
+    Trial 0 is the plain model, trial 1 the default config. With a start or texts, all but trial 0 have the parts that
+    read them, and trial 2 has nothing else. The others are drawn from `SearchSpace` without replacement. For one seed
+    all trials have the same training rows, initial weights and order of batches, so they can be compared seed by seed.
+    Every run keeps its epoch of highest validation AUC. The trial of highest mean over seeds is chosen, the plain model
+    when none beats it.
 
     The validation AUC of the chosen config is an optimistic estimate: it is the best of many, of which some are
     best by luck. Judge it on the test part, with `compare`, once.
@@ -144,10 +149,14 @@ def tune(
     start : Start, optional
         Vectors that the models start from, or use as `parts` says.
     parts : str, default="init"
-        What the vectors do, as in names of modes: parts joined by ``+``. Not used without a start.
+        What vectors and texts do, as in names of modes: parts joined by ``+``. Not used without a start or texts.
     scales : sequence of float, optional
         Values of `Start.scale` that are searched, the default of the search first; one value holds it. Default: that of
         `start` and `SCALES`.
+    texts : path, DataFrame, several of these, or TextTable, optional
+        LLM-written texts by the raw ids of `data`, as of `compare`, for the parts ``kar``, ``llm_cf`` and ``curec``.
+    encoder : TextEncoder, optional
+        Encodes `texts`; default: `TfidfSvdEncoder`.
     verbose : bool, default=True
         Write a line to standard error after each trial.
 
@@ -158,8 +167,10 @@ def tune(
     Raises
     ------
     ConfigError, BackboneError
-        If a size or an override is not valid or leaves nothing to tune, or the parts are no parts that read vectors;
-        before anything is trained.
+        If a size or an override is not valid or leaves nothing to tune, or the parts do not go with what is given to
+        read; before anything is trained.
+    TextTableError, CoverageError, TextEncoderError
+        If the texts cannot be read or encoded; before anything is trained.
     EvaluationError
         If there is no validation part.
     RunFolderError
@@ -175,13 +186,16 @@ def tune(
     require_split(data, "validation")
     if not isinstance(scores, ScoreTable):
         scores = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
-    how = _check_parts(parts, start, scales)
+    how = _check_parts(parts, start, scales, texts)
     coded = data
-    if start is not None:
-        coded = with_semantic_ids(data, start.vectors) if "sid" in how.parts else data
+    if start is not None and "sid" in how.parts:
+        coded = with_semantic_ids(data, start.vectors)
         check_attributes(backbone, coded)
-        if how.adds_input:
-            check_dense(backbone)
+    if how.adds_input:
+        check_dense(backbone)
+    if texts is not None and not isinstance(texts, TextTable):
+        texts = TextTable.read(texts, user_index=data.user_index, item_index=data.item_index)
+    encoded = EncodedTexts.of(texts, encoder) if texts is not None else None
     space = SearchSpace.of(
         scores,
         config_overrides or {},
@@ -189,7 +203,8 @@ def tune(
         parts=how.parts,
         scales=_scales(how, start, scales),
     )
-    folder = TrialFolder(out, _everything_else(data, scores, settings, backbone, search_seed, space, start))
+    depends = _everything_else(data, scores, settings, backbone, search_seed, space, start)
+    folder = TrialFolder(out, {**depends, **describe_texts(encoded)})
 
     asked = space.trials(n_trials, search_seed)
     progress = RunProgress(len(asked), verbose=verbose)
@@ -201,7 +216,7 @@ def tune(
         of_trial = coded if "sid" in trial.parts else data
         for seed in missing:
             note = f"{name}, seed {seed}"
-            run = _run(of_trial, scores, backbone, trial, start, seed, settings, progress, note, verbose)
+            run = _run(of_trial, scores, backbone, trial, start, encoded, seed, settings, progress, note, verbose)
             folder.add(trial, run)
         trial = folder.with_runs(trial, chosen_seeds)
         if missing:
@@ -218,19 +233,32 @@ def tune(
     return result
 
 
-def _check_parts(parts: str, start: Start | None, scales: Sequence[float] | None) -> Mode:
-    """Return what the vectors do in all trials but the plain one; refuse what would not be used."""
-    if start is None:
+def _check_parts(parts: str, start: Start | None, scales: Sequence[float] | None, texts: object | None) -> Mode:
+    """Return what vectors and texts do in all trials but the plain one; refuse what would not be used."""
+    if start is None and texts is None:
         if scales is not None or parts != "init":
-            raise ConfigError("parts and scales say what vectors do; give some (start=), or leave them out.")
+            raise ConfigError(
+                "parts and scales say what vectors and texts do; give some (start=, texts=), or leave them out."
+            )
         return Mode.of("none")
     how = Mode.of(parts)
-    if how.uses_scores or not how.parts or how.needs("texts"):
+    if how.uses_scores or not how.parts:
         raise ConfigError(
-            f"parts={parts!r} must be parts that read vectors, such as 'init' or 'init+align': tuning chooses the "
-            "regularizer itself, and reads no texts."
+            f"parts={parts!r} must be parts that read vectors or texts, such as 'init', 'init+align' or 'curec': "
+            "tuning chooses the regularizer itself."
         )
-    check_start_fields([how], [*start.changed, *(["scale"] if scales is not None else [])])
+    check_sources([how], texts=texts, start=start)
+    for what, given in (("vectors", start), ("texts", texts)):
+        if given is not None and not how.needs(what):
+            readers = ", ".join(name for name, part in PARTS.items() if part.needs == what)
+            raise ConfigError(
+                f"parts={parts!r} reads no {what}; name one that does (parts=, --parts): {readers}. Or leave the "
+                f"{what} out."
+            )
+    if start is None and scales is not None:
+        raise ConfigError("scales are those of a start; give one (start=), or leave them out.")
+    if start is not None:
+        check_start_fields([how], [*start.changed, *(["scale"] if scales is not None else [])])
     return how
 
 
@@ -250,6 +278,7 @@ def _run(
     backbone: str,
     trial: Trial,
     start: Start | None,
+    texts: EncodedTexts | None,
     seed: int,
     settings: RunSettings,
     progress: RunProgress,
@@ -273,9 +302,10 @@ def _run(
         config=trial.config,
         seed=seed,
         settings=settings,
-        adaptor=how.adaptor(data, rows, seed, start=used),
+        adaptor=how.adaptor(data, rows, seed, texts=texts, start=used, published=settings.adaptors == "published"),
         start=used if "init" in trial.parts else None,
         aligned=used.vectors if used is not None and "align" in trial.parts else None,
+        distilled=used.vectors if used is not None and "distill" in trial.parts else None,
         report=report,
         verbose=verbose,
     )
