@@ -71,6 +71,8 @@ setup(
         "encoder": ENCODER,
         # a neural encoder of LLM-written texts, for KAR and LLM-CF
         "texts": ["sentence-transformers>=2.7"],
+        # fine-tuning of a language model on this machine, tried with these versions; .gguf files need gguf as well
+        "llm": ["transformers>=5.24,<6", "peft>=0.21"],
         # scoring and evaluation spread over processes or machines
         "ray": RAY,
         # the backend for FuxiCTR models

@@ -24,7 +24,7 @@ LAYERS = [
     {"wrapping"},
     {"zoo"},
     {"evaluation", "scoring"},
-    {"experiments"},
+    {"experiments", "llm_tuning"},
     {"cli"},
 ]
 
@@ -100,7 +100,7 @@ def test_the_regularizer_is_pure_torch():
     assert foreign_imports(PACKAGE / "regularizer", PURE, PACKAGE.name) == []
 
 
-def test_scoring_uses_little_and_only_the_command_line_uses_it():
+def test_scoring_uses_little_and_only_the_command_line_and_tuning_use_it():
     """It speaks raw ids and knows no model."""
     drawn = arrows(PACKAGE)
     out = {arrow.target for arrow in drawn if arrow.source.startswith("scoring")}
@@ -115,7 +115,12 @@ def test_scoring_uses_little_and_only_the_command_line_uses_it():
         "settings",
     }
     into = {arrow.source for arrow in drawn if arrow.target.startswith("scoring")}
-    assert {source.split(".")[0] for source in into} == {"", "scoring", "cli"}  # "" is the public face
+    assert {source.split(".")[0] for source in into} == {"", "scoring", "cli", "llm_tuning"}  # "" is the public face
+
+
+def test_only_its_command_uses_tuning():
+    into = {arrow.source for arrow in arrows(PACKAGE) if arrow.target.startswith("llm_tuning")}
+    assert {source for source in into if not source.startswith("llm_tuning")} == {"cli.llm_tune"}
 
 
 # ---------------------------------------------------------------------- the checks themselves, on planted sources

@@ -28,6 +28,7 @@ _COMMANDS = {
     "extend": "learn the LLM's scores, and score further users and items without it",
     "texts": "have users and items described by a language model",
     "attributes": "have attributes of items chosen by a language model",
+    "llm-tune": "tune a language model of your own for profiles and recommendations",
     "embed": "have titles and descriptions embedded by a server",
     "ledger": "inspect the answers that scoring has paid for",
     "build-table": "make a memory-mapped score table of many parquet files",
@@ -64,6 +65,9 @@ examples:
 
   sllmr attributes --items items.csv --vocabulary vocabulary.yaml --out items.parquet
       Have each item sorted by a closed vocabulary, columns for --attributes of compare; --propose writes one.
+
+  sllmr llm-tune reclm-sft --model MODEL --texts profiles.parquet --interactions clicks.csv --items items.csv --out run
+      Tune a language model of your own, by the recipes of RecLM and CURec; needs sllmr-plugin[llm].
 
   sllmr embed --items items.csv --texts texts.parquet --out vectors.parquet
       Have titles and descriptions embedded, for embeddings that start from them: sllmr compare --initialise.
