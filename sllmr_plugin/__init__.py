@@ -90,6 +90,7 @@ _MODULES = {
         "EmbedAdaptor",
         "KARAdaptor",
         "LLMCFAdaptor",
+        "RecLMAdaptor",
     ),
     "knowledge.id_vectors": ("Vectors",),
     "knowledge.item_features": ("ItemFeatures",),
@@ -175,6 +176,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .knowledge import EmbedAdaptor as EmbedAdaptor
     from .knowledge import KARAdaptor as KARAdaptor
     from .knowledge import LLMCFAdaptor as LLMCFAdaptor
+    from .knowledge import RecLMAdaptor as RecLMAdaptor
     from .knowledge.id_vectors import Vectors as Vectors
     from .knowledge.item_features import ItemFeatures as ItemFeatures
     from .knowledge.semantic_ids import SemanticIds as SemanticIds

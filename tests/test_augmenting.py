@@ -21,6 +21,7 @@ from sllmr_plugin import (
     LLMCFAdaptor,
     NotAugmentedError,
     NotWrappedError,
+    RecLMAdaptor,
     SelectiveConfig,
     SLLMRError,
     augment,
@@ -39,7 +40,7 @@ from sllmr_plugin.zoo.deepctr import build_model, feature_names, input_rows
 from .text_cases import N_ITEMS, N_USERS, encoded, id_vectors, interactions
 
 SIX = ("deepfm", "xdeepfm", "autoint", "dcn", "dcnv2", "din")
-KINDS = ("kar", "llm_cf", "llm_cf, reasoned", "embed", "curec")
+KINDS = ("kar", "llm_cf", "llm_cf, reasoned", "embed", "curec", "reclm")
 pytestmark = pytest.mark.filterwarnings("ignore::sllmr_plugin.CoverageWarning")
 
 
@@ -58,6 +59,8 @@ def adaptor_of(kind, rows):
         return KARAdaptor(encoded(), dim=3, hidden=4)
     if kind == "embed":
         return EmbedAdaptor(id_vectors(), dim=3, hidden=4)
+    if kind == "reclm":
+        return RecLMAdaptor(encoded(), *rows, user="user_id", item="item_id", dim=8, hidden=8)
     if kind == "curec":
         return CURecAdaptor(encoded(reasons=True), *rows, user="user_id", item="item_id", dim=4)
     texts = encoded(reasoning=kind.endswith("reasoned"))
@@ -130,8 +133,10 @@ def test_every_backbone_trains_and_is_restored_with_materialised_columns(name, k
     assert moved == list(before)  # every parameter trains
     prediction = model.predict(bare(rows, model))
     columns = materialize(model, bare(rows, model))
+    codes = {"item_id": (len(rows[1]),)} if adaptor.replaces_items else {}
     assert {key: value.shape for key, value in columns.items()} == {
-        key: (len(rows[1]), width) for key, width in adaptor.widths.items()
+        **{key: (len(rows[1]), width) for key, width in adaptor.widths.items()},
+        **codes,
     }
 
     plain = unaugment(model)

@@ -23,6 +23,7 @@ from sllmr_plugin import (
     ItemFeatures,
     KARAdaptor,
     LLMCFAdaptor,
+    RecLMAdaptor,
     SelectiveConfig,
     augment,
     dense_features,
@@ -78,6 +79,8 @@ def adaptor_of(kind):
     if kind == "kar":
         return KARAdaptor(encoded(), dim=3, hidden=4)
     x, y = shared.samples()
+    if kind == "reclm":
+        return RecLMAdaptor(encoded(), x, y, **IDS, dim=8, hidden=8)
     if kind == "curec":
         return CURecAdaptor(with_reasons(x, y), x, y, **IDS, dim=4)
     return LLMCFAdaptor(encoded(), x, y, **IDS, dim=3, hidden=4, size=30)
@@ -147,7 +150,7 @@ def test_training_is_the_plain_models_on_the_same_columns_bit_for_bit(model_clas
     np.testing.assert_array_equal(predict(model), predict(plain, added))
 
 
-@pytest.mark.parametrize("kind", ["embed", "kar", "llm_cf", "curec"])
+@pytest.mark.parametrize("kind", ["embed", "kar", "llm_cf", "curec", "reclm"])
 @pytest.mark.parametrize(("model_class", "numeric"), CASES)
 def test_every_backbone_trains_and_is_served_with_materialised_columns(model_class, numeric, kind):
     adaptor = adaptor_of(kind)

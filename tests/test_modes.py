@@ -26,6 +26,7 @@ from sllmr_plugin.zoo.deepctr import build_model
         ("init+gated", ("init",), "gated"),
         ("init+kar+kd", ("init", "kar"), "kd"),
         ("llm_cf+init", ("llm_cf", "init"), "none"),
+        ("init+reclm", ("init", "reclm"), "none"),
         ("init+align+curec+gated", ("init", "align", "curec"), "gated"),
         ("embed+joint", ("embed",), "joint"),
     ],
@@ -33,8 +34,8 @@ from sllmr_plugin.zoo.deepctr import build_model
 def test_a_mode_is_parts_and_a_regularizer(name, parts, regularizer):
     mode = Mode.of(name)
     assert (mode.parts, mode.regularizer, mode.uses_scores) == (parts, regularizer, regularizer != "none")
-    assert mode.adds_input == bool({"embed", "kar", "llm_cf", "curec"} & set(parts))
-    assert mode.needs("texts") == bool({"kar", "llm_cf", "curec"} & set(parts))
+    assert mode.adds_input == bool({"embed", "kar", "llm_cf", "curec", "reclm"} & set(parts))
+    assert mode.needs("texts") == bool({"kar", "llm_cf", "curec", "reclm"} & set(parts))
     assert mode.needs("vectors") == bool({"init", "embed"} & set(parts))
 
 

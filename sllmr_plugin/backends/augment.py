@@ -85,7 +85,7 @@ def augment(model: Model, adaptor: Adaptor, *, user: str, item: str) -> Model:
     model : deepctr_torch or fuxictr.pytorch model
         Built with the columns that `dense_columns` returns, or on the feature map that `dense_features` returns.
     adaptor : Adaptor
-        `EmbedAdaptor`, `KARAdaptor`, `LLMCFAdaptor` or `CURecAdaptor`.
+        `EmbedAdaptor`, `KARAdaptor`, `LLMCFAdaptor`, `CURecAdaptor` or `RecLMAdaptor`.
     user, item : str
         The model's features that carry the ids.
 
@@ -128,8 +128,8 @@ def augment(model: Model, adaptor: Adaptor, *, user: str, item: str) -> Model:
     if not isinstance(adaptor, Adaptor):
         raise AugmentError(
             [
-                f"a {type(adaptor).__name__} is not an adaptor. Pass an EmbedAdaptor, KARAdaptor, LLMCFAdaptor or "
-                "CURecAdaptor."
+                f"a {type(adaptor).__name__} is not an adaptor. Pass an EmbedAdaptor, KARAdaptor, LLMCFAdaptor, "
+                "CURecAdaptor or RecLMAdaptor."
             ]
         )
     problems, augmentation = backend.augmentation(model, adaptor, user, item)
@@ -194,6 +194,8 @@ def materialize(model: Any, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     -------
     dict of str to ndarray
         (n_rows, width) float32 per column: ``plain.predict({**x, **columns})`` is what the augmented model predicts.
+        Where the adaptor has the model do without the ids of some items (`RecLMAdaptor`), also the column of item ids,
+        with the codes that it gets.
 
     Raises
     ------
@@ -203,7 +205,9 @@ def materialize(model: Any, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     augmentation = _require_augmented(model, "materialize")
     ids = [torch.from_numpy(np.ravel(x[name]).astype(np.int64)) for name in (augmentation.user, augmentation.item)]
     users, items = ids
-    return augmentation.inputs(_columns(augmentation, users, items, model.device))
+    inputs = augmentation.inputs(_columns(augmentation, users, items, model.device))
+    instead = _backbone_items(augmentation, users, items, model.device)
+    return inputs if instead is None else {**inputs, augmentation.item: instead}
 
 
 def serving_table(model: Any, feature: str, index: IdIndex) -> pd.DataFrame:
@@ -223,7 +227,8 @@ def serving_table(model: Any, feature: str, index: IdIndex) -> pd.DataFrame:
     pandas.DataFrame
         A row an id: the raw id under the feature's name, and each column that it decides, a float32 vector a cell. The
         numbers are what the adaptor gives for these codes in one call of it, bit for bit; calls with fewer codes may
-        round the last bit otherwise, as matrix products do.
+        round the last bit otherwise, as matrix products do. Where the adaptor has the model do without the ids of some
+        items, ``{feature}_code`` (int64) is the code that the model gets for each item.
 
     Raises
     ------
@@ -248,7 +253,16 @@ def serving_table(model: Any, feature: str, index: IdIndex) -> pd.DataFrame:
     other = torch.zeros_like(asked)
     users, items = (asked, other) if kind == "user" else (other, asked)
     columns = _columns(augmentation, users, items, model.device)
-    return pd.DataFrame({feature: ids, **{name: list(columns[name]) for name in names}})
+    table = pd.DataFrame({feature: ids, **{name: list(columns[name]) for name in names}})
+    instead = _backbone_items(augmentation, users, items, model.device) if kind == "item" else None
+    return table if instead is None else table.assign(**{f"{feature}_code": instead})
+
+
+def _backbone_items(augmentation: Augmentation, users: Tensor, items: Tensor, device: Any) -> np.ndarray | None:
+    """Return the item codes, (n_rows,) int64, that the model gets in prediction; None if they are those of the rows."""
+    with torch.no_grad():
+        instead = augmentation.backbone_items(users.to(device), items.to(device))
+    return None if instead is None else instead.cpu().numpy()
 
 
 def _columns(augmentation: Augmentation, users: Tensor, items: Tensor, device: Any) -> dict[str, np.ndarray]:

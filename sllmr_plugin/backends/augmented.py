@@ -48,6 +48,15 @@ class Augmentation:
         together = self.adaptor(users, items).split(list(widths.values()), dim=1)
         return dict(zip(widths, together, strict=True))
 
+    def backbone_items(self, users: Tensor, items: Tensor) -> Tensor | None:
+        """Return the item codes that the model gets in place of those of the rows, (n_rows,) each; None if the same."""
+        return self.adaptor.backbone_items(users, items) if self.adaptor.replaces_items else None
+
+    def next_step(self) -> None:
+        """Tell the adaptor that a training step is over; outside of training nothing is."""
+        if torch.is_grad_enabled():
+            self.adaptor.next_step()
+
     def inputs(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return dense columns, (n_rows, width) each, under the names of the model's own inputs."""
         return dict(columns)

@@ -123,8 +123,8 @@ def compare(
         Names that `Mode.of` reads: keys of `sllmr_plugin.config.MODES`, each short for some fields of
         `SelectiveConfig` (``none`` is the plain, unwrapped model); ``init``, whose embeddings start from the vectors of
         `start`, ``align``, whose embeddings are pulled towards them in every step, ``sid``, which adds codes of them as
-        features, and ``embed``, which adds inputs made of them; ``kar``, ``llm_cf`` and ``curec``, which add inputs
-        made of `texts`; and combinations such as ``init+gated``.
+        features, and ``embed``, which adds inputs made of them; ``kar``, ``llm_cf``, ``curec`` and ``reclm``, which
+        add inputs made of `texts`; and combinations such as ``init+gated``.
     seeds : int or sequence of int, default=3
         The seeds, or how many, counted from 0.
     settings : RunSettings or None, default=None
@@ -134,7 +134,7 @@ def compare(
     texts : path, DataFrame, several of these, or TextTable, optional
         LLM-written texts by the raw ids of `data`; a `TextTable` has the codes of `data`. Runs in `out` made with
         other texts, or none, are not mixed with these. Reasoning texts among them are the exemplars of ``llm_cf``,
-        patterns and reasons are what ``curec`` reads.
+        patterns and reasons are what ``curec`` reads, profiles what ``reclm`` reads.
     encoder : TextEncoder, optional
         Encodes them; default: `TfidfSvdEncoder`.
     start : Start, optional
@@ -338,6 +338,8 @@ def describe_texts(encoded: EncodedTexts | None) -> dict[str, Any]:
     if (reasons := encoded.reasons) is not None:
         arrays += [reasons.patterns.codes["user"], reasons.patterns.vectors["user"]]
         arrays += [reasons.users, reasons.items, reasons.positions, reasons.vectors]
+    if (profiles := encoded.profiles) is not None:
+        arrays += [part[kind] for kind in ("user", "item") for part in (profiles.codes, profiles.vectors)]
     return {"texts": digest(*arrays)}
 
 

@@ -15,7 +15,16 @@ from ..config import MODES
 from ..datasets.attributes import ItemAttribute
 from ..datasets.interactions import Interactions
 from ..errors import ConfigError, VectorsError
-from ..knowledge import Adaptor, CURecAdaptor, EmbedAdaptor, EncodedTexts, KARAdaptor, LLMCFAdaptor, TextEncoder
+from ..knowledge import (
+    Adaptor,
+    CURecAdaptor,
+    EmbedAdaptor,
+    EncodedTexts,
+    KARAdaptor,
+    LLMCFAdaptor,
+    RecLMAdaptor,
+    TextEncoder,
+)
 from ..knowledge.id_vectors import Vectors
 from ..knowledge.semantic_ids import SemanticIds
 from ..scores.reading import read_table
@@ -53,6 +62,7 @@ PARTS = {
     "kar": Part("texts", True, "encoded texts of users and items as extra inputs (KAR)"),
     "llm_cf": Part("texts", True, "encoded in-context exemplars as an extra input (LLM-CF)"),
     "curec": Part("texts", True, "reasons of other users, attended to by the user's pattern, as an input (CURec)"),
+    "reclm": Part("texts", True, "profiles of users and items as inputs, items without an id at times (RecLM)"),
 }
 """Parts that stand alone or before a key of `sllmr_plugin.config.MODES`, joined by ``+``, as in ``init+gated``."""
 
@@ -188,6 +198,8 @@ class Mode:
             return (KARAdaptor.as_published if published else KARAdaptor)(texts, seed=seed)
         if "curec" in self.parts:
             return CURecAdaptor(texts, x, y, user="user_id", item="item_id", seed=seed)
+        if "reclm" in self.parts:
+            return RecLMAdaptor(texts, x, y, user="user_id", item="item_id", seed=seed)
         build = LLMCFAdaptor.as_published if published else LLMCFAdaptor
         return build(texts, x, y, user="user_id", item="item_id", seed=seed)
 

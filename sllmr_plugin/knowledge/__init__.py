@@ -5,6 +5,7 @@ from .curec import CURecAdaptor
 from .embed import EmbedAdaptor
 from .kar import KARAdaptor
 from .llm_cf import LLMCFAdaptor
+from .reclm import RecLMAdaptor
 from .texts import TextCoverage, TextTable
 from .vectors import EncodedTexts, SentenceTransformerEncoder, TextEncoder, TfidfSvdEncoder, UniversalSentenceEncoder
 
@@ -15,6 +16,7 @@ __all__ = [
     "EncodedTexts",
     "KARAdaptor",
     "LLMCFAdaptor",
+    "RecLMAdaptor",
     "SentenceTransformerEncoder",
     "TextCoverage",
     "TextEncoder",

@@ -36,6 +36,8 @@ class Adaptor(nn.Module):
         The lookups; only of what there are vectors of.
     loss_weight : float
         Of `loss` beside the library's loss per row; 0 where the adaptor has none.
+    replaces_items : bool
+        Whether the backbone gets other item codes than the adaptor, those of `backbone_items`.
     """
 
     widths: dict[str, int]
@@ -43,6 +45,14 @@ class Adaptor(nn.Module):
     users: TextVectors
     items: TextVectors
     loss_weight: float = 0.0
+    replaces_items: bool = False
+
+    def backbone_items(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the item codes, (n,) int64, that the backbone gets in place of those of the rows, (n,) int64 each."""
+        raise NotImplementedError
+
+    def next_step(self) -> None:
+        """Take notice of the end of a training step; what `backbone_items` draws may be another in the next one."""
 
     def loss(self, users: Tensor, items: Tensor) -> tuple[Tensor, int]:
         """Return the mean loss, (), of a step's rows, (n,) int64 codes, and the number of terms that it is of."""

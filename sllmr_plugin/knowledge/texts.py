@@ -15,7 +15,7 @@ from ..scores.ids import IdIndex, encode_ids
 from ..scores.origin import read_origin
 from ..scores.reading import Table, as_pandas, read_table
 
-KINDS = ("user", "item", "reasoning", "pattern", "reason")
+KINDS = ("user", "item", "reasoning", "pattern", "reason", "user_profile", "item_profile")
 COLUMNS = ("kind", "id", "text")
 EXEMPLAR_COLUMNS = ("item_id", "label")
 NUMBER_COLUMNS = ("version", "position", "reward")
@@ -53,6 +53,8 @@ class TextCoverage:
         Exemplars with a reasoning text, by label.
     n_patterns, n_reasons : int
         Users with a pattern, interactions with a reason.
+    n_user_profiles, n_item_profiles : int
+        Users and items with a profile.
     """
 
     n_read: int
@@ -63,6 +65,8 @@ class TextCoverage:
     n_not_taken: int = 0
     n_patterns: int = 0
     n_reasons: int = 0
+    n_user_profiles: int = 0
+    n_item_profiles: int = 0
 
     def __str__(self) -> str:
         lines = [f"{self.n_read} texts read, kept those of {self.n_users} users and {self.n_items} items"]
@@ -70,6 +74,8 @@ class TextCoverage:
             lines[0] += f", and the reasoning about {self.n_taken} positive and {self.n_not_taken} negative exemplars"
         if self.n_patterns or self.n_reasons:
             lines[0] += f", and {self.n_patterns} patterns and {self.n_reasons} reasons"
+        if self.n_user_profiles or self.n_item_profiles:
+            lines[0] += f", and profiles of {self.n_user_profiles} users and {self.n_item_profiles} items"
         return "\n".join([*lines, *(f"  dropped {count}: {reason}" for reason, count in self.dropped.items())])
 
 
@@ -93,6 +99,8 @@ class TextTable:
     reasons : pandas.DataFrame
         ``user, item`` (int64 codes), ``text``: why a user took an item; and ``version, position, reward`` (float64,
         NaN where the file has none). Each pair once; often none.
+    user_profiles, item_profiles : pandas.Series of str
+        Profiles of users and items, as `users`; often none.
     """
 
     users: pd.Series
@@ -102,6 +110,8 @@ class TextTable:
     reasoning: pd.DataFrame = field(default_factory=_no_reasoning)
     patterns: pd.Series = field(default_factory=_no_texts)
     reasons: pd.DataFrame = field(default_factory=_no_reasons)
+    user_profiles: pd.Series = field(default_factory=_no_texts)
+    item_profiles: pd.Series = field(default_factory=_no_texts)
 
     def of(self, kind: str) -> pd.Series:
         """Return the texts of a kind, ``"user"`` or ``"item"``."""
@@ -121,8 +131,9 @@ class TextTable:
         ----------
         texts : path or pandas.DataFrame, or several of them
             Parquet (``.parquet``, ``.pq``) or CSV (``.csv``, ``.csv.gz``), one row per text: ``kind`` in {user, item,
-            reasoning, pattern, reason}, ``id``, the raw id (written as text, so that users and items fit in one column;
-            numbers are understood too), and ``text``. In a row of kind reasoning, ``id`` is the user's, and two more
+            reasoning, pattern, reason, user_profile, item_profile}, ``id``, the raw id (written as text, so that users
+            and items fit in one column; numbers are understood too), and ``text``.
+            In a row of kind reasoning, ``id`` is the user's, and two more
             columns say what it is about: ``item_id``, and ``label``, 1 or 0. A row of kind reason has the same, but
             for the label, which may be left out: reasons are of items that were taken. Patterns and reasons may have
             ``version`` (of several texts the highest counts; none is 0), ``position`` and ``reward``. Rows ignore the
@@ -143,7 +154,7 @@ class TextTable:
             a reasoning whose label is neither 1 nor 0, a reason whose label is not 1, or a version, position or reward
             that is not a number.
         CoverageError
-            If not one text of a user or an item, pattern or reason is left.
+            If not one text of a user or an item, pattern, reason or profile is left.
 
         Examples
         --------
@@ -174,14 +185,16 @@ class TextTable:
         frame = keep(frame, frame["id"].notna().to_numpy(), "id is missing")
         frame = keep(frame, frame["text"].str.strip().ne("").to_numpy(), "text is missing or blank")
         kept = {}
-        for kind, index in (("user", user_index), ("item", item_index)):
-            rows = _encoded(frame[frame["kind"] == kind], "id", kind, index, keep)
-            rows = keep(rows, ~rows[kind].duplicated().to_numpy(), f"{kind} has a text already (the first is kept)")
-            kept[kind] = rows.set_index(rows[kind].rename("code"))["text"].sort_index()
+        for name, index in (("user", user_index), ("item", item_index)):
+            for kind, what in ((name, "text"), (f"{name}_profile", "profile")):
+                rows = _encoded(frame[frame["kind"] == kind], "id", name, index, keep)
+                twice = rows[name].duplicated().to_numpy()
+                rows = keep(rows, ~twice, f"{name} has a {what} already (the first is kept)")
+                kept[kind] = rows.set_index(rows[name].rename("code"))["text"].sort_index()
         reasoning = _exemplars(frame[frame["kind"] == "reasoning"], user_index, item_index, keep)
         patterns = _patterns(frame[frame["kind"] == "pattern"], user_index, keep)
         reasons = _reasons(frame[frame["kind"] == "reason"], user_index, item_index, keep)
-        if not any(map(len, (kept["user"], kept["item"], patterns, reasons))):
+        if not any(map(len, (*kept.values(), patterns, reasons))):
             lost = "; ".join(f"{count}: {reason}" for reason, count in dropped.items())
             if len(reasoning):
                 raise CoverageError(
@@ -194,10 +207,11 @@ class TextTable:
             )
         n_taken = int((reasoning["label"] == 1).sum())
         sizes = len(kept["user"]), len(kept["item"])
-        told = n_taken, len(reasoning) - n_taken, len(patterns), len(reasons)
+        profiles = kept["user_profile"], kept["item_profile"]
+        told = n_taken, len(reasoning) - n_taken, len(patterns), len(reasons), *map(len, profiles)
         coverage = TextCoverage(n_read, *sizes, dropped, *told)
         origin = _origin([{} if isinstance(one, pd.DataFrame) else read_origin(one) for one in sources])
-        return cls(kept["user"], kept["item"], coverage, origin, reasoning, patterns, reasons)
+        return cls(kept["user"], kept["item"], coverage, origin, reasoning, patterns, reasons, *profiles)
 
 
 def _origin(origins: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -328,19 +329,23 @@ class EncodedTexts:
         The reasoning texts, where the table has some.
     reasons : EncodedReasons or None
         The patterns and reasons, where the table has some.
+    profiles : EncodedTexts or None
+        The profiles of users and items, in a space of their own, where the table has some; the texts of kind user or
+        item stand for those of a side that has none.
     """
 
     codes: dict[str, np.ndarray]
     vectors: dict[str, np.ndarray]
     reasoning: EncodedReasoning | None = None
     reasons: EncodedReasons | None = None
+    profiles: EncodedTexts | None = None
 
     @classmethod
     def of(cls, texts: TextTable | EncodedTexts, encoder: TextEncoder | None = None) -> EncodedTexts:
         """Encode a table, by default with `TfidfSvdEncoder`; encoded texts are returned as they are.
 
-        Texts of users and items are encoded together, reasoning texts apart from them, and patterns and reasons apart
-        from both: whether a table has these changes nothing about the vectors of the others.
+        Texts of users and items are encoded together, and apart from them reasoning texts, patterns and reasons, and
+        profiles: whether a table has these changes nothing about the vectors of the others.
 
         Raises
         ------
@@ -350,21 +355,34 @@ class EncodedTexts:
         if isinstance(texts, EncodedTexts):
             return texts
         encoder = encoder or TfidfSvdEncoder()
-        together = [text for kind in _KINDS for text in texts.of(kind)]
         # Of a table of patterns and reasons alone nothing is known here, which `check_coverage` says in `fit`.
-        vectors = encode_checked(encoder, together) if together else np.zeros((0, 1), dtype=np.float32)
-        users, items = np.split(vectors, [len(texts.users)])
-        codes = {kind: texts.of(kind).index.to_numpy(dtype=np.int64) for kind in _KINDS}
+        codes, vectors = _encode_sides(texts.users, texts.items, encoder)
         told, reasoning = texts.reasoning, None
         if len(told):
             user, item, label = (told[name].to_numpy(dtype=np.int64) for name in ("user", "item", "label"))
             reasoning = EncodedReasoning(user, item, label, encode_checked(encoder, told["text"].tolist()))
-        return cls(codes, {"user": users, "item": items}, reasoning, EncodedReasons.of(texts, encoder))
+        profiles = None
+        if len(texts.user_profiles) or len(texts.item_profiles):
+            of_users = texts.user_profiles if len(texts.user_profiles) else texts.users
+            of_items = texts.item_profiles if len(texts.item_profiles) else texts.items
+            profiles = cls(*_encode_sides(of_users, of_items, encoder))
+        return cls(codes, vectors, reasoning, EncodedReasons.of(texts, encoder), profiles)
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
         return int(next(iter(self.vectors.values())).shape[1])
+
+
+def _encode_sides(
+    users: pd.Series, items: pd.Series, encoder: TextEncoder
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return codes and vectors, both by kind, of texts by code: of users and of items, encoded together."""
+    sides = {"user": users, "item": items}
+    together = [*users, *items]
+    vectors = encode_checked(encoder, together) if together else np.zeros((0, 1), dtype=np.float32)
+    codes = {kind: side.index.to_numpy(dtype=np.int64) for kind, side in sides.items()}
+    return codes, dict(zip(sides, np.split(vectors, [len(users)]), strict=True))
 
 
 def sorted_codes(codes: Tensor) -> Tensor:

@@ -248,7 +248,7 @@ def check_dense(name: str) -> None:
     if not _RECIPES[name.lower()].dense:
         able = ", ".join(key for key, recipe in _RECIPES.items() if recipe.dense)
         raise BackboneError(
-            f"{name} takes no dense columns, which kar, llm_cf, curec and embed need; choose one of {able}."
+            f"{name} takes no dense columns, which kar, llm_cf, curec, reclm and embed need; choose one of {able}."
         )
 
 

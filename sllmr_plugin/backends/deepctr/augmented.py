@@ -36,6 +36,9 @@ class MatrixAugmentation(Augmentation):
         filled = X.clone()
         for (first, end), column in zip(self._spans, self.columns(users, items).values(), strict=True):
             filled[:, first:end] = column
+        instead = self.backbone_items(users, items)
+        if instead is not None:
+            filled[:, self._ids[1]] = instead.to(filled.dtype)
         return filled
 
 
@@ -44,6 +47,11 @@ class DeepCTRAugmentMixin(AugmentMixin):
 
     optimizer_name = "optim"
     augmentation: MatrixAugmentation
+
+    def get_regularization_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the plain model's, which `fit` asks for once a step."""
+        self.augmentation.next_step()
+        return super().get_regularization_loss(*args, **kwargs)
 
     def forward(self, X: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the plain model's output of `X` with the adaptor's columns filled in."""

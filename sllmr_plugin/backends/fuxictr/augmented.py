@@ -52,7 +52,11 @@ class BatchAugmentation(Augmentation):
     def fill(self, batch: Mapping[str, Tensor], device: Any) -> dict[str, Tensor]:
         """Return a batch with the columns in it; what stood there does not matter."""
         users, items = (batch[name].reshape(-1).to(device).long() for name in (self.user, self.item))
-        return {**batch, **self.inputs(self.columns(users, items))}
+        filled = {**batch, **self.inputs(self.columns(users, items))}
+        instead = self.backbone_items(users, items)
+        if instead is not None:
+            filled[self.item] = instead.to(batch[self.item].dtype).reshape(batch[self.item].shape)
+        return filled
 
 
 class FuxiCTRAugmentMixin(AugmentMixin):
@@ -60,6 +64,11 @@ class FuxiCTRAugmentMixin(AugmentMixin):
 
     optimizer_name = "optimizer"
     augmentation: BatchAugmentation
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the plain model's, which `train_step` asks for once."""
+        self.augmentation.next_step()
+        return super().compute_loss(*args, **kwargs)
 
     def get_inputs(self, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Return the plain model's inputs with the adaptor's columns filled in."""
