@@ -79,6 +79,7 @@ _MODULES = {
         "explain",
     ),
     "evaluation.extend": ("extend_scores",),
+    "evaluation.reason_rewards": ("ReasonRewards",),
     "evaluation.tune": ("tune",),
     "datasets.interactions": ("load_interactions",),
     "evaluation.reliability": (
@@ -108,6 +109,7 @@ _MODULES = {
         "ScoreTable",
     ),
     "scoring.candidates": ("draw_candidates",),
+    "scoring.correct": ("correct_reasons",),
     "scoring.embeddings.write": ("embed_texts",),
     "scoring.run": ("score_candidates",),
     "scoring.texts": ("write_texts",),
@@ -169,6 +171,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .evaluation.explain import Explanation as Explanation
     from .evaluation.explain import explain as explain
     from .evaluation.extend import extend_scores as extend_scores
+    from .evaluation.reason_rewards import ReasonRewards as ReasonRewards
     from .evaluation.reliability import Reliability as Reliability
     from .evaluation.reliability import reliability as reliability
     from .evaluation.tune import tune as tune
@@ -189,6 +192,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .scores.table import Coverage as Coverage
     from .scores.table import ScoreTable as ScoreTable
     from .scoring.candidates import draw_candidates as draw_candidates
+    from .scoring.correct import correct_reasons as correct_reasons
     from .scoring.embeddings.write import embed_texts as embed_texts
     from .scoring.run import score_candidates as score_candidates
     from .scoring.texts import write_texts as write_texts

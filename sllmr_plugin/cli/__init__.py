@@ -27,6 +27,7 @@ _COMMANDS = {
     "score": "have candidates scored by a language model",
     "extend": "learn the LLM's scores, and score further users and items without it",
     "texts": "have users and items described by a language model",
+    "correct": "have reasons written again, and keep those that a trained model scores best",
     "attributes": "have attributes of items chosen by a language model",
     "llm-tune": "tune a language model of your own for profiles and recommendations",
     "embed": "have titles and descriptions embedded by a server",
@@ -82,6 +83,10 @@ examples:
 
   sllmr explain --interactions clicks.csv --texts texts.parquet,reasons.parquet --user 17 --out runs/explained
       Reasons of other users that speak to a user's pattern, and what a model makes of them.
+
+  sllmr correct --interactions clicks.csv --items items.csv --texts reasons.parquet --recommender runs/explained \\
+      --out corrected.parquet --max-cost 5
+      Have these reasons written again, several times each, and keep those that the model scores best.
 
   sllmr table runs/mine --format latex
       The results again, in another form or with other metrics, without training anything.

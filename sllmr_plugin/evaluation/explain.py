@@ -192,11 +192,11 @@ def explain(
         there = numbers[0] >= 0
         seen, of_heads = numbers[0][there].tolist(), weights[0][:, there].T  # (n, heads)
         order = of_heads.mean(dim=1).argsort(descending=True, stable=True)[:k].tolist()
-        score = _score(scorer, row)
+        score = score_row(scorer, row)
         without = []
         for hidden in [seen, *([seen[place]] for place in order)]:
             with adaptor.reasons.without(hidden):
-                without.append(_score(scorer, row))
+                without.append(score_row(scorer, row))
     reasons = tuple(
         AttendedReason(
             adaptor.texts[seen[place]],
@@ -237,7 +237,8 @@ def _row(scorer: Any, augmentation: Any, codes: Sequence[int], x: Mapping[str, n
     return row.to(next(scorer.parameters()).device)
 
 
-def _score(scorer: Any, row: Tensor) -> float:
+def score_row(scorer: Any, row: Tensor) -> float:
+    """Return a model's score of an input row, (1, width)."""
     output = scorer(row.repeat(2, 1))  # DeepCTR-Torch's DCNMix fails on a batch of one
     if output.numel() != 2:
         raise EvaluationError(f"the model gives {output.numel() // 2} scores a row. Explain a model with one output.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -120,8 +120,14 @@ def template_matrix(model: Any, data: Interactions, users: np.ndarray, split: st
         (n_users, n_inputs) float32 on the model's device.
     """
     first, last = model.feature_index.get("hist_item_id", (0, 1))
-    rows = input_rows(model, template_rows(data, users, split=split, history_length=last - first))
-    columns = [np.asarray(column, dtype=np.float32).reshape(len(users), -1) for column in rows.values()]
+    return input_matrix(model, template_rows(data, users, split=split, history_length=last - first))
+
+
+def input_matrix(model: Any, rows: Mapping[str, np.ndarray]) -> Tensor:
+    """Return columns of N rows each, as `training_rows` gives them, as a model's input: (N, n_inputs) float32."""
+    columns = [
+        np.asarray(column, dtype=np.float32).reshape(len(column), -1) for column in input_rows(model, rows).values()
+    ]
     return torch.from_numpy(np.concatenate(columns, axis=1)).to(next(model.parameters()).device)
 
 

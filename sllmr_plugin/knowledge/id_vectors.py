@@ -195,7 +195,7 @@ class Vectors:
         encoder = find_encoder(encoder)
         if hasattr(encoder, "transform"):
             # Fitted on items alone: thousands of profiles would have it tell users apart, not items.
-            parts = [encode_finite(encoder, told[0]), *(encode_finite(_Fitted(encoder), one) for one in told[1:])]
+            parts = [encode_finite(encoder, told[0]), *(encode_finite(Fitted(encoder), one) for one in told[1:])]
         else:
             matrix = encode_finite(encoder, [text for one in told for text in one])
             parts = np.split(matrix, np.cumsum([len(one) for one in told])[:-1])
@@ -204,7 +204,7 @@ class Vectors:
 
     def more(self, source: VectorSource, **options: Any) -> Vectors:
         """Read vectors of further ids, in the space of these: texts by the encoder as it is fitted already."""
-        return Vectors.read(source, encoder=None if self.encoder is None else _Fitted(self.encoder), **options)
+        return Vectors.read(source, encoder=None if self.encoder is None else Fitted(self.encoder), **options)
 
     @classmethod
     def _of_vector_table(cls, table: Table) -> Vectors:
@@ -228,7 +228,7 @@ class Vectors:
         return f"Vectors of {self.source}: items: {self.items!r}{users}"
 
 
-class _Fitted:
+class Fitted:
     """An encoder that learns nothing from the texts it is given."""
 
     def __init__(self, encoder: TextEncoder) -> None:

@@ -15,6 +15,7 @@ _MODULES = {
     "candidates": ("CandidateSettings", "Candidates", "draw_candidates", "read_categories"),
     "client": ("OpenAIClient",),
     "content": ("ContentScorer",),
+    "correct": ("CorrectionResult", "CorrectSettings", "correct_reasons"),
     "embeddings.write": ("EmbeddingResult", "EmbedSettings", "embed_texts"),
     "ledger": ("Ledger",),
     "ledger_file": ("LedgerReader",),
@@ -42,6 +43,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .candidates import read_categories as read_categories
     from .client import OpenAIClient as OpenAIClient
     from .content import ContentScorer as ContentScorer
+    from .correct import CorrectionResult as CorrectionResult
+    from .correct import CorrectSettings as CorrectSettings
+    from .correct import correct_reasons as correct_reasons
     from .embeddings.write import EmbeddingResult as EmbeddingResult
     from .embeddings.write import EmbedSettings as EmbedSettings
     from .embeddings.write import embed_texts as embed_texts

@@ -18,7 +18,8 @@ from ..scores.reading import read_table
 from .draws import id_keys, mix, uniform
 from .requests import training_titles
 
-Kind = Literal["user", "item", "reasoning", "pattern", "reason"]
+Kind = Literal["user", "item", "reasoning", "pattern", "reason", "update"]
+"""What a text is about; an update is a pattern written again (`sllmr_plugin.scoring.correct_reasons`)."""
 KINDS: tuple[Kind, ...] = ("user", "item", "reasoning", "pattern", "reason")
 DEFAULT_KINDS: tuple[Kind, ...] = ("user", "item")
 """What both KAR and LLM-CF need. Reasoning is LLM-CF's alone; patterns and reasons are CURec's."""
@@ -51,17 +52,21 @@ class TextRequest:
 
     Parameters
     ----------
-    kind : {"user", "item", "reasoning", "pattern", "reason"}
+    kind : {"user", "item", "reasoning", "pattern", "reason", "update"}
         What it is about.
     id : Hashable
         Raw id of the item, else of the user; no model ever sees it.
     titles : tuple of str
         Of a user or a pattern: the titles of the last training interactions, oldest first; of reasoning, of those
-        before its exemplar; of a reason, of those with other items. Of an item: its title.
+        before its exemplar; of a reason, of those with other items. Of an item: its title. Of an update: none.
     attributes : tuple of (str, str)
         Names and values of an item's or the exemplar's item's attributes, such as ``("category", "board games")``.
     exemplar : Exemplar or None
-        What is to be explained, of the kinds reasoning and reason.
+        What is to be explained, of the kinds reasoning and reason; of an update, what the user took next.
+    pattern, reason : str, default=""
+        Of an update: the user's pattern so far, and why the user took the item.
+    sample : int, default=0
+        Number among requests that are the same but for it: each is asked, and answered, by itself.
     """
 
     kind: Kind
@@ -69,6 +74,9 @@ class TextRequest:
     titles: tuple[str, ...]
     attributes: tuple[tuple[str, str], ...] = ()
     exemplar: Exemplar | None = None
+    pattern: str = ""
+    reason: str = ""
+    sample: int = 0
 
     @property
     def subject(self) -> str:
@@ -77,8 +85,8 @@ class TextRequest:
 
     @property
     def repeat(self) -> int:
-        """0: a text is asked for once."""
-        return 0
+        """The number of the sample."""
+        return self.sample
 
     @property
     def n_candidates(self) -> int:
@@ -357,7 +365,7 @@ def plan_texts(
             "the items have no titles, so nothing can be written about them; give an items file with the columns "
             "item_id and title."
         )
-    named = _named(attributes)
+    named = attribute_reader(attributes)
     asked_users, untitled_users = _users(data, users, history_length) if {"user", "pattern"} & set(kinds) else ((), 0)
     asked_items, untitled_items = _items(data, named) if "item" in kinds else ((), 0)
     asked_exemplars, untold = (
@@ -433,7 +441,8 @@ def _items(data: Interactions, named: Attributes) -> tuple[tuple[TextRequest, ..
     return tuple(told), len(ids) - len(told)
 
 
-def _named(attributes: pd.DataFrame | None) -> Attributes:
+def attribute_reader(attributes: pd.DataFrame | None) -> Attributes:
+    """Return what looks up the attributes of an item in the table of `read_attributes`; None has none."""
     names = [] if attributes is None else [str(name) for name in attributes]
     values = [] if attributes is None else attributes.to_numpy().tolist()
 
