@@ -127,11 +127,11 @@ class RecLMAdaptor(Adaptor):
 
     def _user(self, codes: Tensor) -> Tensor:
         own = self.user_table[row_of_codes(self.known_users, codes)]
-        return self.fuse(torch.cat([own, self.of_profile(self.users(codes))], dim=1))  # type: ignore[no-any-return]
+        return self.fuse(torch.cat([own, self.of_profile(self.users(codes))], dim=1))
 
     def _item(self, codes: Tensor) -> Tensor:
         parts = self.of_raw(self.raw(codes)), self.of_profile(self.items(codes))
-        return self.fuse(torch.cat(parts, dim=1))  # type: ignore[no-any-return]
+        return self.fuse(torch.cat(parts, dim=1))
 
     def backbone_items(self, users: Tensor, items: Tensor) -> Tensor:
         """Return what the backbone gets in place of (n,) item codes: 0 for one that training has not seen.

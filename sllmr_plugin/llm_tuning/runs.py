@@ -83,8 +83,6 @@ class TuningRun:
         learning_rate: float,
         seed: int,
         save_every: int,
-        take_state: Callable[[Any], None] = lambda state: None,
-        give_state: Callable[[], Any] = lambda: None,
         verbose: bool = True,
     ) -> None:
         """Run the steps that are left, by AdamW with a cosine schedule.
@@ -106,13 +104,11 @@ class TuningRun:
         seed : int
         save_every : int
             Steps between two checkpoints.
-        take_state, give_state : callable, optional
-            Puts back and returns what else the steps change, as a JSON value.
         verbose : bool, default=True
             Show a progress bar.
         """
         optimizer = torch.optim.AdamW(list(weights.values()), lr=learning_rate, weight_decay=0.0)
-        first = self._restore(weights, optimizer, take_state)
+        first = self._restore(weights, optimizer)
         if first >= n_steps:
             return
         parameters = list(weights.values())
@@ -138,9 +134,9 @@ class TuningRun:
                 bar.set_postfix({name: f"{value:.3g}" for name, value in measured.items()}, refresh=False)
                 bar.update()
                 if (number + 1) % save_every == 0 or number + 1 == n_steps:
-                    self._save(weights, optimizer, number + 1, give_state())
+                    self._save(weights, optimizer, number + 1)
 
-    def _save(self, weights: Mapping[str, nn.Parameter], optimizer: Any, done: int, state: Any) -> None:
+    def _save(self, weights: Mapping[str, nn.Parameter], optimizer: Any, done: int) -> None:
         tensors: dict[str, Tensor] = {}
         for name, weight in weights.items():
             tensors[f"weight/{name}"] = weight.detach().cpu().contiguous()
@@ -149,11 +145,11 @@ class TuningRun:
                 if moment in moments:  # a weight that no step gave a gradient has none
                     tensors[f"{moment}/{name}"] = moments[moment].cpu().contiguous()
             tensors[f"steps/{name}"] = torch.as_tensor(moments.get("step", 0.0)).reshape(1).cpu()
-        told = json.dumps({"done": done, "state": state}).encode()
+        told = json.dumps({"done": done}).encode()
         tensors["told"] = torch.frombuffer(bytearray(told), dtype=torch.uint8)
         write_whole(self._checkpoint, lambda partial: safetensors.torch.save_file(tensors, partial))
 
-    def _restore(self, weights: Mapping[str, nn.Parameter], optimizer: Any, take_state: Callable[[Any], None]) -> int:
+    def _restore(self, weights: Mapping[str, nn.Parameter], optimizer: Any) -> int:
         if not self._checkpoint.exists():
             return 0
         try:
@@ -168,7 +164,6 @@ class TuningRun:
             raise RunFolderError(
                 f"{self._checkpoint} cannot be read ({error}). Delete it to begin again, or choose another folder."
             ) from None
-        take_state(told["state"])
         return int(told["done"])
 
     @property
