@@ -52,7 +52,7 @@ def chance_of_yes(messages):
 def text_of(messages):
     """The text that the server writes: the titles that it was shown, and a number of its own."""
     prompt = next(message["content"] for message in messages if message["role"] == "user")
-    titles = [json.loads(title) for title in re.findall(r'^(?:"\w+": )?(".*?"),?$', prompt, re.MULTILINE)]
+    titles = [json.loads(title) for title in re.findall(r'^(?:"[^"]+": )?(".*?"),?$', prompt, re.MULTILINE)]
     return f"Opinion {zlib.crc32(prompt.encode())} about {' and '.join(titles)}."
 
 
@@ -60,7 +60,9 @@ def text_content(messages, kind):
     """The model's text on a user or item, good unless `kind` is one of the ways of being bad."""
     text = text_of(messages)
     good = json.dumps({"text": text})
+    number = zlib.crc32(json.dumps(messages).encode())
     return {
+        "profile": json.dumps({"text": f"Identity: reader {number}, collector; Interests: chess,sea ."}),
         "prose": f"Of course!\n```json\n{good}\n```\nAnything else?",
         "plain": text,
         "controls": json.dumps({"text": f"\x1b[31m{text}\u202e\x00\r\nEnd."}),

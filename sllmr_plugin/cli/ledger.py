@@ -42,6 +42,8 @@ _WRITTEN = {
     "reasoning": ", reasoning about exemplars",
     "pattern": ", patterns of users",
     "reason": ", reasons of interactions",
+    "user_profile": ", profiles of users",
+    "item_profile": ", profiles of items",
 }
 
 

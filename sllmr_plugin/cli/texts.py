@@ -25,6 +25,10 @@ examples:
       Also why 1000 training interactions came about and 1000 others did not: the exemplars of LLM-CF.
   sllmr texts --interactions clicks.csv --items items.csv --kind pattern,reason --out reasons.parquet
       The pattern in what each user takes, and why users took each item, for four of its users: what CURec reads.
+  sllmr texts --interactions clicks.csv --items items.csv --kind user_profile --out profiles.parquet
+  sllmr texts --interactions clicks.csv --items items.csv --kind item,item_profile --profiles profiles.parquet \
+      --out items.parquet
+      Profiles of users, then of items, which are written from those of users: what RecLM reads (docs/reclm.md).
   sllmr texts ... --batch
       Through the Batch API, for half the price.
   sllmr texts ... --base-url http://localhost:8000/v1 --model my-model
@@ -34,13 +38,17 @@ examples:
 
 next: sllmr compare ... --modes none,kar,llm_cf --texts texts.parquet
       sllmr compare ... --modes none,curec --texts reasons.parquet
+      sllmr compare ... --modes none,reclm --texts profiles.parquet,items.parquet
 """
 _HOW = {
-    "users": "texts of so many users, of kinds user and pattern (default: all)",
+    "users": "texts of so many users, of kinds user, pattern and user_profile (default: all)",
     "exemplars": "with kind reasoning: about N training interactions, and N items that their users did not take "
     "(default: 1000, as many as LLM-CF draws without reasoning)",
     "reasons_per_item": "with kind reason: about N training interactions of each item at most, drawn by hash, so that "
     "more include the fewer (default: 4)",
+    "neighbours": "with profiles: written from N nearest users of a user, and N users or similar items of an item, at "
+    "most (default: 3)",
+    "profiles": "with kind item_profile: the text table with the users' profiles, of an earlier --kind user_profile",
     "writer": "openai (any server with chat completions) or titles (no model at all: titles and attributes in place of "
     "each text, and no reasoning in them)",
 }
@@ -75,7 +83,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="KIND[,KIND]",
         help="user (preferences), item (facts), reasoning (why a user took an item or did not; read by "
         "LLM-CF, with the other two), pattern (what a user's items share) and reason (why a user took an item; both "
-        "read by CURec) (default: user,item)",
+        "read by CURec), user_profile and item_profile (identity and interests, the latter written "
+        "from the former, which --profiles names; both read by RecLM) (default: user,item)",
     )
     add_fields(parser, TextSettings, _HOW)
     group = parser.add_argument_group("what is asked")

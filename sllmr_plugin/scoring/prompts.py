@@ -275,7 +275,7 @@ def fill(system: str, user: str, values: Mapping[str, str]) -> list[Message]:
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
-def json_lines(value: list[str] | dict[str, str]) -> str:
+def json_lines(value: list[str] | dict[str, str] | dict[str, list[str]]) -> str:
     """Return a JSON list or object with an entry a line, as ``indent=0`` has it, which Python encodes in Python."""
     if not value:
         return json.dumps(value)

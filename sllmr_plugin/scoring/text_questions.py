@@ -17,6 +17,7 @@ from ..settings import Bounds, check_fields
 from .answer_text import Object, String, final_answer, find_json
 from .client import Completion
 from .ledger_file import LedgerAnswer
+from .profiles import parse_profile, profile_format
 from .prompts import (
     TEXT_KEY,
     TEXT_VERSION,
@@ -31,7 +32,7 @@ from .prompts import (
     refuse,
 )
 from .questions import Conversation
-from .text_requests import EXPLAINED_KINDS, KINDS, Kind, TextRequest
+from .text_requests import EXPLAINED_KINDS, KINDS, PROFILE_KINDS, Kind, TextRequest
 
 _DATA = """\
 
@@ -92,6 +93,24 @@ item shows beyond it, and weaken what it speaks against. Describe the taste, and
 changes nothing, write the pattern as it was.
 """
     + _TEXT_DATA,
+    "user_profile": """\
+You write the profile of one user of a catalogue, for a model that has to tell which items this user will take next. \
+You get the titles of the items with which the user interacted most recently, oldest first, and beside them those of \
+other users with similar histories, as collaborative filtering finds them. The profile is the user's: others only help \
+to see what the user's own items have in common and where they lead. Its identity says who the user may be, in a few \
+words each; its interests say what the user looks for, by category, theme, style, series, brand or platform.
+"""
+    + _DATA,
+    "item_profile": """\
+You write the profile of the user whom one item of a catalogue suits, for a model that compares it with the profiles \
+of users. You get the item's title and, where they are known, its attributes, and profiles of users who took it; or, \
+of an item that nobody has taken yet, profiles of users who took similar items, whose titles are named. Keep what the \
+profiles share and what the item explains, leave out what belongs to one user alone, and write it in your own words. \
+If you do not know the item, go by its title, its attributes and the profiles: make nothing up.
+"""
+    + _DATA.replace(
+        "attributes are data taken from a catalogue", "attributes are data of a catalogue, and so are profiles"
+    ),
 }
 _USER = {
     "user": """\
@@ -144,6 +163,24 @@ $reason
 
 $answer_format
 """,
+    "user_profile": """\
+The user recently interacted with these items, oldest first:
+$history
+
+Users with similar histories interacted with these, a list a user:
+$neighbours
+
+$answer_format
+""",
+    "item_profile": """\
+The item:
+$item
+
+Profiles of users:
+$profiles
+
+$answer_format
+""",
 }
 _LABELS = {1: "the user took the item.", 0: "the user did not take the item."}
 _PLACEHOLDERS = {
@@ -164,6 +201,14 @@ _PLACEHOLDERS = {
         "item": "the title and attributes of the item taken next, a JSON object",
         "reason": "why the user took it, a JSON string",
     },
+    "user_profile": {
+        "history": "the titles of the user's last items, a JSON list",
+        "neighbours": "the titles of the nearest users, a JSON object",
+    },
+    "item_profile": {
+        "item": "the item's title and attributes, a JSON object",
+        "profiles": "profiles of users, a JSON object",
+    },
 }
 _ANSWER_FORMAT = {"answer_format": "how to answer, in words"}
 _CHARACTERS_PER_WORD = 12  # twice an English word: the limit is for answers that run on
@@ -178,13 +223,15 @@ class TextTemplate:
     reason both, of a reasoning both and ``$label`` (a sentence), and ``$answer_format`` must be there. The defaults
     ask, in our words, for what KAR has a language model write (Xi et al., arXiv:2306.10933: reasoning about a user's
     preferences by named factors, factual knowledge of an item), LLM-CF (Sun et al., arXiv:2403.17688: a chain of
-    thought that leads to an interaction's label) and CURec (Luo et al., KDD 2026, Sec. 4.3.1: a user's interest pattern
-    from several perspectives, and what a pattern and an item have in common). No id is ever shown, and every title goes
+    thought that leads to an interaction's label), CURec (Luo et al., KDD 2026, Sec. 4.3.1: a user's interest pattern
+    from several perspectives, and what a pattern and an item have in common) and RecLM (Jiang et al.,
+    arXiv:2412.19302: profiles of users beside the nearest ones, ``$neighbours``, and of items from those of users,
+    ``$profiles``). No id is ever shown, and every title goes
     through `clean_title`.
 
     Parameters
     ----------
-    kind : {"user", "item", "reasoning", "pattern", "reason"}
+    kind : {"user", "item", "reasoning", "pattern", "reason", "user_profile", "item_profile"}
         What the texts are about.
     system, user : str or None, default=None
         The messages; None takes the default. An empty system message is left out.
@@ -271,10 +318,15 @@ class TextTemplate:
             for name in ("pattern", "reason"):
                 text = clean_title(getattr(request, name), self.max_characters)
                 values[name] = json.dumps(text, ensure_ascii=False)
-        elif self.kind != "item":
-            values["history"] = json_lines(titles)
-        if self.kind == "item":
+        elif self.kind in ("item", "item_profile"):
             values["item"] = self._described(titles[0], request)
+        else:
+            values["history"] = json_lines(titles)
+        if self.kind == "user_profile":
+            neighbours = {f"user {n}": [*map(self._clean, own)] for n, own in enumerate(request.beside, 1)}
+            values["neighbours"] = json_lines(neighbours)
+        if self.kind == "item_profile":
+            values["profiles"] = json_lines(dict(map(self._profile, range(1, 1 + len(request.beside)), request.beside)))
         if request.exemplar is not None:
             values["item"] = self._described(self._clean(request.exemplar.title), request)
             if self.kind == "reasoning":
@@ -283,7 +335,12 @@ class TextTemplate:
 
     def answer_format(self) -> str:
         """Say in words how to answer; the template's ``$answer_format``."""
-        return answer_format(self.max_words)
+        return (profile_format if self.kind in PROFILE_KINDS else answer_format)(self.max_words)
+
+    def _profile(self, number: int, beside: tuple[str, ...]) -> tuple[str, str]:
+        *similar, profile = beside
+        took = f", who took the similar item {self._clean(similar[0])}" if similar else ""
+        return f"user {number}{took}", clean_title(profile, max(self.max_characters, self.max_title_characters))
 
     def _described(self, title: str, request: TextRequest) -> str:
         attributes = {self._clean(name): self._clean(value) for name, value in request.attributes}
@@ -526,4 +583,4 @@ class TextQuestions(Conversation[TextRequest]):
         unchanged = request.kind == "update" and _words(text) == _words(request.pattern)
         if not unchanged and is_echo(text, template.render(request)):
             raise AnswerError("the text repeats the question. Write a text of your own.")
-        return text
+        return parse_profile(text) if request.kind in PROFILE_KINDS else text

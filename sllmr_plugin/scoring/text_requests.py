@@ -14,17 +14,21 @@ import pandas as pd
 from ..datasets.interactions import Interactions
 from ..datasets.negatives import UnseenItems
 from ..errors import ConfigError, DataError
+from ..knowledge.texts import TextSource
 from ..scores.reading import read_table
 from .draws import id_keys, mix, uniform
+from .profiles import UserProfiles, describe, profiles_beside, titles_beside
 from .requests import training_titles
 
-Kind = Literal["user", "item", "reasoning", "pattern", "reason", "update"]
+Kind = Literal["user", "item", "reasoning", "pattern", "reason", "user_profile", "item_profile", "update"]
 """What a text is about; an update is a pattern written again (`sllmr_plugin.scoring.correct_reasons`)."""
-KINDS: tuple[Kind, ...] = ("user", "item", "reasoning", "pattern", "reason")
+KINDS: tuple[Kind, ...] = ("user", "item", "reasoning", "pattern", "reason", "user_profile", "item_profile")
 DEFAULT_KINDS: tuple[Kind, ...] = ("user", "item")
-"""What both KAR and LLM-CF need. Reasoning is LLM-CF's alone; patterns and reasons are CURec's."""
+"""What both KAR and LLM-CF need. Reasoning is LLM-CF's alone; patterns and reasons are CURec's, profiles RecLM's."""
 EXPLAINED_KINDS = ("reasoning", "reason")
 """Kinds that are about a user and an item: their requests have an `Exemplar`."""
+PROFILE_KINDS = ("user_profile", "item_profile")
+"""Kinds whose texts have a form (`parse_profile`)."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,14 @@ class TextRequest:
 
     Parameters
     ----------
-    kind : {"user", "item", "reasoning", "pattern", "reason", "update"}
+    kind : {"user", "item", "reasoning", "pattern", "reason", "user_profile", "item_profile", "update"}
         What it is about.
     id : Hashable
         Raw id of the item, else of the user; no model ever sees it.
     titles : tuple of str
-        Of a user or a pattern: the titles of the last training interactions, oldest first; of reasoning, of those
-        before its exemplar; of a reason, of those with other items. Of an item: its title. Of an update: none.
+        Of a user, a pattern or a user's profile: the titles of the last training interactions, oldest first; of
+        reasoning, of those before its exemplar; of a reason, of those with other items. Of an item or its profile: its
+        title. Of an update: none.
     attributes : tuple of (str, str)
         Names and values of an item's or the exemplar's item's attributes, such as ``("category", "board games")``.
     exemplar : Exemplar or None
@@ -67,6 +72,9 @@ class TextRequest:
         Of an update: the user's pattern so far, and why the user took the item.
     sample : int, default=0
         Number among requests that are the same but for it: each is asked, and answered, by itself.
+    beside : tuple of tuple of str
+        Of a user's profile: the training titles of each of the nearest users. Of an item's: ``(profile,)`` of a user
+        who took it, or ``(title, profile)`` of a similar item and a user who took that.
     """
 
     kind: Kind
@@ -77,6 +85,7 @@ class TextRequest:
     pattern: str = ""
     reason: str = ""
     sample: int = 0
+    beside: tuple[tuple[str, ...], ...] = ()
 
     @property
     def subject(self) -> str:
@@ -273,7 +282,7 @@ class TextRequests:
 
     Attributes
     ----------
-    users, items, exemplars, patterns, reasons : tuple of TextRequest
+    users, items, exemplars, patterns, reasons, user_profiles, item_profiles : tuple of TextRequest
         The requests; a kind that is not asked for has none.
     untitled_users, untitled_items : int
         Users and items left out: no training interaction with a title, and no title.
@@ -281,6 +290,8 @@ class TextRequests:
         Training positives that are not exemplars because they, or all before them, have no title.
     untold_reasons : int
         Training positives, each pair counted once, that no reason can be written about (`draw_reasons`).
+    lonely_items : int
+        Items left out of item_profile: no profile of a user of theirs, nor of one of a similar item.
     """
 
     users: tuple[TextRequest, ...] = ()
@@ -292,6 +303,9 @@ class TextRequests:
     patterns: tuple[TextRequest, ...] = ()
     reasons: tuple[TextRequest, ...] = ()
     untold_reasons: int = 0
+    user_profiles: tuple[TextRequest, ...] = ()
+    item_profiles: tuple[TextRequest, ...] = ()
+    lonely_items: int = 0
 
     def __len__(self) -> int:
         return sum(map(len, self._kinds))
@@ -302,7 +316,8 @@ class TextRequests:
 
     @property
     def _kinds(self) -> tuple[tuple[TextRequest, ...], ...]:
-        return self.users, self.items, self.exemplars, self.patterns, self.reasons
+        texts = self.users, self.items, self.exemplars, self.patterns, self.reasons
+        return (*texts, self.user_profiles, self.item_profiles)
 
 
 def plan_texts(
@@ -314,6 +329,8 @@ def plan_texts(
     reasons_per_item: int = 4,
     history_length: int = 10,
     attributes: pd.DataFrame | None = None,
+    neighbours: int = 3,
+    profiles: TextSource | None = None,
 ) -> TextRequests:
     """Prepare the requests for texts.
 
@@ -323,10 +340,10 @@ def plan_texts(
         Gives histories and titles; load it with an items file that has titles. Shown are training interactions alone;
         `draw_exemplars` reads the others to keep them out of what it calls not taken.
     kinds : sequence of str, default=("user", "item")
-        What to have texts about: ``user``, ``item``, ``reasoning``, ``pattern``, ``reason``.
+        What to have texts about: keys of `KINDS`.
     users : int or None, default=None
-        How many users, of kinds user and pattern; None takes all. Chosen by the hash of their ids, so that more users
-        include the fewer.
+        How many users, of kinds user, pattern and user_profile; None takes all. Chosen by the hash of their ids, so
+        that more users include the fewer.
     exemplars : int, default=1000
         How many exemplars of each label `draw_exemplars` takes; the default is what `LLMCFAdaptor` draws without
         reasoning, 2000 in all.
@@ -336,6 +353,11 @@ def plan_texts(
         How many of a user's last training interactions a request shows.
     attributes : pandas.DataFrame, optional
         From `read_attributes`: a row an item, in the order of the item codes, a column an attribute.
+    neighbours : int, default=3
+        How many others a profile is written from beside what it is about, at most: nearest users of a user, users or
+        similar items of an item.
+    profiles : path or pandas.DataFrame, optional
+        Text table with the profiles of users, for kind item_profile.
 
     Returns
     -------
@@ -355,10 +377,10 @@ def plan_texts(
             f"there are no texts of kind {', '.join(unknown) or 'none'}; write {', '.join(KINDS[:-1])} or {KINDS[-1]}, "
             "or several of them with commas between."
         )
-    if min(history_length, exemplars, reasons_per_item) < 1 or (users is not None and users < 1):
+    if min(history_length, exemplars, reasons_per_item, neighbours) < 1 or (users is not None and users < 1):
         raise ConfigError(
-            f"history_length is {history_length}, users is {users}, exemplars is {exemplars} and reasons_per_item is "
-            f"{reasons_per_item}; give at least 1 of each."
+            f"history_length is {history_length}, users is {users}, exemplars is {exemplars}, reasons_per_item is "
+            f"{reasons_per_item} and neighbours is {neighbours}; give at least 1 of each."
         )
     if data.titles is None:
         raise DataError(
@@ -366,7 +388,13 @@ def plan_texts(
             "item_id and title."
         )
     named = attribute_reader(attributes)
-    asked_users, untitled_users = _users(data, users, history_length) if {"user", "pattern"} & set(kinds) else ((), 0)
+    of_users = {"user", "pattern", "user_profile"} & set(kinds)
+    asked_users, untitled_users = _users(data, users, history_length) if of_users else ((), 0)
+    profiled, lonely = (
+        _item_profiles(data, UserProfiles.read(profiles, data), neighbours, attributes)
+        if "item_profile" in kinds
+        else ((), 0)
+    )
     asked_items, untitled_items = _items(data, named) if "item" in kinds else ((), 0)
     asked_exemplars, untold = (
         draw_exemplars(data, exemplars, history_length=history_length, attributes=named)
@@ -388,6 +416,9 @@ def plan_texts(
         tuple(replace(one, kind="pattern") for one in asked_users) if "pattern" in kinds else (),
         asked_reasons,
         untold_reasons,
+        _user_profiles(data, asked_users, neighbours, history_length) if "user_profile" in kinds else (),
+        profiled,
+        lonely,
     )
     if not len(planned):
         raise DataError("no user and no item has a title to write about; fill in the title column of the items file.")
@@ -428,6 +459,28 @@ def _users(data: Interactions, most: int | None, history_length: int) -> tuple[t
     ids = data.user_ids[codes - 1].tolist()
     told = [TextRequest("user", user, titles) for user, titles in zip(ids, histories, strict=True) if titles]
     return tuple(told[:most]), len(ids) - len(told)
+
+
+def _user_profiles(
+    data: Interactions, asked: tuple[TextRequest, ...], neighbours: int, history_length: int
+) -> tuple[TextRequest, ...]:
+    codes = data.user_index[[request.id for request in asked]].to_numpy()
+    beside = titles_beside(data, codes, neighbours, history_length)
+    return tuple(replace(one, kind="user_profile", beside=titles) for one, titles in zip(asked, beside, strict=True))
+
+
+def _item_profiles(
+    data: Interactions, profiles: UserProfiles, neighbours: int, attributes: pd.DataFrame | None
+) -> tuple[tuple[TextRequest, ...], int]:
+    beside = profiles_beside(data, profiles, neighbours, describe(data, attributes))
+    asked, _ = _items(data, attribute_reader(attributes))
+    codes = data.item_index[[request.id for request in asked]].tolist()
+    told = tuple(
+        replace(one, kind="item_profile", beside=beside[code - 1])
+        for one, code in zip(asked, codes, strict=True)
+        if beside[code - 1]
+    )
+    return told, len(asked) - len(told)
 
 
 def _items(data: Interactions, named: Attributes) -> tuple[tuple[TextRequest, ...], int]:

@@ -26,6 +26,7 @@ from .text_requests import (
     DEFAULT_KINDS,
     EXPLAINED_KINDS,
     KINDS,
+    PROFILE_KINDS,
     Kind,
     TextRequest,
     TextRequests,
@@ -80,6 +81,10 @@ class TextCounts:
         Requests for patterns of users and for reasons of interactions, and texts.
     untold_reasons : int
         Training positives that no reason could be asked of: no title, or no other titled item of their user.
+    user_profiles_asked, user_profiles, item_profiles_asked, item_profiles : int
+        Requests for profiles, and profiles.
+    lonely_items : int
+        Items left out: no profile of a user who took them, nor of one who took a similar item.
     """
 
     users_asked: int
@@ -97,6 +102,11 @@ class TextCounts:
     reasons_asked: int = 0
     reasons: int = 0
     untold_reasons: int = 0
+    user_profiles_asked: int = 0
+    user_profiles: int = 0
+    item_profiles_asked: int = 0
+    item_profiles: int = 0
+    lonely_items: int = 0
 
     def __str__(self) -> str:
         lines = []
@@ -109,14 +119,15 @@ class TextCounts:
                 f"reasoning about {self.taken + self.not_taken} of {self.exemplars_asked} exemplars: {self.taken} "
                 f"positive, {self.not_taken} negative"
             )
-        for name in ("patterns", "reasons"):
+        for name in ("patterns", "reasons", "user_profiles", "item_profiles"):
             if asked := getattr(self, f"{name}_asked"):
-                lines.append(f"{name}: {getattr(self, name)} of {asked}")
+                lines.append(f"{name.replace('_', ' ')}: {getattr(self, name)} of {asked}")
         notes = {
             "users left out: no training interaction with a title": self.untitled_users,
             "items left out: no title": self.untitled_items,
             "training interactions that are not exemplars: no title, or none before them": self.untold_exemplars,
             "training interactions without a reason: no title, or none of another item": self.untold_reasons,
+            "items without a profile: none of a user who took them, nor of a similar item": self.lonely_items,
         }
         return "\n".join(lines + [f"  {count} {what}" for what, count in notes.items() if count])
 
@@ -182,6 +193,11 @@ def build_text_table(requests: TextRequests, texts: Iterable[tuple[TextRequest, 
         reasons_asked=len(requests.reasons),
         reasons=int(n_of.get("reason", 0)),
         untold_reasons=requests.untold_reasons,
+        user_profiles_asked=len(requests.user_profiles),
+        user_profiles=int(n_of.get("user_profile", 0)),
+        item_profiles_asked=len(requests.item_profiles),
+        item_profiles=int(n_of.get("item_profile", 0)),
+        lonely_items=requests.lonely_items,
     )
     return WrittenTexts(frame, counts)
 
@@ -245,18 +261,24 @@ class TextSettings(AskSettings):
 
     Parameters
     ----------
-    kind : sequence of {"user", "item", "reasoning", "pattern", "reason"}, default=("user", "item")
-        What to have texts about: users' preferences, facts on items, why a user took an item or did not; the pattern in
-        what a user takes, and why a user took an item.
+    kind : sequence of str, default=("user", "item")
+        What to have texts about: users' preferences (``user``), facts on items (``item``), why a user took an item or
+        did not (``reasoning``); the pattern in what a user takes, and why a user took an item (``pattern``,
+        ``reason``); profiles of users, and of items from these (``user_profile``, ``item_profile``).
     users : int, optional
-        Texts of so many users, of kinds user and pattern; by default all.
+        Texts of so many users, of kinds user, pattern and user_profile; by default all.
     exemplars : int, default=1000
         With kind reasoning: about so many training interactions, and as many items that their users did not take.
     reasons_per_item : int, default=4
         With kind reason: about so many training interactions of each item, at most, which bounds the cost.
+    neighbours : int, default=3
+        With profiles: written from so many nearest users of a user, and users or similar items of an item, at most.
+    profiles : path, optional
+        With kind item_profile: the text table with the profiles of users, which are written first.
     writer : {"openai", "titles"}, default="openai"
         Any server with chat completions, or no model at all: titles and attributes in place of each text.
-    user_template, item_template, reasoning_template, pattern_template, reason_template : path, optional
+    user_template, item_template, reasoning_template, pattern_template, reason_template, user_profile_template, \
+item_profile_template : path, optional
         Prompts of your own, text files with placeholders.
     attributes : sequence of str, optional
         Columns of the items that are shown beside a title; by default ``category`` and ``categories``, where they are.
@@ -268,12 +290,16 @@ class TextSettings(AskSettings):
     users: Annotated[int, Bounds(least=1)] | None = None
     exemplars: Annotated[int, Bounds(least=1)] = 1000
     reasons_per_item: Annotated[int, Bounds(least=1)] = 4
+    neighbours: Annotated[int, Bounds(least=1)] = 3
+    profiles: str | os.PathLike | None = None
     writer: Literal["openai", "titles"] = "openai"
     user_template: str | os.PathLike | None = None
     item_template: str | os.PathLike | None = None
     reasoning_template: str | os.PathLike | None = None
     pattern_template: str | os.PathLike | None = None
     reason_template: str | os.PathLike | None = None
+    user_profile_template: str | os.PathLike | None = None
+    item_profile_template: str | os.PathLike | None = None
     attributes: tuple[str, ...] | None = None
     max_words: Annotated[int, Bounds(least=1)] = 120
 
@@ -382,8 +408,8 @@ def write_texts(
         If not every request was answered.
     """
     chosen = TextSettings(**settings)
-    used = (interactions, items, chosen.ledger, chosen.prices, *(getattr(chosen, f"{kind}_template") for kind in KINDS))
-    path = check_parquet_path(out, used)
+    templates = (getattr(chosen, f"{kind}_template") for kind in KINDS)
+    path = check_parquet_path(out, (interactions, items, chosen.ledger, chosen.prices, chosen.profiles, *templates))
     requests = plan_texts(
         read_data(interactions, items),
         cast("tuple[Kind, ...]", chosen.kind),
@@ -392,6 +418,8 @@ def write_texts(
         reasons_per_item=chosen.reasons_per_item,
         history_length=chosen.history_length,
         attributes=read_attributes(items, chosen.attributes),
+        neighbours=chosen.neighbours,
+        profiles=None if chosen.profiles is None else Path(chosen.profiles),
     )
     if chosen.writer == "titles":
         if dry_run:
@@ -430,6 +458,8 @@ def _written(
         settings["exemplars"] = chosen.exemplars
     if "reason" in chosen.kind:
         settings["reasons_per_item"] = chosen.reasons_per_item
+    if set(PROFILE_KINDS) & set(chosen.kind):
+        settings["neighbours"] = chosen.neighbours
     spending = None if asked is None else asked.spending
     write_text_table(written, path, writer=chosen.writer, settings=settings, spending=spending, **origin)
     return TextResult(path, written.frame, written.counts, asked)
