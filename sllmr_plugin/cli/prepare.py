@@ -78,7 +78,8 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         choices=choices_of(PrepareSettings, "split"),
         default="leave-last-out",
         help="leave-last-out: a user's last interaction is test, the one before it valid; time: the latest "
-        "interactions of all users, so that some users and items have none to train on; none: no column "
+        "interactions of all users, so that some users and items have none to train on; period: the first "
+        "of two periods, whose latest interactions are valid, and all of the second in test; none: no column "
         "(default: leave-last-out)",
     )
     for name in ("test", "valid"):
@@ -87,8 +88,16 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
             type=share,
             default=0.1,
             metavar="X",
-            help=f"share of the interactions in {name}, for --split time (default: 0.1)",
+            help=f"share of the interactions in {name}, for --split time"
+            f"{', of the first period for --split period' * (name == 'valid')} (default: 0.1)",
         )
+    group.add_argument(
+        "--boundary",
+        type=float,
+        metavar="T",
+        help="for --split period: the time at which the second one begins, in the unit of the file (default: the "
+        "middle)",
+    )
     group.add_argument(
         "--negatives", type=int, default=0, metavar="N", help="rows of label 0 for each interaction (default: 0)"
     )

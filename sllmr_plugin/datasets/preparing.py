@@ -24,7 +24,7 @@ from .protocols import LLM_CF, count_rows
 from .raw.amazon import AMAZON_2014, AMAZON_2023
 from .raw.delimited import Delimited, MovieLens
 from .raw.lines import RawFile, RawFormat, RawInteraction, is_page_source
-from .splits import by_time, k_core, leave_last_out
+from .splits import by_period, by_time, k_core, leave_last_out
 
 COLUMNS = ("user_id", "item_id", "rating", "timestamp", "position", "title", "category", "brand")
 
@@ -39,11 +39,15 @@ class PrepareSettings(Settings):
         How the raw files are written.
     k_core : int, default=5
         Keep users and items with at least so many interactions with each other; 0 keeps all.
-    split : {"leave-last-out", "time", "none"}, default="leave-last-out"
+    split : {"leave-last-out", "time", "period", "none"}, default="leave-last-out"
         ``leave-last-out``: of each user the last interaction is test, the one before it valid. ``time``: the
-        latest of all users' interactions. ``none``: no column ``split``.
+        latest of all users' interactions. ``period``: one period trains, its latest interactions validate, the next
+        period tests, as for items that are new there. ``none``: no column ``split``.
     test_share, valid_share : float, default=0.1
-        Of the interactions, for ``split="time"``.
+        Of the interactions, for ``split="time"``; with ``"period"``, `valid_share` is of the first period's.
+    boundary : float or None, default=None
+        For ``split="period"``: the time at which the second period begins, in the unit of the file; None is the middle
+        between the first and the last.
     min_rating : float or None, default=None
         Interactions rated lower, or not at all, are left out.
     negatives : int, default=0
@@ -73,9 +77,10 @@ class PrepareSettings(Settings):
 
     format: Literal["amazon2014", "amazon2023", "movielens1m", "recbole", "csv"]
     k_core: Annotated[int, Bounds(least=0)] = 5
-    split: Literal["leave-last-out", "time", "none"] = "leave-last-out"
+    split: Literal["leave-last-out", "time", "period", "none"] = "leave-last-out"
     test_share: Annotated[float, Bounds(above=0, below=1)] = 0.1
     valid_share: Annotated[float, Bounds(least=0, below=1)] = 0.1
+    boundary: float | None = None
     min_rating: float | None = None
     negatives: Annotated[int, Bounds(least=0)] = 0
     negative_sampling: Literal["uniform", "popularity"] = "uniform"
@@ -93,6 +98,8 @@ class PrepareSettings(Settings):
             found.append(
                 f"test_share={self.test_share:g} and valid_share={self.valid_share:g} leave nothing to train on"
             )
+        if self.boundary is not None and self.split != "period":
+            found.append(f"boundary={self.boundary:g} is for split='period', and split={self.split!r} has none")
         unknown = [name for name in self.columns if name not in COLUMNS]
         if unknown:
             found.append(f"columns names {unknown[0]!r}, which is not one of {', '.join(COLUMNS)}")
@@ -340,7 +347,12 @@ def _split(rows: pd.DataFrame, settings: PrepareSettings, has_timestamp: bool) -
     if settings.split == "leave-last-out":
         return leave_last_out(rows["user"].to_numpy())
     if not has_timestamp:
-        raise DataError("a split by time needs times, and the interactions have none; split leave-last-out")
+        raise DataError(
+            f"a split by {settings.split} needs times, and the interactions have none; split leave-last-out, or name "
+            "the column of times (--column timestamp=NAME)"
+        )
+    if settings.split == "period":
+        return by_period(rows["time"].to_numpy(), boundary=settings.boundary, valid_share=settings.valid_share)
     return by_time(rows["time"].to_numpy(), valid_share=settings.valid_share, test_share=settings.test_share)
 
 

@@ -69,6 +69,46 @@ def leave_last_out(users: np.ndarray) -> np.ndarray:
     return splits
 
 
+def by_period(times: np.ndarray, *, boundary: float | None = None, valid_share: float) -> np.ndarray:
+    """Hold out one period and train on the one before it, as for items that are new in the second.
+
+    Parameters
+    ----------
+    times : ndarray
+        (n,) numbers.
+    boundary : float or None, default=None
+        Where the second period begins; None is the middle between the first and the last time.
+    valid_share : float
+        Of the interactions of the first period, its latest, for validation; of the same time stay together.
+
+    Returns
+    -------
+    ndarray
+        (n,) int8 splits; 2 from the boundary on.
+
+    Raises
+    ------
+    DataError
+        If a split would be empty although its share is above 0.
+
+    Examples
+    --------
+    >>> by_period(np.array([0, 10, 30, 40, 50, 100]), valid_share=0.2)
+    array([0, 0, 0, 1, 2, 2], dtype=int8)
+    """
+    if boundary is None:
+        boundary = (float(np.min(times)) + float(np.max(times))) / 2
+    first = times < boundary
+    if first.all() or not first.any():
+        raise DataError(
+            f"the boundary {boundary:g} leaves no interaction {'after' if first.all() else 'before'} it: times go from "
+            f"{np.min(times):g} to {np.max(times):g}. Choose one in between (--boundary, boundary)"
+        )
+    splits = np.full(len(times), 2, dtype=np.int8)
+    splits[first] = by_time(times[first], valid_share=valid_share, test_share=0.0)
+    return splits
+
+
 def by_time(times: np.ndarray, *, valid_share: float, test_share: float) -> np.ndarray:
     """Hold out the latest interactions of all users: after one cut in time for validation, after a second for test.
 

@@ -26,6 +26,11 @@ _WHERE = {
 }
 _MORE = {
     "ranking": {"ndcg@10": "NDCG@10", "recall@10": "Recall@10", "mrr": "MRR"},
+    "unseen items": {
+        "auc_unseen": "AUC",
+        "auc_among_unseen": "AUC among unseen",
+        "recall@20_among_unseen": "Recall@20 among unseen",
+    },
     "clicks": {"ctr_auc": "CTR AUC", "gauc": "GAUC", "logloss": "logloss", "ece": "ECE"},
 }
 

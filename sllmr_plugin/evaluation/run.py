@@ -23,6 +23,7 @@ from .modes import Start
 from .pooled import PooledRows, rows_of_ranking
 from .ranking import full_ranking, sample_size, summarize
 from .training import RunSettings, require_split, train
+from .unseen import unseen_metrics
 
 GATE_MEANS = {
     "all": "sllmr_gate",
@@ -61,7 +62,8 @@ class RunResult:
     metrics : dict of str to float
         ``ctr_auc``, ``logloss``, ``gauc`` and ``ece`` of `labelled_rows`; with a full ranking also ``ndcg@10``,
         ``recall@10`` and ``mrr``. Under protocol ``llm-cf`` they are of `PooledRows`, and ``ctr_auc_cold`` and
-        ``ctr_auc_tail`` are there.
+        ``ctr_auc_tail`` are there. Where test interactions are with items that training has not seen, also those of
+        `unseen_metrics`: ``auc_unseen``, ``auc_among_unseen``, ``recall@20_among_unseen``, ``n_unseen``.
     epochs : list of dict of str to float
         What `Trained.epochs` has; empty in runs of folders that were made before it was kept.
     versions : dict of str to str
@@ -202,6 +204,7 @@ def train_and_rank(
     ranking = full_ranking(
         model, data, "test", users=settings.test_users, n_items=test_items, verbose=verbose, engine=engine
     )
+    of_unseen = unseen_metrics(model, data, ranking)
     if settings.is_llm_cf:
         ranking, metrics = rows_of_ranking(ranking, data), _pooled_metrics(model, PooledRows(data))
     else:
@@ -210,6 +213,7 @@ def train_and_rank(
     summary = summarize(ranking)
     if not test_items:
         metrics |= ranking_metrics(ranking)
+    metrics |= of_unseen
     inspect(model)
     return RunResult(
         backbone=backbone,
