@@ -87,8 +87,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=names,
         metavar="FILE[,FILE]",
         help="parquet or CSV of LLM-written texts, as sllmr texts writes it: kind, id, text and, of reasoning and "
-        "reasons, item_id and label; for modes kar and llm_cf (docs/baselines.md) and curec (docs/curec.md). Can be "
-        "repeated; several tables are read as one",
+        "reasons, item_id and label; for modes kar and llm_cf (docs/baselines.md), curec (docs/curec.md) and reclm "
+        "(docs/reclm.md). Can be repeated; several tables are read as one",
     )
     add_start(parser, "which the modes init, align, distill, sid, embed and their combinations use")
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")

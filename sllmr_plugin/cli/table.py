@@ -27,7 +27,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="run folder that sllmr compare has written")
     parser.add_argument("--format", choices=[*FORMATS, "json"], default="text", dest="form", help="default: text")
     parser.add_argument(
-        "--metrics", action="store_true", help="also NDCG@10, Recall@10, MRR, and AUC, GAUC, logloss, ECE of clicks"
+        "--metrics",
+        action="store_true",
+        help="also NDCG@10, Recall@10, MRR, AUC of items that training has not seen, and AUC, GAUC, logloss, ECE of "
+        "clicks",
     )
     parser.set_defaults(run=_run)
 
