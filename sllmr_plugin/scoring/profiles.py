@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import pandas as pd
 from ..datasets.content import Content
 from ..datasets.interactions import Interactions
 from ..errors import AnswerError, ConfigError
-from ..knowledge.texts import TextSource, TextTable
+from ..scores.ids import encode_ids
+from ..scores.reading import read_table
 from .draws import id_keys, mix
 from .requests import training_titles
 
@@ -132,7 +134,7 @@ class UserProfiles:
     texts: Mapping[int, str]
 
     @classmethod
-    def read(cls, source: TextSource | None, data: Interactions) -> UserProfiles:
+    def read(cls, source: str | os.PathLike[str] | pd.DataFrame | None, data: Interactions) -> UserProfiles:
         """Read a text table with texts of kind user_profile, or, without any, of kind user.
 
         Raises
@@ -146,11 +148,16 @@ class UserProfiles:
         )
         if source is None:
             raise ConfigError(f"profiles of items are made of the profiles of users, and there are none. {remedy}")
-        table = TextTable.read(source, user_index=data.user_index, item_index=data.item_index)
-        texts = table.user_profiles if len(table.user_profiles) else table.users
+        table = read_table(source, "profiles")
+        table.require_columns(["kind", "id", "text"])
+        frame = pd.DataFrame({"kind": table.frame["kind"], "id": table.texts("id"), "text": table.texts("text")})
+        frame["user"] = encode_ids(frame["id"], data.user_index, what="user id", written=True)
+        frame = frame[(frame["user"] > 0) & frame["text"].str.strip().ne("")]
+        kind = "user_profile" if (frame["kind"] == "user_profile").any() else "user"
+        texts = frame[frame["kind"] == kind].drop_duplicates("user")
         if texts.empty:
-            raise ConfigError(f"{source} has no texts of kind user_profile. {remedy}")
-        return cls(dict(zip(texts.index.tolist(), texts.tolist(), strict=True)))
+            raise ConfigError(f"{table.name} has no texts of kind user_profile of these users. {remedy}")
+        return cls(dict(zip(texts["user"].tolist(), texts["text"].tolist(), strict=True)))
 
 
 def profiles_beside(

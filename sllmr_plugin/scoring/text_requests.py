@@ -14,7 +14,6 @@ import pandas as pd
 from ..datasets.interactions import Interactions
 from ..datasets.negatives import UnseenItems
 from ..errors import ConfigError, DataError
-from ..knowledge.texts import TextSource
 from ..scores.reading import read_table
 from .draws import id_keys, mix, uniform
 from .profiles import UserProfiles, describe, profiles_beside, titles_beside
@@ -330,7 +329,7 @@ def plan_texts(
     history_length: int = 10,
     attributes: pd.DataFrame | None = None,
     neighbours: int = 3,
-    profiles: TextSource | None = None,
+    profiles: str | os.PathLike[str] | pd.DataFrame | None = None,
 ) -> TextRequests:
     """Prepare the requests for texts.
 
