@@ -165,7 +165,9 @@ def test_rewards_are_the_models_scores_with_the_reason_in_the_list_and_shown(nam
     texts, patterns, found = {}, {}, set()
     candidates = ["of the sea", "for chess, at night", "kettle kettle"]
     for step, pair in enumerate(pairs):
+        vectors = rewards._adaptor.reasons.vectors.clone()
         given = rewards.rewards(*raw(pair), candidates)
+        assert torch.equal(rewards._adaptor.reasons.vectors, vectors)  # asked, not kept
         expected = [naive_reward(model, rows, encoded, pair, texts, patterns, text, most) for text in candidates]
         assert given == pytest.approx(expected, abs=1e-5)
         found |= set(given)
