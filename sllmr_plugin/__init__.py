@@ -68,6 +68,8 @@ _MODULES = {
         "StepBudgetWarning",
         "TextEncoderError",
         "TextTableError",
+        "TrackingError",
+        "TrackingWarning",
         "UnsupportedModelError",
         "VectorsError",
         "WrapError",
@@ -113,6 +115,12 @@ _MODULES = {
     "scoring.embeddings.write": ("embed_texts",),
     "scoring.run": ("score_candidates",),
     "scoring.texts": ("write_texts",),
+    "tracking": (
+        "TrackedRun",
+        "Tracker",
+        "TrackingCallback",
+        "open_tracker",
+    ),
     "wrapping": (
         "disabled",
         "load",
@@ -163,6 +171,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .errors import StepBudgetWarning as StepBudgetWarning
     from .errors import TextEncoderError as TextEncoderError
     from .errors import TextTableError as TextTableError
+    from .errors import TrackingError as TrackingError
+    from .errors import TrackingWarning as TrackingWarning
     from .errors import UnsupportedModelError as UnsupportedModelError
     from .errors import VectorsError as VectorsError
     from .errors import WrapError as WrapError
@@ -196,6 +206,10 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .scoring.embeddings.write import embed_texts as embed_texts
     from .scoring.run import score_candidates as score_candidates
     from .scoring.texts import write_texts as write_texts
+    from .tracking import TrackedRun as TrackedRun
+    from .tracking import Tracker as Tracker
+    from .tracking import TrackingCallback as TrackingCallback
+    from .tracking import open_tracker as open_tracker
     from .wrapping import disabled as disabled
     from .wrapping import load as load
     from .wrapping import unwrap as unwrap

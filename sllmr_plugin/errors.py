@@ -116,6 +116,10 @@ class MissingLibraryError(SLLMRError, ImportError):
     """A library that is optional is needed and not installed."""
 
 
+class TrackingError(SLLMRError, RuntimeError):
+    """A tracker cannot open a run."""
+
+
 class EvaluationError(SLLMRError, RuntimeError):
     """A model's scores cannot be ranked."""
 
@@ -274,6 +278,10 @@ class IncompleteWarning(SLLMRWarning):
 
 class StepBudgetWarning(SLLMRWarning):
     """A training cannot keep to ``step_budget``, or ended before it was decided."""
+
+
+class TrackingWarning(SLLMRWarning):
+    """A tracker has failed; the training goes on without it."""
 
 
 class GateCollapsedWarning(SLLMRWarning):

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "sllmr_plugin"
 LAYERS = [
     {"errors", "moved"},
     {"settings", "progress", "parallel", "regions"},
-    {"scores"},
+    {"scores", "tracking"},
     {"regularizer", "datasets", "knowledge"},
     {"config"},
     {"training"},

@@ -9,13 +9,16 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..datasets.protocols import FULL_RANKING, LLM_CF, PROTOCOLS
 from ..errors import ConfigError
 from ..parallel import engine as engines
 from ..parallel.engine import RayEngine
 from ..settings import as_type, choices_of, field_types
+
+if TYPE_CHECKING:
+    from ..tracking import Tracker
 
 PROTOCOL_HELP = (
     f"{LLM_CF}: that of the paper's figures, rows with three earlier interactions of their user and pooled AUC over "
@@ -124,6 +127,33 @@ def open_engine(arguments: argparse.Namespace) -> Iterator[RayEngine | None]:
         if engine is not None:
             print(f"engine ray: {engine.workers} workers", file=sys.stderr)
         yield engine
+
+
+def add_track(group: Any) -> None:
+    """Add ``--track``; `tracker_of` reads it."""
+    group.add_argument(
+        "--track",
+        type=_place,
+        metavar="PLACE",
+        help="tensorboard:DIR, mlflow:URI or wandb:PROJECT: keep the values of each epoch there, too, of the runs that "
+        "are made now; needs sllmr-plugin[tensorboard], [mlflow] or [wandb] (default: nowhere)",
+    )
+
+
+def tracker_of(arguments: argparse.Namespace) -> Tracker | None:
+    """Return the tracker that ``--track`` names, None without."""
+    from ..tracking import open_tracker  # needs torch, too
+
+    return None if arguments.track is None else open_tracker(arguments.track)
+
+
+def _place(text: str) -> str:
+    from ..tracking import check_place  # needs torch, too
+
+    try:
+        return check_place(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_experiment_keys(group: Any) -> None:

@@ -21,10 +21,12 @@ from ..zoo.deepctr import BACKBONES
 from .arguments import (
     add_data,
     add_engine,
+    add_track,
     names,
     open_engine,
     positive,
     read_overrides,
+    tracker_of,
 )
 from .start import add_start, encoder_of, read_start
 from .training import add_training, run_settings
@@ -50,6 +52,7 @@ examples:
   sllmr compare ... --eval-users 500 --seeds 1 --out runs/quick_look
   sllmr compare ... --backbone xdeepfm,din --rank-items 200 --out runs/slow_backbones
   sllmr compare ... --engine ray --out runs/many_users
+  sllmr compare ... --track tensorboard:runs/tensorboard --out runs/watched
 """
 
 
@@ -107,6 +110,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="make the LLM's scores wrong first, candidates and probes alike: what does a wrong LLM cost?",
     )
     add_engine(parser, "the users of the rankings (training stays here)")
+    add_track(parser)
     parser.set_defaults(run=_run)
 
 
@@ -124,6 +128,7 @@ def _run(arguments: argparse.Namespace) -> None:
     encoder = encoder_of(arguments, "--texts", "--initialise")
     start = read_start(arguments, wanted, encoder=encoder)
     check_sources(wanted, texts=arguments.texts, start=start)
+    tracker = tracker_of(arguments)
     labels = read_labels(arguments.strata, arguments.interactions, arguments.items)
     data = load_interactions(arguments.interactions, arguments.items, attributes=arguments.attributes)
     scores = ScoreTable.read(arguments.scores, user_index=data.user_index, item_index=data.item_index)
@@ -144,6 +149,7 @@ def _run(arguments: argparse.Namespace) -> None:
             config_overrides={**fields, **read_overrides(arguments.overrides)},
             strata=labels,
             engine=engine,
+            tracker=tracker,
         )
     print(comparison)
     print(f"\nRun folder: {arguments.out}; for other metrics and forms: sllmr table {arguments.out} --help")

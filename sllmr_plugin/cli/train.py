@@ -10,7 +10,15 @@ from ..experiments.experiment import compose
 from ..experiments.files import Setting
 from ..experiments.running import FILE, list_zoo, result_lines, train_experiment
 from ..parallel.lifeline import end_with_lifeline
-from .arguments import add_experiment_keys, add_protocol_setting, check_data_dir, positive, protocol_setting
+from .arguments import (
+    add_experiment_keys,
+    add_protocol_setting,
+    add_track,
+    check_data_dir,
+    positive,
+    protocol_setting,
+    tracker_of,
+)
 
 _EPILOG = """\
 An experiment is composed of YAML files (docs/zoo.md); later ones override earlier ones:
@@ -59,6 +67,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     runs.add_argument(
         "--out", type=Path, metavar="DIR", help="run folder (default: runs/train/, named by data set, model and keys)"
     )
+    add_track(runs)
     instead = parser.add_argument_group("instead of training").add_mutually_exclusive_group()
     instead.add_argument("--list", action="store_true", help="name models, data sets and settings")
     instead.add_argument("--show", action="store_true", help="print the composed experiment and where each key was set")
@@ -82,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> None:
         print(experiment.explained(), end="")
         return
     folder = arguments.out or experiment.default_folder
-    comparison = train_experiment(experiment, folder)
+    comparison = train_experiment(experiment, folder, tracker=tracker_of(arguments))
     for line in result_lines(experiment, comparison):
         print(line)
     print(f"\nRun folder: {folder}; more: sllmr table {shlex.quote(str(folder))}")

@@ -23,6 +23,7 @@ from ..knowledge.texts import TextSource
 from ..parallel.engine import Engine
 from ..progress import RunProgress
 from ..scores.table import ScoreTable
+from ..tracking import TrackedRun, Tracker
 from ..zoo.deepctr import check_attributes, check_backbone, check_dense, input_rows
 from .comparison import Comparison
 from .differences import BASELINE
@@ -98,6 +99,7 @@ def compare(
     strata: Sequence[pd.DataFrame] = (),
     verbose: bool = True,
     engine: Engine | None = None,
+    tracker: Tracker | None = None,
 ) -> Comparison:
     """Train every backbone in every mode with every seed and rank the test interactions.
 
@@ -148,6 +150,9 @@ def compare(
     engine : Engine or None, default=None
         As of `full_ranking`, for the rankings of validation and test. No part of the settings: runs of a folder may
         be made with different ones.
+    tracker : Tracker or None, default=None
+        Keeps the values of every epoch of the runs that are made now, and their test AUCs (`open_tracker`). No part of
+        the settings either.
 
     Returns
     -------
@@ -165,6 +170,8 @@ def compare(
         If `out` holds runs made with other settings or other data.
     DataError
         If `strata` cannot be brought to the test interactions; before anything is trained.
+    TrackingError
+        If the tracker cannot open a run.
     """
     settings = settings or RunSettings()
     names = [backbone] if isinstance(backbone, str) else list(backbone)
@@ -236,33 +243,44 @@ def compare(
             how, label = Mode.of(mode), f"{name} {mode} seed {seed}"
             read = coded if "sid" in how.parts else data
             progress.note(f"{label}: epoch 1 of {settings.epochs}")
-            run = train_and_rank(
-                read,
-                rows,
-                scores,
-                backbone=name,
-                config=configs[mode],
-                seed=seed,
-                settings=settings,
-                mode=mode,
-                adaptor=how.adaptor(
-                    data, rows, seed, texts=encoded, start=start, published=settings.adaptors == "published"
-                ),
-                start=start if "init" in how.parts else None,
-                aligned=start.vectors if start is not None and "align" in how.parts else None,
-                distilled=start.vectors if start is not None and "distill" in how.parts else None,
-                report=_noted(progress, label, settings.epochs),
-                inspect=_examples_into(folder, read, examples, (name, mode, seed), judge),
-                verbose=verbose,
-                engine=engine,
-            )
-            progress.finish(f"{label}: AUC {run.auc:.4f}, epoch {run.epoch}")
-            folder.add(run)
+            told = _told(name, mode, seed, settings, configs[mode])
+            with TrackedRun(tracker, label, told) as tracked:
+                run = train_and_rank(
+                    read,
+                    rows,
+                    scores,
+                    backbone=name,
+                    config=configs[mode],
+                    seed=seed,
+                    settings=settings,
+                    mode=mode,
+                    adaptor=how.adaptor(
+                        data, rows, seed, texts=encoded, start=start, published=settings.adaptors == "published"
+                    ),
+                    start=start if "init" in how.parts else None,
+                    aligned=start.vectors if start is not None and "align" in how.parts else None,
+                    distilled=start.vectors if start is not None and "distill" in how.parts else None,
+                    report=_noted(progress, label, settings.epochs),
+                    inspect=_examples_into(folder, read, examples, (name, mode, seed), judge),
+                    track=tracked.log,
+                    verbose=verbose,
+                    engine=engine,
+                )
+                progress.finish(f"{label}: AUC {run.auc:.4f}, epoch {run.epoch}")
+                folder.add(run)
+                tracked.finish(run.epoch, {f"test_{key}": getattr(run, key) for key in ("auc", "auc_cold", "auc_tail")})
     asked = [(name, mode, seed) for name, seed, mode in plan]
     comparison = folder.comparison(asked)
     whole = comparison if set(asked) == set(folder.runs) else folder.comparison(list(folder.runs))
     folder.set_comparison(whole.differences, whole.strata)
     return comparison
+
+
+def _told(name: str, mode: str, seed: int, settings: RunSettings, config: SelectiveConfig) -> dict[str, Any]:
+    """Return what a tracker keeps of how a run is trained; of the plain model no regularizer."""
+    parts = {"training": asdict(settings), **({"config": config.to_dict()} if config.active else {})}
+    flat = {f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()}
+    return {"backbone": name, "mode": mode, "seed": seed, **flat}
 
 
 def _noted(progress: RunProgress, label: str, epochs: int) -> Callable[[int, float], None]:

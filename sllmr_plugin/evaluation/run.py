@@ -22,7 +22,7 @@ from .metrics import click_metrics, labelled_rows, predict_rows, ranking_metrics
 from .modes import Start
 from .pooled import PooledRows, rows_of_ranking
 from .ranking import full_ranking, sample_size, summarize
-from .training import RunSettings, require_split, train
+from .training import RunSettings, Track, require_split, train
 from .unseen import unseen_metrics
 
 GATE_MEANS = {
@@ -129,6 +129,7 @@ def train_and_rank(
     aligned: Vectors | None = None,
     distilled: Vectors | None = None,
     report: Callable[[int, float], None] = lambda epoch, auc: None,
+    track: Track = lambda epoch, values: None,
     inspect: Callable[[Any], None] = lambda model: None,
     verbose: bool = True,
     engine: Engine | None = None,
@@ -163,6 +164,8 @@ def train_and_rank(
         What they are pulled towards; see `train`.
     report : callable, optional
         Called after each epoch with its number, counted from 1, and its validation AUC.
+    track : callable, optional
+        As of `train`.
     inspect : callable, optional
         Called with the trained model, once all is measured.
     verbose : bool, default=True
@@ -197,6 +200,7 @@ def train_and_rank(
         aligned=aligned,
         distilled=distilled,
         report=report,
+        track=track,
         verbose=verbose,
         engine=engine,
     )

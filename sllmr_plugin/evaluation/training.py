@@ -35,6 +35,8 @@ from .pooled import PooledRows
 from .ranking import full_ranking, sample_size
 from .strata import stratify
 
+Track = Callable[[int, Mapping[str, float]], None]
+
 _Count = Annotated[int, Bounds(least=1)]
 _Items = Annotated[int, Bounds(least=2)]
 
@@ -234,6 +236,8 @@ class BestEpoch:
         Called after each epoch with its number, counted from 1, and its AUC.
     patience : int or None, default=3
         Stop the training when this many epochs in a row are not better.
+    track : callable, optional
+        Called after each epoch with its number, counted from 1, and its values as `Trained.epochs` has them.
 
     Attributes
     ----------
@@ -250,10 +254,15 @@ class BestEpoch:
     """
 
     def __init__(
-        self, measure: Callable[[Any], float], report: Callable[[int, float], None], patience: int | None = None
+        self,
+        measure: Callable[[Any], float],
+        report: Callable[[int, float], None],
+        patience: int | None = None,
+        track: Track = lambda epoch, values: None,
     ) -> None:
         self._measure = measure
         self._report = report
+        self._track = track
         self._patience = patience
         self.model: Any = None
         self.epoch = 0
@@ -290,6 +299,7 @@ class BestEpoch:
                 self.state[name] = value.detach().cpu().clone()
         if self.is_over:
             self.model.stop_training = True
+        self._track(epoch + 1, {"valid_auc": float(auc), **_kept_values(logs or {})})
         self.seconds += time.perf_counter() - start
         self._report(epoch + 1, auc)
 
@@ -313,6 +323,7 @@ def train(
     aligned: Vectors | None = None,
     distilled: Vectors | None = None,
     report: Callable[[int, float], None] = lambda epoch, auc: None,
+    track: Track = lambda epoch, values: None,
     verbose: bool = True,
     engine: Engine | None = None,
 ) -> Trained:
@@ -348,6 +359,8 @@ def train(
         What the input of the last layer is pulled towards (`distill_features`, at its defaults).
     report : callable, optional
         Called after each epoch with its number, counted from 1, and its validation AUC.
+    track : callable, optional
+        Called after each epoch with its number, counted from 1, and its values as `Trained.epochs` has them.
     verbose : bool, default=True
         Show the progress of long rankings on a terminal.
     engine : Engine or None, default=None
@@ -423,7 +436,7 @@ def train(
         )
         return ranking["auc"].mean()
 
-    best = BestEpoch(validate, report, settings.patience)
+    best = BestEpoch(validate, report, settings.patience, track)
     torch.manual_seed(seed)  # so that batches come in the same order however much building and wrapping drew
     began = time.perf_counter()
     logs = _fit(model, data, rows, best, settings, seed)
@@ -469,11 +482,15 @@ def _fit(
 
 
 def _by_epoch(history: Mapping[str, Sequence[float]], aucs: Sequence[float]) -> list[dict[str, float]]:
-    told = {key: values for key, values in history.items() if key == "loss" or key.startswith("sllmr_")}
     return [
-        {"valid_auc": auc, **{key: float(values[epoch]) for key, values in told.items()}}
+        {"valid_auc": auc, **_kept_values({key: values[epoch] for key, values in history.items()})}
         for epoch, auc in enumerate(aucs)
     ]
+
+
+def _kept_values(logs: Mapping[str, float]) -> dict[str, float]:
+    """Return what is kept of the logs of an epoch."""
+    return {key: float(value) for key, value in logs.items() if key == "loss" or key.startswith("sllmr_")}
 
 
 def require_split(data: Interactions, split: str) -> None:

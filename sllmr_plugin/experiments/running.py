@@ -16,6 +16,7 @@ from ..evaluation.modes import Mode, Start
 from ..evaluation.pooled import POOLED
 from ..evaluation.run import RunResult
 from ..evaluation.store import changes, write_whole
+from ..tracking import Tracker
 from ..zoo.deepctr import BACKBONES
 from .data import DataSource, load_source
 from .experiment import Experiment, compose
@@ -90,7 +91,9 @@ FILE = "experiment.yaml"
 """The file in a run folder that repeats its runs."""
 
 
-def train_experiment(experiment: Experiment, out: str | Path | None = None, *, verbose: bool = True) -> Comparison:
+def train_experiment(
+    experiment: Experiment, out: str | Path | None = None, *, verbose: bool = True, tracker: Tracker | None = None
+) -> Comparison:
     """Train and rank every run of an experiment that its folder does not have yet.
 
     Parameters
@@ -102,6 +105,8 @@ def train_experiment(experiment: Experiment, out: str | Path | None = None, *, v
         ``experiment.yaml`` for all runs in it.
     verbose : bool, default=True
         Write a line to standard error after each run.
+    tracker : Tracker or None, default=None
+        As of `compare`; no part of the experiment.
 
     Returns
     -------
@@ -136,6 +141,7 @@ def train_experiment(experiment: Experiment, out: str | Path | None = None, *, v
         texts=[files[name] for name in ("texts", "reasons") if name in files] if reads_texts else None,
         start=start,
         verbose=verbose,
+        tracker=tracker,
     )
 
 
