@@ -7,10 +7,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.ready-docs
 
-# The models of the tests are tiny: more threads would only wait for each other.
-test: export OMP_NUM_THREADS = 1
+# Processes of the tests, as many as there are cores but not more than memory for; and which tests, by marker.
+WORKERS ?= logical
+MARK ?=
+PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist loadfile --durations 10 -m "$(MARK)"
 
-.PHONY: demo test lint types format docs bench
+# The models of the tests are tiny: more threads would only wait for each other.
+test coverage: export OMP_NUM_THREADS = 1
+
+.PHONY: demo test coverage lint types format docs bench
 .DEFAULT_GOAL := test
 
 $(READY): setup.py pyproject.toml constraints.txt
@@ -26,7 +31,11 @@ demo: $(READY)
 	$(BIN)/sllmr demo
 
 test: lint types
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(PYTEST)
+
+# Lines that no test reaches; what runs in other processes does not count.
+coverage: $(READY)
+	$(PYTEST) --cov=sllmr_plugin --cov-report=term:skip-covered --cov-report=html
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -39,10 +48,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The site in site/, without network. The theme would tell of its successor at every build.
+# The site in site/, without network. The theme would tell of its successor at every build; --quiet would hide warnings
+# from --strict.
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(DOCS_READY)
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 	@echo "the documentation is in site/; open site/index.html, or $(BIN)/mkdocs serve for the search, too"
 
 bench: $(READY)
