@@ -451,6 +451,7 @@ def test_every_option_of_the_command_reaches_the_settings(tmp_path, capsys):
         "format": "csv",
         "k_core": 3,
         "split": "time",
+        "boundary": None,
         "test_share": 0.2,
         "valid_share": 0.15,
         "min_rating": 2.0,

@@ -456,14 +456,16 @@ def test_levels_by_size_have_the_ranges_of_the_gains():
     found = rankings_of(200, 2, np.random.default_rng(1))
     base = found["none", 0]
     levels = levels_by_size("deepfm", {**found, ("popularity", 0): found["none", 1]})
-    assert {(level.stratum, level.label) for level in levels} == {
+    assert {(level["stratum"], level["label"]) for level in levels} == {
         (d.stratum, d.label) for d in gains_by_size("deepfm", found)
     }
     for level in levels:
-        low, *rest = (int(number) for number in re.findall(r"\d+", level.label))
-        inside = base[level.stratum].between(low, np.inf if "more" in level.label else (rest or [low])[0])
-        runs = [found["none", 1]] if level.mode == "popularity" else [found[level.mode, s] for s in (0, 1)]
-        assert level.mean == pytest.approx(np.mean([run["auc"][inside].mean() for run in runs]))
+        low, *rest = (int(number) for number in re.findall(r"\d+", level["label"]))
+        inside = base[level["stratum"]].between(low, np.inf if "more" in level["label"] else (rest or [low])[0])
+        mode = level["mode"]
+        runs = [found["none", 1]] if mode == "popularity" else [found[mode, s] for s in (0, 1)]
+        assert level["mean"] == pytest.approx(np.mean([run["auc"][inside].mean() for run in runs]))
+        assert level["n_interactions"] == inside.sum()
 
 
 def test_the_first_section_says_what_came_out_and_draws_what_needs_no_training(folder):

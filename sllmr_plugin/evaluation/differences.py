@@ -296,26 +296,38 @@ def gains_by_size(backbone: str, rankings: Mapping[tuple[str, int], pd.DataFrame
     """
     labels = _size_labels(next(iter(rankings.values())))
     found = [d for d in differences_to_plain(backbone, rankings, labels) if d.label and d.baseline == BASELINE]
-    return sorted(found, key=_by_size)
+    return sorted(found, key=lambda d: (d.stratum, int(d.label.split()[0])))
 
 
-def levels_by_size(backbone: str, rankings: Mapping[tuple[str, int], pd.DataFrame]) -> list[Level]:
+def levels_by_size(backbone: str, rankings: Mapping[tuple[str, int], pd.DataFrame]) -> list[dict[str, Any]]:
     """Average the AUC of each mode by the user's history length and by the item's popularity.
 
-    Parameters and ranges are those of `gains_by_size`.
+    Parameters
+    ----------
+    backbone, rankings
+        As `gains_by_size` takes them.
+
+    Returns
+    -------
+    list of dict
+        ``backbone``, ``mode``, ``stratum`` and ``label`` as in `gains_by_size`, ``n_interactions``, and ``mean``, over
+        interactions and seeds. Without intervals, which hold what the modes have in common and would take minutes.
     """
-    labels = _size_labels(next(iter(rankings.values())))
-    return sorted((level for level in auc_levels(backbone, rankings, labels) if level.label), key=_by_size)
+    first = next(iter(rankings.values()))
+    defined, found = first["auc"].notna().to_numpy(), []
+    for stratum, label, mask in strata_masks(first, _size_labels(first)):
+        rows = mask & defined
+        for mode in dict.fromkeys(mode for mode, _ in rankings) if label and rows.any() else ():
+            aucs = [ranking["auc"].to_numpy()[rows] for (other, _), ranking in rankings.items() if other == mode]
+            size = {"backbone": backbone, "mode": mode, "stratum": stratum, "label": label}
+            found.append({**size, "n_interactions": int(rows.sum()), "mean": float(np.mean(aucs))})
+    return sorted(found, key=lambda level: (level["stratum"], int(level["label"].split()[0])))
 
 
 def _size_labels(ranking: pd.DataFrame) -> pd.DataFrame:
     history = _ranges(ranking["history_length"].to_numpy(), _HISTORY_EDGES)
     popularity = _ranges(ranking["popularity"].to_numpy(), _tenths(ranking["popularity"].to_numpy()))
     return ranking[["user_id", "item_id"]].assign(history_length=history, popularity=popularity)
-
-
-def _by_size(found: Difference | Level) -> tuple[str, int]:
-    return found.stratum, int(found.label.split()[0])
 
 
 def _tenths(values: np.ndarray) -> Sequence[int]:

@@ -31,7 +31,7 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         Plain JSON values, None for what JSON lacks or nobody has recorded. ``runs`` (of `RunResult`, without
         epochs and versions), ``differences`` to the plain model, ``additions`` (differences of combined modes to what
         they add to) and ``gains_by_size`` (of `Difference`, ``clear`` added), ``levels`` (of `Level`, with what needs
-        no training beside the modes), ``levels_by_size`` (the same by history length and popularity), ``pace``
+        no training beside the modes), ``levels_by_size`` (means by history length and popularity), ``pace``
         (seconds of an epoch of ``fit``, mean over seeds, and ``ratio`` to the plain model's), ``labelled`` (AUC over
         labelled rows, mean and deviation over seeds, likewise; empty under protocols without such rows),
         ``untrained``, ``curves`` and ``gate`` (means over seeds by backbone, mode and epoch), ``versions`` (name -> all
@@ -59,7 +59,7 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         "labelled": replace_nan(_labelled(runs, folder.untrained)),
         "untrained": replace_nan(folder.untrained),
         "gains_by_size": [{**d.to_json(), "clear": d.clear} for d in by_size],
-        "levels_by_size": [level.to_json() for level in aucs_by_size],
+        "levels_by_size": aucs_by_size,
         "pace": _pace(runs),
         "curves": _means(epochs, ["valid_auc", "loss"]),
         "gate": _means(
