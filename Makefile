@@ -7,10 +7,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.ready-docs
 
-# Processes of the tests, as many as there are cores but not more than memory for; and which tests, by marker.
+# Processes of the tests, as many as there are cores but not more than memory for; and which tests, by marker. Files go
+# in their order, in which the long ones come first: by their number of tests, these would come last, one after the other.
 WORKERS ?= logical
 MARK ?=
-PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist loadfile --durations 10 -m "$(MARK)"
+PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 10 -m "$(MARK)"
 
 # The models of the tests are tiny: more threads would only wait for each other.
 test coverage: export OMP_NUM_THREADS = 1
