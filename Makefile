@@ -16,7 +16,7 @@ PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist loadfi
 # The models of the tests are tiny: more threads would only wait for each other.
 test coverage: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test coverage lint types format docs bench
+.PHONY: demo test coverage lint types format docs tutorials bench
 .DEFAULT_GOAL := test
 
 $(READY): setup.py pyproject.toml constraints.txt
@@ -55,6 +55,11 @@ docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(DOCS_READY)
 	$(BIN)/mkdocs build --strict
 	@echo "the documentation is in site/; open site/index.html, or $(BIN)/mkdocs serve for the search, too"
+
+# Runs the notebooks of docs/tutorials/ and keeps what they print: after changes to what they show.
+tutorials: export OMP_NUM_THREADS = 1
+tutorials: $(DOCS_READY)
+	$(BIN)/python docs/run_tutorials.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step_overhead.py

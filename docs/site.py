@@ -1,7 +1,8 @@
 """What the site adds to the pages of this folder, as hooks of MkDocs (mkdocs.yml).
 
-README.md, CHANGELOG.md, CONTRIBUTING.md and the examples become pages, with links that lead to them. Formulas
-become MathML, which browsers show without a script. The build fails where a page would load anything from elsewhere.
+README.md, CHANGELOG.md, CONTRIBUTING.md, the examples and the tutorials' notebooks become pages, with links that lead
+to them. Formulas become MathML, which browsers show without a script. The build fails where a page would load anything
+from elsewhere.
 """
 
 from __future__ import annotations
@@ -14,10 +15,17 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
-_EXAMPLE = re.compile(r"\]\((?:\.\./)?examples/(\w+)\.py\)")
+PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "examples/README.md": "examples/index.md",
+}
+_EXAMPLE = re.compile(r"\]\((?:\.\./)?((?:examples/)?)(\w+)\.py\)")
+_TUTORIAL = re.compile(r"\]\(((?:\.\./|tutorials/)*)(\w+)\.ipynb\)")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _LOADS = re.compile(r'<(?:script|img|iframe|link(?![^>]*rel="canonical"))\b[^>]*\b(?:src|href)="(?:https?:)?//[^"]*"')
 
@@ -30,12 +38,22 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sorted((ROOT / "examples").glob("*.py")):
         text = f"# {path.name}\n\n```python\n{path.read_text(encoding='utf-8')}```\n"
         files.append(File.generated(config, f"examples/{path.stem}.md", content=text))
+    for path in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
+        text, resources = MarkdownExporter(filters={"highlight_code": None}).from_filename(str(path))
+        pictures = {f"{path.stem}_{name}": picture for name, picture in resources["outputs"].items()}
+        for name in resources["outputs"]:
+            text = text.replace(f"]({name})", f"]({path.stem}_{name})")
+        files.append(File.generated(config, f"tutorials/{path.stem}.md", content=text))
+        for name, picture in pictures.items():
+            files.append(File.generated(config, f"tutorials/{name}", content=picture))
+        files.remove(files.src_uris[f"tutorials/{path.name}"])  # the notebook itself: the page has its name
     return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Let links to examples lead to their pages."""
-    return _EXAMPLE.sub(r"](examples/\1.md)", markdown)
+    """Let links to examples and tutorials lead to their pages."""
+    markdown = markdown.replace("](examples/README.md)", "](examples/index.md)")
+    return _TUTORIAL.sub(r"](\1\2.md)", _EXAMPLE.sub(r"](\1\2.md)", markdown))
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:

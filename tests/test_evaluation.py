@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from deepctr_torch.inputs import SparseFeat
+from deepctr_torch.models import DeepFM
 from sklearn.metrics import roc_auc_score
 
 from sllmr_plugin.config import SelectiveConfig
@@ -219,6 +221,14 @@ def test_a_multi_task_model_and_an_unknown_split_are_refused(data):
     model.forward = lambda X: torch.zeros(len(X), 2)
     with pytest.raises(EvaluationError, match="single-task"):
         full_ranking(model, data, verbose=False)
+
+
+def test_a_model_built_on_other_codes_is_refused(data):
+    """A script's own encoder counts from 0, so its model has a row less, and each id the row of its neighbour."""
+    for n_users, n_items, short in ((N_USERS, N_ITEMS + 1, "user_id"), (N_USERS + 1, N_ITEMS, "item_id")):
+        columns = [SparseFeat("user_id", n_users, 4), SparseFeat("item_id", n_items, 4)]
+        with pytest.raises(EvaluationError, match=rf"rows of '{short}'.*run from 1 to .*data\.user_index"):
+            full_ranking(DeepFM(columns, columns), data, verbose=False)
 
 
 # --- one run

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..backends.base import backend_of
 from ..datasets.features import candidate_columns, template_rows
 from ..datasets.interactions import Interactions
 from ..errors import EvaluationError
@@ -30,6 +31,30 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def check_vocabulary(model: Any, data: Interactions) -> None:
+    """Refuse a model whose tables of users or items are too short for the codes of the interactions.
+
+    A script that has encoded its ids on its own has other codes: they begin with 0, say, where these begin with 1.
+
+    Raises
+    ------
+    EvaluationError
+        If a table is too short, with the codes that it should hold.
+    """
+    backend = backend_of(model)
+    if backend is None:
+        return
+    for feature, largest in (("user_id", data.n_users), ("item_id", data.n_items)):
+        rows = min((table.num_embeddings for table in backend.embeddings(model, feature)), default=largest + 1)
+        if rows <= largest:
+            raise EvaluationError(
+                f"the model has {rows} rows of {feature!r}, and the codes of the interactions run from 1 to {largest}, "
+                "0 being unknown: it was built on codes of another origin, and would be ranked by the wrong rows. Look "
+                "ids up in data.user_index and data.item_index, as training_rows does, and give the features "
+                "data.n_users + 1 and data.n_items + 1 codes"
+            )
 
 
 def default_rows_per_block(model: Any, templates: Tensor) -> int:

@@ -13,7 +13,7 @@ from ..datasets.interactions import Interactions
 from ..errors import EvaluationError
 from ..parallel.engine import Engine
 from .history_columns import HistoryColumns
-from .model_scores import ItemSide, default_rows_per_block, template_matrix
+from .model_scores import ItemSide, check_vocabulary, default_rows_per_block, template_matrix
 from .ranking_shards import RankingPlan, RankingShard, rank_on, rank_shard
 from .strata import Strata, stratify
 
@@ -80,10 +80,12 @@ def full_ranking(
     Raises
     ------
     EvaluationError
-        If the model gives a score that is not finite, or more than one score a row, or `n_items` is below 2.
+        If the model gives a score that is not finite, or more than one score a row, `n_items` is below 2, or the
+        model has too few rows of users or items for the codes of `data`.
     EngineError
         If the engine loses its workers, or the model is not on the CPU.
     """
+    check_vocabulary(model, data)
     model = row_model(model)
     held_out = _held_out(data, split)
     n_items = sample_size(data, n_items)
