@@ -11,8 +11,10 @@ from sllmr_plugin.datasets.demo import demo_paths, load_demo
 from sllmr_plugin.errors import ConfigError
 from sllmr_plugin.evaluation import compare as compare_module
 from sllmr_plugin.evaluation.compare import compare
+from sllmr_plugin.evaluation.comparison import Comparison
 from sllmr_plugin.evaluation.modes import Start
 from sllmr_plugin.evaluation.training import RunSettings
+from sllmr_plugin.experiments.card import model_card
 from sllmr_plugin.experiments.experiment import compose
 from sllmr_plugin.experiments.files import Setting
 from sllmr_plugin.experiments.running import FILE, train_experiment
@@ -88,6 +90,36 @@ def test_the_lines_say_what_the_results_say(trained, capsys):
     assert f"60) AUC {gated['auc']:.4f}  cold {gated['auc_cold']:.4f}  tail {gated['auc_tail']:.4f} |" in lines[1]
     assert lines[2].startswith(f"[{name}] gated minus none | AUC {gated['auc'] - plain['auc']:+.4f} [")
     assert f"Run folder: {trained}" in "\n".join(lines)
+
+
+def test_the_card_says_what_was_trained_and_how_good_it_is(trained):
+    card = (trained / "card.md").read_text()
+    plain, gated = results(trained)
+    assert [line for line in card.splitlines() if line.startswith("#")] == [
+        f"# {compose(config=trained / 'experiment.yaml').name}",
+        *(f"## {head}" for head in ("Model", "Data", "Training", "Evaluation", "Limits", "Again")),
+    ]
+    assert "`deepfm` (" in card
+    assert "Mode `gated`: LLM pairs while training: loss ranknet, gate auto." in card
+    assert "nothing of a language model is asked or looked up" in card
+    assert "2,000 users (800 of them cold)" in card
+    assert "14,000 pairs of 700 users, 250 probes. Interactions and LLM scores of the demo are simulated" in card
+    assert "Up to 1 epochs, batches of 512" in card
+    for run in (plain, gated):
+        assert f"| {run['mode']} | {run['auc']:.4f} | {run['auc_cold']:.4f} | {run['auc_tail']:.4f} |" in card
+    assert "scored 35% of the users" in card
+
+
+def test_the_card_of_an_adaptor_says_what_has_to_be_served():
+    experiment = compose(model="deepfm", data="demo", assignments=["run.mode=kar"])
+    inputs = {
+        "interactions": dict.fromkeys(("users", "items", "train", "validation", "test", "cold_users", "tail_items"), 7),
+        "texts": {"n_items": 5, "n_users": 6},
+    }
+    card = model_card(experiment, Comparison([]), inputs)
+    assert "Serving needs the inputs of kar beside the backbone's own." in card
+    assert "Texts of 5 items and 6 users." in card
+    assert "Scores" not in card
 
 
 def test_seeds_add_up_in_a_folder_of_the_experiments_own(tmp_path, monkeypatch, capsys):

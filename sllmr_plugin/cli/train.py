@@ -24,8 +24,8 @@ _EPILOG = """\
 An experiment is composed of YAML files (docs/zoo.md); later ones override earlier ones:
   base.yaml, --setting, --data, --model, -o
 
-DIR gets what sllmr compare writes, and experiment.yaml, the whole experiment in one file. The same command given again
-makes only the runs that are missing.
+DIR gets what sllmr compare writes, experiment.yaml, the whole experiment in one file, and card.md, a model card. The
+same command given again makes only the runs that are missing.
 
 examples:
   sllmr train --list

@@ -15,9 +15,10 @@ from ..evaluation.comparison import Comparison, gain_cell, spread
 from ..evaluation.modes import Mode, Start
 from ..evaluation.pooled import POOLED
 from ..evaluation.run import RunResult
-from ..evaluation.store import changes, write_whole
+from ..evaluation.store import RunFolder, changes, write_whole
 from ..tracking import Tracker
 from ..zoo.deepctr import BACKBONES
+from .card import CARD, model_card
 from .data import DataSource, load_source
 from .experiment import Experiment, compose
 from .files import read_file, zoo_folder, zoo_names
@@ -101,8 +102,8 @@ def train_experiment(
     experiment : Experiment
         As `compose` makes it.
     out : path or None, default=None
-        The run folder; None takes `Experiment.default_folder`. It holds one experiment: what `RunFolder` keeps, and
-        ``experiment.yaml`` for all runs in it.
+        The run folder; None takes `Experiment.default_folder`. It holds one experiment: what `RunFolder` keeps,
+        ``experiment.yaml`` for all runs in it, and ``card.md``, a model card of the runs asked for.
     verbose : bool, default=True
         Write a line to standard error after each run.
     tracker : Tracker or None, default=None
@@ -129,7 +130,7 @@ def train_experiment(
     start = _start(experiment, files)
     reads_texts = Mode.of(experiment.mode).needs("texts")
     _keep(experiment, folder)
-    return compare(
+    comparison = compare(
         data,
         scores,
         out=folder,
@@ -143,6 +144,9 @@ def train_experiment(
         verbose=verbose,
         tracker=tracker,
     )
+    card = model_card(experiment, comparison, RunFolder(folder, None).inputs)
+    write_whole(folder / CARD, lambda partial: partial.write_text(card, encoding="utf-8"))
+    return comparison
 
 
 def _start(experiment: Experiment, files: Mapping[str, Path]) -> Start | None:
