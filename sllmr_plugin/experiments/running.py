@@ -144,7 +144,9 @@ def train_experiment(
         verbose=verbose,
         tracker=tracker,
     )
-    card = model_card(experiment, comparison, RunFolder(folder, None).inputs)
+    inputs = RunFolder(folder, None).inputs
+    assert inputs is not None  # written by compare
+    card = model_card(experiment, comparison, inputs)
     write_whole(folder / CARD, lambda partial: partial.write_text(card, encoding="utf-8"))
     return comparison
 
