@@ -99,6 +99,7 @@ _MODULES = {
     "knowledge.item_features": ("ItemFeatures",),
     "knowledge.semantic_ids": ("SemanticIds",),
     "knowledge.texts": ("TextTable",),
+    "knowledge.triples": ("Triples",),
     "knowledge.vectors": (
         "SentenceTransformerEncoder",
         "TextEncoder",
@@ -194,6 +195,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .knowledge.item_features import ItemFeatures as ItemFeatures
     from .knowledge.semantic_ids import SemanticIds as SemanticIds
     from .knowledge.texts import TextTable as TextTable
+    from .knowledge.triples import Triples as Triples
     from .knowledge.vectors import SentenceTransformerEncoder as SentenceTransformerEncoder
     from .knowledge.vectors import TextEncoder as TextEncoder
     from .knowledge.vectors import TfidfSvdEncoder as TfidfSvdEncoder

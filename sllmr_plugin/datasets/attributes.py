@@ -9,10 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
+from ..scores.cells import column_and_separator, parts
 from ..scores.reading import Table
-
-# Words for characters that a shell or a list of names reads otherwise.
-_SEPARATORS = {"space": None, "comma": ",", "pipe": "|"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +82,8 @@ def read_attributes(table: Table, wanted: Sequence[str]) -> dict[str, ItemAttrib
     """
     found: dict[str, ItemAttribute] = {}
     for name in wanted:
-        column, several, separator = name.partition(":")
-        if not column or (several and not separator):
+        column, separator, several = column_and_separator(name)
+        if not column:
             raise DataError(
                 f"attribute {name!r} is neither COLUMN nor COLUMN:SEPARATOR; write for instance brand, or genres:pipe "
                 "for a column with several values"
@@ -98,9 +96,8 @@ def read_attributes(table: Table, wanted: Sequence[str]) -> dict[str, ItemAttrib
         table.require_columns([column])
         table.refuse(_is_list(table.frame[column]), column, "write texts, with a separator", problem="not a text")
         texts = pd.Series(table.texts(column)).str.strip()
-        split = _SEPARATORS.get(separator, separator)
-        cells = [_parts(text, split) if several else [text] * bool(text) for text in texts]
-        attribute = _encode(column, cells, has_several=bool(several))
+        cells = [parts(text, separator) if several else [text] * bool(text) for text in texts]
+        attribute = encode_attribute(column, cells, has_several=several)
         if len(attribute.values) == 0:
             raise DataError(f"{table.name}: column {column} is empty, so it says nothing of items; leave it out")
         if attribute.feature in found:
@@ -113,12 +110,8 @@ def _is_list(cells: pd.Series) -> np.ndarray:
     return np.array([isinstance(cell, (list, tuple, set, np.ndarray)) for cell in cells], dtype=bool)
 
 
-def _parts(text: str, separator: str | None) -> list[str]:
-    """Return the different values of a cell, in its order."""
-    return list(dict.fromkeys(part.strip() for part in text.split(separator) if part.strip()))
-
-
-def _encode(column: str, cells: list[list[str]], *, has_several: bool) -> ItemAttribute:
+def encode_attribute(column: str, cells: list[list[str]], *, has_several: bool) -> ItemAttribute:
+    """Encode the values of a column: a list for each item, of code 1 and so on."""
     count = np.array([len(cell) for cell in cells])
     flat = np.array([value for cell in cells for value in cell], dtype=object)
     values = pd.Index(np.unique(flat), name=column)
