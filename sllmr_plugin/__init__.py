@@ -45,6 +45,10 @@ _MODULES = {
     ),
     "backends.deepctr.losses": ("SLLMRCallback",),
     "backends.deepctr.mixin": ("SLLMRMixin",),
+    "backends.similar": (
+        "SimilarUsers",
+        "similar_users",
+    ),
     "config": ("SelectiveConfig",),
     "errors": (
         "AdaptorWarning",
@@ -149,6 +153,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .backends.initialise import Initialisation as Initialisation
     from .backends.initialise import initialise as initialise
     from .backends.item_columns import sparse_columns as sparse_columns
+    from .backends.similar import SimilarUsers as SimilarUsers
+    from .backends.similar import similar_users as similar_users
     from .config import SelectiveConfig as SelectiveConfig
     from .datasets.interactions import load_interactions as load_interactions
     from .errors import AdaptorWarning as AdaptorWarning
