@@ -45,6 +45,10 @@ _MODULES = {
     ),
     "backends.deepctr.losses": ("SLLMRCallback",),
     "backends.deepctr.mixin": ("SLLMRMixin",),
+    "backends.pretrain": (
+        "Pretraining",
+        "pretrain",
+    ),
     "backends.similar": (
         "SimilarUsers",
         "similar_users",
@@ -64,6 +68,7 @@ _MODULES = {
         "NoPairsError",
         "NotAugmentedError",
         "NotLearntError",
+        "NotLearntWarning",
         "NotWrappedError",
         "ProcessesError",
         "SLLMRError",
@@ -153,6 +158,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .backends.initialise import Initialisation as Initialisation
     from .backends.initialise import initialise as initialise
     from .backends.item_columns import sparse_columns as sparse_columns
+    from .backends.pretrain import Pretraining as Pretraining
+    from .backends.pretrain import pretrain as pretrain
     from .backends.similar import SimilarUsers as SimilarUsers
     from .backends.similar import similar_users as similar_users
     from .config import SelectiveConfig as SelectiveConfig
@@ -170,6 +177,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .errors import NoPairsError as NoPairsError
     from .errors import NotAugmentedError as NotAugmentedError
     from .errors import NotLearntError as NotLearntError
+    from .errors import NotLearntWarning as NotLearntWarning
     from .errors import NotWrappedError as NotWrappedError
     from .errors import ProcessesError as ProcessesError
     from .errors import ScoreTableError as ScoreTableError

@@ -284,5 +284,9 @@ class TrackingWarning(SLLMRWarning):
     """A tracker has failed; the training goes on without it."""
 
 
+class NotLearntWarning(SLLMRWarning):
+    """A pre-training ended no better than chance."""
+
+
 class GateCollapsedWarning(SLLMRWarning):
     """The gate is closed nearly everywhere: the regularizer has become a no-op."""

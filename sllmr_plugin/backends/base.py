@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -97,6 +98,8 @@ class Backend:
         Whether dropout of extra rows draws from a generator of the session's own.
     rows_run_alone : bool
         Whether rows that may not share the batch's pass run without the batch beside them.
+    inputs_hold_labels : bool
+        Whether what `fit` takes as inputs has the labels in it.
     """
 
     mixin: type
@@ -104,6 +107,7 @@ class Backend:
     loss_mixin: type
     draws_apart: bool = False
     rows_run_alone: bool = False
+    inputs_hold_labels: bool = False
 
     # ------------------------------------------------------------------ of a plain model
 
@@ -141,6 +145,17 @@ class Backend:
 
     def codes(self, model: Any, inputs: Any, feature: str) -> Tensor:
         """Return a feature's codes, (n_rows,) int64, of what the model's forward takes."""
+        raise NotImplementedError
+
+    def batches(self, model: Any, x: Any, batch_size: int) -> tuple[Callable[[], Iterator[Any]], int | None]:
+        """Return what goes once over the inputs that `fit` takes, in batches that the model's forward takes.
+
+        Also their number, None where it is not known. The order is that of torch's global random numbers.
+        """
+        raise NotImplementedError
+
+    def taken(self, model: Any, x: Any, y: Any, user: str, item: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return (n,) user and (n,) item codes of the positive rows among what `fit` takes."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ of a wrapped model

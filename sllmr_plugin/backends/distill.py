@@ -19,6 +19,7 @@ from ..knowledge.id_vectors import IdVectors, Vectors, VectorSource
 from ..knowledge.vectors import directions
 from ..scores.ids import IdIndex
 from .embeddings import KnownIds, known_rows, tables_of
+from .last_layer import last_layer
 from .step_losses import LossRun, StepLoss, add_loss, check_addable, remove_loss
 
 NAME = "distill"
@@ -231,7 +232,7 @@ def distill_features(
     read = Vectors.read(vectors, **options)
     if weight == 0:
         return Distillation(read, target, 0.0)
-    name, width = _last_layer(model, layer)
+    name, width = last_layer(model, layer)
     wanted: list[tuple[str, IdVectors, IdIndex | None, str]] = []
     if target != "item":
         if read.users is None:
@@ -261,25 +262,3 @@ def distill_features(
         loss = DistillLoss(sides, name, width, weight)
     add_loss(model, loss)
     return Distillation(read, target, weight, name, width, counts["items"], counts["users"])
-
-
-def _last_layer(model: nn.Module, name: str | None) -> tuple[str, int]:
-    """Return the name of the layer whose input is distilled, and how many numbers it reads."""
-    linear = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
-    if name is not None:
-        if name not in linear:
-            raise UnsupportedModelError(
-                [f"the model has no linear layer {name!r}. Its linear layers are {', '.join(linear) or 'none'}."]
-            )
-        return name, linear[name].in_features
-    last = [path for path, module in linear.items() if module.out_features == 1 < module.in_features]
-    if not last:
-        raise UnsupportedModelError(
-            [
-                f"{type(model).__name__} has no linear layer that makes one number of several, so it is unclear which "
-                "features are its last. Name a linear layer whose input is to be distilled (layer=): "
-                f"{', '.join(linear) or 'it has none, so take another backbone'}."
-            ]
-        )
-    chosen = min(last, key=lambda path: path.count("."))
-    return chosen, linear[chosen].in_features

@@ -8,7 +8,7 @@ regularization loss adds the pair loss of the rest.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -215,6 +215,27 @@ class DeepCTRBackend(Backend):
             n_rows = int(len(x[0]) * (1.0 - split))  # as BaseModel.fit cuts it
         features = model.sllmr.features
         return ArrayRows(x, y, features.layout, n_rows, model.sllmr.task, all_positive=features.regression)
+
+    def batches(self, model: Any, x: Any, batch_size: int) -> tuple[Callable[[], Iterator[Tensor]], int]:
+        """Return what goes over input columns in another order each time."""
+        x = complete(model, x)
+        require_arrays(model, x, np.empty(0))
+        columns = [x[name] for name in model.feature_index] if isinstance(x, Mapping) else list(x)
+        parts = [np.asarray(values).reshape(len(columns[0]), -1) for values in columns]
+        rows = torch.from_numpy(np.concatenate(parts, axis=1)).float()
+
+        def shuffled() -> Iterator[Tensor]:
+            for chosen in torch.randperm(len(rows)).split(batch_size):
+                yield rows[chosen].to(model.device)
+
+        return shuffled, -(-len(rows) // batch_size)
+
+    def taken(self, model: Any, x: Any, y: Any, user: str, item: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return user and item codes of the positive rows."""
+        columns = x if isinstance(x, Mapping) else dict(zip(model.feature_index, x, strict=True))
+        positive = (np.asarray(y).reshape(len(y), -1) > 0).any(axis=1)
+        users, items = (np.ravel(columns[name]).astype(np.int64)[positive] for name in (user, item))
+        return users, items
 
     def rows(self, model: Any, inputs: Tensor) -> Tensor:
         """Return the rows: the input itself."""

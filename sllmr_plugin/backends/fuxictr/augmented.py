@@ -12,8 +12,9 @@ from torch import Tensor
 from ...knowledge.adaptor import Adaptor
 from ..augmented import Augmentation, AugmentMixin, sync_adaptor
 from ..forward import training_mode
+from ..random_state import random_state_kept
 from .checks import seam_problem
-from .data import layout_of, random_state_kept, to_batch, training_pieces
+from .data import layout_of, to_batch, training_pieces
 from .features import numeric_names
 
 

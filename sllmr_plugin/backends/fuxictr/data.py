@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -281,18 +279,6 @@ def training_pieces(
                     f"{end - first}. Correct max_len (pretrain_dim) in the feature_map, or build the data again."
                 )
         yield np.concatenate(parts, axis=1), np.asarray(columns[label]).reshape(n)
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Leave the global random numbers of torch, numpy and Python as they were, so that the batches stay the same."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (the library's own draws use it)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _columns(generator: Any, feature_map: Any, names: Sequence[str]) -> Iterator[Columns]:

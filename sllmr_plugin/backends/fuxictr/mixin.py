@@ -7,7 +7,7 @@ so that a weight means the same in both.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,10 +24,11 @@ from ...training.probes import JudgedPairs
 from ...training.rows import Features
 from ..base import Backend
 from ..optimizer import sync_optimizer
+from ..random_state import random_state_kept
 from ..wrapped import WrappedMixin, warn_if_only_warm_up
 from .augmented import BatchAugmentation, FuxiCTRAugmentMixin, build_augmentation
 from .checks import find_problems, id_index, is_row_wise, prediction_head, seam_problem
-from .data import RowScorer, StreamedRows, random_state_kept, to_batch, to_rows, training_pieces, with_rows
+from .data import RowScorer, StreamedRows, fed_layout, to_batch, to_rows, training_pieces, with_rows
 from .losses import FuxiCTRLossMixin
 
 _TRIED_ROWS = (8, 64, 512)  # more where the model fails on fewer; the whole batch comes last
@@ -103,6 +104,7 @@ class FuxiCTRBackend(Backend):
     loss_mixin = FuxiCTRLossMixin
     draws_apart = True
     rows_run_alone = True
+    inputs_hold_labels = True
 
     def training_problems(self, model: Any) -> list[str]:
         """Say why nothing can be added to the model's training."""
@@ -151,6 +153,24 @@ class FuxiCTRBackend(Backend):
         with random_state_kept():
             pieces = training_pieces(arguments["data_generator"], model.feature_map, features.layout, label)
             return StreamedRows(pieces, features.layout, wanted, features.regression)
+
+    def batches(self, model: Any, x: Any, batch_size: int) -> tuple[Callable[[], Iterator[Batch]], int | None]:
+        """Return what goes over a generator, whose batches are as large as it says."""
+        try:
+            n_batches = len(x)
+        except TypeError:  # a generator of blocks does not know
+            n_batches = None
+        return lambda: iter(x), n_batches
+
+    def taken(self, model: Any, x: Any, y: Any, user: str, item: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return user and item codes of the positive rows behind a generator."""
+        layout, label = fed_layout(model), model.feature_map.labels[0]
+        found: list[np.ndarray] = []
+        for rows, labels in training_pieces(x, model.feature_map, layout, label):
+            places = [layout[name][0] for name in (user, item)]
+            found.append(rows[labels > 0][:, places].astype(np.int64))
+        users, items = np.concatenate(found).T
+        return users, items
 
     def rows(self, model: Any, inputs: Batch) -> Tensor:
         """Return the rows of a batch, (n_rows, width)."""
