@@ -28,7 +28,7 @@ from .arguments import (
     read_overrides,
     tracker_of,
 )
-from .start import add_start, encoder_of, read_start
+from .start import add_start, add_triples, encoder_of, read_start, read_triples
 from .training import add_training, run_settings
 
 _EPILOG = """\
@@ -46,6 +46,8 @@ examples:
   sllmr compare ... --modes none,kd,kar,llm_cf,gated --texts texts.parquet --out runs/baselines
   sllmr compare ... --modes none,curec,init+curec --initialise titles --texts texts.parquet,reasons.parquet --out runs/c
   sllmr compare ... --modes none,init,init+gated --initialise titles --out runs/initialised
+  sllmr compare ... --modes none,similar,pretrain,pretrain+gated --initialise llm_texts.parquet --out runs/families
+  sllmr compare ... --modes none,triples,graph+init --triples items_sorted.parquet --initialise titles --out runs/kg
   sllmr compare ... --epochs 30 --negatives-by popularity --out runs/other_training
   sllmr compare ... --attributes brand,genres:pipe --histories --out runs/features
   sllmr compare ... --config runs/tune/chosen.yaml --out runs/tuned
@@ -93,7 +95,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "reasons, item_id and label; for modes kar and llm_cf (docs/baselines.md), curec (docs/curec.md) and reclm "
         "(docs/reclm.md). Can be repeated; several tables are read as one",
     )
-    add_start(parser, "which the modes init, align, distill, sid, embed and their combinations use")
+    add_start(parser, "which the modes init, align, distill, similar, pretrain, sid, embed and their combinations use")
+    add_triples(parser, "which the modes triples and graph (graph+init: vectors smoothed over items that share) use")
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
     add_training(parser)
     parser.add_argument("--eval-users", type=positive, metavar="N", help="test users ranked (default: all)")
@@ -146,6 +149,7 @@ def _run(arguments: argparse.Namespace) -> None:
             texts=arguments.texts,
             encoder=encoder,
             start=start,
+            triples=read_triples(arguments),
             config_overrides={**fields, **read_overrides(arguments.overrides)},
             strata=labels,
             engine=engine,

@@ -1,4 +1,4 @@
-"""Flags of `Start`: vectors of the items, and how embeddings start from them."""
+"""Flags of `Start`, vectors of the items and how embeddings start from them, and of triples."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from ..backends.initialise import DEFAULT_SCALE, METHODS, USERS
 from ..errors import ConfigError
 from ..evaluation.modes import Mode, Start, check_start_fields
 from ..knowledge import TextEncoder
+from ..knowledge.triples import Triples
 from ..knowledge.vectors import find_encoder
-from .arguments import rate
+from .arguments import names, rate
 
 _FIELDS = {"scale": "initialise_scale", "users": "initialise_users", "method": "initialise_method"}
 
@@ -59,6 +60,41 @@ def add_start(parser: argparse.ArgumentParser, purpose: str, *, scale: str = f"d
         help="encode texts with this model of sentence-transformers; use takes the universal sentence encoder of "
         "sllmr-plugin[encoder] (default: TF-IDF and SVD, nothing to download)",
     )
+
+
+def add_triples(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Add ``--triples`` and what goes with it; `read_triples` reads them."""
+    parser.add_argument(
+        "--triples",
+        metavar="FILE",
+        help=f"statements about items, {purpose}: a table head, relation, tail[, confidence] by item id, or a table of "
+        "items with attributes, as sllmr attributes writes it (docs/families.md)",
+    )
+    parser.add_argument(
+        "--triples-columns",
+        type=names,
+        default=[],
+        metavar="COLUMN[,COLUMN]",
+        help="of a table of items, the columns that are attributes: brand,genre:pipe (default: those that sllmr "
+        "attributes wrote)",
+    )
+
+
+def read_triples(arguments: argparse.Namespace) -> Triples | None:
+    """Return what the arguments of `add_triples` say; None without ``--triples``.
+
+    Raises
+    ------
+    ConfigError
+        If columns are named of no table.
+    DataError
+        If the table cannot be used.
+    """
+    if arguments.triples is None:
+        if arguments.triples_columns:
+            raise ConfigError("--triples-columns goes with --triples; give that, too.")
+        return None
+    return Triples.read(arguments.triples, attributes=arguments.triples_columns)
 
 
 def encoder_of(arguments: argparse.Namespace, *sources: str) -> TextEncoder | None:

@@ -14,7 +14,7 @@ from ..evaluation.trials import SCALES
 from ..evaluation.tune import TuneResult, tune
 from ..zoo.deepctr import BACKBONES
 from .arguments import add_data, flag_of, names, positive, read_overrides
-from .start import add_start, encoder_of, read_start
+from .start import add_start, add_triples, encoder_of, read_start, read_triples
 from .training import add_training, run_settings, training_flags
 
 _PARTS = "init"
@@ -70,8 +70,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parts",
         metavar="PART[+PART]",
-        help="what vectors and texts do: init, align, distill, sid, embed (vectors), kar, llm_cf, curec (texts) or "
-        f"some of them, as in modes of sllmr compare (default: {_PARTS})",
+        help="what vectors and texts do: init, align, distill, similar, pretrain, sid, embed (vectors), kar, llm_cf, "
+        f"curec (texts), triples, graph (triples) or some of them, as in modes of sllmr compare (default: {_PARTS})",
     )
     parser.add_argument(
         "--texts",
@@ -80,14 +80,17 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="FILE[,FILE]",
         help="tables of LLM-written texts, as of sllmr compare, for --parts kar, llm_cf or curec",
     )
+    add_triples(parser, "for --parts triples and graph")
     add_training(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if arguments.parts is not None and arguments.initialise is None and arguments.texts is None:
+    given = (arguments.initialise, arguments.texts, arguments.triples)
+    if arguments.parts is not None and all(one is None for one in given):
         raise ConfigError(
-            "--parts says what vectors and texts do; give some with --initialise or --texts, or leave it out."
+            "--parts says what vectors, texts and triples do; give some with --initialise, --texts or --triples, or "
+            "leave it out."
         )
     parts = arguments.parts or _PARTS
     encoder = encoder_of(arguments, "--initialise", "--texts")
@@ -107,6 +110,7 @@ def _run(arguments: argparse.Namespace) -> None:
         scales=None if arguments.initialise_scale is None else [arguments.initialise_scale],
         texts=arguments.texts,
         encoder=encoder,
+        triples=read_triples(arguments),
     )
     print(result)
     print(f"\nChosen config: {result.config_file}; all trials: {arguments.out / 'trials.json'}")
@@ -130,6 +134,8 @@ def _compare_command(arguments: argparse.Namespace, result: TuneResult) -> str:
         command += ["--modes", ",".join(modes)]
         command += ["--initialise", arguments.initialise] if arguments.initialise else []
         command += ["--texts", ",".join(arguments.texts)] if arguments.texts else []
+        command += ["--triples", arguments.triples] if arguments.triples else []
+        command += ["--triples-columns", ",".join(arguments.triples_columns)] if arguments.triples_columns else []
         command += ["--initialise-scale", f"{chosen.scale:g}"] if chosen.scale is not None else []
         for name in ("initialise_users", "initialise_method", "text_model"):
             value = getattr(arguments, name)

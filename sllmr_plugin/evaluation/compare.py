@@ -28,7 +28,8 @@ from ..zoo.deepctr import check_attributes, check_backbone, check_dense, input_r
 from .comparison import Comparison
 from .differences import BASELINE
 from .examples import describe_examples, draw_examples, rank_examples
-from .modes import Mode, Start, check_sources, check_start_fields, with_semantic_ids
+from .mode_inputs import ModeInputs, TripleSource
+from .modes import Mode, Start, check_sources, check_start_fields
 from .pooled import PooledRows
 from .reliability import reliability
 from .run import by_raw_ids, train_and_rank
@@ -95,6 +96,7 @@ def compare(
     texts: TextSource | Sequence[TextSource] | TextTable | None = None,
     encoder: TextEncoder | None = None,
     start: Start | None = None,
+    triples: TripleSource | None = None,
     overwrite: bool = False,
     strata: Sequence[pd.DataFrame] = (),
     verbose: bool = True,
@@ -141,6 +143,8 @@ def compare(
         Encodes them; default: `TfidfSvdEncoder`.
     start : Start, optional
         Vectors of the modes with ``init``, ``align``, ``sid`` and ``embed``.
+    triples : path, DataFrame or Triples, optional
+        Statements about items, by the raw ids of `data`, of the modes with ``triples`` and ``graph``.
     overwrite : bool, default=False
         Drop runs in `out` that were made with other settings instead of refusing to mix.
     strata : sequence of DataFrame, default=()
@@ -189,11 +193,9 @@ def compare(
         )
     if start is not None:
         check_start_fields(wanted, start.changed)
-    coded = data
-    if start is not None and any("sid" in mode.parts for mode in wanted):
-        coded = with_semantic_ids(data, start.vectors)
+    inputs = ModeInputs(data, wanted, start, triples)
     for name in names:
-        check_attributes(name, coded)
+        check_attributes(name, inputs.coded)
     if any(mode.adds_input for mode in wanted):
         for name in names:
             check_dense(name)
@@ -208,6 +210,7 @@ def compare(
     if start is not None:
         used = {"scale": start.scale, "users": start.users, "method": start.method}
         everything["start"] = {**describe_vectors(start.vectors), **used}
+    everything |= inputs.described()
     content = item_texts(data, texts, None if start is None else start.vectors)
     if content is not None:
         everything["item_texts"] = digest(np.frombuffer("\0".join(content).encode(), dtype=np.uint8))
@@ -237,11 +240,11 @@ def compare(
                 modes_to_run.append(mode)
         if not modes_to_run:
             continue
-        rows = settings.rows(coded, seed)
+        rows = settings.rows(inputs.coded, seed)
         for mode in modes_to_run:
             judge = _reliability_into(folder, data, rows, scores, configs[mode], mode, name, seed, content)
             how, label = Mode.of(mode), f"{name} {mode} seed {seed}"
-            read = coded if "sid" in how.parts else data
+            read, vectors = inputs.data(how), inputs.start(how)
             progress.note(f"{label}: epoch 1 of {settings.epochs}")
             told = _told(name, mode, seed, settings, configs[mode])
             with TrackedRun(tracker, label, told) as tracked:
@@ -255,11 +258,10 @@ def compare(
                     settings=settings,
                     mode=mode,
                     adaptor=how.adaptor(
-                        data, rows, seed, texts=encoded, start=start, published=settings.adaptors == "published"
+                        data, rows, seed, texts=encoded, start=vectors, published=settings.adaptors == "published"
                     ),
-                    start=start if "init" in how.parts else None,
-                    aligned=start.vectors if start is not None and "align" in how.parts else None,
-                    distilled=start.vectors if start is not None and "distill" in how.parts else None,
+                    start=vectors if "init" in how.parts else None,
+                    **how.targets(vectors),
                     report=_noted(progress, label, settings.epochs),
                     inspect=_examples_into(folder, read, examples, (name, mode, seed), judge),
                     track=tracked.log,

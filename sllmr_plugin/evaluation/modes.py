@@ -37,7 +37,7 @@ class Part:
 
     Attributes
     ----------
-    needs : {"texts", "vectors"}
+    needs : {"texts", "vectors", "triples"}
         What it reads.
     adds_input : bool
         Whether an adaptor gives the model dense inputs, which then have to be served; a mode has at most one such part.
@@ -57,6 +57,10 @@ PARTS = {
     "init": Part("vectors", False, "embeddings started from vectors of the items", ("scale", "users", "method")),
     "align": Part("vectors", False, "embeddings pulled towards vectors of the items in every step"),
     "distill": Part("vectors", False, "what the last layer reads pulled towards vectors of the items"),
+    "similar": Part("vectors", False, "embeddings of users pulled towards those of similar users (LLM-ESR)"),
+    "pretrain": Part("vectors", False, "the whole model pre-trained to tell rows by their vectors (CTRL)"),
+    "triples": Part("triples", False, "tails of the items' triples as features (looked up in serving)"),
+    "graph": Part("triples", False, "vectors smoothed over the items that share tails"),
     "sid": Part("vectors", False, "semantic ids, codes of the items' vectors, as features (looked up in serving)"),
     "embed": Part("vectors", True, "vectors of items and users through perceptrons as extra inputs", ("users",)),
     "kar": Part("texts", True, "encoded texts of users and items as extra inputs (KAR)"),
@@ -105,7 +109,8 @@ class Mode:
         Raises
         ------
         ConfigError
-            If a part is unknown, stands twice or behind the regularizer, or two parts give the model inputs.
+            If a part is unknown, stands twice or behind the regularizer, two parts give the model inputs, or ``graph``
+            has no part whose vectors it could smooth.
 
         Examples
         --------
@@ -122,6 +127,10 @@ class Mode:
             )
         if len(set(parts)) < len(parts) or (front and last == "none"):
             raise ConfigError(f"mode={name!r} names a part that adds nothing; leave it out.")
+        if "graph" in parts and not any(PARTS[part].needs == "vectors" for part in parts):
+            raise ConfigError(
+                f"mode={name!r}: graph smooths the vectors that another part reads. Add one, as in 'graph+init'."
+            )
         if sum(PARTS[part].adds_input for part in parts) > 1:
             raise ConfigError(f"mode={name!r} has two parts that give the model inputs; take one of them.")
         return cls(name, parts, regularizer)
@@ -140,12 +149,20 @@ class Mode:
         return self.regularizer != "none"
 
     def needs(self, what: str) -> bool:
-        """Whether a part reads ``texts`` or ``vectors``."""
+        """Whether a part reads ``texts``, ``vectors`` or ``triples``."""
         return any(PARTS[part].needs == what for part in self.parts)
 
     def reads(self, field: str) -> bool:
         """Whether a part reads a field of `Start`, for instance ``scale``."""
         return any(field in PARTS[part].start_fields for part in self.parts)
+
+    def targets(self, start: Start | None) -> dict[str, Any]:
+        """Return the vectors that a training of this mode has targets from, by argument of `train`."""
+        arguments = {"aligned": "align", "distilled": "distill", "similar": "similar", "pretrained": "pretrain"}
+        return {
+            name: start.vectors if start is not None and part in self.parts else None
+            for name, part in arguments.items()
+        }
 
     @property
     def adds_input(self) -> bool:

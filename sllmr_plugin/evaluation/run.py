@@ -128,6 +128,8 @@ def train_and_rank(
     start: Start | None = None,
     aligned: Vectors | None = None,
     distilled: Vectors | None = None,
+    similar: Vectors | None = None,
+    pretrained: Vectors | None = None,
     report: Callable[[int, float], None] = lambda epoch, auc: None,
     track: Track = lambda epoch, values: None,
     inspect: Callable[[Any], None] = lambda model: None,
@@ -160,8 +162,8 @@ def train_and_rank(
         Fills dense columns from texts, in training and in the ranking; see `train`.
     start : Start, optional
         What the embeddings start from; see `train`.
-    aligned, distilled : Vectors, optional
-        What they are pulled towards; see `train`.
+    aligned, distilled, similar, pretrained : Vectors, optional
+        What they are pulled towards, and pre-trained against; see `train`.
     report : callable, optional
         Called after each epoch with its number, counted from 1, and its validation AUC.
     track : callable, optional
@@ -199,6 +201,8 @@ def train_and_rank(
         start=start,
         aligned=aligned,
         distilled=distilled,
+        similar=similar,
+        pretrained=pretrained,
         report=report,
         track=track,
         verbose=verbose,

@@ -17,6 +17,8 @@ from ..backends.align import align
 from ..backends.augment import augment
 from ..backends.distill import distill_features
 from ..backends.initialise import initialise
+from ..backends.pretrain import pretrain
+from ..backends.similar import similar_users
 from ..config import SelectiveConfig
 from ..datasets.features import HISTORY_LENGTH, item_table, training_rows, user_by_user
 from ..datasets.interactions import Interactions
@@ -322,6 +324,8 @@ def train(
     start: Start | None = None,
     aligned: Vectors | None = None,
     distilled: Vectors | None = None,
+    similar: Vectors | None = None,
+    pretrained: Vectors | None = None,
     report: Callable[[int, float], None] = lambda epoch, auc: None,
     track: Track = lambda epoch, values: None,
     verbose: bool = True,
@@ -357,6 +361,10 @@ def train(
         What the embeddings of every step are pulled towards (`align`, at its defaults).
     distilled : Vectors, optional
         What the input of the last layer is pulled towards (`distill_features`, at its defaults).
+    similar : Vectors, optional
+        By which users are alike, whose embeddings are pulled together (`similar_users`, at its defaults).
+    pretrained : Vectors, optional
+        What the model learns to tell rows by before `fit` (`pretrain`, at its defaults and the batch size of training).
     report : callable, optional
         Called after each epoch with its number, counted from 1, and its validation AUC.
     track : callable, optional
@@ -415,9 +423,14 @@ def train(
         align(model, aligned, seed=seed, **ids)
     if distilled is not None:
         distill_features(model, distilled, seed=seed, **ids)
+    if similar is not None:
+        similar_users(model, similar, x=rows[0], y=rows[1], **ids)
     if config.active:
         model = wrap(model, scores, config=config, **wrap_arguments(data))
     model.compile(torch.optim.Adam(model.parameters(), lr=settings.learning_rate), "binary_crossentropy")
+    if pretrained is not None:
+        inputs = input_rows(model, rows[0])
+        pretrain(model, pretrained, inputs, rows[1], batch_size=settings.batch_size, seed=seed, verbose=verbose, **ids)
     strata = stratify(data)
     labelled = PooledRows(data, "valid") if settings.is_llm_cf else None
 

@@ -21,7 +21,8 @@ from ..regularizer.gates import GATES
 from ..scores.table import ScoreTable
 from ..zoo.deepctr import check_attributes, check_backbone, check_dense
 from .compare import describe_texts, describe_vectors
-from .modes import PARTS, Mode, Start, check_sources, check_start_fields, with_semantic_ids
+from .mode_inputs import ModeInputs, TripleSource
+from .modes import PARTS, Mode, Start, check_sources, check_start_fields
 from .store import TrialFolder, attribute_digest, digest, score_digest, write_whole
 from .tables import Sheet, Table
 from .training import RunSettings, require_split, train
@@ -109,6 +110,7 @@ def tune(
     scales: Sequence[float] | None = None,
     texts: TextSource | Sequence[TextSource] | TextTable | None = None,
     encoder: TextEncoder | None = None,
+    triples: TripleSource | None = None,
     verbose: bool = True,
 ) -> TuneResult:
     """Search for the config of highest validation AUC, and write it to ``out/chosen.yaml``.
@@ -157,6 +159,8 @@ def tune(
         LLM-written texts by the raw ids of `data`, as of `compare`, for the parts ``kar``, ``llm_cf`` and ``curec``.
     encoder : TextEncoder, optional
         Encodes `texts`; default: `TfidfSvdEncoder`.
+    triples : path, DataFrame or Triples, optional
+        Statements about items, as of `compare`, for the parts ``triples`` and ``graph``.
     verbose : bool, default=True
         Write a line to standard error after each trial.
 
@@ -186,11 +190,9 @@ def tune(
     require_split(data, "validation")
     if not isinstance(scores, ScoreTable):
         scores = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
-    how = _check_parts(parts, start, scales, texts)
-    coded = data
-    if start is not None and "sid" in how.parts:
-        coded = with_semantic_ids(data, start.vectors)
-        check_attributes(backbone, coded)
+    how = _check_parts(parts, start, scales, texts, triples)
+    inputs = ModeInputs(data, [how], start, triples)
+    check_attributes(backbone, inputs.coded)
     if how.adds_input:
         check_dense(backbone)
     if texts is not None and not isinstance(texts, TextTable):
@@ -204,7 +206,7 @@ def tune(
         scales=_scales(how, start, scales),
     )
     depends = _everything_else(data, scores, settings, backbone, search_seed, space, start)
-    folder = TrialFolder(out, {**depends, **describe_texts(encoded)})
+    folder = TrialFolder(out, {**depends, **describe_texts(encoded), **inputs.described()})
 
     asked = space.trials(n_trials, search_seed)
     progress = RunProgress(len(asked), verbose=verbose)
@@ -213,10 +215,12 @@ def tune(
         name = f"trial {trial.number} ({trial})"
         there = {run.seed for run in folder.with_runs(trial, chosen_seeds).runs}
         missing = [seed for seed in chosen_seeds if seed not in there]
-        of_trial = coded if "sid" in trial.parts else data
+        of_trial = inputs.coded if trial.parts else data
         for seed in missing:
             note = f"{name}, seed {seed}"
-            run = _run(of_trial, scores, backbone, trial, start, encoded, seed, settings, progress, note, verbose)
+            run = _run(
+                of_trial, scores, backbone, trial, inputs.start(how), encoded, seed, settings, progress, note, verbose
+            )
             folder.add(trial, run)
         trial = folder.with_runs(trial, chosen_seeds)
         if missing:
@@ -233,12 +237,15 @@ def tune(
     return result
 
 
-def _check_parts(parts: str, start: Start | None, scales: Sequence[float] | None, texts: object | None) -> Mode:
+def _check_parts(
+    parts: str, start: Start | None, scales: Sequence[float] | None, texts: object | None, triples: object | None
+) -> Mode:
     """Return what vectors and texts do in all trials but the plain one; refuse what would not be used."""
-    if start is None and texts is None:
+    if start is None and texts is None and triples is None:
         if scales is not None or parts != "init":
             raise ConfigError(
-                "parts and scales say what vectors and texts do; give some (start=, texts=), or leave them out."
+                "parts and scales say what vectors, texts and triples do; give some (start=, texts=, triples=), or "
+                "leave them out."
             )
         return Mode.of("none")
     how = Mode.of(parts)
@@ -304,8 +311,7 @@ def _run(
         settings=settings,
         adaptor=how.adaptor(data, rows, seed, texts=texts, start=used, published=settings.adaptors == "published"),
         start=used if "init" in trial.parts else None,
-        aligned=used.vectors if used is not None and "align" in trial.parts else None,
-        distilled=used.vectors if used is not None and "distill" in trial.parts else None,
+        **how.targets(used),
         report=report,
         verbose=verbose,
     )

@@ -21,7 +21,7 @@ ROOT_VARIABLE = "SLLMR_DATA"
 """Environment variable that names the folder of all data sets."""
 
 _FORMS = (".csv", ".csv.gz", ".parquet")
-_FILES = ("interactions", "items", "scores", "texts", "reasons")
+_FILES = ("interactions", "items", "scores", "texts", "reasons", "triples")
 _COUNTS = ("users", "items", "interactions")
 
 
@@ -46,6 +46,10 @@ class DataSource(Settings):
         suffix, the one that is there of ``.csv``, ``.csv.gz`` and ``.parquet``. `items` None takes the items that are
         interacted with; `scores` and `texts` are read by the modes that use them, `reasons` by mode curec with the
         texts: None, the default, where the texts hold them.
+    triples : str or None, default=None
+        File of statements about items, as `Triples.read` takes it, for modes with ``triples`` or ``graph``.
+    triples_columns : tuple of str, default=()
+        Of a table of items, the columns that are attributes, as of `Triples.read`.
     attributes : tuple of str, default=()
         Columns of the items that models take as features, as of `load_interactions`.
     split : {"leave-last-out", "column"}, default="leave-last-out"
@@ -66,8 +70,8 @@ class DataSource(Settings):
     expected : mapping of str to int, default={}
         ``users``, ``items`` and ``interactions`` that the files hold; a `DataSetWarning` says where they differ.
     sha256 : mapping of str to str, default={}
-        Fingerprints of the files ``interactions``, ``items``, ``scores``, ``texts`` and ``reasons``, as far as they
-        are checked.
+        Fingerprints of the files ``interactions``, ``items``, ``scores``, ``texts``, ``reasons`` and ``triples``, as
+        far as they are checked.
 
     Raises
     ------
@@ -85,6 +89,8 @@ class DataSource(Settings):
     scores: str | None = "llm_scores"
     texts: str | None = "llm_texts"
     reasons: str | None = None
+    triples: str | None = None
+    triples_columns: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     split: Literal["leave-last-out", "column"] = "leave-last-out"
     source: str = ""
@@ -125,7 +131,7 @@ class DataSource(Settings):
 
         Parameters
         ----------
-        reads : sequence of {"scores", "texts", "reasons"}, default=("scores",)
+        reads : sequence of {"scores", "texts", "reasons", "triples"}, default=("scores",)
             Files that are needed in addition to interactions and items.
 
         Raises
@@ -133,11 +139,11 @@ class DataSource(Settings):
         MissingDataError
             If a file is not there: which, where its raw files come from and the commands that make it.
         ConfigError
-            If the data set has no scores or texts.
+            If the data set has no scores, texts or triples.
         """
         for name in reads:
             if getattr(self, name) is None:
-                others = {"scores": "run.mode=none"}.get(name, "modes that read no texts")
+                others = {"scores": "run.mode=none"}.get(name, f"modes that read no {name}")
                 raise ConfigError(f"{self.name}: data.{name} is null, which leaves only {others}; name a file.")
         names = ("interactions", "items", *reads)
         found = {name: self._find(name) for name in names if getattr(self, name) is not None}
@@ -169,7 +175,7 @@ class DataSource(Settings):
         files = ", ".join(getattr(self, name) for name in absent)
         forms = "" if files.endswith(_FORMS) else f" ({', '.join(_FORMS)})"
         lines = [f"{self.name}: no {files}{forms} in {self.path}."]
-        if not set(absent) <= {"scores", "texts", "reasons"}:
+        if not set(absent) <= {"scores", "texts", "reasons", "triples"}:
             lines += [f"  The raw files: {self.source}"] if self.source else []
             lines += self._commands("To make them", self.prepare)
         if "scores" in absent:
@@ -214,7 +220,7 @@ def load_source(source: DataSource, reads: Sequence[str] = ("scores",)) -> tuple
     ----------
     source : DataSource
         Where the files are and what must hold for them.
-    reads : sequence of {"scores", "texts", "reasons"}, default=("scores",)
+    reads : sequence of {"scores", "texts", "reasons", "triples"}, default=("scores",)
         What will be read in addition to the interactions. Without scores the table is empty; texts are only checked.
 
     Returns

@@ -77,11 +77,12 @@ class Experiment:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """What is read in addition to interactions and items: ``scores``, ``texts``, ``reasons`` or nothing."""
+        """What is read in addition to interactions and items: ``scores``, ``texts`` and the like, or nothing."""
         mode = Mode.of(self.mode)
         texts = mode.needs("texts") or (mode.needs("vectors") and self.start.source == "texts")
         reasons = "curec" in mode.parts and self.data.reasons is not None
-        return ("texts",) * texts + ("reasons",) * reasons + ("scores",) * mode.uses_scores
+        triples = ("triples",) * mode.needs("triples")
+        return ("texts",) * texts + ("reasons",) * reasons + triples + ("scores",) * mode.uses_scores
 
     @property
     def name(self) -> str:
@@ -99,6 +100,7 @@ class Experiment:
         """Return the values of all keys that the figures depend on, except the seeds, by dotted name."""
         mode = Mode.of(self.mode)
         not_read = {"start": not mode.needs("vectors"), "data.reasons": "curec" not in mode.parts}
+        not_read |= {f"data.{name}": not mode.needs("triples") for name in ("triples", "triples_columns")}
         return {
             f"{section}.{name}": value
             for section, values in self.to_dict().items()

@@ -16,6 +16,7 @@ from ..evaluation.modes import Mode, Start
 from ..evaluation.pooled import POOLED
 from ..evaluation.run import RunResult
 from ..evaluation.store import RunFolder, changes, write_whole
+from ..knowledge.triples import Triples
 from ..tracking import Tracker
 from ..zoo.deepctr import BACKBONES
 from .card import CARD, model_card
@@ -141,6 +142,9 @@ def train_experiment(
         config_overrides=experiment.config.to_dict(),
         texts=[files[name] for name in ("texts", "reasons") if name in files] if reads_texts else None,
         start=start,
+        triples=Triples.read(files["triples"], attributes=experiment.data.triples_columns)
+        if "triples" in files
+        else None,
         verbose=verbose,
         tracker=tracker,
     )

@@ -75,7 +75,7 @@ class RunPlan(Settings):
 
 @dataclass(frozen=True)
 class StartChoice(Settings):
-    """The vectors of the items that modes with ``init``, ``align``, ``distill``, ``sid`` and ``embed`` read.
+    """The vectors of the items that modes with ``init``, ``align``, ``similar``, ``pretrain`` and the like read.
 
     Attributes
     ----------
