@@ -195,7 +195,7 @@ def test_it_says_what_it_does(matrix, vectors):
     done = similar_users(zoo.build(DEEPFM), vectors, **NAMES, neighbours=99)
     assert str(done) == (
         f"pulling {zoo.N_USERS} of {zoo.N_USERS + 1} user rows towards their {zoo.N_USERS - 1} nearest by vectors of "
-        "test vectors, weight 1"
+        "test vectors, weight 10"
     )
     assert str(similar_users(zoo.build(DEEPFM), vectors, **NAMES, weight=0)).startswith("no similar users: weight 0")
     few = Vectors(vectors.items, Vectors.read({1: [1.0] * 7, 2: [2.0] + [0.0] * 6}).items, "few")

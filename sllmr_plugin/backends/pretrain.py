@@ -25,7 +25,7 @@ from .last_layer import last_layer
 from .random_state import random_state_kept
 
 DEFAULT_TAU = 0.2
-DEFAULT_EPOCHS = 1
+DEFAULT_EPOCHS = 5
 _JUDGED = 4  # batches that the loss is measured on, before and after
 _SHOWN_EVERY = 20  # steps; reading a loss makes a GPU wait
 
@@ -116,7 +116,7 @@ def pretrain(
         (n,) labels, for ``users="history"``; a generator holds them.
     user, item : str
         The model's features that carry the ids.
-    epochs : int, default=1
+    epochs : int, default=5
         Times that all rows are gone over. 0 leaves the model as it is.
     steps : int, optional
         The most training steps. 0 leaves the model as it is.

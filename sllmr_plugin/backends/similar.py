@@ -24,7 +24,7 @@ NAME = "similar"
 """Of the loss on the model, and its account: ``sllmr_similar``, ``sllmr_similar_ids``."""
 
 GATES = (False, "cold")
-DEFAULT_WEIGHT = 1.0
+DEFAULT_WEIGHT = 10.0
 DEFAULT_NEIGHBOURS = 10
 
 
@@ -161,7 +161,7 @@ def similar_users(
         (of `x` and `y`). ``auto`` is ``vectors`` where there are some.
     neighbours : int, default=10
         Users that each is pulled towards.
-    weight : float, default=1
+    weight : float, default=10
         Of the mean over the step's users and the numbers of an embedding. Beside DeepCTR-Torch's loss, a sum over rows,
         it is multiplied by the rows of the batch, so that it means the same beside either library. 0 leaves the model
         as it is.
