@@ -218,8 +218,8 @@ def pretrain(
         )
     if 2 * target.n_known < target.n_seen:
         warnings.warn(
-            f"{target.n_known} of {target.n_seen} rows have a user and an item that {read.source} knows; the others "
-            "were not learnt from. Check that ids, user_index and item_index are those of the model.",
+            f"{target.n_known / target.n_seen:.0%} of the rows have a user and an item that {read.source} knows; the "
+            "others were not learnt from. Check that ids, user_index and item_index are those of the model.",
             CoverageWarning,
             stacklevel=2,
         )
