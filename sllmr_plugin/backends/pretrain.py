@@ -329,7 +329,11 @@ def _optimizer_like(own: torch.optim.Optimizer, parameters: list[nn.Parameter]) 
 
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Leave, on exit, the gradients and the modes of a model's modules as they were."""
+    """Leave, on exit, the gradients, the modes of a model's modules and its attributes as they were.
+
+    A forward pass may write attributes: DIEN keeps a loss of its rows, on the graph, which copies would fail on.
+    """
+    attributes = dict(vars(model))
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -339,3 +343,4 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
         for module, mode in modes:
             module.training = mode
+        vars(model).update(attributes)
