@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from sllmr_plugin import Triples, Vectors
+from sllmr_plugin.cli import compare as compare_command
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import BackboneError, ConfigError, DataError, RunFolderError
@@ -171,19 +174,32 @@ def test_the_commands_read_triples(tmp_path, monkeypatch, capsys):
     items().assign(kind=[KINDS[k % 4] for k in range(N_ITEMS)]).to_csv(tmp_path / "sorted.csv", index=False)
     base = [part for name in paths for part in (f"--{name}", str(tmp_path / f"{name}.csv"))]
     base += ["--triples", str(tmp_path / "sorted.csv"), "--triples-columns", "kind", "--initialise", "titles"]
-    given = {}
-    for module, name in (("compare", "compare"), ("tune", "tune")):
-        command = __import__(f"sllmr_plugin.cli.{module}", fromlist=[name])
+    given, trained = {}, []
 
-        def stop(*args, of=name, **options):
-            given[of] = options["triples"]
-            raise ConfigError("seen")
+    def fake(data, rows, scores, *, start, seed, **rest):
+        trained.append(None if start is None else start.vectors.source)
+        return Trained(model=None, epoch=1, auc=0.5 if start is None else 0.6, seconds=0.1)
 
-        monkeypatch.setattr(command, name, stop)
-    assert main(["compare", *base, "--modes", "none,triples,graph+init", "--out", str(tmp_path / "runs")]) != 0
-    assert main(["tune", *base, "--parts", "graph+init", "--out", str(tmp_path / "tune")]) != 0
-    for read in given.values():
-        assert read.relations.tolist() == ["kind"] * N_ITEMS
+    monkeypatch.setattr(tune_module, "train", fake)
+    small = ["--trials", "3", "--seeds", "1"]
+    assert main(["tune", *base, "--parts", "graph+init", *small, "--out", str(tmp_path / "tune")]) == 0
+    assert trained[0] is None
+    assert trained[1].endswith(f"smoothed by {tmp_path / 'sorted.csv'}")
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  sllmr compare "))
+
+    def stop(*args, **options):
+        given.update(options)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(compare_command, "compare", stop)
+    for command in (
+        ["compare", *base, "--modes", "none,graph+init", "--out", str(tmp_path / "runs")],
+        shlex.split(line)[1:],
+    ):
+        given.clear()
+        assert main(command) != 0
+        assert given["triples"].relations.tolist() == ["kind"] * N_ITEMS
+        assert given["modes"][:2] == ["none", "graph+init"]
     capsys.readouterr()
     without = [*base[:6], "--triples-columns", "kind"]
     assert main(["compare", *without, "--modes", "none", "--out", str(tmp_path / "runs")]) != 0
