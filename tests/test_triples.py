@@ -120,7 +120,15 @@ def test_features_that_cannot_be_are_refused():
 def test_ids_of_a_text_file_are_codes_without_an_index(tmp_path):
     rows = [("3", "genre", "x"), ("1", "genre", "x")]
     frame(rows).to_csv(tmp_path / "t.csv", index=False)
-    assert Triples.read(tmp_path / "t.csv").features().codes[:, 0].tolist() == [0, 1, 0, 1]
+    read = Triples.read(tmp_path / "t.csv")
+    assert read.features().codes[:, 0].tolist() == [0, 1, 0, 1]
+    # In the form of an index that has one: numbers, texts, or both for the same code, as FuxiCTR's.
+    for index, ids in (({3: 1, 9: 2}, [3]), ({"3": 1, "1": 2}, ["3", "1"]), ({"3": 4, 3: 4, "1": 2, 1: 2}, ["3", "1"])):
+        features = read.features(item_index=index)
+        assert features.table["item_id"].tolist() == ids
+        assert np.flatnonzero(features.codes[:, 0]).tolist() == sorted(index[raw] for raw in ids)
+    with pytest.raises(DataError, match="none of the items in the table is in the index"):
+        read.features(item_index={"other": 1})
 
 
 def test_a_model_reads_them_as_sparse_columns():

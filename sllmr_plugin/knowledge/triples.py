@@ -15,9 +15,9 @@ from scipy import sparse
 
 from ..errors import CoverageWarning, DataError, VectorsError
 from ..scores.cells import column_and_separator, parts
-from ..scores.ids import IdIndex
+from ..scores.ids import IdIndex, encode_ids, keys_and_codes
 from ..scores.origin import read_origin
-from ..scores.reading import Table, as_pandas, read_ids, read_table
+from ..scores.reading import Table, as_pandas, numbers_or_text, read_ids, read_table
 from .id_vectors import Vectors, VectorSource
 from .item_features import ItemFeatures
 
@@ -247,8 +247,8 @@ class Triples:
                 columns[name] = at_place.set_index("head")["tail"].reindex(ids).to_numpy()
                 vocabularies[name] = values
         table = pd.DataFrame(columns)
-        if self.written and item_index is None:
-            table[item] = pd.to_numeric(table[item])  # without an index the ids are codes
+        if self.written:
+            table = _with_indexed(table, item, item_index)
         return ItemFeatures.of(table, item=item, item_index=item_index, vocabularies=vocabularies)
 
     # ------------------------------------------------------------------ as a graph
@@ -369,6 +369,18 @@ class Triples:
 def _as_text(ids: pd.Series) -> list[str]:
     """Return ids in the form that text files have: a text table's 7 is the 7 of a table of numbers."""
     return [str(raw) for raw in ids.tolist()]
+
+
+def _with_indexed(table: pd.DataFrame, item: str, index: IdIndex | None) -> pd.DataFrame:
+    """Return a table whose written ids have the form of an index; rows of others are left out, unless all are."""
+    if index is None:  # the ids are codes
+        return table.assign(**{item: numbers_or_text(table[item])})
+    codes = encode_ids(table[item], index, what="heads", written=True)
+    keys, of_keys = keys_and_codes(index, "items")
+    first = ~pd.Index(of_keys).duplicated()
+    place = pd.Index(of_keys[first]).get_indexer(codes)
+    known = place >= 0
+    return table[known].assign(**{item: keys[first][place[known]]}) if known.any() else table
 
 
 def _texts(values: list[str]) -> np.ndarray:
