@@ -47,7 +47,7 @@ examples:
   sllmr compare ... --modes none,curec,init+curec --initialise titles --texts texts.parquet,reasons.parquet --out runs/c
   sllmr compare ... --modes none,init,init+gated --initialise titles --out runs/initialised
   sllmr compare ... --modes none,similar,pretrain,pretrain+gated --initialise llm_texts.parquet --out runs/families
-  sllmr compare ... --modes none,triples,graph+init --triples items_sorted.parquet --initialise titles --out runs/kg
+  sllmr compare ... --modes none,triples,init+graph --triples items_sorted.parquet --initialise titles --out runs/kg
   sllmr compare ... --epochs 30 --negatives-by popularity --out runs/other_training
   sllmr compare ... --attributes brand,genres:pipe --histories --out runs/features
   sllmr compare ... --config runs/tune/chosen.yaml --out runs/tuned
@@ -96,7 +96,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "(docs/reclm.md). Can be repeated; several tables are read as one",
     )
     add_start(parser, "which the modes init, align, distill, similar, pretrain, sid, embed and their combinations use")
-    add_triples(parser, "which the modes triples and graph (graph+init: vectors smoothed over items that share) use")
+    add_triples(parser, "which the modes triples and graph (init+graph: vectors smoothed over items that share) use")
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
     add_training(parser)
     parser.add_argument("--eval-users", type=positive, metavar="N", help="test users ranked (default: all)")

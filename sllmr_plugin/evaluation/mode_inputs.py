@@ -64,7 +64,7 @@ class ModeInputs:
             )
         if triples is not None and not reading:
             raise ConfigError(
-                "triples are given, and no mode that reads them is trained; add triples, graph+init or the like, or "
+                "triples are given, and no mode that reads them is trained; add triples, init+graph or the like, or "
                 "leave the triples out."
             )
         parts = {part for mode in modes for part in mode.parts}

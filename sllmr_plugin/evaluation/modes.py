@@ -129,7 +129,7 @@ class Mode:
             raise ConfigError(f"mode={name!r} names a part that adds nothing; leave it out.")
         if "graph" in parts and not any(PARTS[part].needs == "vectors" for part in parts):
             raise ConfigError(
-                f"mode={name!r}: graph smooths the vectors that another part reads. Add one, as in 'graph+init'."
+                f"mode={name!r}: graph smooths the vectors that another part reads. Add one, as in 'init+graph'."
             )
         if sum(PARTS[part].adds_input for part in parts) > 1:
             raise ConfigError(f"mode={name!r} has two parts that give the model inputs; take one of them.")
