@@ -96,6 +96,10 @@ class MalformedLinesError(DataError):
     """More lines of a raw data file are malformed than is allowed."""
 
 
+class InterestError(SLLMRError, ValueError):
+    """A table of P(interest) sets no threshold, or believes or doubts no row that it is asked about."""
+
+
 class PromptError(SLLMRError, ValueError):
     """A prompt template, or a request for it, cannot be used."""
 
@@ -274,6 +278,10 @@ class OrderEchoWarning(SLLMRWarning):
 
 class IncompleteWarning(SLLMRWarning):
     """A scoring run ended without an answer to every request."""
+
+
+class InterestWarning(SLLMRWarning):
+    """A judge of P(interest) is no better than chance, or filters nothing."""
 
 
 class StepBudgetWarning(SLLMRWarning):
