@@ -29,6 +29,8 @@ _COMMANDS = {
     "texts": "have users and items described by a language model",
     "correct": "have reasons written again, and keep those that a trained model scores best",
     "attributes": "have attributes of items chosen by a language model",
+    "synthesize": "have users chosen for long-tail items, as synthetic interactions",
+    "interest": "judge interactions, synthetic and real, and filter them",
     "llm-tune": "tune a language model of your own for profiles and recommendations",
     "embed": "have titles and descriptions embedded by a server",
     "ledger": "inspect the answers that scoring has paid for",
@@ -66,6 +68,9 @@ examples:
 
   sllmr attributes --items items.csv --vocabulary vocabulary.yaml --out items.parquet
       Have each item sorted by a closed vocabulary, columns for --attributes of compare; --propose writes one.
+
+  sllmr synthesize --interactions clicks.csv --items items.csv --out synthetic.parquet
+      Have users chosen who would take long-tail items; sllmr interest filters them, --modes synthetic trains on them.
 
   sllmr llm-tune reclm-sft --model MODEL --texts profiles.parquet --interactions clicks.csv --items items.csv --out run
       Tune a language model of your own, by the recipes of RecLM and CURec; needs sllmr-plugin[llm].

@@ -74,6 +74,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         "is printed goes beside it as JSON",
     )
     parser.add_argument("--backbone", metavar="NAME", help="train this one, too, and have the student beat it")
+    parser.add_argument(
+        "--pairs",
+        metavar="FILE",
+        help="score these pairs in place of drawn ones: user_id, item_id, for instance of sllmr interest --pairs; "
+        "training interactions as if they had not been made",
+    )
     add_fields(parser, ExtensionSettings, _HELP)
     parser.set_defaults(run=_run)
 
@@ -88,6 +94,7 @@ def _run(arguments: argparse.Namespace) -> None:
             texts=arguments.texts,
             encoder=arguments.text_model,
             backbone=arguments.backbone,
+            pairs=arguments.pairs,
             **settings_of(arguments, ExtensionSettings),
         )
     except NotLearntError as error:

@@ -24,7 +24,7 @@ from ..knowledge.vectors import TextEncoder, find_encoder
 from ..progress import RunProgress
 from ..scores.ids import encode_ids
 from ..scores.origin import check_parquet_path, read_origin, write_parquet
-from ..scores.reading import as_pandas, read_table
+from ..scores.reading import as_pandas, read_ids, read_table
 from ..scores.rows import checked
 from ..scores.table import ScoreTable
 from ..scores.texts import texts_in
@@ -85,6 +85,7 @@ def extend_scores(
     texts: VectorSource | None = None,
     encoder: TextEncoder | str | None = None,
     backbone: Any = None,
+    pairs: str | os.PathLike[str] | pd.DataFrame | None = None,
     verbose: bool = True,
     **settings: Any,
 ) -> Extension:
@@ -114,6 +115,10 @@ def extend_scores(
     backbone : str or model, optional
         What the student also has to beat: the name of a backbone, which is trained as the plain model of a comparison,
         or a trained model over the codes of `interactions`.
+    pairs : path or pandas.DataFrame, optional
+        ``user_id, item_id``: score these in place of drawn ones, for instance those of `pairs_to_judge`, and write
+        them alone: all by the student, so that a threshold compares like with like. A training interaction among them
+        is scored as if it had not been made; a test interaction is refused.
     verbose : bool, default=True
         Show progress.
     **settings
@@ -145,11 +150,12 @@ def extend_scores(
     ... )  # doctest: +SKIP
     """
     chosen = ExtensionSettings(**settings)
-    path = None if out is None else check_parquet_path(out, (scores, interactions, items, texts))
+    path = None if out is None else check_parquet_path(out, (scores, interactions, items, texts, pairs))
     progress = RunProgress(3 + (backbone is not None), verbose=verbose)
     data = interactions if isinstance(interactions, Interactions) else load_interactions(interactions, items)
     require_split(data, "validation")
     frame, table = llm_scores(scores, data, chosen.folds)
+    given = None if pairs is None else _given_pairs(data, pairs)
     features, item_texts = student_features(data, texts, encoder)
     student = fit_student(features, table, data.n_users, folds=chosen.folds, seed=chosen.seed)
     progress.finish(f"student fitted on {len(table.candidates)} scores of {len(table.candidates.users)} users")
@@ -172,13 +178,14 @@ def extend_scores(
             "scored users), use the LLM's table as it is, or write it all the same: write_anyway (--write-anyway).",
             report,
         )
-    extended = pd.concat([frame, _scored(data, frame, table, student, chosen)], ignore_index=True)
-    report = replace(report, frame=extended.astype(_whole(frame)), path=path)
+    scored = _scored(data, frame, student, _drawn_pairs(data, table, chosen) if given is None else given)
+    extended = pd.concat([frame, scored], ignore_index=True).astype(_whole(frame))
+    report = replace(report, frame=extended if given is None else scored, path=path)
     if path is not None:
         content = {"settings": asdict(chosen), **report.content()}
         write_parquet(report.frame, path, {**table.origin, "extension": content})
         write_json(path.with_suffix(".json"), content)
-    progress.finish(f"{len(extended) - len(frame)} pairs scored")
+    progress.finish(f"{len(scored)} pairs scored")
     return report
 
 
@@ -311,15 +318,13 @@ def plain_backbone(
     ).model
 
 
-def _scored(
-    data: Interactions, frame: pd.DataFrame, table: ScoreTable, student: Student, settings: ExtensionSettings
-) -> pd.DataFrame:
-    """Return the student's rows: candidates of the chosen users, and their validation items as probes."""
+def _drawn_pairs(data: Interactions, table: ScoreTable, settings: ExtensionSettings) -> pd.DataFrame:
+    """Return pairs, ``user, item, kind``: candidates of the chosen users, and their validation items as probes."""
     generator = np.random.default_rng(settings.seed)
     users = np.flatnonzero(data.history_length > 0)
     if settings.users is not None and settings.users < len(users):
         users = np.sort(generator.choice(users, settings.users, replace=False))
-    asked = [(part.users[part.user_of_entry].numpy(), part.items.numpy()) for part in (table.candidates, table.probes)]
+    asked = _scored_by_llm(table)
     own = [(part["user"].to_numpy(), part["item"].to_numpy()) for part in (data.train, data.valid)]
     seen = (np.concatenate(codes) for codes in zip(*asked, *own, strict=True))
     unseen = UnseenItems(*seen, n_users=data.n_users, n_items=data.n_items)
@@ -327,16 +332,56 @@ def _scored(
     kind = np.full(len(user), "candidate", dtype=object)
     if settings.probes:
         held_out = data.valid[np.isin(data.valid["user"], users)]
-        llm_has = pd.MultiIndex.from_arrays([np.concatenate(codes) for codes in zip(*asked, strict=True)])
-        held_out = held_out[~pd.MultiIndex.from_frame(held_out[["user", "item"]]).isin(llm_has)]
+        held_out = held_out[~_among(held_out[["user", "item"]], asked)]
         user, item = np.concatenate([user, held_out["user"]]), np.concatenate([item, held_out["item"]])
         kind = np.concatenate([kind, np.full(len(held_out), "probe", dtype=object)])
-    score, spread = student.predict(user, item)
+    return pd.DataFrame({"user": user, "item": item, "kind": kind})
+
+
+def _given_pairs(data: Interactions, source: Any) -> pd.DataFrame:
+    """Read pairs to be scored: ``user, item, kind``."""
+    given = read_table(as_pandas(source), "pairs")
+    given.require_columns(["user_id", "item_id"])
+    found = {}
+    for name, column, index in (("user", "user_id", data.user_index), ("item", "item_id", data.item_index)):
+        found[name] = encode_ids(read_ids(given, column), index, what=column, written=given.is_text)
+        remedy = "use the files that the pairs were made from"
+        given.refuse(found[name] <= 0, column, remedy, problem="which is unknown")
+    pairs = pd.DataFrame(found)
+    given.refuse(pairs.duplicated(), "item_id", "keep one row a pair", problem="again for the same user")
+    is_test, is_valid = (
+        pd.MultiIndex.from_frame(pairs).isin(pd.MultiIndex.from_frame(part[["user", "item"]]))
+        for part in (data.test, data.valid)
+    )
+    given.refuse(is_test, "item_id", "delete the row", problem="a test interaction, whose score could leak it")
+    return pairs.assign(kind=np.where(is_valid, "probe", "candidate"))
+
+
+def _scored_by_llm(table: ScoreTable) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the user and item codes of candidates and probes."""
+    return [(part.users[part.user_of_entry].numpy(), part.items.numpy()) for part in (table.candidates, table.probes)]
+
+
+def _among(pairs: pd.DataFrame, asked: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    llm_has = pd.MultiIndex.from_arrays([np.concatenate(codes) for codes in zip(*asked, strict=True)])
+    among: np.ndarray = pd.MultiIndex.from_frame(pairs).isin(llm_has)
+    return among
+
+
+def _scored(data: Interactions, frame: pd.DataFrame, student: Student, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the student's rows."""
+    user, item = pairs["user"].to_numpy(), pairs["item"].to_numpy()
+    positives = data.train.loc[data.train["label"] == 1, ["user", "item"]]
+    taken = pd.MultiIndex.from_frame(pairs[["user", "item"]]).isin(pd.MultiIndex.from_frame(positives))
+    score, spread = np.empty(len(user)), np.empty(len(user))
+    for which, predict in ((~taken, student.predict), (taken, student.predict_taken)):
+        if which.any():
+            score[which], spread[which] = predict(user[which], item[which])
     made = {
         "user_id": data.user_ids[user - 1],
         "item_id": data.item_ids[item - 1],
         "score": score,
-        "kind": kind,
+        "kind": pairs["kind"].to_numpy(),
         "spread": spread,
         "source": "student",
     }

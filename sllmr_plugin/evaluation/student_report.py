@@ -50,6 +50,10 @@ class Student(nn.Module):
         """Return scores and spread of (n,) codes, see `CrossFitted.predict`."""
         return self.fitted.predict(self._features(users, items), users)
 
+    def predict_taken(self, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same of training interactions, as if they had not been made."""
+        return self.fitted.predict(self._features.as_if_not_taken(users, items), users)
+
     def forward(self, rows: Tensor) -> Tensor:
         """Score (n, 2) rows of user and item codes: (n, 1)."""
         users, items = rows.detach().cpu().numpy().astype(np.int64).T

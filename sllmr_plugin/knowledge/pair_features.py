@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -84,28 +85,53 @@ class PairFeatures:
         *,
         components: int = COMPONENTS,
     ) -> None:
-        self._histories = histories.astype(np.int64)
-        self._lengths = (self._histories > 0).sum(axis=1)
-        rows = np.repeat(np.arange(len(histories)), self._lengths)
-        shape = (len(histories), len(popularity))
-        taken = sparse.csr_matrix((np.ones(len(rows)), (rows, self._histories[self._histories > 0])), shape)
         self._items = {name: _unit(matrix) for name, matrix in matrices.items()}
-        self._means = {name: _unit(taken @ matrix) for name, matrix in self._items.items()}
         self._of_item = np.log1p(popularity)[:, None]
-        self._of_user = np.asarray(history_length, dtype=np.float64)[:, None]
         self.names = [f"{name}: {what}" for name in matrices for what in ("maximum", "mean", "last")]
         self.names += ["log popularity"]
         dense = [name for name, matrix in self._items.items() if not sparse.issparse(matrix)]
-        parts = 0
+        self._popularity = np.asarray(popularity)
+        self._projected, parts = "", 0
         if dense:
-            projection = Projection.fit(self._items[dense[-1]][1:], components)
-            of_item = projection(self._items[dense[-1]])
-            of_user = projection(self._means[dense[-1]])
+            self._projected = dense[-1]
+            self._projection = Projection.fit(self._items[dense[-1]][1:], components)
+            of_item = self._projection(self._items[dense[-1]])
             self._of_item = np.hstack([self._of_item, of_item])
-            self._of_user = np.hstack([self._of_user, of_user])
             parts = of_item.shape[1]
         self.names += [f"item component {part}" for part in range(parts)]
         self.names += ["history length", *(f"user component {part}" for part in range(parts))]
+        self._take(histories, history_length)
+
+    def _take(self, histories: np.ndarray, history_length: np.ndarray) -> None:
+        """Keep what depends on the histories."""
+        self._histories = histories.astype(np.int64)
+        self._lengths = (self._histories > 0).sum(axis=1)
+        rows = np.repeat(np.arange(len(histories)), self._lengths)
+        shape = (len(histories), len(self._popularity))
+        taken = sparse.csr_matrix((np.ones(len(rows)), (rows, self._histories[self._histories > 0])), shape)
+        self._means = {name: _unit(taken @ matrix) for name, matrix in self._items.items()}
+        self._of_user = np.asarray(history_length, dtype=np.float64)[:, None]
+        if self._projected:
+            self._of_user = np.hstack([self._of_user, self._projection(self._means[self._projected])])
+
+    def as_if_not_taken(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Return features of pairs that are in the histories as if they were not: (n, n_features) float32.
+
+        The item is left out of the user's history, and the interaction out of popularity and history length.
+        """
+        found = np.empty((len(users), len(self.names)), dtype=np.float32)
+        for start in range(0, len(users), _ROWS):
+            user, item = users[start : start + _ROWS], items[start : start + _ROWS]
+            histories = self._histories[user]
+            gone = (histories == item[:, None]) | (histories == 0)
+            order = np.argsort(gone, axis=1, kind="stable")  # what stays keeps its order; zeros are on the right
+            histories = np.take_along_axis(np.where(gone, 0, histories), order, axis=1)
+            apart = copy.copy(self)
+            apart._take(histories, self._of_user[user, 0] - 1)
+            block = apart(np.arange(len(user)), item)
+            block[:, self.names.index("log popularity")] = np.log1p(np.maximum(self._popularity[item] - 1, 0))
+            found[start : start + _ROWS] = block
+        return found
 
     def __call__(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Return (n, n_features) float32 of (n,) codes; NaN for similarities to an empty history."""

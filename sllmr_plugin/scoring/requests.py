@@ -126,6 +126,9 @@ class ScoringRequests:
         Decides the orders.
     one_by_one : bool, default=False
         A request a pair, in place of one with all pairs of a user.
+    taken : ndarray or None, default=None
+        (n_pairs,) bool, with `one_by_one`: training interactions. Their requests show a history without the item,
+        which would give the answer away.
     """
 
     pairs: pd.DataFrame
@@ -135,6 +138,7 @@ class ScoringRequests:
     repeats: int
     seed: int
     one_by_one: bool = False
+    taken: np.ndarray | None = None
 
     @property
     def n_users(self) -> int:
@@ -150,10 +154,20 @@ class ScoringRequests:
         for repeat in range(self.repeats):
             for number, user in enumerate(users):
                 start, end = self.offsets[number : number + 2]
+                own = set() if self.taken is None else {items[n] for n in range(start, end) if self.taken[n]}
                 shuffled = prompt_order(user, items[start:end], repeat=repeat, seed=self.seed)
                 for asked in [(item,) for item in shuffled] if self.one_by_one else [shuffled]:
                     titles = tuple(self.title_of[item] for item in asked)
-                    yield ScoringRequest(user, self.histories[number], asked, titles, repeat)
+                    history = self.histories[number]
+                    if asked[0] in own:
+                        history = _without(history, titles[0])
+                    yield ScoringRequest(user, history, asked, titles, repeat)
+
+
+def _without(history: tuple[str, ...], title: str) -> tuple[str, ...]:
+    """Leave the latest of a title out of a history, if it is there."""
+    places = [place for place, shown in enumerate(history) if shown == title]
+    return history if not places else history[: places[-1]] + history[places[-1] + 1 :]
 
 
 def read_data(
@@ -191,7 +205,8 @@ def plan_requests(
         Decides the orders, together with user and repeat.
     one_by_one : bool, default=False
         Ask about each pair by itself, as yes/no questions do (`YesNoQuestions`). There is no order then that a repeat
-        could change, so `repeats` has to be 1.
+        could change, so `repeats` has to be 1. A pair that is a training interaction, judged for denoising, is asked
+        about with a history that lacks the item.
 
     Returns
     -------
@@ -245,6 +260,8 @@ def plan_requests(
     users = pairs["user"].to_numpy()
     starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
     items = np.unique(pairs["item"].to_numpy())
+    taken = data.train[data.train["label"] == 1]
+    own = pd.MultiIndex.from_frame(pairs[["user", "item"]]).isin(pd.MultiIndex.from_frame(taken[["user", "item"]]))
     raw = pd.DataFrame(
         {
             "user_id": data.user_ids[users - 1],
@@ -260,6 +277,7 @@ def plan_requests(
         repeats=repeats,
         seed=seed,
         one_by_one=one_by_one,
+        taken=own if one_by_one else None,
     )
 
 

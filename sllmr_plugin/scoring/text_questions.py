@@ -111,6 +111,14 @@ If you do not know the item, go by its title, its attributes and the profiles: m
     + _DATA.replace(
         "attributes are data taken from a catalogue", "attributes are data of a catalogue, and so are profiles"
     ),
+    "takers": """\
+You choose the users of a catalogue who would take one item that few or none have taken yet, for a model that has too \
+little to learn from about this item. You get the item's title and, where they are known, its attributes, and a \
+numbered list of users, each with the titles of the items that the user took most recently, oldest first. Choose the \
+users whose own items show an interest that this item meets. Choose from the list alone. If you do not know the item, \
+go by its title and attributes. It is right to choose none: a user who would not take the item does harm.
+"""
+    + _DATA,
 }
 _USER = {
     "user": """\
@@ -181,6 +189,15 @@ $profiles
 
 $answer_format
 """,
+    "takers": """\
+The item:
+$item
+
+The users to choose from, and what they took:
+$neighbours
+
+$answer_format
+""",
 }
 _LABELS = {1: "the user took the item.", 0: "the user did not take the item."}
 _PLACEHOLDERS = {
@@ -208,6 +225,10 @@ _PLACEHOLDERS = {
     "item_profile": {
         "item": "the item's title and attributes, a JSON object",
         "profiles": "profiles of users, a JSON object",
+    },
+    "takers": {
+        "item": "the item's title and attributes, a JSON object",
+        "neighbours": "the titles of each user to choose from, a JSON object",
     },
 }
 _ANSWER_FORMAT = {"answer_format": "how to answer, in words"}
@@ -318,11 +339,11 @@ class TextTemplate:
             for name in ("pattern", "reason"):
                 text = clean_title(getattr(request, name), self.max_characters)
                 values[name] = json.dumps(text, ensure_ascii=False)
-        elif self.kind in ("item", "item_profile"):
+        elif self.kind in ("item", "item_profile", "takers"):
             values["item"] = self._described(titles[0], request)
         else:
             values["history"] = json_lines(titles)
-        if self.kind == "user_profile":
+        if self.kind in ("user_profile", "takers"):
             neighbours = {f"user {n}": [*map(self._clean, own)] for n, own in enumerate(request.beside, 1)}
             values["neighbours"] = json_lines(neighbours)
         if self.kind == "item_profile":

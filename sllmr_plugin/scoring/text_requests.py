@@ -19,8 +19,9 @@ from .draws import id_keys, mix, uniform
 from .profiles import UserProfiles, describe, profiles_beside, titles_beside
 from .requests import training_titles
 
-Kind = Literal["user", "item", "reasoning", "pattern", "reason", "user_profile", "item_profile", "update"]
-"""What a text is about; an update is a pattern written again (`sllmr_plugin.scoring.correct_reasons`)."""
+Kind = Literal["user", "item", "reasoning", "pattern", "reason", "user_profile", "item_profile", "update", "takers"]
+"""What a text is about; an update is a pattern written again (`sllmr_plugin.scoring.correct_reasons`), takers are users
+of a list who would take an item (`sllmr_plugin.scoring.synthesize_interactions`)."""
 KINDS: tuple[Kind, ...] = ("user", "item", "reasoning", "pattern", "reason", "user_profile", "item_profile")
 DEFAULT_KINDS: tuple[Kind, ...] = ("user", "item")
 """What both KAR and LLM-CF need. Reasoning is LLM-CF's alone; patterns and reasons are CURec's, profiles RecLM's."""
@@ -55,14 +56,14 @@ class TextRequest:
 
     Parameters
     ----------
-    kind : {"user", "item", "reasoning", "pattern", "reason", "user_profile", "item_profile", "update"}
+    kind : {"user", "item", "reasoning", "pattern", "reason", "user_profile", "item_profile", "update", "takers"}
         What it is about.
     id : Hashable
         Raw id of the item, else of the user; no model ever sees it.
     titles : tuple of str
         Of a user, a pattern or a user's profile: the titles of the last training interactions, oldest first; of
-        reasoning, of those before its exemplar; of a reason, of those with other items. Of an item or its profile: its
-        title. Of an update: none.
+        reasoning, of those before its exemplar; of a reason, of those with other items. Of an item, its profile or
+        takers: its title. Of an update: none.
     attributes : tuple of (str, str)
         Names and values of an item's or the exemplar's item's attributes, such as ``("category", "board games")``.
     exemplar : Exemplar or None
@@ -73,7 +74,8 @@ class TextRequest:
         Number among requests that are the same but for it: each is asked, and answered, by itself.
     beside : tuple of tuple of str
         Of a user's profile: the training titles of each of the nearest users. Of an item's: ``(profile,)`` of a user
-        who took it, or ``(title, profile)`` of a similar item and a user who took that.
+        who took it, or ``(title, profile)`` of a similar item and a user who took that. Of takers: the training titles
+        of each user on the list.
     """
 
     kind: Kind
