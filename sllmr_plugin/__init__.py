@@ -43,6 +43,10 @@ _MODULES = {
         "Initialisation",
         "initialise",
     ),
+    "backends.synthetic": (
+        "SyntheticTraining",
+        "add_synthetic",
+    ),
     "backends.deepctr.losses": ("SLLMRCallback",),
     "backends.deepctr.mixin": ("SLLMRMixin",),
     "backends.pretrain": (
@@ -65,6 +69,8 @@ _MODULES = {
         "GateCollapsedWarning",
         "HookNeverFiredError",
         "InactiveWarning",
+        "InterestError",
+        "InterestWarning",
         "NoPairsError",
         "NotAugmentedError",
         "NotLearntError",
@@ -93,6 +99,11 @@ _MODULES = {
     "evaluation.reason_rewards": ("ReasonRewards",),
     "evaluation.tune": ("tune",),
     "datasets.interactions": ("load_interactions",),
+    "datasets.interest": (
+        "Interest",
+        "pairs_to_judge",
+    ),
+    "datasets.synthetic": ("SyntheticInteractions",),
     "evaluation.reliability": (
         "Reliability",
         "reliability",
@@ -124,6 +135,7 @@ _MODULES = {
     "scoring.correct": ("correct_reasons",),
     "scoring.embeddings.write": ("embed_texts",),
     "scoring.run": ("score_candidates",),
+    "scoring.synthesize": ("synthesize_interactions",),
     "scoring.texts": ("write_texts",),
     "tracking": (
         "TrackedRun",
@@ -162,8 +174,13 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .backends.pretrain import pretrain as pretrain
     from .backends.similar import SimilarUsers as SimilarUsers
     from .backends.similar import similar_users as similar_users
+    from .backends.synthetic import SyntheticTraining as SyntheticTraining
+    from .backends.synthetic import add_synthetic as add_synthetic
     from .config import SelectiveConfig as SelectiveConfig
     from .datasets.interactions import load_interactions as load_interactions
+    from .datasets.interest import Interest as Interest
+    from .datasets.interest import pairs_to_judge as pairs_to_judge
+    from .datasets.synthetic import SyntheticInteractions as SyntheticInteractions
     from .errors import AdaptorWarning as AdaptorWarning
     from .errors import AlreadyWrappedError as AlreadyWrappedError
     from .errors import AugmentError as AugmentError
@@ -174,6 +191,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .errors import GateCollapsedWarning as GateCollapsedWarning
     from .errors import HookNeverFiredError as HookNeverFiredError
     from .errors import InactiveWarning as InactiveWarning
+    from .errors import InterestError as InterestError
+    from .errors import InterestWarning as InterestWarning
     from .errors import NoPairsError as NoPairsError
     from .errors import NotAugmentedError as NotAugmentedError
     from .errors import NotLearntError as NotLearntError
@@ -221,6 +240,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .scoring.correct import correct_reasons as correct_reasons
     from .scoring.embeddings.write import embed_texts as embed_texts
     from .scoring.run import score_candidates as score_candidates
+    from .scoring.synthesize import synthesize_interactions as synthesize_interactions
     from .scoring.texts import write_texts as write_texts
     from .tracking import TrackedRun as TrackedRun
     from .tracking import Tracker as Tracker

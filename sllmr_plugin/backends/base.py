@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -162,6 +162,31 @@ class Backend:
 
     def training_rows(self, model: Any, arguments: dict[str, Any]) -> TrainingRows:
         """Return the training rows in the arguments of a call of `fit`."""
+        raise NotImplementedError
+
+    def rows_behind(
+        self,
+        model: Any,
+        arguments: Mapping[str, Any],
+        features: Features,
+        task: int,
+        wanted: Mapping[str, np.ndarray],
+    ) -> TrainingRows:
+        """Return the training rows of a model that need not be wrapped.
+
+        Parameters
+        ----------
+        model : Any
+            Of the library.
+        arguments : mapping
+            Of a call of its `fit`.
+        features : Features
+            How its rows are laid out.
+        task : int
+            Which label marks positives.
+        wanted : mapping of str to ndarray
+            For the user and the item feature, the ascending codes whose latest rows will be asked for.
+        """
         raise NotImplementedError
 
     def rows(self, model: Any, inputs: Any) -> Tensor:

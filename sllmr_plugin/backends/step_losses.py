@@ -44,7 +44,14 @@ class LossRun:
         The step's mean loss is multiplied with this and, beside a library's sum over rows, with the rows of the batch.
     features : tuple of str
         Whose codes it is shown.
+
+    Attributes
+    ----------
+    terms : str
+        What the loss is a mean over, as its account counts it.
     """
+
+    terms = "ids"
 
     def __init__(self, name: str, weight: float, features: tuple[str, ...]) -> None:
         self.name = name
@@ -92,7 +99,8 @@ class LossRun:
         Returns
         -------
         dict of str to float
-            ``sllmr_{name}``, the mean loss of the steps that had one, and ``sllmr_{name}_ids``, how many ids it was of.
+            ``sllmr_{name}``, the mean loss of the steps that had one, and ``sllmr_{name}_ids``, how many ids it was of
+            (`terms` says what is counted).
 
         Raises
         ------
@@ -114,7 +122,7 @@ class LossRun:
                 f"training, or take the loss off again ({self.name}: undo)."
             )
         mean = float(self._sum) / self._n_losses if self._n_losses else math.nan
-        return {f"sllmr_{self.name}": mean, f"sllmr_{self.name}_ids": float(self._n_terms)}
+        return {f"sllmr_{self.name}": mean, f"sllmr_{self.name}_{self.terms}": float(self._n_terms)}
 
     def close(self) -> None:
         """Leave the model as it was before this call of `fit`."""
@@ -147,6 +155,10 @@ class StepLoss(nn.Module):
     def open(self, model: Any) -> LossRun:
         """Return what a call of `fit` holds."""
         raise NotImplementedError
+
+    def open_for(self, model: Any, arguments: Mapping[str, Any]) -> LossRun:
+        """Return the same for a call of `fit` with these arguments, for a loss that reads its training rows."""
+        return self.open(model)
 
 
 class StepLossMixin(_Base):
@@ -212,8 +224,8 @@ class StepLossMixin(_Base):
         return {key: value for account in accounts.values() for key, value in account.items()}
 
     @contextmanager
-    def _losses_open(self) -> Iterator[tuple[LossRun, ...]]:
-        """Hold the runs of a call of `fit`."""
+    def _losses_open(self, arguments: Mapping[str, Any]) -> Iterator[tuple[LossRun, ...]]:
+        """Hold the runs of a call of `fit` with these arguments."""
         world = Ranks.here(self.device).world
         if world > 1:
             raise ProcessesError(
@@ -225,7 +237,7 @@ class StepLossMixin(_Base):
             runs = []
             for loss in step_losses(self).values():
                 loss.epochs = []
-                runs.append(loss.open(self))
+                runs.append(loss.open_for(self, arguments))
                 stack.callback(runs[-1].close)
             stack.enter_context(held(self, "_sllmr_runs", tuple(runs)))
             yield tuple(runs)

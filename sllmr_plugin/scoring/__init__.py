@@ -26,6 +26,7 @@ _MODULES = {
     "run": ("Estimate", "ScoringResult", "score_candidates"),
     "scorers": ("LexicalScorer", "score_with"),
     "settings": ("ScoreSettings",),
+    "synthesize": ("SynthesisResult", "SynthesisSettings", "synthesize_interactions"),
     "table": ("build_score_table", "read_metadata", "write_score_table"),
     "texts": ("TextResult", "TextSettings", "write_texts"),
     "vocabulary": ("Vocabulary",),
@@ -66,6 +67,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors
     from .scorers import LexicalScorer as LexicalScorer
     from .scorers import score_with as score_with
     from .settings import ScoreSettings as ScoreSettings
+    from .synthesize import SynthesisResult as SynthesisResult
+    from .synthesize import SynthesisSettings as SynthesisSettings
+    from .synthesize import synthesize_interactions as synthesize_interactions
     from .table import build_score_table as build_score_table
     from .table import read_metadata as read_metadata
     from .table import write_score_table as write_score_table

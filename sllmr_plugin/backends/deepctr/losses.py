@@ -107,7 +107,7 @@ class DeepCTRLossMixin(StepLossMixin):
         if not any(isinstance(callback, SLLMRCallback) for callback in callbacks):
             callbacks.insert(0, SLLMRCallback(verbose=arguments.get("verbose", 1)))
         arguments["callbacks"] = callbacks
-        with self._losses_open() as runs, ExitStack() as stack:
+        with self._losses_open(arguments) as runs, ExitStack() as stack:
             if "_sllmr_penalty" not in self.__dict__:  # as a wrapped model holds it
                 stack.enter_context(held(self, "_sllmr_penalty", LeanL2(self, super().get_regularization_loss)))
                 stack.enter_context(whole_batches())

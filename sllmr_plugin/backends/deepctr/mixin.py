@@ -206,6 +206,17 @@ class DeepCTRBackend(Backend):
 
     def training_rows(self, model: Any, arguments: dict[str, Any]) -> ArrayRows:
         """Return the training rows, without those that `fit` splits off for validation."""
+        return self.rows_behind(model, arguments, model.sllmr.features, model.sllmr.task)
+
+    def rows_behind(
+        self,
+        model: Any,
+        arguments: Mapping[str, Any],
+        features: Features,
+        task: int,
+        wanted: Mapping[str, np.ndarray] | None = None,
+    ) -> ArrayRows:
+        """Return the training rows of a model that need not be wrapped; all of their codes can be asked for."""
         x, y = complete(model, arguments["x"]), arguments["y"]
         if isinstance(x, dict):
             x = [x[feature] for feature in model.feature_index]
@@ -213,8 +224,7 @@ class DeepCTRBackend(Backend):
         split = arguments.get("validation_split")
         if not arguments.get("validation_data") and split and 0.0 < split < 1.0:
             n_rows = int(len(x[0]) * (1.0 - split))  # as BaseModel.fit cuts it
-        features = model.sllmr.features
-        return ArrayRows(x, y, features.layout, n_rows, model.sllmr.task, all_positive=features.regression)
+        return ArrayRows(x, y, features.layout, n_rows, task, all_positive=features.regression)
 
     def batches(self, model: Any, x: Any, batch_size: int) -> tuple[Callable[[], Iterator[Tensor]], int]:
         """Return what goes over input columns in another order each time."""

@@ -37,7 +37,7 @@ class FuxiCTRLossMixin(StepLossMixin):
         if not step_losses(self):
             return super().fit(*args, **kwargs)
         given = dict(zip(("data_generator", "epochs"), args, strict=False)) | kwargs
-        with self._losses_open() as runs:
+        with self._losses_open(given) as runs:
             result = super().fit(*args, **kwargs)
         if given.get("epochs", 1) > 0 and not all(run.began for run in runs):
             raise HookNeverFiredError(

@@ -143,13 +143,24 @@ class FuxiCTRBackend(Backend):
     def training_rows(self, model: Any, arguments: dict[str, Any]) -> StreamedRows:
         """Return the rows behind the training generator, read once without a trace in its order."""
         features, table = model.sllmr.features, model.sllmr.table
-        label = model.feature_map.labels[model.sllmr.task]
         wanted = {
             features.user: np.union1d(table.candidates.users.numpy(), table.probes.users.numpy()),
             features.item: np.flatnonzero(
                 (table.candidates.items_seen(features.n_items) | table.probes.items_seen(features.n_items)).numpy()
             ),
         }
+        return self.rows_behind(model, arguments, features, model.sllmr.task, wanted)
+
+    def rows_behind(
+        self,
+        model: Any,
+        arguments: Mapping[str, Any],
+        features: Features,
+        task: int,
+        wanted: Mapping[str, np.ndarray],
+    ) -> StreamedRows:
+        """Return the same of a model that need not be wrapped."""
+        label = model.feature_map.labels[task]
         with random_state_kept():
             pieces = training_pieces(arguments["data_generator"], model.feature_map, features.layout, label)
             return StreamedRows(pieces, features.layout, wanted, features.regression)
@@ -178,7 +189,8 @@ class FuxiCTRBackend(Backend):
 
     def inputs(self, model: Any, rows: Tensor) -> Batch:
         """Return a batch of rows."""
-        return to_batch(rows, model.sllmr.features.layout, model.feature_map)
+        layout = model.sllmr.features.layout if isinstance(model, FuxiCTRMixin) else fed_layout(model)
+        return to_batch(rows, layout, model.feature_map)
 
     def joined(self, model: Any, inputs: Batch, rows: Tensor) -> Batch:
         """Return a batch with rows behind it."""
