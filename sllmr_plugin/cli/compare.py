@@ -14,7 +14,7 @@ from ..datasets.interactions import load_interactions
 from ..errors import ConfigError
 from ..evaluation.compare import compare
 from ..evaluation.corruption import CORRUPTIONS, corrupt
-from ..evaluation.modes import MODE_NAMES, Mode, check_sources
+from ..evaluation.modes import MODE_NAMES, Mode, check_read, check_sources
 from ..evaluation.strata import read_labels, stratify
 from ..scores.table import ScoreTable
 from ..zoo.deepctr import BACKBONES
@@ -28,7 +28,16 @@ from .arguments import (
     read_overrides,
     tracker_of,
 )
-from .start import add_start, add_triples, encoder_of, read_start, read_triples
+from .start import (
+    add_refinement,
+    add_start,
+    add_triples,
+    check_refinement,
+    encoder_of,
+    read_refinement,
+    read_start,
+    read_triples,
+)
 from .training import add_training, run_settings
 
 _EPILOG = """\
@@ -48,6 +57,7 @@ examples:
   sllmr compare ... --modes none,init,init+gated --initialise titles --out runs/initialised
   sllmr compare ... --modes none,similar,pretrain,pretrain+gated --initialise llm_texts.parquet --out runs/families
   sllmr compare ... --modes none,triples,init+graph --triples items_sorted.parquet --initialise titles --out runs/kg
+  sllmr compare ... --modes none,synthetic --synthetic synthetic.parquet --out runs/synthetic
   sllmr compare ... --epochs 30 --negatives-by popularity --out runs/other_training
   sllmr compare ... --attributes brand,genres:pipe --histories --out runs/features
   sllmr compare ... --config runs/tune/chosen.yaml --out runs/tuned
@@ -97,6 +107,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_start(parser, "which the modes init, align, distill, similar, pretrain, sid, embed and their combinations use")
     add_triples(parser, "which the modes triples and graph (init+graph: vectors smoothed over items that share) use")
+    add_refinement(parser)
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
     add_training(parser)
     parser.add_argument("--eval-users", type=positive, metavar="N", help="test users ranked (default: all)")
@@ -130,7 +141,10 @@ def _run(arguments: argparse.Namespace) -> None:
     wanted = [Mode.of(mode) for mode in arguments.modes or modes]
     encoder = encoder_of(arguments, "--texts", "--initialise")
     start = read_start(arguments, wanted, encoder=encoder)
-    check_sources(wanted, texts=arguments.texts, start=start)
+    rows = {"synthetic": arguments.synthetic, "interest": arguments.interest}
+    check_sources(wanted, texts=arguments.texts, start=start, **rows)
+    check_read(wanted, **rows)
+    check_refinement(arguments)
     tracker = tracker_of(arguments)
     labels = read_labels(arguments.strata, arguments.interactions, arguments.items)
     data = load_interactions(arguments.interactions, arguments.items, attributes=arguments.attributes)
@@ -150,6 +164,7 @@ def _run(arguments: argparse.Namespace) -> None:
             encoder=encoder,
             start=start,
             triples=read_triples(arguments),
+            refinement=read_refinement(arguments, data),
             config_overrides={**fields, **read_overrides(arguments.overrides)},
             strata=labels,
             engine=engine,

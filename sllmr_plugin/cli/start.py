@@ -1,4 +1,4 @@
-"""Flags of `Start`, vectors of the items and how embeddings start from them, and of triples."""
+"""Flags of `Start`, of triples and of `Refinement`: what parts of modes read beside texts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..backends.initialise import DEFAULT_SCALE, METHODS, USERS
+from ..backends.synthetic import DEFAULT_WEIGHT
+from ..datasets.interactions import Interactions
 from ..errors import ConfigError
 from ..evaluation.modes import Mode, Start, check_start_fields
+from ..evaluation.refinement import Refinement
 from ..knowledge import TextEncoder
 from ..knowledge.triples import Triples
 from ..knowledge.vectors import find_encoder
@@ -95,6 +98,54 @@ def read_triples(arguments: argparse.Namespace) -> Triples | None:
             raise ConfigError("--triples-columns goes with --triples; give that, too.")
         return None
     return Triples.read(arguments.triples, attributes=arguments.triples_columns)
+
+
+def add_refinement(parser: argparse.ArgumentParser) -> None:
+    """Add ``--synthetic``, ``--interest`` and what goes with them; `read_refinement` reads them."""
+    parser.add_argument(
+        "--synthetic",
+        metavar="FILE",
+        help="synthetic interactions, as sllmr synthesize writes them, for modes synthetic and refined",
+    )
+    parser.add_argument(
+        "--interest",
+        metavar="FILE",
+        help="P(interest) of synthetic and training interactions, probes and random candidates (sllmr interest), for "
+        "modes denoised and refined",
+    )
+    parser.add_argument(
+        "--synthetic-weight",
+        type=rate,
+        metavar="X",
+        help=f"of the loss of synthetic rows (default: {DEFAULT_WEIGHT:g})",
+    )
+    parser.add_argument(
+        "--keep-probes",
+        type=rate,
+        metavar="X",
+        help="share of the probes that the threshold on P(interest) keeps (default: Youden's J, as sllmr interest)",
+    )
+
+
+def check_refinement(arguments: argparse.Namespace) -> None:
+    """Raise `ConfigError` if a flag of `add_refinement` is given without the file that it goes with."""
+    for flag, file in (("synthetic_weight", "synthetic"), ("keep_probes", "interest")):
+        if getattr(arguments, flag) is not None and getattr(arguments, file) is None:
+            raise ConfigError(f"--{flag.replace('_', '-')} goes with --{file}; give that, too, or leave it out.")
+
+
+def read_refinement(arguments: argparse.Namespace, data: Interactions) -> Refinement | None:
+    """Return what the arguments of `add_refinement` say; None without a file."""
+    check_refinement(arguments)
+    if arguments.synthetic is None and arguments.interest is None:
+        return None
+    return Refinement.read(
+        data,
+        synthetic=arguments.synthetic,
+        interest=arguments.interest,
+        weight=arguments.synthetic_weight or DEFAULT_WEIGHT,
+        keep_probes=arguments.keep_probes,
+    )
 
 
 def encoder_of(arguments: argparse.Namespace, *sources: str) -> TextEncoder | None:

@@ -14,7 +14,16 @@ from ..evaluation.trials import SCALES
 from ..evaluation.tune import TuneResult, tune
 from ..zoo.deepctr import BACKBONES
 from .arguments import add_data, flag_of, names, positive, read_overrides
-from .start import add_start, add_triples, encoder_of, read_start, read_triples
+from .start import (
+    add_refinement,
+    add_start,
+    add_triples,
+    check_refinement,
+    encoder_of,
+    read_refinement,
+    read_start,
+    read_triples,
+)
 from .training import add_training, run_settings, training_flags
 
 _PARTS = "init"
@@ -43,6 +52,7 @@ examples:
   sllmr tune ... --initialise titles --parts align --out runs/tune_align
   sllmr tune ... --texts reasons.parquet --parts curec --out runs/tune_curec
   sllmr tune ... --initialise titles --texts reasons.parquet --parts init+curec --out runs/tune_both
+  sllmr tune ... --synthetic synthetic.parquet --parts synthetic --out runs/tune_synthetic
   sllmr tune ... --trials 24 --seeds 3 --out runs/tune
       Go on with a search.
 """
@@ -70,8 +80,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parts",
         metavar="PART[+PART]",
-        help="what vectors and texts do: init, align, distill, similar, pretrain, sid, embed (vectors), kar, llm_cf, "
-        f"curec (texts), triples, graph (triples) or some of them, as in modes of sllmr compare (default: {_PARTS})",
+        help="what vectors, texts and rows do: init, align, distill, similar, pretrain, sid, embed (vectors), kar, "
+        "llm_cf, curec (texts), triples, graph (triples), synthetic, denoised, refined (rows) or some of them, as in "
+        f"modes of sllmr compare (default: {_PARTS})",
     )
     parser.add_argument(
         "--texts",
@@ -81,22 +92,25 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="tables of LLM-written texts, as of sllmr compare, for --parts kar, llm_cf or curec",
     )
     add_triples(parser, "for --parts triples and graph")
+    add_refinement(parser)
     add_training(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    given = (arguments.initialise, arguments.texts, arguments.triples)
+    given = (arguments.initialise, arguments.texts, arguments.triples, arguments.synthetic, arguments.interest)
     if arguments.parts is not None and all(one is None for one in given):
         raise ConfigError(
-            "--parts says what vectors, texts and triples do; give some with --initialise, --texts or --triples, or "
-            "leave it out."
+            "--parts says what vectors, texts, triples and rows do; give some with --initialise, --texts, --triples, "
+            "--synthetic or --interest, or leave it out."
         )
     parts = arguments.parts or _PARTS
     encoder = encoder_of(arguments, "--initialise", "--texts")
     start = read_start(arguments, [Mode.of(parts)], encoder=encoder)
+    check_refinement(arguments)
+    data = load_interactions(arguments.interactions, arguments.items, attributes=arguments.attributes)
     result = tune(
-        load_interactions(arguments.interactions, arguments.items, attributes=arguments.attributes),
+        data,
         arguments.scores,
         out=arguments.out,
         backbone=arguments.backbone,
@@ -107,6 +121,7 @@ def _run(arguments: argparse.Namespace) -> None:
         config_overrides=read_overrides(arguments.overrides),
         start=start,
         parts=parts,
+        refinement=read_refinement(arguments, data),
         scales=None if arguments.initialise_scale is None else [arguments.initialise_scale],
         texts=arguments.texts,
         encoder=encoder,
@@ -136,6 +151,9 @@ def _compare_command(arguments: argparse.Namespace, result: TuneResult) -> str:
         command += ["--texts", ",".join(arguments.texts)] if arguments.texts else []
         command += ["--triples", arguments.triples] if arguments.triples else []
         command += ["--triples-columns", ",".join(arguments.triples_columns)] if arguments.triples_columns else []
+        for name in ("synthetic", "interest", "synthetic_weight", "keep_probes"):
+            value = getattr(arguments, name)
+            command += [flag_of(name), str(value)] if value is not None else []
         command += ["--initialise-scale", f"{chosen.scale:g}"] if chosen.scale is not None else []
         for name in ("initialise_users", "initialise_method", "text_model"):
             value = getattr(arguments, name)

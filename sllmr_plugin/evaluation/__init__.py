@@ -6,6 +6,7 @@
 from .comparison import Comparison, format_table
 from .modes import Mode, Start
 from .ranking import full_ranking, summarize
+from .refinement import Refinement
 from .report import write_report
 from .store import RunFolder
 from .strata import label_test, stratify
@@ -17,6 +18,7 @@ __all__ = [
     "Mode",
     "RunFolder",
     "RunSettings",
+    "Refinement",
     "Start",
     "format_table",
     "full_ranking",

@@ -29,8 +29,9 @@ from .comparison import Comparison
 from .differences import BASELINE
 from .examples import describe_examples, draw_examples, rank_examples
 from .mode_inputs import ModeInputs, TripleSource
-from .modes import Mode, Start, check_sources, check_start_fields
+from .modes import Mode, Start, check_read, check_sources, check_start_fields
 from .pooled import PooledRows
+from .refinement import Refinement, refined_by
 from .reliability import reliability
 from .run import by_raw_ids, train_and_rank
 from .store import RunFolder, attribute_digest, digest, score_digest
@@ -97,6 +98,7 @@ def compare(
     encoder: TextEncoder | None = None,
     start: Start | None = None,
     triples: TripleSource | None = None,
+    refinement: Refinement | None = None,
     overwrite: bool = False,
     strata: Sequence[pd.DataFrame] = (),
     verbose: bool = True,
@@ -127,8 +129,9 @@ def compare(
         Names that `Mode.of` reads: keys of `sllmr_plugin.config.MODES`, each short for some fields of
         `SelectiveConfig` (``none`` is the plain, unwrapped model); ``init``, whose embeddings start from the vectors of
         `start`, ``align``, whose embeddings are pulled towards them in every step, ``sid``, which adds codes of them as
-        features, and ``embed``, which adds inputs made of them; ``kar``, ``llm_cf``, ``curec`` and ``reclm``, which
-        add inputs made of `texts`; and combinations such as ``init+gated``.
+        features, and ``embed``, which adds inputs made of them; ``synthetic``, ``denoised`` and ``refined``, which add
+        rows of `refinement` to the training, leave some out, or both; ``kar``, ``llm_cf``, ``curec`` and ``reclm``,
+        which add inputs made of `texts`; and combinations such as ``init+gated``.
     seeds : int or sequence of int, default=3
         The seeds, or how many, counted from 0.
     settings : RunSettings or None, default=None
@@ -145,6 +148,9 @@ def compare(
         Vectors of the modes with ``init``, ``align``, ``sid`` and ``embed``.
     triples : path, DataFrame or Triples, optional
         Statements about items, by the raw ids of `data`, of the modes with ``triples`` and ``graph``.
+    refinement : Refinement, optional
+        Synthetic interactions of the modes with ``synthetic`` and ``refined``, and P(interest) of those with
+        ``denoised`` and ``refined`` (`Refinement.read`).
     overwrite : bool, default=False
         Drop runs in `out` that were made with other settings instead of refusing to mix.
     strata : sequence of DataFrame, default=()
@@ -168,6 +174,8 @@ def compare(
     ConfigError, BackboneError
         If a mode, an override, or a backbone or its size is not valid, a mode needs texts and there are none, or
         `start` has a field of another value than its default that no mode reads; before anything is trained.
+    CoverageError, InterestError
+        If P(interest) judges, believes or doubts none of the rows of a mode that reads it; before anything is trained.
     TextTableError, TextEncoderError
         If the texts cannot be read or encoded; before anything is trained.
     RunFolderError
@@ -185,7 +193,10 @@ def compare(
         raise ConfigError("nothing to compare: name at least one backbone and one mode.")
     configs = _configs(modes, config_overrides or {})
     wanted = [Mode.of(mode) for mode in configs]
-    check_sources(wanted, texts=texts, start=start)
+    rows_given = {name: refinement and getattr(refinement, name) for name in ("synthetic", "interest")}
+    check_sources(wanted, texts=texts, start=start, **rows_given)
+    check_read(wanted, **rows_given)
+    refined = {mode.name: refined_by(refinement, mode) for mode in wanted}
     if start is not None and not any(mode.needs("vectors") for mode in wanted):
         raise ConfigError(
             "vectors are given, and no mode that reads them is compared; add init, embed, init+gated or the like to "
@@ -211,6 +222,7 @@ def compare(
         used = {"scale": start.scale, "users": start.users, "method": start.method}
         everything["start"] = {**describe_vectors(start.vectors), **used}
     everything |= inputs.described()
+    everything |= refinement.recorded() if refinement is not None else {}
     content = item_texts(data, texts, None if start is None else start.vectors)
     if content is not None:
         everything["item_texts"] = digest(np.frombuffer("\0".join(content).encode(), dtype=np.uint8))
@@ -262,6 +274,7 @@ def compare(
                     ),
                     start=vectors if "init" in how.parts else None,
                     **how.targets(vectors),
+                    **refined[mode],
                     report=_noted(progress, label, settings.epochs),
                     inspect=_examples_into(folder, read, examples, (name, mode, seed), judge),
                     track=tracked.log,

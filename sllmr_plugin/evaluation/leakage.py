@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..datasets.interactions import Interactions
+from ..datasets.synthetic import SyntheticInteractions
 from ..errors import LeakageError
 from ..scores.table import ScoreTable
 
@@ -21,13 +22,15 @@ def check_leakage(
     *,
     popularity: np.ndarray | None = None,
     history_length: np.ndarray | None = None,
+    synthetic: SyntheticInteractions | None = None,
 ) -> None:
     """Refuse to train on what is to be ranked.
 
     A test interaction must not be a probe, and neither a test nor a validation interaction may be a positive
-    training row, an item of the user's history in one, or be counted in the popularity of items and the history
-    lengths of users. Validation interactions may be probes: gates are fitted on them. A drawn negative may
-    happen to be a test item, since the draw must not look at test; it teaches nothing that helps the ranking.
+    training row, an item of the user's history in one, be counted in the popularity of items and the history
+    lengths of users, or be a synthetic interaction. Validation interactions may be probes: gates are fitted on them. A
+    drawn negative may happen to be a test item, since the draw must not look at test; it teaches nothing that helps the
+    ranking.
 
     Parameters
     ----------
@@ -41,6 +44,8 @@ def check_leakage(
     popularity, history_length : ndarray or None, default=None
         (n_items + 1,) and (n_users + 1,) counts of interactions by code that the training uses; None takes those
         of `data`.
+    synthetic : SyntheticInteractions or None, default=None
+        Further positives of the training, by the codes of `data`.
 
     Raises
     ------
@@ -55,6 +60,7 @@ def check_leakage(
         *_training_rows(data, x, y, held_out),
         *_histories(data, x, held_out),
         *_statistics(data, held_out, popularity, history_length),
+        *_synthetic(data, synthetic, held_out),
     ]
     if problems:
         raise LeakageError(problems)
@@ -113,6 +119,15 @@ def _statistics(
         remedy = "Count the training positives alone."
         problems += _problem(f"{column}(s) have a {what} above that of the training part", told, len(codes), remedy)
     return problems
+
+
+def _synthetic(data: Interactions, synthetic: SyntheticInteractions | None, held_out: np.ndarray) -> list[str]:
+    if synthetic is None:
+        return []
+    places = np.flatnonzero(np.isin(_keys(data, synthetic.users, synthetic.items), held_out))
+    pairs = [_pair(data, synthetic.users[place], synthetic.items[place]) for place in places[:_NAMED]]
+    remedy = "Synthesize from these interactions and this split, which never writes a held-out pair."
+    return _problem("synthetic interaction(s) are test or validation interactions", pairs, len(places), remedy)
 
 
 def _pair(data: Interactions, user: int, item: int) -> str:

@@ -37,8 +37,9 @@ class Part:
 
     Attributes
     ----------
-    needs : {"texts", "vectors", "triples"}
-        What it reads.
+    needs : str
+        What it reads: ``texts``, ``vectors``, ``triples``, ``synthetic`` or ``interest``, or several of them between
+        blanks.
     adds_input : bool
         Whether an adaptor gives the model dense inputs, which then have to be served; a mode has at most one such part.
     says : str
@@ -62,6 +63,9 @@ PARTS = {
     "triples": Part("triples", False, "tails of the items' triples as features (looked up in serving)"),
     "graph": Part("triples", False, "vectors smoothed over the items that share tails"),
     "sid": Part("vectors", False, "semantic ids, codes of the items' vectors, as features (looked up in serving)"),
+    "synthetic": Part("synthetic", False, "synthetic interactions as weighted rows of every step"),
+    "denoised": Part("interest", False, "without the training interactions that a judge of interest doubts most"),
+    "refined": Part("synthetic interest", False, "synthetic interactions that the judge believes, and denoised"),
     "embed": Part("vectors", True, "vectors of items and users through perceptrons as extra inputs", ("users",)),
     "kar": Part("texts", True, "encoded texts of users and items as extra inputs (KAR)"),
     "llm_cf": Part("texts", True, "encoded in-context exemplars as an extra input (LLM-CF)"),
@@ -131,6 +135,8 @@ class Mode:
             raise ConfigError(
                 f"mode={name!r}: graph smooths the vectors that another part reads. Add one, as in 'init+graph'."
             )
+        if "refined" in parts and {"synthetic", "denoised"} & set(parts):
+            raise ConfigError(f"mode={name!r}: refined is synthetic, filtered, and denoised already; take one of them.")
         if sum(PARTS[part].adds_input for part in parts) > 1:
             raise ConfigError(f"mode={name!r} has two parts that give the model inputs; take one of them.")
         return cls(name, parts, regularizer)
@@ -149,8 +155,8 @@ class Mode:
         return self.regularizer != "none"
 
     def needs(self, what: str) -> bool:
-        """Whether a part reads ``texts``, ``vectors`` or ``triples``."""
-        return any(PARTS[part].needs == what for part in self.parts)
+        """Whether a part reads ``texts``, ``vectors``, ``triples``, ``synthetic`` or ``interest``."""
+        return any(what in PARTS[part].needs.split() for part in self.parts)
 
     def reads(self, field: str) -> bool:
         """Whether a part reads a field of `Start`, for instance ``scale``."""
@@ -347,17 +353,48 @@ def check_start_fields(modes: Sequence[Mode], given: Iterable[str]) -> None:
             )
 
 
-def check_sources(modes: Sequence[Mode], *, texts: object | None, start: object | None) -> None:
-    """Raise `ConfigError` if a mode needs texts or vectors and there are none."""
-    needing = [mode.name for mode in modes if mode.needs("texts")]
-    if needing and texts is None:
-        raise ConfigError(
-            f"mode {', '.join(needing)} reads LLM-written texts; give a text table "
-            "(texts=, or --texts FILE: kind, id, text), or leave the mode out."
-        )
-    needing = [mode.name for mode in modes if mode.needs("vectors")]
-    if needing and start is None:
-        raise ConfigError(
-            f"mode {', '.join(needing)} reads vectors of the items; give some (--initialise titles or FILE; "
-            "start=Start.read(...) in Python), or leave the mode out."
-        )
+_SOURCES = {
+    "texts": (
+        "reads LLM-written texts",
+        "give a text table (texts=, or --texts FILE: kind, id, text)",
+    ),
+    "vectors": (
+        "reads vectors of the items",
+        "give some (--initialise titles or FILE; start=Start.read(...) in Python)",
+    ),
+    "synthetic": (
+        "trains on synthetic interactions",
+        "give some (--synthetic FILE, which sllmr synthesize writes; refinement=Refinement.read(...) in Python)",
+    ),
+    "interest": (
+        "reads P(interest) of interactions",
+        "give a table (--interest FILE, see sllmr interest; refinement=Refinement.read(...) in Python)",
+    ),
+}
+
+
+def check_sources(
+    modes: Sequence[Mode],
+    *,
+    texts: object | None,
+    start: object | None,
+    synthetic: object | None = None,
+    interest: object | None = None,
+) -> None:
+    """Raise `ConfigError` if a mode needs texts, vectors, synthetic interactions or P(interest), and there are none."""
+    given = {"texts": texts, "vectors": start, "synthetic": synthetic, "interest": interest}
+    for what, (does, remedy) in _SOURCES.items():
+        needing = [mode.name for mode in modes if mode.needs(what)]
+        if needing and given[what] is None:
+            raise ConfigError(f"mode {', '.join(needing)} {does}; {remedy}, or leave the mode out.")
+
+
+def check_read(modes: Sequence[Mode], *, synthetic: object | None, interest: object | None) -> None:
+    """Raise `ConfigError` if synthetic interactions or P(interest) are given and no mode reads them."""
+    for what, given in (("synthetic", synthetic), ("interest", interest)):
+        if given is not None and not any(mode.needs(what) for mode in modes):
+            readers = ", ".join(name for name, part in PARTS.items() if what in part.needs.split())
+            raise ConfigError(
+                f"--{what} is given, and none of the modes {', '.join(mode.name for mode in modes)} reads it. Add "
+                f"{readers} or the like, or leave it out."
+            )

@@ -12,8 +12,11 @@ import numpy as np
 import pandas as pd
 
 from .. import __version__
+from ..backends.synthetic import DEFAULT_WEIGHT
 from ..config import SelectiveConfig
 from ..datasets.interactions import Interactions
+from ..datasets.interest import DoubtedRows
+from ..datasets.synthetic import SyntheticInteractions
 from ..knowledge import Adaptor
 from ..knowledge.id_vectors import Vectors
 from ..parallel.engine import Engine
@@ -130,6 +133,9 @@ def train_and_rank(
     distilled: Vectors | None = None,
     similar: Vectors | None = None,
     pretrained: Vectors | None = None,
+    synthetic: SyntheticInteractions | None = None,
+    synthetic_weight: float = DEFAULT_WEIGHT,
+    doubted: DoubtedRows | None = None,
     report: Callable[[int, float], None] = lambda epoch, auc: None,
     track: Track = lambda epoch, values: None,
     inspect: Callable[[Any], None] = lambda model: None,
@@ -164,6 +170,8 @@ def train_and_rank(
         What the embeddings start from; see `train`.
     aligned, distilled, similar, pretrained : Vectors, optional
         What they are pulled towards, and pre-trained against; see `train`.
+    synthetic, synthetic_weight, doubted
+        Rows that are added and left out; see `train`.
     report : callable, optional
         Called after each epoch with its number, counted from 1, and its validation AUC.
     track : callable, optional
@@ -203,6 +211,9 @@ def train_and_rank(
         distilled=distilled,
         similar=similar,
         pretrained=pretrained,
+        synthetic=synthetic,
+        synthetic_weight=synthetic_weight,
+        doubted=doubted,
         report=report,
         track=track,
         verbose=verbose,

@@ -19,10 +19,13 @@ from ..backends.distill import distill_features
 from ..backends.initialise import initialise
 from ..backends.pretrain import pretrain
 from ..backends.similar import similar_users
+from ..backends.synthetic import DEFAULT_WEIGHT, add_synthetic
 from ..config import SelectiveConfig
 from ..datasets.features import HISTORY_LENGTH, item_table, training_rows, user_by_user
 from ..datasets.interactions import Interactions
+from ..datasets.interest import DoubtedRows
 from ..datasets.protocols import FULL_RANKING, LLM_CF, MIN_EARLIER, with_earlier_interactions
+from ..datasets.synthetic import SyntheticInteractions
 from ..errors import EvaluationError, InactiveWarning
 from ..knowledge import Adaptor
 from ..knowledge.id_vectors import Vectors
@@ -326,6 +329,9 @@ def train(
     distilled: Vectors | None = None,
     similar: Vectors | None = None,
     pretrained: Vectors | None = None,
+    synthetic: SyntheticInteractions | None = None,
+    synthetic_weight: float = DEFAULT_WEIGHT,
+    doubted: DoubtedRows | None = None,
     report: Callable[[int, float], None] = lambda epoch, auc: None,
     track: Track = lambda epoch, values: None,
     verbose: bool = True,
@@ -365,6 +371,13 @@ def train(
         By which users are alike, whose embeddings are pulled together (`similar_users`, at its defaults).
     pretrained : Vectors, optional
         What the model learns to tell rows by before `fit` (`pretrain`, at its defaults and the batch size of training).
+    synthetic : SyntheticInteractions, optional
+        Positives that each step also trains on (`add_synthetic`), by the codes of `data`.
+    synthetic_weight : float, default=0.1
+        Of their loss.
+    doubted : DoubtedRows, optional
+        Training positives that are left out of the rows, with the negatives drawn for them. Histories, and who is cold
+        or long-tail, stay those of `data`.
     report : callable, optional
         Called after each epoch with its number, counted from 1, and its validation AUC.
     track : callable, optional
@@ -387,7 +400,9 @@ def train(
     """
     require_split(data, "validation")
     n_items = sample_size(data, settings.valid_items)
-    check_leakage(data, rows, scores)
+    check_leakage(data, rows, scores, synthetic=synthetic)
+    if doubted is not None:
+        rows = doubted.left_out(*rows)
     model = build_model(
         backbone,
         data,
@@ -425,6 +440,9 @@ def train(
         distill_features(model, distilled, seed=seed, **ids)
     if similar is not None:
         similar_users(model, similar, x=rows[0], y=rows[1], **ids)
+    if synthetic is not None:
+        own = (data.valid["user"].to_numpy(), data.valid["item"].to_numpy())  # which `training_rows` spares, too
+        add_synthetic(model, synthetic, weight=synthetic_weight, never=own, seed=seed, **wrap_arguments(data))
     if config.active:
         model = wrap(model, scores, config=config, **wrap_arguments(data))
     model.compile(torch.optim.Adam(model.parameters(), lr=settings.learning_rate), "binary_crossentropy")
@@ -452,7 +470,7 @@ def train(
     best = BestEpoch(validate, report, settings.patience, track)
     torch.manual_seed(seed)  # so that batches come in the same order however much building and wrapping drew
     began = time.perf_counter()
-    logs = _fit(model, data, rows, best, settings, seed)
+    logs = _fit(model, data, rows, best, settings, seed, doubted)
     seconds = time.perf_counter() - began - best.seconds
     if not best.state:
         raise EvaluationError(
@@ -470,6 +488,7 @@ def _fit(
     best: BestEpoch,
     settings: RunSettings,
     seed: int,
+    doubted: DoubtedRows | None,
 ) -> list[dict[str, float]]:
     """Fit a model, with the rows and batches of each epoch that the settings say; return what `Trained.epochs` has."""
     options = {"batch_size": settings.batch_size, "verbose": 0, "callbacks": [best]}
@@ -483,6 +502,7 @@ def _fit(
         for epoch in range(settings.epochs):
             if epoch and redraw:
                 rows = settings.rows(data, (seed, epoch))
+                rows = rows if doubted is None else doubted.left_out(*rows)
             x, y = user_by_user(*rows, (seed, epoch)) if by_user else rows
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "warmup_epochs", InactiveWarning)  # of an epoch that is warm-up

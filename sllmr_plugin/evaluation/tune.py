@@ -22,7 +22,8 @@ from ..scores.table import ScoreTable
 from ..zoo.deepctr import check_attributes, check_backbone, check_dense
 from .compare import describe_texts, describe_vectors
 from .mode_inputs import ModeInputs, TripleSource
-from .modes import PARTS, Mode, Start, check_sources, check_start_fields
+from .modes import PARTS, Mode, Start, check_read, check_sources, check_start_fields
+from .refinement import Refinement, refined_by
 from .store import TrialFolder, attribute_digest, digest, score_digest, write_whole
 from .tables import Sheet, Table
 from .training import RunSettings, require_split, train
@@ -108,6 +109,7 @@ def tune(
     start: Start | None = None,
     parts: str = "init",
     scales: Sequence[float] | None = None,
+    refinement: Refinement | None = None,
     texts: TextSource | Sequence[TextSource] | TextTable | None = None,
     encoder: TextEncoder | None = None,
     triples: TripleSource | None = None,
@@ -151,7 +153,10 @@ def tune(
     start : Start, optional
         Vectors that the models start from, or use as `parts` says.
     parts : str, default="init"
-        What vectors and texts do, as in names of modes: parts joined by ``+``. Not used without a start or texts.
+        What vectors, texts and rows do, as in names of modes: parts joined by ``+``. Not used without a start, texts or
+        a refinement.
+    refinement : Refinement, optional
+        For the parts ``synthetic``, ``denoised`` and ``refined``, as of `compare`.
     scales : sequence of float, optional
         Values of `Start.scale` that are searched, the default of the search first; one value holds it. Default: that of
         `start` and `SCALES`.
@@ -190,7 +195,7 @@ def tune(
     require_split(data, "validation")
     if not isinstance(scores, ScoreTable):
         scores = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
-    how = _check_parts(parts, start, scales, texts, triples)
+    how = _check_parts(parts, start, scales, texts, triples, refinement)
     inputs = ModeInputs(data, [how], start, triples)
     check_attributes(backbone, inputs.coded)
     if how.adds_input:
@@ -206,7 +211,8 @@ def tune(
         scales=_scales(how, start, scales),
     )
     depends = _everything_else(data, scores, settings, backbone, search_seed, space, start)
-    folder = TrialFolder(out, {**depends, **describe_texts(encoded), **inputs.described()})
+    recorded = refinement.recorded() if refinement is not None else {}
+    folder = TrialFolder(out, {**depends, **describe_texts(encoded), **inputs.described(), **recorded})
 
     asked = space.trials(n_trials, search_seed)
     progress = RunProgress(len(asked), verbose=verbose)
@@ -218,8 +224,10 @@ def tune(
         of_trial = inputs.coded if trial.parts else data
         for seed in missing:
             note = f"{name}, seed {seed}"
+            rows_too = refined_by(refinement, Mode.of("+".join(trial.parts) or "none"))
+            vectors = inputs.start(how)
             run = _run(
-                of_trial, scores, backbone, trial, inputs.start(how), encoded, seed, settings, progress, note, verbose
+                of_trial, scores, backbone, trial, vectors, encoded, rows_too, seed, settings, progress, note, verbose
             )
             folder.add(trial, run)
         trial = folder.with_runs(trial, chosen_seeds)
@@ -238,26 +246,33 @@ def tune(
 
 
 def _check_parts(
-    parts: str, start: Start | None, scales: Sequence[float] | None, texts: object | None, triples: object | None
+    parts: str,
+    start: Start | None,
+    scales: Sequence[float] | None,
+    texts: object | None,
+    triples: object | None,
+    refinement: Refinement | None,
 ) -> Mode:
-    """Return what vectors and texts do in all trials but the plain one; refuse what would not be used."""
-    if start is None and texts is None and triples is None:
+    """Return what vectors, texts and rows do in all trials but the plain one; refuse what would not be used."""
+    if start is None and texts is None and triples is None and refinement is None:
         if scales is not None or parts != "init":
             raise ConfigError(
-                "parts and scales say what vectors, texts and triples do; give some (start=, texts=, triples=), or "
-                "leave them out."
+                "parts and scales say what vectors, texts, triples and rows do; give some (start=, texts=, triples=, "
+                "refinement=), or leave them out."
             )
         return Mode.of("none")
     how = Mode.of(parts)
     if how.uses_scores or not how.parts:
         raise ConfigError(
-            f"parts={parts!r} must be parts that read vectors or texts, such as 'init', 'init+align' or 'curec': "
-            "tuning chooses the regularizer itself."
+            f"parts={parts!r} must be parts that read vectors, texts or rows, such as 'init', 'init+align', 'curec' or "
+            "'synthetic': tuning chooses the regularizer itself."
         )
-    check_sources([how], texts=texts, start=start)
+    rows = {name: refinement and getattr(refinement, name) for name in ("synthetic", "interest")}
+    check_sources([how], texts=texts, start=start, **rows)
+    check_read([how], **rows)
     for what, given in (("vectors", start), ("texts", texts)):
         if given is not None and not how.needs(what):
-            readers = ", ".join(name for name, part in PARTS.items() if part.needs == what)
+            readers = ", ".join(name for name, part in PARTS.items() if what in part.needs.split())
             raise ConfigError(
                 f"parts={parts!r} reads no {what}; name one that does (parts=, --parts): {readers}. Or leave the "
                 f"{what} out."
@@ -286,6 +301,7 @@ def _run(
     trial: Trial,
     start: Start | None,
     texts: EncodedTexts | None,
+    rows_too: Mapping[str, Any],
     seed: int,
     settings: RunSettings,
     progress: RunProgress,
@@ -312,6 +328,7 @@ def _run(
         adaptor=how.adaptor(data, rows, seed, texts=texts, start=used, published=settings.adaptors == "published"),
         start=used if "init" in trial.parts else None,
         **how.targets(used),
+        **rows_too,
         report=report,
         verbose=verbose,
     )

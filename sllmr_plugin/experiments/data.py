@@ -21,7 +21,8 @@ ROOT_VARIABLE = "SLLMR_DATA"
 """Environment variable that names the folder of all data sets."""
 
 _FORMS = (".csv", ".csv.gz", ".parquet")
-_FILES = ("interactions", "items", "scores", "texts", "reasons", "triples")
+_FILES = ("interactions", "items", "scores", "texts", "reasons", "triples", "synthetic", "interest")
+_ROW_FILES = {"synthetic", "interest"}
 _COUNTS = ("users", "items", "interactions")
 
 
@@ -41,11 +42,12 @@ class DataSource(Settings):
         Folder of this one in `root`; None takes `name`.
     bundled : bool, default=False
         The files come with the package; `root` and `folder` are not used.
-    interactions, items, scores, texts, reasons : str or None
+    interactions, items, scores, texts, reasons, synthetic, interest : str or None
         Files in the folder, as `load_interactions`, `ScoreTable.read` and `TextTable.read` take them. Without a
         suffix, the one that is there of ``.csv``, ``.csv.gz`` and ``.parquet``. `items` None takes the items that are
         interacted with; `scores` and `texts` are read by the modes that use them, `reasons` by mode curec with the
-        texts: None, the default, where the texts hold them.
+        texts: None, the default, where the texts hold them; `synthetic` and `interest` by the modes that add rows and
+        leave some out.
     triples : str or None, default=None
         File of statements about items, as `Triples.read` takes it, for modes with ``triples`` or ``graph``.
     triples_columns : tuple of str, default=()
@@ -70,8 +72,8 @@ class DataSource(Settings):
     expected : mapping of str to int, default={}
         ``users``, ``items`` and ``interactions`` that the files hold; a `DataSetWarning` says where they differ.
     sha256 : mapping of str to str, default={}
-        Fingerprints of the files ``interactions``, ``items``, ``scores``, ``texts``, ``reasons`` and ``triples``, as
-        far as they are checked.
+        Fingerprints of the files ``interactions``, ``items``, ``scores``, ``texts``, ``reasons``, ``triples``,
+        ``synthetic`` and ``interest``, as far as they are checked.
 
     Raises
     ------
@@ -91,6 +93,8 @@ class DataSource(Settings):
     reasons: str | None = None
     triples: str | None = None
     triples_columns: tuple[str, ...] = ()
+    synthetic: str | None = "synthetic"
+    interest: str | None = "interest"
     attributes: tuple[str, ...] = ()
     split: Literal["leave-last-out", "column"] = "leave-last-out"
     source: str = ""
@@ -131,7 +135,7 @@ class DataSource(Settings):
 
         Parameters
         ----------
-        reads : sequence of {"scores", "texts", "reasons", "triples"}, default=("scores",)
+        reads : sequence of {"scores", "texts", "reasons", "triples", "synthetic", "interest"}, default=("scores",)
             Files that are needed in addition to interactions and items.
 
         Raises
@@ -175,7 +179,7 @@ class DataSource(Settings):
         files = ", ".join(getattr(self, name) for name in absent)
         forms = "" if files.endswith(_FORMS) else f" ({', '.join(_FORMS)})"
         lines = [f"{self.name}: no {files}{forms} in {self.path}."]
-        if not set(absent) <= {"scores", "texts", "reasons", "triples"}:
+        if not set(absent) <= {"scores", "texts", "reasons", "triples"} | _ROW_FILES:
             lines += [f"  The raw files: {self.source}"] if self.source else []
             lines += self._commands("To make them", self.prepare)
         if "scores" in absent:
@@ -183,6 +187,10 @@ class DataSource(Settings):
             lines += ["  Without scores only the plain model, run.mode=none, can be trained."]
         if {"texts", "reasons"} & set(absent):
             lines += self._commands("To make the texts", self.write)
+        if _ROW_FILES & set(absent):
+            lines += [
+                "  Synthetic interactions are made by sllmr synthesize, and judged as sllmr interest --help says."
+            ]
         lines += [
             f"  Are they elsewhere? Name the folder that {self.path.name}/ is in: --data-dir, or {ROOT_VARIABLE}."
         ]
@@ -220,7 +228,7 @@ def load_source(source: DataSource, reads: Sequence[str] = ("scores",)) -> tuple
     ----------
     source : DataSource
         Where the files are and what must hold for them.
-    reads : sequence of {"scores", "texts", "reasons", "triples"}, default=("scores",)
+    reads : sequence of {"scores", "texts", "reasons", "triples", "synthetic", "interest"}, default=("scores",)
         What will be read in addition to the interactions. Without scores the table is empty; texts are only checked.
 
     Returns

@@ -81,8 +81,8 @@ class Experiment:
         mode = Mode.of(self.mode)
         texts = mode.needs("texts") or (mode.needs("vectors") and self.start.source == "texts")
         reasons = "curec" in mode.parts and self.data.reasons is not None
-        triples = ("triples",) * mode.needs("triples")
-        return ("texts",) * texts + ("reasons",) * reasons + triples + ("scores",) * mode.uses_scores
+        others = tuple(name for name in ("triples", "synthetic", "interest") if mode.needs(name))
+        return ("texts",) * texts + ("reasons",) * reasons + others + ("scores",) * mode.uses_scores
 
     @property
     def name(self) -> str:
@@ -101,6 +101,7 @@ class Experiment:
         mode = Mode.of(self.mode)
         not_read = {"start": not mode.needs("vectors"), "data.reasons": "curec" not in mode.parts}
         not_read |= {f"data.{name}": not mode.needs("triples") for name in ("triples", "triples_columns")}
+        not_read |= {f"data.{name}": not mode.needs(name) for name in ("synthetic", "interest")}
         return {
             f"{section}.{name}": value
             for section, values in self.to_dict().items()

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..datasets.interactions import Interactions
 from ..errors import ConfigError, RunFolderError, VectorsError
 from ..evaluation.compare import compare
 from ..evaluation.comparison import Comparison, gain_cell, spread
 from ..evaluation.modes import Mode, Start
 from ..evaluation.pooled import POOLED
+from ..evaluation.refinement import Refinement
 from ..evaluation.run import RunResult
 from ..evaluation.store import RunFolder, changes, write_whole
 from ..knowledge.triples import Triples
@@ -145,6 +147,7 @@ def train_experiment(
         triples=Triples.read(files["triples"], attributes=experiment.data.triples_columns)
         if "triples" in files
         else None,
+        refinement=_refinement(data, files),
         verbose=verbose,
         tracker=tracker,
     )
@@ -153,6 +156,12 @@ def train_experiment(
     card = model_card(experiment, comparison, inputs)
     write_whole(folder / CARD, lambda partial: partial.write_text(card, encoding="utf-8"))
     return comparison
+
+
+def _refinement(data: Interactions, files: Mapping[str, Path]) -> Refinement | None:
+    """Read the rows that the mode adds and leaves out, if it does."""
+    found = {name: files[name] for name in ("synthetic", "interest") if name in files}
+    return Refinement.read(data, synthetic=found.get("synthetic"), interest=found.get("interest")) if found else None
 
 
 def _start(experiment: Experiment, files: Mapping[str, Path]) -> Start | None:
