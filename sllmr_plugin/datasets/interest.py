@@ -398,7 +398,9 @@ def _youden(positive: np.ndarray, negative: np.ndarray) -> float:
     """Return the threshold that maximises the share of positives kept minus the share of negatives kept."""
     cuts = np.unique(np.concatenate([positive, negative]))
     kept = [1 - np.searchsorted(np.sort(part), cuts, side="left") / len(part) for part in (positive, negative)]
-    return float(cuts[np.argmax(kept[0] - kept[1])])
+    best = int(np.argmax(kept[0] - kept[1]))
+    # Halfway to the next score below: the scores of these few probes are no sharper than that.
+    return float((cuts[best] + cuts[max(best - 1, 0)]) / 2)
 
 
 def _quantile(positive: np.ndarray, share: float) -> float:

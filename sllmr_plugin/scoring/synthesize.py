@@ -279,8 +279,8 @@ def synthesize_interactions(
         asked = ask(requests, questions, chosen, path, take, verbose=verbose)
         rows = [
             (users_of[raw][place], raw, near[raw][place], number, len(users_of[raw]))
-            for raw, places in found.items()
-            for number, place in enumerate(places, start=1)
+            for raw in users_of  # in the order of the requests, whatever that of the answers
+            for number, place in enumerate(found.get(raw, ()), start=1)
         ]
         n_listed, n_answered = len(requests), len(found)
         if not rows:
