@@ -44,6 +44,10 @@ def test_the_change_to_a_plain_script_is_two_lines():
             ["4400 texts read", "KAR: test AUC 0.7", "served by DeepFM with", "predicts the same: True"],
         ),
         (
+            "synthetic_rows.py",
+            ["(checked)", "item to item, nearest 20", "judge: AUC 0.6", "synthetic rows", "refined  "],
+        ),
+        (
             "own_scores.py",
             [
                 "dropped 1: score is missing",
