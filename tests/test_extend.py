@@ -14,7 +14,7 @@ from sllmr_plugin import ScoreTable, extend_scores, load_interactions
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.negatives import UnseenItems
 from sllmr_plugin.errors import CoverageError, CoverageWarning, DataError, NotLearntError, ScoreTableError
-from sllmr_plugin.evaluation.extend import draw_distinct
+from sllmr_plugin.evaluation.extend import draw_distinct, student_features
 from sllmr_plugin.evaluation.student_report import Agreement
 from sllmr_plugin.knowledge.pair_features import PairFeatures, text_vectors
 from sllmr_plugin.knowledge.student import CrossFitted
@@ -357,3 +357,42 @@ def test_drawn_items_are_unseen_different_and_uniform():
     counts = np.bincount(items, minlength=7)[1:]
     expected = 3998 * 2 / 6
     assert np.abs(counts - expected).max() < 4 * np.sqrt(3998 * (1 / 3) * (2 / 3))
+
+
+# ---------------------------------------------------------------------- given pairs
+
+
+def test_features_of_an_interaction_are_those_of_data_without_it(world):
+    interactions, items, _ = world
+    data = load_interactions(interactions, items)
+    rows = data.train.iloc[[0, 4, 9, 100]]
+    users, items_ = rows["user"].to_numpy(), rows["item"].to_numpy()
+    found = student_features(data)[0].as_if_not_taken(users, items_)
+    for user, item, own in zip(users, items_, found, strict=True):
+        raw = data.user_ids[user - 1], data.item_ids[item - 1]
+        gone = (interactions["user_id"] == raw[0]) & (interactions["item_id"] == raw[1])
+        without = load_interactions(interactions[~gone], items)
+        np.testing.assert_allclose(own, student_features(without)[0](np.array([user]), np.array([item]))[0], atol=1e-5)
+
+
+def test_given_pairs_are_written_alone_and_training_ones_are_judged_as_if_not_made(world, tmp_path):
+    interactions, items, scores = world
+    data = load_interactions(interactions, items)
+    part = interactions.groupby("split").head(30)
+    given = part[part["split"] != "test"][["user_id", "item_id"]]
+    found = extend_scores(scores, interactions, items, pairs=given, out=tmp_path / "judged.parquet", **SMALL)
+    table = pd.read_parquet(tmp_path / "judged.parquet")
+    assert len(found.frame) == len(table) == len(given)
+    assert set(table["source"]) == {"student"}
+    probes = table[table["kind"] == "probe"]
+    valid = set(zip(data.user_ids[data.valid["user"] - 1], data.item_ids[data.valid["item"] - 1], strict=True))
+    assert set(zip(probes["user_id"], probes["item_id"], strict=True)) <= valid
+    assert len(probes) == 30
+    # Users stay in one genre, so their other items speak for each of theirs, by the rule of the LLM.
+    assert table["score"].between(0.6, 0.9).all()
+    with pytest.raises(DataError, match="a test interaction, whose score could leak it"):
+        extend_scores(scores, interactions, items, pairs=part[["user_id", "item_id"]], **SMALL)
+    with pytest.raises(DataError, match="again for the same user"):
+        extend_scores(scores, interactions, items, pairs=pd.concat([given, given]), **SMALL)
+    with pytest.raises(DataError, match="which is unknown"):
+        extend_scores(scores, interactions, items, pairs=given.assign(item_id="nothing"), **SMALL)
