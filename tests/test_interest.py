@@ -17,10 +17,13 @@ from sllmr_plugin.errors import (
     InterestError,
     InterestWarning,
     LeakageError,
+    MissingDataError,
     RunFolderError,
 )
 from sllmr_plugin.evaluation import Mode, Refinement, RunSettings
 from sllmr_plugin.evaluation.leakage import check_leakage
+from sllmr_plugin.experiments.experiment import compose
+from sllmr_plugin.experiments.running import train_experiment
 from sllmr_plugin.scores.table import ScoreTable
 from sllmr_plugin.scoring.requests import plan_requests
 
@@ -372,3 +375,24 @@ def test_the_commands_go_from_pairs_to_a_comparison(tmp_path, data, capsys):
         assert told in capsys.readouterr().err
     assert main(["interest", *files, *interest, "--out", str(tmp_path / "k.parquet")]) == 2
     assert "--out is for the synthetic rows" in capsys.readouterr().err
+
+
+def test_an_experiment_reads_the_files_of_its_mode_and_says_how_they_are_made(tmp_path, data):
+    for name, frame in (("interactions", interactions()), ("items", items()), ("synthetic", synthetic_of(data))):
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+    keys = [f"data.root={tmp_path.parent}", f"data.folder={tmp_path.name}", "data.name=small", "training.epochs=1"]
+    (tmp_path / "small.yaml").write_text("data:\n  name: small\n  split: column\n")
+    options = {"model": "deepfm", "data": str(tmp_path / "small.yaml")}
+    keys += ["training.embedding_dim=4", "training.redraw=false", "training.negatives=1"]
+    chosen = compose(**options, assignments=[*keys, "run.mode=synthetic"])
+    plain = compose(**options, assignments=[*keys, "run.mode=none"])
+    assert chosen.reads == ("synthetic",)
+    assert not any("synthetic" in key or "interest" in key for key in plain.identity())
+    found = train_experiment(chosen, tmp_path / "run", verbose=False)
+    assert found.runs[0].epochs[0]["sllmr_synthetic_rows"] > 0
+    with pytest.raises(MissingDataError, match="(?s)no interest .* in .*sllmr synthesize, and judged"):
+        train_experiment(compose(**options, assignments=[*keys, "run.mode=refined"]), tmp_path / "other", verbose=False)
+    with pytest.raises(ConfigError, match="data.interest is null, which leaves only modes that read no interest"):
+        train_experiment(
+            compose(**options, assignments=[*keys, "run.mode=denoised", "data.interest=null"]), tmp_path / "other"
+        )
