@@ -19,7 +19,7 @@ from .splits import leave_last_out
 SPLITS = ("train", "valid", "test")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Interactions:
     """Encoded interactions in three splits.
 
@@ -61,6 +61,19 @@ class Interactions:
     dropped: dict[str, int] = field(default_factory=dict)
     has_splits: bool = False
     attributes: Mapping[str, ItemAttribute] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return a few lines of counts: the tables themselves are too long to read."""
+        split = "as the file says" if self.has_splits else "the last of a user is test, the one before it validation"
+        lines = [
+            f"Interactions of {self.n_users:,} users with {self.n_items:,} items",
+            f"  {len(self.train):,} training, {len(self.valid):,} validation, {len(self.test):,} test; split: {split}",
+        ]
+        if self.attributes:
+            lines.append(f"  attributes: {', '.join(self.attributes)}")
+        if self.dropped:
+            lines.append(f"  left out: {', '.join(f'{n:,} {reason}' for reason, n in self.dropped.items())}")
+        return "\n".join(lines)
 
     @property
     def n_users(self) -> int:
