@@ -19,7 +19,7 @@ DEV = [*TEST, *FUXICTR, *RAY, *ENCODER, *TENSORBOARD, "pytest-cov>=5", "ruff>=0.
 
 setup(
     name="sllmr-plugin",
-    version="0.1.0",
+    version="0.2.0",
     description="Selective LLM pairwise regularization for CTR models: two lines in a DeepCTR-Torch script",
     long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -39,7 +39,7 @@ def on_files(files: Files, config: Any) -> Files:
         text = f"# {path.name}\n\n```python\n{path.read_text(encoding='utf-8')}```\n"
         files.append(File.generated(config, f"examples/{path.stem}.md", content=text))
     for path in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
-        text, resources = MarkdownExporter(filters={"highlight_code": None}).from_filename(str(path))
+        text, resources = MarkdownExporter().from_filename(str(path))
         pictures = {f"{path.stem}_{name}": picture for name, picture in resources["outputs"].items()}
         for name in resources["outputs"]:
             text = text.replace(f"]({name})", f"]({path.stem}_{name})")
@@ -52,7 +52,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Let links to examples and tutorials lead to their pages."""
-    markdown = markdown.replace("](examples/README.md)", "](examples/index.md)")
+    for source, target in PAGES.items():
+        markdown = markdown.replace(f"]({source})", f"]({target})")
     return _TUTORIAL.sub(r"](\1\2.md)", _EXAMPLE.sub(r"](\1\2.md)", markdown))
 
 

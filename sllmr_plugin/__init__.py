@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .moved import find_moved_modules
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 getLogger(__name__).addHandler(NullHandler())  # quiet, until a program sets up logging
 

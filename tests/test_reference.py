@@ -62,4 +62,5 @@ def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     listed = set(re.findall(r"([\w/]+\.md)$", navigation, re.MULTILINE))
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
-    assert listed == pages | {"index.md", "contributing.md", "changelog.md"}
+    tutorials = {f"tutorials/{path.stem}.md" for path in ROOT.glob("docs/tutorials/*.ipynb")}
+    assert listed == pages | tutorials | {"index.md", "contributing.md", "changelog.md"}

@@ -196,8 +196,8 @@ def test_other_parts_do_what_they_do_in_a_comparison(data, start, tmp_path, made
         ({"parts": "none"}, "must be parts that read vectors"),
         ({"parts": "align", "scales": [0.1]}, "scale of the start .* not by align"),
         ({"scales": []}, "one number of at least 0 or more"),
-        ({"start": None, "scales": [0.1]}, "parts and scales say what vectors, texts and triples do"),
-        ({"start": None, "parts": "align"}, "parts and scales say what vectors, texts and triples do"),
+        ({"start": None, "scales": [0.1]}, "parts and scales say what vectors, texts, triples and rows do"),
+        ({"start": None, "parts": "align"}, "parts and scales say what vectors, texts, triples and rows do"),
         ({"texts": texts()}, "parts='init' reads no texts; .*: kar, llm_cf, curec"),
         ({"texts": texts(), "parts": "curec"}, "parts='curec' reads no vectors"),
         ({"texts": texts(), "start": None}, "mode init reads vectors"),
@@ -317,4 +317,4 @@ def test_the_command_searches_from_vectors_and_names_the_comparison(tmp_path, mo
         assert main([*command, *wrong, "--out", str(tmp_path / "none")]) == 2
         assert told in capsys.readouterr().err
     assert main(["tune", *files, "--parts", "init", "--out", str(tmp_path / "none")]) == 2
-    assert "give some with --initialise, --texts or --triples" in capsys.readouterr().err
+    assert "give some with --initialise, --texts, --triples, --synthetic or --interest" in capsys.readouterr().err

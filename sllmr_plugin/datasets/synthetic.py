@@ -123,7 +123,8 @@ def near_users(
         rows = np.repeat(np.arange(len(block)), last - first)
         own = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)] or [first])
         similarity[rows, known_user[own]] = 0.0
-        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :n]
+        # rounded: equal histories tie whatever the block, and a ledger knows the list again
+        nearest = np.argsort(-similarity.round(6), axis=1, kind="stable")[:, :n]
         for item, users, near in zip(
             block.tolist(), nearest, np.take_along_axis(similarity, nearest, axis=1), strict=True
         ):
