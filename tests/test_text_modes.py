@@ -118,6 +118,23 @@ def id_vectors_by_raw_id():
     return Vectors(IdVectors(ids, rng.normal(size=(N_ITEMS, 6)).astype(np.float32)), None)
 
 
+def test_texts_of_items_alone_are_refused_before_anything_is_trained(tmp_path):
+    frame = text_frame()
+    frame = frame[frame["kind"] != "user"]
+    with pytest.raises(CoverageError, match=r"mode kar: none of the \d+ users .* leave the mode out"):
+        compare(
+            interactions(),
+            scores(),
+            out=tmp_path / "run",
+            modes=["none", "kar"],
+            seeds=1,
+            settings=SETTINGS,
+            texts=frame,
+            verbose=False,
+        )
+    assert not list(tmp_path.glob("run/rankings/deepfm*"))
+
+
 def test_without_texts_and_with_unknown_modes_nothing_is_trained(tmp_path):
     for modes in (["none", "kar"], ["llm_cf"]):
         with pytest.raises(ConfigError, match=f"mode {modes[-1]} reads LLM-written texts.*--texts FILE"):

@@ -28,7 +28,7 @@ from ..zoo.deepctr import check_attributes, check_backbone, check_dense, input_r
 from .comparison import Comparison
 from .differences import BASELINE
 from .examples import describe_examples, draw_examples, rank_examples
-from .mode_inputs import ModeInputs, TripleSource
+from .mode_inputs import ModeInputs, TripleSource, check_texts
 from .modes import Mode, Start, check_read, check_sources, check_start_fields
 from .pooled import PooledRows
 from .refinement import Refinement, refined_by
@@ -178,6 +178,8 @@ def compare(
         If P(interest) judges, believes or doubts none of the rows of a mode that reads it; before anything is trained.
     TextTableError, TextEncoderError
         If the texts cannot be read or encoded; before anything is trained.
+    CoverageError
+        If a mode reads texts and there are none of any user, or of any item, of the training rows.
     RunFolderError
         If `out` holds runs made with other settings or other data.
     DataError
@@ -253,6 +255,8 @@ def compare(
         if not modes_to_run:
             continue
         rows = settings.rows(inputs.coded, seed)
+        published = settings.adaptors == "published"
+        check_texts([Mode.of(mode) for mode in modes_to_run], inputs, rows, encoded, published=published)
         for mode in modes_to_run:
             judge = _reliability_into(folder, data, rows, scores, configs[mode], mode, name, seed, content)
             how, label = Mode.of(mode), f"{name} {mode} seed {seed}"
@@ -269,9 +273,7 @@ def compare(
                     seed=seed,
                     settings=settings,
                     mode=mode,
-                    adaptor=how.adaptor(
-                        data, rows, seed, texts=encoded, start=vectors, published=settings.adaptors == "published"
-                    ),
+                    adaptor=how.adaptor(data, rows, seed, texts=encoded, start=vectors, published=published),
                     start=vectors if "init" in how.parts else None,
                     **how.targets(vectors),
                     **refined[mode],

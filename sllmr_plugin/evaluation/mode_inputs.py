@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +13,8 @@ import pandas as pd
 
 from ..datasets.attributes import ItemAttribute, encode_attribute
 from ..datasets.interactions import Interactions
-from ..errors import ConfigError, CoverageWarning, DataError
+from ..errors import ConfigError, CoverageError, CoverageWarning, DataError
+from ..knowledge import EncodedTexts
 from ..knowledge.triples import Triples
 from ..scores.ids import encode_ids
 from .modes import Mode, Start, with_semantic_ids
@@ -103,6 +104,37 @@ class ModeInputs:
         told = (self.triples.heads, self.triples.relations, self.triples.tails)
         texts = ("\0".join(map(str, column)).encode() for column in told)
         return {"triples": digest(*(np.frombuffer(text, dtype=np.uint8) for text in texts), self.triples.confidences)}
+
+
+def check_texts(
+    modes: Sequence[Mode],
+    inputs: ModeInputs,
+    rows: tuple[Mapping[str, np.ndarray], np.ndarray],
+    texts: EncodedTexts | None,
+    *,
+    published: bool,
+) -> None:
+    """Find out before any of the modes is trained whether each adaptor has texts of the users and items of the rows.
+
+    Raises
+    ------
+    CoverageError
+        If a mode's adaptor would have none, with the name of the mode.
+    """
+    if texts is None:
+        return
+    for mode in modes:
+        if not (mode.adds_input and mode.needs("texts")):
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come where the mode is trained
+            try:
+                read, start = inputs.data(mode), inputs.start(mode)
+                adaptor = mode.adaptor(read, rows, 0, texts=texts, start=start, published=published)
+                assert adaptor is not None
+                adaptor.check_coverage(rows[0]["user_id"], rows[0]["item_id"])
+            except CoverageError as error:
+                raise CoverageError(f"mode {mode.name}: {error} Or leave the mode out.") from None
 
 
 def with_triples(data: Interactions, triples: Triples) -> Interactions:
