@@ -16,6 +16,9 @@ ROOT = Path(__file__).parent
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 OLDEST = "3.10"  # wheels of the lowest versions end at 3.11 or 3.12
 
+OUTSIDE = ["scoring_*answers", "scoring_l*", "scoring_yes_no", "scoring_titles", "ledger", "score_table", "id_index"]
+OUTSIDE += ["config", "datasets", "prepare"]
+
 nox.options.sessions = ["lint", "docs"]
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
@@ -54,6 +57,16 @@ def tests_lowest(session: nox.Session) -> None:
     constraints = Path(session.create_tmp()) / "lowest.txt"
     constraints.write_text("\n".join(lowest()) + "\n", encoding="utf-8")
     run_tests(session, "-c", str(constraints))
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Hypothesis, 20,000 examples a property, on what comes from outside: answers, ledgers, tables, YAML."""
+    session.install("-c", "constraints.txt", "-e", ".[test]")
+    files = sorted(str(path) for name in OUTSIDE for path in (ROOT / "tests").glob(f"test_{name}.py"))
+    chosen = session.posargs or ["-n", "2", "--dist", "load"]
+    environment = {"OMP_NUM_THREADS": "1", "HYPOTHESIS_PROFILE": "long"}
+    session.run("python", "-m", "pytest", "-q", *chosen, *files, env=environment)
 
 
 @nox.session
