@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sllmr_plugin import CURecAdaptor, SelectiveConfig, TextTable, Vectors
+from sllmr_plugin import CURecAdaptor, RecLMAdaptor, SelectiveConfig, TextTable, Vectors
 from sllmr_plugin.cli import compare as compare_command
 from sllmr_plugin.cli import main
 from sllmr_plugin.datasets.interactions import load_interactions
@@ -260,6 +260,30 @@ def test_texts_are_read_by_all_trials_but_the_plain_one(data, table, start, tmp_
     other = texts().assign(text=[f"text {k}" for k in range(len(texts()))])
     with pytest.raises(RunFolderError, match="texts was"):
         tune(data, table, out=tmp_path / "run", start=start, texts=other, **asked)
+
+
+@pytest.mark.filterwarnings("ignore::sllmr_plugin.CoverageWarning")
+def test_profiles_are_read_by_all_trials_but_the_plain_one(data, table, tmp_path):
+    items = [("item", item, f"about {KINDS[k % 4]}") for k, item in enumerate(data.item_ids)]
+    users = [("user", user, f"likes {KINDS[k % 4]}") for k, user in enumerate(data.user_ids)]
+    profiles = pd.DataFrame(items + users, columns=["kind", "id", "text"])
+    asked = {"n_trials": 3, "seeds": 1, "settings": SMALL, "verbose": False, "parts": "reclm"}
+    found = tune(data, table, out=tmp_path / "run", texts=profiles, **asked)
+    assert [trial.mode for trial in found.trials] == ["none", "reclm+gated", "reclm"]
+    told = TextTable.read(profiles, user_index=data.user_index, item_index=data.item_index)
+    rows = SMALL.rows(data, 0)
+    alone = train(
+        data,
+        rows,
+        table,
+        backbone="deepfm",
+        config=found.trials[2].config,
+        seed=0,
+        settings=SMALL,
+        adaptor=RecLMAdaptor(told, *rows, user="user_id", item="item_id"),
+        verbose=False,
+    )
+    assert found.trials[2].runs[0].auc == alone.auc != found.plain.auc
 
 
 def test_the_command_searches_with_texts_and_names_the_comparison(tmp_path, capsys, made_up, monkeypatch):

@@ -81,7 +81,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--parts",
         metavar="PART[+PART]",
         help="what vectors, texts and rows do: init, align, distill, similar, pretrain, sid, embed (vectors), kar, "
-        "llm_cf, curec (texts), triples, graph (triples), synthetic, denoised, refined (rows) or some of them, as in "
+        "llm_cf, curec, reclm (texts), triples, graph (triples), synthetic, denoised, refined (rows) or some of them, as in "
         f"modes of sllmr compare (default: {_PARTS})",
     )
     parser.add_argument(
@@ -89,7 +89,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="extend",
         type=names,
         metavar="FILE[,FILE]",
-        help="tables of LLM-written texts, as of sllmr compare, for --parts kar, llm_cf or curec",
+        help="tables of LLM-written texts, as of sllmr compare, for --parts kar, llm_cf, curec or reclm",
     )
     add_triples(parser, "for --parts triples and graph")
     add_refinement(parser)
