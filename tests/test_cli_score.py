@@ -13,6 +13,7 @@ import pytest
 
 from sllmr_plugin.cli import main
 from sllmr_plugin.scores.origin import read_metadata
+from sllmr_plugin.scoring import ledger_file
 from sllmr_plugin.scoring.batch import run_batches
 from sllmr_plugin.scoring.ledger import Ledger
 from sllmr_plugin.scoring.ledger_file import LedgerReader
@@ -181,7 +182,7 @@ def test_rankings_become_soft_scores_and_their_temperature_asks_nothing_anew(fil
 
 
 @pytest.mark.filterwarnings("default")
-def test_the_ledger_tells_what_it_holds(files, tmp_path, capsys):
+def test_the_ledger_tells_what_it_holds(files, tmp_path, capsys, monkeypatch):
     bad = "Thing 3 of"
     with ScoringServer(lambda number, body: "garbage" if bad in json.dumps(body) else None) as server:
         assert main(["score", *files, "--base-url", server.base_url, "--attempts", "2"]) == 0
@@ -197,6 +198,7 @@ def test_the_ledger_tells_what_it_holds(files, tmp_path, capsys):
     assert f"{len(failed)} requests without a usable answer" in out
     assert "2 attempts" in out
     assert "I would rather not" in out
+    monkeypatch.setattr("sllmr_plugin.scoring.ledger_file._EXPORTED_AT_ONCE", 3)  # several parts
     for name in ("a.csv", "a.jsonl", "a.parquet"):
         assert main(["ledger", "export", ledger, "--out", str(tmp_path / name)]) == 0
     frames = [
@@ -206,6 +208,11 @@ def test_the_ledger_tells_what_it_holds(files, tmp_path, capsys):
     ]
     assert [len(frame) for frame in frames] == [n_users + len(failed)] * 3
     assert all(frame["key"].tolist() == frames[0]["key"].tolist() for frame in frames)
+    with LedgerReader(ledger) as reader:
+        whole = pd.read_sql_query(ledger_file._ALL, reader.connection)
+    kept, read = (frame.astype(object).where(frame.notna(), None) for frame in (frames[2], whole))
+    assert kept.to_numpy().tolist() == read.to_numpy().tolist()
+    assert frames[0].columns.tolist() == frames[1].columns.tolist() == whole.columns.tolist()
     assert main(["ledger", "export", ledger, "--out", str(tmp_path / "a.xlsx")]) == 2
     assert main(["ledger", "stats", str(tmp_path / "none.sqlite")]) == 2
     assert "no such ledger" in capsys.readouterr().err

@@ -81,8 +81,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--parts",
         metavar="PART[+PART]",
         help="what vectors, texts and rows do: init, align, distill, similar, pretrain, sid, embed (vectors), kar, "
-        "llm_cf, curec, reclm (texts), triples, graph (triples), synthetic, denoised, refined (rows) or some of them, as in "
-        f"modes of sllmr compare (default: {_PARTS})",
+        "llm_cf, curec, reclm (texts), triples, graph (triples), synthetic, denoised, refined (rows) or some of them, "
+        f"as in modes of sllmr compare (default: {_PARTS})",
     )
     parser.add_argument(
         "--texts",

@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..errors import DataError, LedgerError
 
@@ -392,6 +395,20 @@ SELECT key, first_key, attempt, model, {_KIND} AS kind, user_id, repeat, status,
        n_duplicates, prompt_tokens, completion_tokens, cost, created_at, request, response
 FROM answers ORDER BY created_at, key
 """
+_EXPORTED_AT_ONCE = 20_000  # rows in memory
+# The columns of _ALL in parquet files, given and not inferred: a part of the rows may have no value in a column.
+_EXPORT_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("key", "first_key")),
+        ("attempt", pa.int64()),
+        *((name, pa.string()) for name in ("model", "kind", "user_id")),
+        ("repeat", pa.int64()),
+        *((name, pa.string()) for name in ("status", "scores", "error")),
+        *((name, pa.int64()) for name in ("n_unasked", "n_duplicates", "prompt_tokens", "completion_tokens")),
+        ("cost", pa.float64()),
+        *((name, pa.string()) for name in ("created_at", "request", "response")),
+    ]
+)
 
 
 def answers_by_model(reader: LedgerReader) -> pd.DataFrame:
@@ -436,16 +453,35 @@ def export_answers(reader: LedgerReader, path: str | os.PathLike[str]) -> int:
         If the file's name ends otherwise, or it cannot be written.
     """
     path = Path(path)
-    frame = pd.read_sql_query(_ALL, reader.connection)
+    if path.suffix not in _WRITERS:
+        raise DataError(f"{path}: unknown file type; use .csv, .jsonl or .parquet.")
+    written = 0
     try:
-        if path.suffix == ".csv":
-            frame.to_csv(path, index=False)
-        elif path.suffix == ".jsonl":
-            frame.to_json(path, orient="records", lines=True, force_ascii=False)
-        elif path.suffix == ".parquet":
-            frame.to_parquet(path, index=False)
-        else:
-            raise DataError(f"{path}: unknown file type; use .csv, .jsonl or .parquet.")
+        with _WRITERS[path.suffix](path) as write:
+            for frame in pd.read_sql_query(_ALL, reader.connection, chunksize=_EXPORTED_AT_ONCE):
+                write(frame)
+                written += len(frame)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error}); choose another place.") from None
-    return len(frame)
+    return written
+
+
+@contextmanager
+def _csv(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        yield lambda frame: frame.to_csv(file, index=False, header=file.tell() == 0)
+
+
+@contextmanager
+def _json_lines(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
+    with path.open("w", encoding="utf-8") as file:
+        yield lambda frame: frame.to_json(file, orient="records", lines=True, force_ascii=False)
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
+    with pq.ParquetWriter(path, _EXPORT_SCHEMA) as writer:
+        yield lambda frame: writer.write_table(pa.Table.from_pandas(frame, _EXPORT_SCHEMA, preserve_index=False))
+
+
+_WRITERS = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}
