@@ -8,7 +8,7 @@ FOLDER has ``interactions.csv``, ``items.csv``, ``llm_scores.parquet``, ``llm_te
 patterns or profiles of users) and ``llm_reasons.parquet``.
 
 Prints AUC of the test interactions overall, of cold users and of long-tail items, validation AUC, and seconds of
-``fit`` as mean ± standard deviation over seeds. Finished runs are kept in ``results.jsonl`` of the folder and not made
+``fit`` as mean ± standard deviation over seeds, and differences to the first variant. Finished runs are kept in ``results.jsonl`` of the folder and not made
 again. ``--cost`` trains nothing and prints the time of `predict` a row, plain and with each fusion.
 """
 
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy import stats
 from vector_sources import Measured, header
 
 from sllmr_plugin import CURecAdaptor, ScoreTable, SelectiveConfig, TextTable, augment
@@ -131,6 +133,18 @@ def main() -> None:
     header("AUC", "cold users", "long-tail items", "validation AUC", "epoch", "seconds of fit")
     for name in chosen:
         measured.show(name, bench.train(*VARIANTS[name]))
+    if arguments.seeds > 1:
+        header(f"AUC minus that of {chosen[0]}, 95% interval for new seeds")
+        first = measured.of(chosen[0], bench.train(*VARIANTS[chosen[0]]))["auc"]
+        for name in chosen[1:]:
+            print(f"| {name} | {paired_interval(measured.of(name, bench.train(*VARIANTS[name]))['auc'] - first)} |")
+
+
+def paired_interval(differences: pd.Series) -> str:
+    """Return the mean of differences, one a seed, and its interval by Student's t."""
+    half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+    mean = differences.mean()
+    return f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
 
 
 if __name__ == "__main__":
