@@ -8,8 +8,9 @@ FOLDER has ``interactions.csv``, ``items.csv``, ``llm_scores.parquet``, ``llm_te
 patterns or profiles of users) and ``llm_reasons.parquet``.
 
 Prints AUC of the test interactions overall, of cold users and of long-tail items, validation AUC, and seconds of
-``fit`` as mean ± standard deviation over seeds, and differences to the first variant. Finished runs are kept in ``results.jsonl`` of the folder and not made
-again. ``--cost`` trains nothing and prints the time of `predict` a row, plain and with each fusion.
+``fit`` as mean ± standard deviation over seeds, and differences to the first variant. Finished runs are kept in
+``results.jsonl`` of the folder and not made again. ``--cost`` trains nothing and prints the time of `predict` a row,
+plain and with each fusion.
 """
 
 from __future__ import annotations
