@@ -52,7 +52,6 @@ def run(path: Path) -> None:
     """Execute a notebook and write it back."""
     book = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "model_zoo_configs").symlink_to(ROOT / "model_zoo_configs")
         NotebookClient(book, timeout=1800, resources={"metadata": {"path": folder}}).execute()
     tidy(book)
     nbformat.write(book, path)

@@ -120,6 +120,8 @@ def test_the_card_of_an_adaptor_says_what_has_to_be_served():
     assert "Serving needs the inputs of kar beside the backbone's own." in card
     assert "Texts of 5 items and 6 users." in card
     assert "Scores" not in card
+    looked_up = model_card(compose(model="deepfm", data="demo", assignments=["run.mode=sid"]), Comparison([]), inputs)
+    assert "Serving needs the inputs of sid" in looked_up
 
 
 def test_seeds_add_up_in_a_folder_of_the_experiments_own(tmp_path, monkeypatch, capsys):

@@ -137,7 +137,7 @@ def test_what_is_missing_or_would_not_be_read_is_refused(tmp_path, data, start):
     options = {"out": tmp_path / "runs", "seeds": 1, "settings": SMALL, "verbose": False}
     with pytest.raises(ConfigError, match="mode triples, init.graph reads triples of the items; give a table"):
         compare(data, scores(), modes=["triples", "init+graph"], start=start, **options)
-    with pytest.raises(ConfigError, match="triples are given, and no mode"):
+    with pytest.raises(ConfigError, match="triples is given, and none of the modes"):
         compare(data, scores(), modes=["none"], triples=triples(), **options)
     for mode in ("similar", "pretrain"):
         with pytest.raises(ConfigError, match=f"mode {mode} reads vectors of the items"):

@@ -141,9 +141,9 @@ def _run(arguments: argparse.Namespace) -> None:
     wanted = [Mode.of(mode) for mode in arguments.modes or modes]
     encoder = encoder_of(arguments, "--texts", "--initialise")
     start = read_start(arguments, wanted, encoder=encoder)
-    rows = {"synthetic": arguments.synthetic, "interest": arguments.interest}
-    check_sources(wanted, texts=arguments.texts, start=start, **rows)
-    check_read(wanted, **rows)
+    given = {name: getattr(arguments, name) for name in ("triples", "synthetic", "interest")}
+    check_sources(wanted, texts=arguments.texts, start=start, **given)
+    check_read(wanted, **given)
     check_refinement(arguments)
     tracker = tracker_of(arguments)
     labels = read_labels(arguments.strata, arguments.interactions, arguments.items)

@@ -195,9 +195,10 @@ def compare(
         raise ConfigError("nothing to compare: name at least one backbone and one mode.")
     configs = _configs(modes, config_overrides or {})
     wanted = [Mode.of(mode) for mode in configs]
-    rows_given = {name: refinement and getattr(refinement, name) for name in ("synthetic", "interest")}
-    check_sources(wanted, texts=texts, start=start, **rows_given)
-    check_read(wanted, **rows_given)
+    given: dict[str, Any] = {name: refinement and getattr(refinement, name) for name in ("synthetic", "interest")}
+    given["triples"] = triples
+    check_sources(wanted, texts=texts, start=start, **given)
+    check_read(wanted, **given)
     refined = {mode.name: refined_by(refinement, mode) for mode in wanted}
     if start is not None and not any(mode.needs("vectors") for mode in wanted):
         raise ConfigError(
@@ -245,6 +246,7 @@ def compare(
     chosen_seeds = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
     plan = list(itertools.product(names, chosen_seeds, configs))
     progress = RunProgress(len(plan), verbose=verbose)
+    checked: set[str] = set()
     for (name, seed), runs in itertools.groupby(plan, key=lambda run: run[:2]):
         modes_to_run = []
         for _, _, mode in runs:
@@ -256,7 +258,9 @@ def compare(
             continue
         rows = settings.rows(inputs.coded, seed)
         published = settings.adaptors == "published"
-        check_texts([Mode.of(mode) for mode in modes_to_run], inputs, rows, encoded, published=published)
+        unchecked = [Mode.of(mode) for mode in modes_to_run if mode not in checked]  # texts are those of every seed
+        check_texts(unchecked, inputs, rows, encoded, published=published)
+        checked.update(modes_to_run)
         for mode in modes_to_run:
             judge = _reliability_into(folder, data, rows, scores, configs[mode], mode, name, seed, content)
             how, label = Mode.of(mode), f"{name} {mode} seed {seed}"

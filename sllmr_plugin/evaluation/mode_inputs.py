@@ -49,7 +49,7 @@ class ModeInputs:
     Raises
     ------
     ConfigError
-        If a mode reads triples and there are none, or the other way round, or a feature's name is taken.
+        If a feature's name is taken.
     DataError, VectorsError
         If triples cannot be read, or belong to none of the items.
     """
@@ -57,17 +57,6 @@ class ModeInputs:
     def __init__(
         self, data: Interactions, modes: Sequence[Mode], start: Start | None, triples: TripleSource | None
     ) -> None:
-        reading = [mode.name for mode in modes if mode.needs("triples")]
-        if reading and triples is None:
-            raise ConfigError(
-                f"mode {', '.join(reading)} reads triples of the items; give a table (triples=, or --triples FILE: "
-                "head, relation, tail, or what sllmr attributes wrote), or leave the mode out."
-            )
-        if triples is not None and not reading:
-            raise ConfigError(
-                "triples are given, and no mode that reads them is trained; add triples, init+graph or the like, or "
-                "leave the triples out."
-            )
         parts = {part for mode in modes for part in mode.parts}
         self.triples = None if triples is None else Triples.read(triples)
         self._plain, self._start = data, start

@@ -46,12 +46,20 @@ class Part:
         What it does, for reports.
     start_fields : tuple of str, default=()
         Fields of `Start` that it reads beside the vectors.
+    adds_features : bool, default=False
+        Whether items get further sparse features, which serving looks up.
     """
 
     needs: str
     adds_input: bool
     says: str
     start_fields: tuple[str, ...] = ()
+    adds_features: bool = False
+
+    @property
+    def is_served(self) -> bool:
+        """Whether serving needs more than the plain model does."""
+        return self.adds_input or self.adds_features
 
 
 PARTS = {
@@ -60,9 +68,16 @@ PARTS = {
     "distill": Part("vectors", False, "what the last layer reads pulled towards vectors of the items"),
     "similar": Part("vectors", False, "embeddings of users pulled towards those of similar users (LLM-ESR)"),
     "pretrain": Part("vectors", False, "the whole model pre-trained to tell rows by their vectors (CTRL)"),
-    "triples": Part("triples", False, "tails of the items' triples as features (looked up in serving)"),
+    "triples": Part(
+        "triples", False, "tails of the items' triples as features (looked up in serving)", adds_features=True
+    ),
     "graph": Part("triples", False, "vectors smoothed over the items that share tails"),
-    "sid": Part("vectors", False, "semantic ids, codes of the items' vectors, as features (looked up in serving)"),
+    "sid": Part(
+        "vectors",
+        False,
+        "semantic ids, codes of the items' vectors, as features (looked up in serving)",
+        adds_features=True,
+    ),
     "synthetic": Part("synthetic", False, "synthetic interactions as weighted rows of every step"),
     "denoised": Part("interest", False, "without the training interactions that a judge of interest doubts most"),
     "refined": Part("synthetic interest", False, "synthetic interactions that the judge believes, and denoised"),
@@ -148,6 +163,11 @@ class Mode:
         return "; ".join(
             [*told, *([_REGULARIZERS[self.regularizer]] if self.regularizer != "none" or not told else [])]
         )
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The parts that serving needs further inputs or features for."""
+        return tuple(part for part in self.parts if PARTS[part].is_served)
 
     @property
     def uses_scores(self) -> bool:
@@ -362,6 +382,10 @@ _SOURCES = {
         "reads vectors of the items",
         "give some (--initialise titles or FILE; start=Start.read(...) in Python)",
     ),
+    "triples": (
+        "reads triples of the items",
+        "give a table (triples=, or --triples FILE: head, relation, tail, or what sllmr attributes wrote)",
+    ),
     "synthetic": (
         "trains on synthetic interactions",
         "give some (--synthetic FILE, which sllmr synthesize writes; refinement=Refinement.read(...) in Python)",
@@ -378,20 +402,23 @@ def check_sources(
     *,
     texts: object | None,
     start: object | None,
+    triples: object | None = None,
     synthetic: object | None = None,
     interest: object | None = None,
 ) -> None:
-    """Raise `ConfigError` if a mode needs texts, vectors, synthetic interactions or P(interest), and there are none."""
-    given = {"texts": texts, "vectors": start, "synthetic": synthetic, "interest": interest}
+    """Raise `ConfigError` if a mode needs texts, vectors, triples, synthetic rows or P(interest) that are not there."""
+    given = {"texts": texts, "vectors": start, "triples": triples, "synthetic": synthetic, "interest": interest}
     for what, (does, remedy) in _SOURCES.items():
         needing = [mode.name for mode in modes if mode.needs(what)]
         if needing and given[what] is None:
             raise ConfigError(f"mode {', '.join(needing)} {does}; {remedy}, or leave the mode out.")
 
 
-def check_read(modes: Sequence[Mode], *, synthetic: object | None, interest: object | None) -> None:
-    """Raise `ConfigError` if synthetic interactions or P(interest) are given and no mode reads them."""
-    for what, given in (("synthetic", synthetic), ("interest", interest)):
+def check_read(
+    modes: Sequence[Mode], *, triples: object | None, synthetic: object | None, interest: object | None
+) -> None:
+    """Raise `ConfigError` if triples, synthetic interactions or P(interest) are given and no mode reads them."""
+    for what, given in (("triples", triples), ("synthetic", synthetic), ("interest", interest)):
         if given is not None and not any(mode.needs(what) for mode in modes):
             readers = ", ".join(name for name, part in PARTS.items() if what in part.needs.split())
             raise ConfigError(

@@ -267,9 +267,10 @@ def _check_parts(
             f"parts={parts!r} must be parts that read vectors, texts or rows, such as 'init', 'init+align', 'curec' or "
             "'synthetic': tuning chooses the regularizer itself."
         )
-    rows = {name: refinement and getattr(refinement, name) for name in ("synthetic", "interest")}
-    check_sources([how], texts=texts, start=start, **rows)
-    check_read([how], **rows)
+    others: dict[str, Any] = {name: refinement and getattr(refinement, name) for name in ("synthetic", "interest")}
+    others["triples"] = triples
+    check_sources([how], texts=texts, start=start, **others)
+    check_read([how], **others)
     for what, given in (("vectors", start), ("texts", texts)):
         if given is not None and not how.needs(what):
             readers = ", ".join(name for name, part in PARTS.items() if what in part.needs.split())

@@ -49,10 +49,9 @@ def _model(experiment: Experiment, mode: Mode) -> list[str]:
     done = [PARTS[part].says for part in mode.parts]
     if mode.uses_scores:
         done.append(f"LLM pairs while training: loss {experiment.config.loss}, gate {experiment.config.gate}")
-    inputs = [part for part in mode.parts if PARTS[part].adds_input]
     serving = (
-        f"Serving needs the inputs of {' and '.join(inputs)} beside the backbone's own."
-        if inputs
+        f"Serving needs the inputs of {' and '.join(mode.served)} beside the backbone's own."
+        if mode.served
         else "Serving is the plain backbone's: nothing of a language model is asked or looked up."
     )
     backbone = f"`{experiment.backbone}`{about}, embedding {experiment.training.embedding_dim}"
@@ -102,6 +101,6 @@ def _limits(experiment: Experiment, mode: Mode, inputs: Mapping[str, Any]) -> li
             f"The language model scored {scored / users:.0%} of the users. What it believes of groups of people or "
             "makers of items goes into the model; look at the gate and at AUC by group before serving."
         )
-    if mode.parts:
+    if mode.needs("texts") or mode.needs("vectors"):
         limits.append("Items and users without a text start, or are served, as in the plain model.")
     return ["\n".join(f"- {limit}" for limit in limits)]

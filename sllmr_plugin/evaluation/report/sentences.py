@@ -36,7 +36,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
             found.append(f"{backbone}: no way of training that was compared is clearly better than the plain model.")
             continue
         best = max(gains, key=lambda d: d["mean"])
-        served = "needs further inputs" if Mode.of(best["mode"]).adds_input else "needs what the plain model needs"
+        served = "needs further inputs" if Mode.of(best["mode"]).served else "needs what the plain model needs"
         found.append(
             f"{backbone} trained with {best['mode']} ranks at AUC {aucs[backbone, best['mode']]:.4f} where the plain "
             f"model has {aucs[backbone, 'none']:.4f}: {interval(best, signed=True)}. To serve it {served}"
