@@ -1,41 +1,95 @@
-"""Which pairs are worth their input rows: ``python benchmarks/pair_choice.py --data FOLDER --out DIR``.
+"""Which pairs are worth their input rows: ``python benchmarks/pair_choice.py --data FOLDER --out FOLDER``.
 
-A DeepFM is trained plain and with ungated pairs, chosen in different ways, so that the choice is all that differs.
-Prints AUC differences to plain, paired by seed.
+A backbone is trained with the default settings, plain and from texts, without pairs and with gated pairs that are
+chosen in different ways. Every line changes the first one, which has 64 users a step of 256 rows, ten scored items
+considered of each, and the four pairs of largest gap among them. Prints, for every mode, AUC differences to the same
+mode without pairs, mean and standard deviation over seeds, and seconds of an epoch as a ratio to that mode's. Runs that
+are in the folder already are not made again.
 """
 
 from __future__ import annotations
 
-from common import Bench, spread
+import argparse
+from pathlib import Path
 
-# users in a step, scored items considered of each, most pairs of each, rule, lambda; at batch size 256
-CHOICES = [
-    (32, 10, 1, "largest", 0.1),
-    (64, 10, 1, "largest", 0.1),
-    (128, 10, 1, "largest", 0.1),
-    (128, 10, 1, "largest", 0.2),
-    (32, 10, 4, "largest", 0.2),
-    (64, 10, 4, "largest", 0.1),
-    (64, 10, 4, "largest", 0.2),
-    (64, 10, 4, "largest", 0.4),
-    (64, 10, 8, "largest", 0.2),
-    (64, 10, 4, "gap_weighted", 0.2),
-    (64, 10, 4, "uniform", 0.2),
-]
-FIELDS = ("users_per_step", "candidates_per_user", "pairs_per_user", "pair_rule", "weight")
+import numpy as np
+
+from sllmr_plugin import ScoreTable
+from sllmr_plugin.datasets.interactions import load_interactions
+from sllmr_plugin.evaluation.compare import compare
+from sllmr_plugin.evaluation.modes import Mode, Start
+from sllmr_plugin.evaluation.training import RunSettings
+
+METRICS = ("auc", "auc_cold", "auc_tail")
+CHOICES: dict[str, dict[str, object]] = {
+    "64 users, 4 pairs": {"users_per_step": 64, "pairs_per_user": 4},
+    "32 users, 4 pairs": {"users_per_step": 32, "pairs_per_user": 4},
+    "16 users, 4 pairs": {"users_per_step": 16, "pairs_per_user": 4},
+    "8 users, 4 pairs": {"users_per_step": 8, "pairs_per_user": 4},
+    "64 users, 1 pair": {"users_per_step": 64, "pairs_per_user": 1},
+    "32 users, 1 pair": {"users_per_step": 32, "pairs_per_user": 1},
+    "16 users, 1 pair": {"users_per_step": 16, "pairs_per_user": 1},
+    "128 users, 4 pairs": {"users_per_step": 128, "pairs_per_user": 4},
+    "lambda 0.1": {"users_per_step": 64, "weight": 0.1},
+    "lambda 0.4": {"users_per_step": 64, "weight": 0.4},
+    "by gap": {"users_per_step": 64, "pair_rule": "gap_weighted"},
+    "uniform": {"users_per_step": 64, "pair_rule": "uniform"},
+}
 
 
 def main() -> None:
-    bench = Bench.from_command_line(__doc__)
-    plain = bench.run("none", "plain")
-    print(
-        f"{'users':>6}{'items':>6}{'pairs':>6}  {'rule':14}{'lambda':>7}{'AUC':>13}{'cold users':>19}{'long-tail':>19}"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of interactions.csv, items.csv, llm_*.parquet")
+    parser.add_argument("--out", type=Path, required=True, help="what is there already is not made again")
+    parser.add_argument("--backbone", default="deepfm")
+    parser.add_argument("--modes", nargs="+", default=["gated", "init+gated"])
+    parser.add_argument("--choices", nargs="+", default=list(CHOICES), choices=list(CHOICES), metavar="CHOICE")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1 (default: 3)")
+    parser.add_argument("--rank-items", type=int, default=300, help="unseen items ranked against (default: 300)")
+    arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        parser.error(f"{arguments.data}: no such folder; give one with interactions.csv and llm_scores.parquet")
+    data = load_interactions(arguments.data / "interactions.csv", arguments.data / "items.csv")
+    table = ScoreTable.read(
+        arguments.data / "llm_scores.parquet", user_index=data.user_index, item_index=data.item_index
     )
-    for choice in CHOICES:
-        config = dict(zip(FIELDS, choice, strict=True))
-        result = bench.run("global", "_".join(map(str, choice)), config)
-        users, items, pairs, rule, weight = choice
-        print(f"{users:>6}{items:>6}{pairs:>6}  {rule:14}{weight:>7}{spread(result - plain)}", flush=True)
+    start = Start.read(arguments.data / "llm_texts.parquet", arguments.data / "items.csv")
+    settings = RunSettings(test_items=arguments.rank_items, valid_items=arguments.rank_items)
+
+    def run(folder: str, mode: str, config: dict[str, object]) -> np.ndarray:
+        """Train with every seed; return (n_seeds, 4): the metrics and the seconds of an epoch."""
+        runs = compare(
+            data,
+            table,
+            out=arguments.out / folder.replace(" ", "_").replace(",", ""),
+            backbone=arguments.backbone,
+            modes=[mode],
+            seeds=arguments.seeds,
+            settings=settings,
+            start=start if Mode.of(mode).needs("vectors") else None,
+            config_overrides=config,
+        )
+        rows = [[*(getattr(one, metric) for metric in METRICS), one.seconds / len(one.epochs)] for one in runs]
+        return np.array(rows)
+
+    print("| mode | pairs | AUC | cold users | long-tail items | time of an epoch |")
+    print("| --- " * 6 + "|")
+    for mode in arguments.modes:
+        base = "+".join(Mode.of(mode).parts) or "none"
+        without = run(f"{base} alone", base, {})
+        aucs = [f"{mean:.4f}" for mean in without[:, :3].mean(axis=0)]
+        print(f"| {base} | none | " + " | ".join(aucs) + " | 1 |", flush=True)
+        for name in arguments.choices:
+            found = run(f"{mode} {name}", mode, CHOICES[name])
+            differences = (found - without)[:, :3]
+            means = differences.mean(axis=0)
+            deviations = differences.std(axis=0, ddof=1) if arguments.seeds > 1 else [None] * 3
+            cells = [
+                f"{mean:+.4f}" if deviation is None else f"{mean:+.4f} ± {deviation:.4f}"
+                for mean, deviation in zip(means, deviations, strict=True)
+            ]
+            ratio = found[:, 3].mean() / without[:, 3].mean()
+            print(f"| {mode} | {name} | " + " | ".join(cells) + f" | {ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -210,3 +210,33 @@ def test_a_changed_signal_starts_the_gate_anew_but_forgets_no_disagreement():
     fit(model, epochs=1)
     assert remembered(model) >= first
     assert model.sllmr.status().calibrated
+
+
+# ---------------------------------------------------------------------- a gate that is closed
+
+
+def with_a_closed_gate(**options):
+    frame = scores()
+    frame.loc[frame["kind"] == "probe", "score"] = 0.01  # always wrong where it can be looked at
+    model = zoo.wrapped(DEEPFM, zoo.build(DEEPFM), SelectiveConfig(gate="disagreement", weight=0.5, **options), frame)
+    zoo.compile_model(DEEPFM, model)
+    with pytest.warns(GateCollapsedWarning):
+        history = zoo.fit(DEEPFM, model, epochs=2).history
+    assert min(history["sllmr_pairs"]) > 0
+    assert history["sllmr_gate"] == [0.0] * 2
+    assert history["sllmr_loss"] == [0.0] * 2
+    return model
+
+
+def test_a_closed_gate_trains_the_plain_model_bit_for_bit():
+    plain = zoo.build(DEEPFM)
+    zoo.compile_model(DEEPFM, plain)
+    zoo.fit(DEEPFM, plain, epochs=2)
+    model = with_a_closed_gate()
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("options", [{"in_batch_pairs": True, "user_source": "batch"}, {"uncertainty": "mc_dropout"}])
+def test_steps_of_a_closed_gate_need_no_rows(options):
+    with_a_closed_gate(**options)

@@ -102,6 +102,44 @@ def test_the_disagreement_gate_stands_a_deviation_below_its_estimate(pairs, coef
     assert gate.coefficients()["bias"] == pytest.approx(at_zero, abs=1e-5)
 
 
+@given(PAIRS, PAIR_COEFFICIENTS, st.lists(st.floats(-1, 1), min_size=25, max_size=25), st.floats(0, 2))
+@settings(max_examples=60, deadline=None)
+def test_a_gate_is_shut_where_no_uncertainty_opens_it(pairs, coefficients, root, caution):
+    gate = with_coefficients(DisagreementGate(caution=caution), coefficients)
+    root = torch.tensor(root).reshape(5, 5)
+    gate.covariance.copy_(root @ root.T)
+    signals = signals_of(pairs)
+    most = torch.zeros(len(pairs))
+    for q in np.linspace(0, 1, 41):  # the mean of two items' uncertainties is all that counts
+        for part in (signals.preferred, signals.other):
+            part[:, 2] = q
+        most = torch.maximum(most, gate(signals))
+    for part in (signals.preferred, signals.other):
+        part[:, 2] = 0
+    shut = gate.shut(signals)
+    assert (most[shut] == 0).all()
+
+
+def test_most_of_what_is_shut_is_known_to_be():
+    rng = np.random.default_rng(0)
+    known = of = 0
+    for _ in range(200):
+        gate = with_coefficients(DisagreementGate(), rng.normal(size=5))
+        root = torch.tensor(rng.normal(size=(5, 5)) / 4, dtype=torch.float32)
+        gate.covariance.copy_(root @ root.T)
+        z = torch.tensor(rng.integers(0, 2, (50, 3)), dtype=torch.float32)
+        z[:, 2] = 0
+        gap = torch.tensor(rng.uniform(0.1, 1, 50), dtype=torch.float32)
+        shut = gate.shut(PairSignals(z, z, gap))
+        most = torch.zeros(50)
+        for q in np.linspace(0, 1, 41):
+            z[:, 2] = q
+            most = torch.maximum(most, gate(PairSignals(z, z, gap)))
+        known += int(shut.sum())
+        of += int((most == 0).sum())
+    assert known >= 0.98 * of > 0
+
+
 def test_coefficients_have_the_names_of_the_signals():
     assert ENTRY_SIGNALS == ("cold", "tail", "uncertainty")
     assert PAIR_SIGNALS == ("cold", "tail", "uncertainty", "gap")

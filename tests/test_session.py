@@ -278,15 +278,19 @@ def test_warm_up_and_decay_set_the_weight_of_an_epoch():
     assert session.take_loss().item() == pytest.approx(4 * late)
 
 
+FIXED = {
+    "mode": "gated",
+    "gate": "fixed",
+    "users_per_step": 2,
+    "candidates_per_user": 4,
+    "pairs_per_user": 2,
+    "weight_scale": "pair_sum",
+}
+
+
 def test_the_account_of_an_epoch():
-    session = session_of(
-        mode="gated",
-        gate="fixed",
-        users_per_step=2,
-        candidates_per_user=4,
-        pairs_per_user=2,
-        weight_scale="pair_sum",
-    )
+    session = session_of(**FIXED)
+    session._shutter = None  # so that all pairs are in the plans
     losses, counts, users = [], [], set()
     alphas = {region: [] for region in REGIONS}
     for _ in range(3):
@@ -309,6 +313,28 @@ def test_the_account_of_an_epoch():
         mean = logs.pop("sllmr_gate" if region == "all" else f"sllmr_gate_{region}")
         assert mean == pytest.approx(np.mean(values)) if values else math.isnan(mean)
     assert logs == {}
+
+
+def test_pairs_that_the_gate_is_closed_for_get_no_rows_and_count_all_the_same():
+    session, whole = session_of(**FIXED), session_of(**FIXED)
+    whole._shutter = None
+    n_rows = n_shut = 0
+    for _ in range(8):
+        plan, rows = run_step(session)
+        of_all, all_rows = run_step(whole)
+        alphas = {
+            (one, other): (max(COLD[one[0]], TAIL[one[1]]) + max(COLD[other[0]], TAIL[other[1]])) / 2
+            for one, other in pairs_of(of_all)
+        }
+        assert sorted(pairs_of(plan)) == sorted(pair for pair, alpha in alphas.items() if alpha > 0)
+        assert session.take_loss().item() == pytest.approx(whole.take_loss().item())
+        n_shut += 0 if plan.shut is None else int(plan.shut[0])
+        n_rows += len(all_rows) - len(rows)
+        assert (plan.shut is None) == (min(alphas.values()) > 0)
+    assert n_shut > 0
+    assert n_rows > 0
+    expected = whole.end_epoch()
+    assert session.end_epoch() == {key: pytest.approx(value, nan_ok=True) for key, value in expected.items()}
 
 
 def test_coverage_grows_until_every_user_had_a_turn():

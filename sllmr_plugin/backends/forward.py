@@ -241,7 +241,7 @@ class Passes:
             self._check_outputs(output, probability.detach())
             self._outputs_checked = True
         uncertainty = None
-        if session.gate.uses_uncertainty:
+        if session.gate.uses_uncertainty and len(plan.source):
             if self._measure.source == "probability":
                 uncertainty = self._measure(probability.detach()[plan.source])
             else:

@@ -214,7 +214,13 @@ class SelectiveLoss(nn.Module):
         return result.objective
 
     def of_pairs(
-        self, logit: Tensor, probability: Tensor, uncertainty: Tensor | None, entries: Entries, pairs: OrderedPairs
+        self,
+        logit: Tensor,
+        probability: Tensor,
+        uncertainty: Tensor | None,
+        entries: Entries,
+        pairs: OrderedPairs,
+        shut: Tensor | None = None,
     ) -> StepResult:
         """Compute the loss of entries whose pairs are chosen already.
 
@@ -228,19 +234,25 @@ class SelectiveLoss(nn.Module):
             Their LLM scores and regions.
         pairs : OrderedPairs
             Positions into the entries. Ignored by pointwise losses.
+        shut : Tensor, optional
+            (4,) in `REGIONS`, on the CPU, numbers of further pairs that the gate is known to be closed for, see
+            `Gate.shut`. Their alpha is 0: they count in all means and need no scores.
         """
         if not self.loss.pairwise:
             return self._pointwise(logit, probability, entries)
-        n_pairs = len(pairs)
-        if n_pairs == 0:
+        left_out = logit.new_zeros(4) if shut is None else shut.to(logit)
+        n_pairs = len(pairs) + (0 if shut is None else int(shut[0]))
+        if len(pairs) == 0:
             zero = logit.sum() * 0.0
-            return StepResult(zero, zero.detach(), 0, logit.new_zeros(4), logit.new_zeros(4))
+            return StepResult(zero, zero.detach(), n_pairs, logit.new_zeros(4), left_out)
         loss = self.pair_losses(logit, probability, pairs)
         alpha = self.gate(PairSignals.of(entries, uncertainty, pairs, like=logit))
         regions = pair_regions(entries, pairs).to(alpha.dtype)  # (4, n_pairs)
-        mean_loss = (alpha * loss).mean()
+        mean_loss = (alpha * loss).sum() / n_pairs if shut is not None else (alpha * loss).mean()
         objective = mean_loss + self.gate.penalty(alpha) if self.gate.has_penalty else mean_loss
-        return StepResult(objective, mean_loss.detach(), n_pairs, regions @ alpha.detach(), regions.sum(dim=1))
+        return StepResult(
+            objective, mean_loss.detach(), n_pairs, regions @ alpha.detach(), regions.sum(dim=1) + left_out
+        )
 
     def select(self, llm_scores: Tensor, valid: Tensor, generator: torch.Generator | None) -> OrderedPairs:
         """Form pairs of scores with one row per user, (n_users, width) both: positions in the flat scores, or none.

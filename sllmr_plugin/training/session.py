@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import warnings
@@ -16,7 +17,7 @@ from ..parallel.ranks import Ranks
 from ..regularizer.gates import Gate
 from ..regularizer.loss import StepResult
 from ..regularizer.pairs import OrderedPairs
-from ..regularizer.signals import REGIONS, Entries, PairSignals
+from ..regularizer.signals import REGIONS, Entries, PairSignals, pair_regions
 from .budget import StepBudget
 from .probes import DisagreementMemory, GateFitter, HeldOutPairs, ScoreRows, warn_of_gate
 from .sampler import Block, TableSampler
@@ -43,6 +44,9 @@ class StepPlan:
         Positions into the entries.
     share : float
         Of the step's pairs (entries, with a pointwise loss) in all processes, the part that is here.
+    shut : Tensor or None
+        (4,) in `REGIONS`, on the CPU, how many pairs were left out because the gate is closed for them; None without
+        any.
     """
 
     rows: Tensor
@@ -50,6 +54,7 @@ class StepPlan:
     entries: Entries
     pairs: OrderedPairs
     share: float = 1.0
+    shut: Tensor | None = None
 
 
 class TrainingSession:
@@ -116,6 +121,7 @@ class TrainingSession:
         self._cold_of_user = usable.cold[usable.candidates.users]
         self.weight = 0.0
         self.began = False
+        self._shutter: Gate | None = None
         self._pending: tuple[StepResult, int, float] | None = None
         self._reset_account()
 
@@ -156,6 +162,9 @@ class TrainingSession:
         block, templates, template_of = self._draw(batch, batch_ids)
         pairs = self.selective.select(scores[block.entry], block.valid, self._generator)
         valid, pairs, share = self._own(block, pairs)
+        if self._pairwise:
+            self._visited[block.users[pairs.preferred // max(block.entry.shape[1], 1)]] = True
+        pairs, shut = self._without_shut(block, pairs)
 
         # Only items that a pair (or, pointwise, the loss) uses become rows; pairs are renumbered to match.
         used = torch.zeros(valid.numel(), dtype=torch.bool)
@@ -165,7 +174,8 @@ class TrainingSession:
             used = valid.flatten()
         cell = torch.nonzero(used).squeeze(1)
         owner = cell // max(block.entry.shape[1], 1)
-        self._visited[block.users[owner]] = True
+        if not self._pairwise:
+            self._visited[block.users[owner]] = True
         number = used.cumsum(0) - 1
         pairs = OrderedPairs(number[pairs.preferred], number[pairs.other])
         entry = block.entry.flatten()[cell]
@@ -177,7 +187,7 @@ class TrainingSession:
         cold, tail = self._cold_of_user[user], self.usable.tail[items[entry]]
         student = self.usable.student(self.usable.candidates, entry)
         entries = Entries(llm=scores[entry], cold=cold, tail=tail, user=user, student=student)
-        return _on_device(StepPlan(rows, source, entries, pairs, share), batch.device)
+        return _on_device(StepPlan(rows, source, entries, pairs, share, shut), batch.device)
 
     def _own(self, block: Block, pairs: OrderedPairs) -> tuple[Tensor, OrderedPairs, float]:
         """Keep the entries and pairs of this process's users, and say what part of the step's terms that is."""
@@ -191,6 +201,27 @@ class TrainingSession:
         if self._pairwise:
             return valid, own_pairs, len(own_pairs) / max(len(pairs), 1)
         return valid, own_pairs, int(valid.sum()) / max(int(block.valid.sum()), 1)
+
+    def _without_shut(self, block: Block, pairs: OrderedPairs) -> tuple[OrderedPairs, Tensor | None]:
+        """Leave out pairs that the gate is closed for, whatever the model will say; also return how many, by region."""
+        if self._shutter is None or len(pairs) == 0:
+            return pairs, None
+        entry, table = block.entry.flatten(), self.usable.candidates
+        used = torch.stack([pairs.preferred, pairs.other])  # (2, n_pairs)
+        user, entry = block.users[used.flatten() // block.entry.shape[1]], entry[used.flatten()]
+        entries = Entries(
+            table.scores[entry],
+            self._cold_of_user[user],
+            self.usable.tail[table.items[entry]],
+            student=self.usable.student(table, entry),
+        )
+        number = torch.arange(len(pairs))
+        apart = OrderedPairs(number, number + len(pairs))
+        shut = self._shutter.shut(PairSignals.of(entries, None, apart, like=torch.empty(0)))
+        if not shut.any():
+            return pairs, None
+        left_out = pair_regions(entries, apart)[:, shut].sum(dim=1)
+        return OrderedPairs(pairs.preferred[~shut], pairs.other[~shut]), left_out
 
     def _rows_in_step(self, n_own: int) -> int:
         """Return the rows of all processes' batches, given those of this one's."""
@@ -246,7 +277,7 @@ class TrainingSession:
 
     def add(self, plan: StepPlan, logit: Tensor, probability: Tensor, uncertainty: Tensor | None, n_batch: int) -> None:
         """Compute the step's loss from the entries' scores, (n_entries,) each, and hold it until it is taken."""
-        result = self.selective.of_pairs(logit, probability, uncertainty, plan.entries, plan.pairs)
+        result = self.selective.of_pairs(logit, probability, uncertainty, plan.entries, plan.pairs, plan.shut)
         self._pending = (result, n_batch, plan.share)
         self._last_pairs = (logit.detach(), plan.pairs)
         self._terms += result.n_terms
@@ -295,6 +326,9 @@ class TrainingSession:
             # Equal but for rounding, and for the draws of MC-dropout.
             for tensor in (*self.gate.buffers(), self._fitter.seen):
                 tensor.copy_(self.ranks.of_first(tensor))
+        if self.gate.knows_shut:
+            # Pairs are chosen on the CPU, and the gate may be elsewhere.
+            self._shutter = copy.deepcopy(self.gate).cpu()
 
     def end_epoch(self) -> dict[str, float]:
         """Close the account.
@@ -387,4 +421,4 @@ def _on_device(plan: StepPlan, device: torch.device) -> StepPlan:
         return plan
     entries = plan.entries.to(device)
     pairs = OrderedPairs(plan.pairs.preferred.to(device), plan.pairs.other.to(device))
-    return StepPlan(plan.rows.to(device), plan.source.to(device), entries, pairs, plan.share)
+    return StepPlan(plan.rows.to(device), plan.source.to(device), entries, pairs, plan.share, plan.shut)

@@ -43,6 +43,8 @@ class Gate(nn.Module):
         Whether alpha has been fitted to held-out outcomes.
     has_penalty : bool
         Whether the class has a `penalty` of its own.
+    knows_shut : bool
+        Whether the class has a `shut` of its own.
     """
 
     name: ClassVar[str] = ""
@@ -55,15 +57,27 @@ class Gate(nn.Module):
     collapse_remedy = "hardly any pair has weight. Look at its coefficients in model.sllmr.status()."
     calibrated = False
     has_penalty: ClassVar[bool] = False
+    knows_shut: ClassVar[bool] = False
 
     def __init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
         """Put a subclass into `GATES` under a name."""
         super().__init_subclass__(**kwargs)
         cls.has_penalty = cls.penalty is not Gate.penalty
+        cls.knows_shut = cls.shut is not Gate.shut
         GATES.add(name, cls)
 
     def forward(self, signals: PairSignals) -> Tensor:
         """Return alpha of each pair, (n_pairs,) in [0, 1]."""
+        raise NotImplementedError
+
+    def shut(self, signals: PairSignals) -> Tensor:
+        """Return which pairs have an alpha of 0 whatever the backbone's uncertainty, (n_pairs,) bool.
+
+        For gates that can say so before the forward pass, where the uncertainty of `signals` is 0: such pairs get no
+        input rows, so a closed gate costs nothing, and a step in which it is closed for all pairs is the plain model's,
+        bit for bit. Asked of a copy that is made at the start of an epoch, and so for gates without a `penalty` that
+        training steps do not change.
+        """
         raise NotImplementedError
 
     def penalty(self, alpha: Tensor) -> Tensor:

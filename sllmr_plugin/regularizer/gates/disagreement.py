@@ -76,6 +76,26 @@ class DisagreementGate(Gate, name="disagreement"):
         logit = design[:, :-1] @ self.weight + self.bias - self.caution * deviation
         return (2 * torch.sigmoid(logit) - 1).clamp_min(0)
 
+    def shut(self, signals: PairSignals) -> Tensor:
+        """Return the pairs whose cautious logit of P is below 0 for every uncertainty in [0, 1], as `Gate.shut`.
+
+        The logit is concave in the uncertainty (a line minus a norm), so its tangent at any point bounds it from above,
+        and a tangent is largest at an end of the interval.
+        """
+        column = self.signals.index("uncertainty")
+        without = _with_one(self._design(signals) - self.centre)
+        along = self.covariance[column]  # (n_signals + 1,)
+        bounds = []
+        for at in (0.0, 0.5, 1.0):
+            design = without.clone()
+            design[:, column] += at
+            deviation = (design @ self.covariance * design).sum(dim=1).sqrt().clamp_min(1e-12)
+            logit = design[:, :-1] @ self.weight + self.bias - self.caution * deviation
+            slope = self.weight[column] - self.caution * (design @ along) / deviation
+            bounds.append(logit + torch.maximum(slope * (1 - at), -slope * at))
+        # Not 0: `forward` may round another way.
+        return torch.stack(bounds).amin(dim=0) < -1e-5
+
     @property
     def collapse_remedy(self) -> str:  # type: ignore[override]
         """What a mean alpha near 0 means, and what to do."""

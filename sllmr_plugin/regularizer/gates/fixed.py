@@ -26,3 +26,7 @@ class FixedGate(Gate, name="fixed"):
     def forward(self, signals: PairSignals) -> Tensor:
         """Return the weights of pairs, as `Gate.forward`."""
         return (signals.preferred[:, :2].amax(dim=1) + signals.other[:, :2].amax(dim=1)) / 2
+
+    def shut(self, signals: PairSignals) -> Tensor:
+        """Return the pairs of two items that are outside of both regions, as `Gate.shut`."""
+        return self(signals) == 0
