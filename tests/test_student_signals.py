@@ -127,6 +127,7 @@ def test_steps_and_probes_carry_them():
     gate = build_gate("disagreement", has_probes=True, has_students=True)
     session = TrainingSession(config, gate, parts, user_column=USER, item_column=ITEM, score_rows=score_rows, seed=0)
     session.begin_epoch(0)
+    session._shutter = None  # so that pairs which the gate is closed for are in the plan
     plan = session.plan(torch.zeros(4, 4))
     expected = [by_hand(parts, table, int(row[USER]), int(row[ITEM])) for row in plan.rows]
     np.testing.assert_allclose(plan.entries.student.numpy(), expected, atol=1e-6)
