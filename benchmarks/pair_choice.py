@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="deepfm")
     parser.add_argument("--modes", nargs="+", default=["gated", "init+gated"])
     parser.add_argument("--choices", nargs="+", default=list(CHOICES), choices=list(CHOICES), metavar="CHOICE")
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1 (default: 3)")
     parser.add_argument("--rank-items", type=int, default=300, help="unseen items ranked against (default: 300)")
     arguments = parser.parse_args()
@@ -54,7 +55,8 @@ def main() -> None:
         arguments.data / "llm_scores.parquet", user_index=data.user_index, item_index=data.item_index
     )
     start = Start.read(arguments.data / "llm_texts.parquet", arguments.data / "items.csv")
-    settings = RunSettings(test_items=arguments.rank_items, valid_items=arguments.rank_items)
+    sizes = {"test_items": arguments.rank_items, "valid_items": arguments.rank_items}
+    settings = RunSettings(batch_size=arguments.batch_size, **sizes)
 
     def run(folder: str, mode: str, config: dict[str, object]) -> np.ndarray:
         """Train with every seed; return (n_seeds, 4): the metrics and the seconds of an epoch."""

@@ -11,7 +11,8 @@ import warnings
 import pytest
 import torch
 
-from sllmr_plugin import GateCollapsedWarning, SelectiveConfig, SLLMRError
+from sllmr_plugin import ConfigError, GateCollapsedWarning, SelectiveConfig, SLLMRError
+from sllmr_plugin.evaluation import gate_map
 from sllmr_plugin.regularizer.signals import ENTRY_SIGNALS, PAIR_SIGNALS, PairSignals
 
 from .matrix import backbones as zoo
@@ -210,6 +211,32 @@ def test_a_changed_signal_starts_the_gate_anew_but_forgets_no_disagreement():
     fit(model, epochs=1)
     assert remembered(model) >= first
     assert model.sllmr.status().calibrated
+
+
+# ---------------------------------------------------------------------- a gate's map
+
+
+def test_the_map_of_a_gate_has_its_alphas():
+    model = ready("fixed")
+    table = gate_map(model).set_index(["cold", "long_tail_items", "uncertainty", "gap"])["alpha"]
+    for (cold, tails, _, _), alpha in table.items():
+        assert alpha == (1 if cold else tails / 2)
+    model = ready("disagreement")
+    assert (gate_map(model)["alpha"] == 0).all()
+    fit(model, epochs=1)
+    found = gate_map(model)
+    row = found.query("cold and long_tail_items == 1 and uncertainty == 0.9 and gap == 0.3")["alpha"].item()
+    z = torch.tensor([[1.0, 0.0, 0.9]]), torch.tensor([[1.0, 1.0, 0.9]])
+    assert row == pytest.approx(model.sllmr.gate(PairSignals(*z, torch.tensor([0.3]))).item(), abs=1e-6)
+    assert found["alpha"].max() > found["alpha"].min()
+
+
+def test_a_model_without_a_gate_has_no_map():
+    plain = zoo.build(DEEPFM)
+    with pytest.raises(ConfigError, match="no gate to map"):
+        gate_map(plain)
+    with pytest.raises(ConfigError, match="no gate to map"):
+        gate_map(ready("none", loss="mse"))
 
 
 # ---------------------------------------------------------------------- a gate that is closed

@@ -1,6 +1,7 @@
 """The report: every figure is in results.json, nothing is claimed too much, and the page needs nothing else."""
 
 import base64
+import hashlib
 import json
 import re
 import warnings
@@ -173,11 +174,14 @@ def test_the_page_fetches_nothing_and_can_be_read_without_seeing(folder):
     page = page_of(folder)
     assert page.images
     assert all(source.startswith("data:image/svg+xml;base64,") for source in page.fetched)
-    assert not page.tags & {"script", "link", "iframe", "object"}
+    assert not page.tags & {"link", "iframe", "object"}
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert "url(" not in text
     assert "@import" not in text
-    assert "default-src 'none'" in text
+    (script,) = re.findall("<script>(.*?)</script>", text, re.DOTALL)
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'" in text
+    assert "addEventListener" in script
     assert 'name="viewport"' in text
     assert "@media print" in text
     for image in page.images:
@@ -224,6 +228,18 @@ def test_curves_and_gate_are_means_over_seeds(folder):
         assert curve["loss"] == pytest.approx(sum(run.epochs[epoch - 1]["loss"] for run in own) / 2)
         (gate,) = (g for g in opened.report["gate"] if g["epoch"] == epoch)  # of mode gated alone
         assert gate["sllmr_gate"] == pytest.approx(sum(run.epochs[epoch - 1]["sllmr_gate"] for run in own) / 2)
+
+
+def test_the_gates_map_is_of_the_kept_epochs_and_a_mean_over_seeds(folder):
+    opened = RunFolder(folder, None)
+    maps = [pd.DataFrame(run.gate_map) for run in opened.runs.values() if run.mode == "gated"]
+    assert all(run.gate_map is None for run in opened.runs.values() if run.mode != "gated")
+    (shown,) = opened.report["gate_maps"]
+    assert shown["mode"] == "gated"
+    shown = pd.DataFrame(shown["map"])
+    assert len(shown) == len(shown.drop_duplicates(["cold", "long_tail_items", "uncertainty", "gap"])) == 180
+    np.testing.assert_allclose(shown["alpha"], (maps[0]["alpha"] + maps[1]["alpha"]) / 2, atol=1e-9)
+    assert (folder / "plots" / "gate-map-deepfm-gated.png").exists()
 
 
 def test_inputs_are_counted(folder):
@@ -325,8 +341,10 @@ def test_texts_of_files_are_no_markup(tmp_path):
     )
     origin = {"note": "<script>alert(1)</script>", "model": '"><img src=x>'}
     opened.set_inputs({"interactions": counts, "scores": {**table, "dropped": {"<i>": 2}}, "origin": origin})
-    page = Page(write_report(tmp_path / "run").read_text(encoding="utf-8"))
-    assert not page.tags & {"script", "b", "i"}
+    text = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    page = Page(text)
+    assert text.count("<script") == 1  # the page's own
+    assert not page.tags & {"b", "i"}
     assert page.table("How the scores were made, and what they cost")["model"]["recorded"] == '"><img src=x>'
 
 

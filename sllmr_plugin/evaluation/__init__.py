@@ -4,6 +4,7 @@
 """
 
 from .comparison import Comparison, format_table
+from .gate_map import gate_map
 from .modes import Mode, Start
 from .ranking import full_ranking, summarize
 from .refinement import Refinement
@@ -22,6 +23,7 @@ __all__ = [
     "Start",
     "format_table",
     "full_ranking",
+    "gate_map",
     "label_test",
     "rank_untrained",
     "stratify",

@@ -347,6 +347,40 @@ def gate_figure(epochs: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
+def plot_gate_map(table: pd.DataFrame, path: str | Path) -> None:
+    """Draw where a gate is open.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `sllmr_plugin.evaluation.gate_map` of a model.
+    path : path
+        PNG, SVG or PDF file.
+    """
+    save(gate_map_figure(table), path)
+
+
+def gate_map_figure(table: pd.DataFrame) -> Figure:
+    """Return what `plot_gate_map` writes: a panel an uncertainty, a row a kind of pair, a column a gap."""
+    from matplotlib.figure import Figure
+
+    panels = table["uncertainty"].unique()
+    figure = Figure(figsize=(WIDTH, 0.6 + 1.9 * len(panels)), layout="constrained")
+    for axes, uncertainty in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+        part = table[table["uncertainty"] == uncertainty]
+        grid = part.pivot(index=["cold", "long_tail_items"], columns="gap", values="alpha")
+        axes.imshow(grid.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (row, column), alpha in np.ndenumerate(grid.to_numpy()):
+            colour = "white" if alpha > 0.6 else "0.2"
+            axes.text(column, row, f"{alpha:.1f}", ha="center", va="center", fontsize=7, color=colour)
+        names = [f"{'cold' if cold else 'warm'}, {tails} long-tail" for cold, tails in grid.index]
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_xticks(range(grid.shape[1]), [f"{gap:g}" for gap in grid.columns], fontsize=8)
+        axes.set_title(f"alpha at uncertainty {uncertainty:g}", fontsize=10, loc="left")
+    figure.axes[-1].set_xlabel("gap of the pair's LLM scores", fontsize=9)
+    return figure
+
+
 _SHARE = "llm_right_when_they_disagree"
 
 

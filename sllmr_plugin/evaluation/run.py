@@ -69,6 +69,8 @@ class RunResult:
         `unseen_metrics`: ``auc_unseen``, ``auc_among_unseen``, ``recall@20_among_unseen``, ``n_unseen``.
     epochs : list of dict of str to float
         What `Trained.epochs` has; empty in runs of folders that were made before it was kept.
+    gate_map : list of dict, or None
+        The rows of `gate_map` in the kept epoch; None without a gate, and in runs that were made before it was kept.
     versions : dict of str to str
         Of Python and the packages that the figures depend on; empty as `epochs`.
     ranking : DataFrame or None
@@ -95,6 +97,7 @@ class RunResult:
     metrics: dict[str, float] = field(default_factory=dict)
     epochs: list[dict[str, float]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    gate_map: list[dict[str, Any]] | None = None
     ranking: pd.DataFrame | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -113,8 +116,8 @@ class RunResult:
     def from_json(cls, values: Mapping[str, Any]) -> RunResult:
         """Undo `to_json`."""
         numbers = _replace(values, lambda value: float("nan") if value is None else value)
-        really_none = ("gate", "test_items", "sampling_error")
-        return cls(**{**numbers, **{name: numbers[name] if values[name] else None for name in really_none}})
+        really_none = ("gate", "test_items", "sampling_error", "gate_map")
+        return cls(**{**numbers, **{name: numbers[name] if values.get(name) else None for name in really_none}})
 
 
 def train_and_rank(
@@ -253,6 +256,7 @@ def train_and_rank(
         metrics=metrics,
         epochs=trained.epochs,
         versions=versions(),
+        gate_map=None if trained.gate_map is None else trained.gate_map.round({"alpha": 4}).to_dict("records"),
         ranking=by_raw_ids(ranking, data),
     )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ..backends.align import align
@@ -34,6 +35,7 @@ from ..scores.table import ScoreTable
 from ..settings import Bounds, Settings
 from ..wrapping import wrap
 from ..zoo.deepctr import build_model, input_rows
+from .gate_map import gate_map
 from .leakage import check_leakage
 from .modes import Start
 from .pooled import PooledRows
@@ -212,6 +214,8 @@ class Trained:
     epochs : list of dict of str to float
         An entry an epoch: ``valid_auc``, ``loss`` (all that the step minimises, the LLM's part included) and the
         ``sllmr_*`` values of a wrapped model.
+    gate_map : DataFrame or None
+        `gate_map` of the kept epoch; None without a gate.
     """
 
     model: Any
@@ -219,6 +223,7 @@ class Trained:
     auc: float
     seconds: float
     epochs: list[dict[str, float]] = field(default_factory=list)
+    gate_map: pd.DataFrame | None = None
 
 
 def wrap_arguments(data: Interactions) -> dict[str, Any]:
@@ -273,6 +278,7 @@ class BestEpoch:
         self.epoch = 0
         self.auc = -np.inf
         self.state: dict[str, torch.Tensor] = {}
+        self.gate_map: pd.DataFrame | None = None
         self.aucs: list[float] = []
         self.seconds = 0.0
 
@@ -302,6 +308,8 @@ class BestEpoch:
             self.state = self.model.state_dict()
             for name, value in self.state.items():
                 self.state[name] = value.detach().cpu().clone()
+            handle = getattr(self.model, "sllmr", None)
+            self.gate_map = gate_map(self.model) if handle is not None and handle.config.gated else None
         if self.is_over:
             self.model.stop_training = True
         self._track(epoch + 1, {"valid_auc": float(auc), **_kept_values(logs or {})})
@@ -478,7 +486,7 @@ def train(
             "pass the full list of items."
         )
     model.load_state_dict(best.state)
-    return Trained(model, best.epoch, float(best.auc), seconds, logs)
+    return Trained(model, best.epoch, float(best.auc), seconds, logs, best.gate_map)
 
 
 def _fit(

@@ -12,6 +12,7 @@ from ..differences import BASELINE
 from ..plots import (
     curves_figure,
     gate_figure,
+    gate_map_figure,
     interval_figure,
     reliability_figure,
     size_figure,
@@ -147,6 +148,17 @@ def gate_plots(summary: Mapping[str, Any]) -> list[tuple[Plot, list[Mapping[str,
                 alt = f"Mean alpha by region and the gate's weights over the epochs, {backbone} {mode}. {_TABLE}"
                 plot = Plot(f"gate-{backbone}-{mode}", f"{backbone} {mode}", alt, gate_figure(own))
                 plots.append((plot, own))
+    return plots
+
+
+def gate_map_plots(summary: Mapping[str, Any]) -> list[Plot]:
+    """Draw where the gate of the kept epochs is open, a plot a backbone and mode."""
+    plots = []
+    for one in summary["gate_maps"]:
+        name = f"{one['backbone']} {one['mode']}"
+        alt = f"Alpha of {name} by cold and warm users, long-tail items of the pair, uncertainty and gap of LLM scores."
+        figure = gate_map_figure(pd.DataFrame(one["map"]))
+        plots.append(Plot(f"gate-map-{one['backbone']}-{one['mode']}", name, alt, figure))
     return plots
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,7 @@ class _Page:
     def render(self, summary: Mapping[str, Any]) -> str:
         """Return the page."""
         import jinja2
+        import markupsafe
 
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("sllmr_plugin.evaluation.report"),
@@ -70,11 +74,15 @@ class _Page:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        source = (resources.files(__package__) / "templates" / "sort.js").read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(source.encode("utf-8")).digest()).decode("ascii")
         backbones = list(dict.fromkeys(run["backbone"] for run in summary["runs"]))
         return environment.get_template("page.html").render(
             title=f"{', '.join(backbones)}: training with LLM scores compared",
             folder=self._folder.resolve().name,
             version=__version__,
+            script=markupsafe.Markup(source),
+            script_hash=f"sha256-{digest}",  # the page runs this script and no other
             verdict=sentences.verdict(summary),
             first=self._block(figures.first_plots(summary), []),
             cost=sentences.cost(summary),
@@ -93,6 +101,7 @@ class _Page:
             sizes=[(size, name, self._gains(summary, size)) for size, name in sections.SIZES.items()],
             reliability=self._reliability(summary),
             gate_basis=sentences.gate_basis(summary),
+            gate_map=self._block(figures.gate_map_plots(summary), []),
             gate=self._gate(summary),
             curves=self._curves(summary),
             coverage=sections.coverage(summary["inputs"]),

@@ -34,7 +34,8 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         no training beside the modes), ``levels_by_size`` (means by history length and popularity), ``pace``
         (seconds of an epoch of ``fit``, mean over seeds, and ``ratio`` to the plain model's), ``labelled`` (AUC over
         labelled rows, mean and deviation over seeds, likewise; empty under protocols without such rows),
-        ``untrained``, ``curves`` and ``gate`` (means over seeds by backbone, mode and epoch), ``versions`` (name -> all
+        ``untrained``, ``curves`` and ``gate`` (means over seeds by backbone, mode and epoch), ``gate_maps`` (means over
+        seeds by backbone and mode of the kept epochs' `gate_map`), ``versions`` (name -> all
         that the runs had), and ``settings``, ``inputs``, ``reliability`` and ``examples`` as the folder has them.
     """
     keys = sorted(folder.runs, key=lambda key: key[2])
@@ -66,6 +67,7 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
             epochs[gated],
             [key for key in epochs if key in REGIONS or key.startswith(WEIGHT)],
         ),
+        "gate_maps": _gate_maps(runs),
         "versions": _versions(runs),
         "settings": folder.settings,
         "inputs": folder.inputs,
@@ -127,7 +129,7 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def _without_epochs(run: RunResult) -> dict[str, Any]:
-    return {key: value for key, value in run.to_json().items() if key not in ("epochs", "versions")}
+    return {key: value for key, value in run.to_json().items() if key not in ("epochs", "versions", "gate_map")}
 
 
 def _epochs(runs: list[RunResult]) -> pd.DataFrame:
@@ -150,6 +152,19 @@ def _means(epochs: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
             values = {key: None if value != value else value for key, value in row.items()}
             found.append({"backbone": backbone, "mode": mode, **values})
     return found
+
+
+def _gate_maps(runs: list[RunResult]) -> list[dict[str, Any]]:
+    """Return the mean map of a mode's gates: an entry a backbone and mode, without those that have no gate."""
+    found: dict[tuple[str, str], list[pd.DataFrame]] = {}
+    for run in runs:
+        if run.gate_map is not None:
+            found.setdefault((run.backbone, run.mode), []).append(pd.DataFrame(run.gate_map))
+    return [
+        {"backbone": backbone, "mode": mode, "map": maps[0].assign(alpha=mean).to_dict("records")}
+        for (backbone, mode), maps in found.items()
+        for mean in [np.mean([one["alpha"] for one in maps], axis=0)]
+    ]
 
 
 def _versions(runs: list[RunResult]) -> dict[str, list[str]]:
