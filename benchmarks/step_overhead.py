@@ -44,7 +44,7 @@ def variants(batch_size: int) -> dict[str, SelectiveConfig]:
         "weight 0": SelectiveConfig(weight=0.0),
         "global": SelectiveConfig(gate="none"),
         "gated": SelectiveConfig(),
-        "gated, an eighth, one pair": SelectiveConfig(pairs_per_user=1, users_per_step=batch_size // 8),
+        "gated, four times the users": SelectiveConfig(users_per_step=min(64, batch_size // 4)),
         "joint, mc_dropout(8)": SelectiveConfig(gate="joint", uncertainty="mc_dropout", mc_samples=8),
     }
 

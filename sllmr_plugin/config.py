@@ -32,7 +32,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 """Rows of a comparison by name -> the fields that make them; `SelectiveConfig.of_mode` takes them."""
 
-_BATCH_ROWS_PER_USER, _MOST_USERS_BY_DEFAULT = 4, 64
+_BATCH_ROWS_PER_USER, _MOST_USERS_BY_DEFAULT = 16, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +76,9 @@ class SelectiveConfig(Settings):
     margin : float or None, default=None
         None takes 0 for RankNet and, for the hinge, 1 on logits and 0.1 on probabilities.
     users_per_step : int or None, default=None
-        Users whose pairs are formed in a training step. None takes one for every 4 rows of the batch, at most 64.
-        Each adds the rows of the items in its pairs, between 4 and 6 of them with the other defaults.
+        Users whose pairs are formed in a training step. None takes one for every 16 rows of the batch, at most 16:
+        more gain nothing (docs/benchmarks.md). Each adds the rows of the items in its pairs, between 4 and 6 of them
+        with the other defaults.
     step_budget : float or None, default=None
         Time that a training step may take, of one without extra rows: 1.1 allows a tenth more. Decides the users of a
         step in the place of `users_per_step`, from the time that the first steps of a training take (`StepBudget`):

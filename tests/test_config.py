@@ -252,9 +252,9 @@ def test_mode_none_has_no_weight_in_any_epoch():
     assert [SelectiveConfig.of_mode("none").weight_at(epoch) for epoch in range(3)] == [0.0] * 3
 
 
-@pytest.mark.parametrize(("rows", "users"), [(1, 1), (7, 1), (8, 2), (16, 4), (256, 64), (4096, 64)])
+@pytest.mark.parametrize(("rows", "users"), [(1, 1), (31, 1), (32, 2), (64, 4), (256, 16), (4096, 16)])
 def test_users_of_a_step_follow_the_batch_unless_given(rows, users):
-    assert SelectiveConfig().users_in_step(rows) == users  # one for every four rows, from 1 to 64
+    assert SelectiveConfig().users_in_step(rows) == users  # one for every 16 rows, from 1 to 16
     assert SelectiveConfig(users_per_step=5).users_in_step(rows) == 5
 
 

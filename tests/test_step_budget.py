@@ -119,10 +119,10 @@ def test_the_session_draws_them():
     session.begin_epoch(0)
     drawn = []
     for _ in range(STEPS + 3):
-        plan = session.plan(torch.zeros(16, 4))
+        plan = session.plan(torch.zeros(64, 4))
         drawn.append(len(plan.entries.user.unique()))
         machine.now += 0.01 + 0.001 * drawn[-1]
-    assert drawn == [4, 1] * (STEPS // 2) + [2, 2, 2]  # a user for every four rows, and 2.5 for a quarter of 0.01 s
+    assert drawn == [4, 1] * (STEPS // 2) + [2, 2, 2]  # a user for every 16 rows, and 2.5 for a quarter of 0.01 s
 
 
 # ---------------------------------------------------------------------- settings, status, files
