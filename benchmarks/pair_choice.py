@@ -2,9 +2,9 @@
 
 A backbone is trained with the default settings, plain and from texts, without pairs and with gated pairs that are
 chosen in different ways. Every line changes the first one, the default at 256 rows: 16 users a step, ten scored items
-considered of each, the four pairs of largest gap among them, and lambda 0.2. Prints, for every mode, AUC differences to the same
-mode without pairs, mean and standard deviation over seeds, and seconds of an epoch as a ratio to that mode's. Runs that
-are in the folder already are not made again.
+considered of each, the four pairs of largest gap among them, and lambda 0.2. Prints, for every mode, AUC differences to
+the same mode without pairs, mean and standard deviation over seeds, and seconds of an epoch as a ratio to that mode's.
+Runs that are in the folder already are not made again.
 """
 
 from __future__ import annotations
