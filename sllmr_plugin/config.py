@@ -84,6 +84,9 @@ class SelectiveConfig(Settings):
         step in the place of `users_per_step`, from the time that the first steps of a training take (`StepBudget`):
         at most as many as without it. With the same seed another machine, or another load, can lead to another number;
         ``model.sllmr.status()`` has it, and `save` keeps it.
+    every_steps : int, default=1
+        k of pairs in every k-th step alone, with k times the weight, from the first step of an epoch on: the steps in
+        between are the plain model's, in its time. 64 users in every fourth step bring what 16 in each do.
     candidates_per_user : int, default=10
         Scored items of each of them among which pairs are formed, drawn again in every step where the table
         holds more. Only items in a pair become input rows.
@@ -157,6 +160,7 @@ class SelectiveConfig(Settings):
     margin: Annotated[float, Bounds(least=0)] | None = None
     users_per_step: Annotated[int, Bounds(least=1)] | None = None
     step_budget: Annotated[float, Bounds(above=1)] | None = None
+    every_steps: Annotated[int, Bounds(least=1)] = 1
     candidates_per_user: Annotated[int, Bounds(least=2)] = 10
     pairs_per_user: Annotated[int, Bounds(least=1)] = 4
     pair_scope: PairScope = "user"
@@ -192,6 +196,11 @@ class SelectiveConfig(Settings):
             found.append(
                 f"step_budget={self.step_budget:g} and users_per_step={self.users_per_step} both decide the users of a "
                 "step: leave one out"
+            )
+        if self.step_budget is not None and self.every_steps > 1:
+            found.append(
+                f"step_budget={self.step_budget:g} asks what each step costs, and every_steps={self.every_steps} leaves some "
+                "without pairs: leave one out"
             )
         if self.step_budget is not None and self.user_source == "batch":
             found.append(

@@ -278,6 +278,23 @@ def test_warm_up_and_decay_set_the_weight_of_an_epoch():
     assert session.take_loss().item() == pytest.approx(4 * late)
 
 
+def test_pairs_can_wait_for_every_third_step_and_weigh_three_times_as_much():
+    each, third = session_of(), session_of(every_steps=3)
+    for _ in range(2):  # an epoch begins with pairs
+        each.begin_epoch(0)
+        third.begin_epoch(0)
+        for step in range(7):
+            if step % 3:
+                assert third.plan(BATCH) is None
+                assert third.take_loss() is None
+                continue
+            plan, _ = run_step(each)
+            of_third, _ = run_step(third)
+            assert torch.equal(plan.rows, of_third.rows)
+            assert third.take_loss().item() == pytest.approx(3 * each.take_loss().item())
+        assert third.end_epoch() == each.end_epoch()
+
+
 FIXED = {
     "mode": "gated",
     "gate": "fixed",

@@ -126,7 +126,7 @@ class TrainingSession:
         self._reset_account()
 
     def _reset_account(self) -> None:
-        self._planned = self._taken = self._terms = 0
+        self._steps = self._planned = self._taken = self._terms = 0
         self._loss_sum = torch.zeros(())
         self._last_pairs: tuple[Tensor, OrderedPairs] | None = None
         self._gate_sums = self._gate_counts = torch.zeros(len(REGIONS))
@@ -151,9 +151,13 @@ class TrainingSession:
         Returns
         -------
         StepPlan or None
-            None when the epoch's weight is 0: the forward pass is then the plain model's own.
+            None when the epoch's weight is 0, or pairs have to wait for their turn (``every_steps``): the forward pass
+            is then the plain model's own.
         """
         if self.weight == 0:
+            return None
+        self._steps += 1
+        if (self._steps - 1) % self.config.every_steps:
             return None
         self._planned += 1
         config = self.config
@@ -310,7 +314,8 @@ class TrainingSession:
         (result, n_batch, share), self._pending = self._pending, None
         self._taken += 1
         scale = self._rows_in_step(n_batch) * share if self.config.weight_scale == "batch_mean" else result.n_terms
-        return self.weight * (scale / n_batch if mean else scale) * result.objective
+        weight = self.weight * self.config.every_steps
+        return weight * (scale / n_batch if mean else scale) * result.objective
 
     # ------------------------------------------------------------------ epochs
 
