@@ -199,8 +199,8 @@ class SelectiveConfig(Settings):
             )
         if self.step_budget is not None and self.every_steps > 1:
             found.append(
-                f"step_budget={self.step_budget:g} asks what each step costs, and every_steps={self.every_steps} leaves some "
-                "without pairs: leave one out"
+                f"step_budget={self.step_budget:g} asks what each step costs, and every_steps={self.every_steps} leaves "
+                "some without pairs: leave one out"
             )
         if self.step_budget is not None and self.user_source == "batch":
             found.append(

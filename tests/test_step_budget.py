@@ -134,7 +134,7 @@ def test_the_session_draws_them():
         ({"step_budget": 1.0}, "step_budget"),
         ({"step_budget": 1.1, "users_per_step": 8}, "both decide the users of a step"),
         ({"step_budget": 1.1, "user_source": "batch"}, "use user_source='table'"),
-        ({"step_budget": 1.1, "every_steps": 2}, "leaves some without pairs"),
+        ({"step_budget": 1.1, "every_steps": 2}, "some without pairs"),
     ],
 )
 def test_settings_that_do_not_go_together(settings, message):
