@@ -199,7 +199,7 @@ class SelectiveConfig(Settings):
             )
         if self.step_budget is not None and self.every_steps > 1:
             found.append(
-                f"step_budget={self.step_budget:g} asks what each step costs, and every_steps={self.every_steps} leaves "
+                f"step_budget={self.step_budget:g} asks what a step costs, and every_steps={self.every_steps} leaves "
                 "some without pairs: leave one out"
             )
         if self.step_budget is not None and self.user_source == "batch":
