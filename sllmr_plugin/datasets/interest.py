@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import CoverageError, DataError, InterestError, InterestWarning
-from ..scores.ids import encode_ids
-from ..scores.reading import read_ids, read_table
+from ..scores.ids import encode_pairs
+from ..scores.reading import read_table
 from .interactions import Interactions
 from .negatives import UnseenItems
 from .synthetic import SyntheticInteractions, known_pairs, pair_keys
@@ -106,10 +106,7 @@ class Interest:
         table.require_columns(["user_id", "item_id", "score"])
         scores = pd.to_numeric(table.frame["score"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
         table.refuse(~((scores >= 0) & (scores <= 1)), "score", "write a number from 0 to 1, or delete the row")
-        users, items = (
-            encode_ids(read_ids(table, name), index, what=name, written=table.is_text)
-            for name, index in (("user_id", data.user_index), ("item_id", data.item_index))
-        )
+        users, items = encode_pairs(table, data.user_index, data.item_index)
         known = (users > 0) & (items > 0)
         if not known.any():
             raise CoverageError(

@@ -11,8 +11,8 @@ import pandas as pd
 
 from ..errors import CoverageError, DataError, LeakageError
 from ..regions import tail_threshold
-from ..scores.ids import IdIndex, encode_ids
-from ..scores.reading import read_ids, read_table
+from ..scores.ids import IdIndex, encode_pairs
+from ..scores.reading import read_table
 from .content import Content
 from .interactions import Interactions
 
@@ -185,23 +185,20 @@ class SyntheticInteractions:
             given = pd.to_numeric(table.frame["weight"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
             table.refuse(~(np.isfinite(given) & (given > 0)), "weight", "write a number above 0, or delete the row")
             weights = given.astype(np.float32)
-        codes = [
-            encode_ids(read_ids(table, name), index, what=name, written=table.is_text)
-            for name, index in (("user_id", user_index), ("item_id", item_index))
-        ]
+        users, items = encode_pairs(table, user_index, item_index)
         table.refuse(
             pd.DataFrame(table.frame[["user_id", "item_id"]]).duplicated(),
             "item_id",
             "keep one row a pair",
             problem="again for the same user",
         )
-        known = (codes[0] >= 0) & (codes[1] >= 0)
+        known = (users >= 0) & (items >= 0)
         if not known.any():
             raise CoverageError(
                 f"{table.name}: none of its {len(known)} rows is of a user and an item that are known here. Give the "
                 "file that was made from these interactions."
             )
-        return cls(codes[0][known], codes[1][known], weights[known], table.name)
+        return cls(users[known], items[known], weights[known], table.name)
 
     @classmethod
     def of(

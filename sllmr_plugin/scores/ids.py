@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import IdWarning, ScoreTableError
-from .reading import inexact, numbers_or_text, plain_ids, whole_numbers, without_point_zero
+from .reading import Table, inexact, numbers_or_text, plain_ids, read_ids, whole_numbers, without_point_zero
 
 _ROUNDED = r"-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]{2,}|-?[0-9]{16,}\.0"  # what spreadsheets and floats leave of long numbers
 
@@ -59,6 +59,12 @@ def encode_ids(raw: pd.Series, index: IdIndex | None, *, what: str, written: boo
         row, different = pd.factorize(raw)
         position = _written_positions(keys, pd.Series(different, dtype=object))[row]
     return np.append(codes, -1)[position]  # position -1 picks the appended -1
+
+
+def encode_pairs(table: Table, user_index: IdIndex | None, item_index: IdIndex | None) -> tuple[np.ndarray, np.ndarray]:
+    """Take ``user_id`` and ``item_id`` of a table and return their codes, (n_rows,) int64 each, as `encode_ids`."""
+    users = encode_ids(read_ids(table, "user_id"), user_index, what="user_id", written=table.is_text)
+    return users, encode_ids(read_ids(table, "item_id"), item_index, what="item_id", written=table.is_text)
 
 
 def _written_positions(keys: pd.Index, texts: pd.Series) -> np.ndarray:

@@ -24,9 +24,9 @@ from ..datasets.synthetic import (
     titled,
 )
 from ..errors import AnswerError, CoverageError, DataError
-from ..scores.ids import encode_ids
+from ..scores.ids import encode_pairs
 from ..scores.origin import check_parquet_path, write_parquet
-from ..scores.reading import read_ids, read_table
+from ..scores.reading import read_table
 from ..settings import Bounds
 from .asking import Asked, WrittenTable
 from .content import item_texts
@@ -369,10 +369,7 @@ def _from_scores(data: Interactions, tail: np.ndarray, chosen: SynthesisSettings
     table.require_columns(["user_id", "item_id", "score"])
     score = pd.to_numeric(table.frame["score"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     table.refuse((score < 0) | (score > 1), "score", "rescale the scores to [0, 1]")
-    users, items = (
-        encode_ids(read_ids(table, name), index, what=name, written=table.is_text)
-        for name, index in (("user_id", data.user_index), ("item_id", data.item_index))
-    )
+    users, items = encode_pairs(table, data.user_index, data.item_index)
     usable = (users > 0) & np.isin(items, tail) & np.isfinite(score)
     usable &= ~np.isin(pair_keys(data, users, items), np.concatenate([*known_pairs(data).values()]))
     if not usable.any():
