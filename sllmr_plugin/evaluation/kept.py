@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import safetensors.torch
 from ..backends.augment import augment
 from ..config import SelectiveConfig
 from ..datasets.interactions import Interactions
-from ..errors import RunFolderError
+from ..errors import ConfigError, RunFolderError
 from ..knowledge import EncodedTexts
 from ..scores.table import ScoreTable
 from ..zoo.deepctr import build_model
@@ -22,6 +23,29 @@ from .training import RunSettings, train
 
 MODE = "curec"
 _WEIGHTS, _SETTINGS = "model.safetensors", "model.json"
+
+
+def kept_training(folder: str | Path) -> dict[str, Any]:
+    """Return how the model that a folder keeps was trained: ``backbone``, ``settings`` and ``seed`` of `kept_model`.
+
+    Raises
+    ------
+    RunFolderError
+        If the folder keeps no model, or one of another version of this package.
+    """
+    file = Path(folder) / _SETTINGS
+    if not file.exists():
+        raise RunFolderError(
+            f"{folder} keeps no model ({_SETTINGS} is missing). Train one: sllmr explain ... --out {folder}."
+        )
+    told = read_json(file)
+    try:
+        settings = RunSettings(**{field.name: told[field.name] for field in fields(RunSettings)})
+        return {"backbone": told["backbone"], "settings": settings, "seed": told["seed"]}
+    except (KeyError, TypeError, ConfigError) as error:
+        raise RunFolderError(
+            f"{file} does not say how its model was trained ({error}). Train one with this version, in another folder."
+        ) from None
 
 
 def kept_model(

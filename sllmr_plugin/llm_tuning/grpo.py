@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from ..errors import DataError
 from ..scoring.prompts import Message
 from ..settings import Bounds
 from .labels import prompt_ids
@@ -19,8 +20,8 @@ from .local_model import LocalModel, LoraSettings, SamplingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPOSettings(LoraSettings, SamplingSettings):
-    """Settings of policy steps, with those of `LoraSettings` (of new LoRA weights) and `SamplingSettings`.
+class StepSettings(LoraSettings, SamplingSettings):
+    """Settings of a policy step, with those of `LoraSettings` (of new LoRA weights) and `SamplingSettings`.
 
     Parameters
     ----------
@@ -37,8 +38,6 @@ class GRPOSettings(LoraSettings, SamplingSettings):
     learning_rate : float, default=1e-5
         Falls to 0 along half a cosine. CURec's authors take 5e-7 for all weights of the model; LoRA weights start at
         zero and would hardly move.
-    epochs : int, default=2
-        Times that every question is asked.
     save_every : int, default=10
         Steps between two checkpoints.
     device : str, default="cpu"
@@ -53,7 +52,6 @@ class GRPOSettings(LoraSettings, SamplingSettings):
     beta: Annotated[float, Bounds(least=0)] = 0.04
     updates: Annotated[int, Bounds(least=1)] = 1
     learning_rate: Annotated[float, Bounds(above=0)] = 1e-5
-    epochs: Annotated[int, Bounds(least=1)] = 2
     save_every: Annotated[int, Bounds(least=1)] = 10
     device: str = "cpu"
     seed: int = 0
@@ -64,6 +62,19 @@ class GRPOSettings(LoraSettings, SamplingSettings):
         for name in ("save_every", "device"):
             del kept[name]
         return kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOSettings(StepSettings):
+    """Settings of a tuning by policy steps over known questions, with those of `StepSettings`.
+
+    Parameters
+    ----------
+    epochs : int, default=2
+        Times that every question is asked.
+    """
+
+    epochs: Annotated[int, Bounds(least=1)] = 2
 
 
 def advantages(rewards: Tensor) -> Tensor:
@@ -175,7 +186,7 @@ class Group:
     rewards: Tensor
 
 
-def ask_group(model: LocalModel, question: Question, settings: GRPOSettings) -> Group:
+def ask_group(model: LocalModel, question: Question, settings: StepSettings) -> Group:
     """Have a question answered G times, and the answers rewarded."""
     answers = model.sample(question.messages, settings.group, settings)
     texts = [model.text(answer) for answer in answers]
@@ -184,28 +195,52 @@ def ask_group(model: LocalModel, question: Question, settings: GRPOSettings) -> 
 
 
 def policy_step(
-    model: LocalModel, questions: Sequence[Question], settings: GRPOSettings, update: Callable[[], None]
+    model: LocalModel, questions: Sequence[Question], settings: StepSettings, update: Callable[[], None]
 ) -> tuple[list[Group], Mapping[str, float]]:
-    """Ask questions and leave the gradient of the last update in the model's trained weights.
-
-    Parameters
-    ----------
-    model : LocalModel
-        Its reference is the model before, or the model without LoRA weights.
-    questions : sequence of Question
-    settings : GRPOSettings
-    update : callable
-        Called between two updates: changes the weights and drops the gradients. Not called after the last.
+    """Ask questions and learn from the answers (`learn`).
 
     Returns
     -------
     groups : list of Group
         What was answered.
     measured : mapping of str to float
-        ``reward`` (mean), ``spread`` (of rewards within a group), ``kl``, ``clipped`` and ``length`` (tokens).
+        What `learn` returns.
     """
     groups = [ask_group(model, question, settings) for question in questions]
+    return groups, learn(model, groups, settings, update)
+
+
+def learn(
+    model: LocalModel, groups: Sequence[Group], settings: StepSettings, update: Callable[[], None]
+) -> Mapping[str, float]:
+    """Leave the gradient of the last update in the model's trained weights.
+
+    Parameters
+    ----------
+    model : LocalModel
+        Its reference is the model before, or the model without LoRA weights.
+    groups : sequence of Group
+        What the model has just answered.
+    settings : StepSettings
+    update : callable
+        Called between two updates: changes the weights and drops the gradients. Not called after the last.
+
+    Returns
+    -------
+    mapping of str to float
+        ``reward`` (mean), ``spread`` (of rewards within a group), ``kl``, ``clipped`` and ``length`` (tokens).
+
+    Raises
+    ------
+    DataError
+        If a reward is not finite: it would leave no weight of the model finite.
+    """
     rewards = torch.stack([group.rewards for group in groups])
+    if not bool(rewards.isfinite().all()):
+        raise DataError(
+            "a reward is not a finite number, so nothing can be learned from it. The model that gives the rewards has "
+            "probably diverged: train it again with a lower learning rate."
+        )
     gains = advantages(rewards).to(model.device)
     references: list[Tensor] = []
     with torch.no_grad(), model.as_reference():
@@ -227,7 +262,7 @@ def policy_step(
             for name, value in told.items():
                 measured[name] += value.item() / len(groups)
     lengths = [len(answer) for group in groups for answer in group.answers]
-    return groups, {
+    return {
         "reward": rewards.mean().item(),
         "spread": rewards.std(dim=1, unbiased=False).mean().item(),
         "length": sum(lengths) / len(lengths),

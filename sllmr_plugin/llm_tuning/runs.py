@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
@@ -23,6 +23,18 @@ Step = Callable[[int, Callable[[], None]], Mapping[str, float]]
 ADAPTER = "adapter"
 _METRICS = "metrics.jsonl"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Carried(Protocol):
+    """What steps change beside the weights, and a tuning that goes on needs again."""
+
+    def state(self) -> Any:
+        """Return it as plain JSON values."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Take up what `state` has returned, in an object that has seen no step."""
+        ...
 
 
 class TuningRun:
@@ -83,6 +95,7 @@ class TuningRun:
         learning_rate: float,
         seed: int,
         save_every: int,
+        carried: Carried | None = None,
         verbose: bool = True,
     ) -> None:
         """Run the steps that are left, by AdamW with a cosine schedule.
@@ -96,7 +109,8 @@ class TuningRun:
             What is trained.
         step : callable
             Takes a step's number, leaves gradients in the weights, and returns what it measured. A step of several
-            updates calls its second argument between two, which changes the weights and drops the gradients.
+            updates calls its second argument between two, which changes the weights and drops the gradients. A step
+            that goes on with the new weights calls it after the last as well; without gradients nothing changes.
         n_steps : int
             Of the whole tuning.
         learning_rate : float
@@ -104,11 +118,13 @@ class TuningRun:
         seed : int
         save_every : int
             Steps between two checkpoints.
+        carried : Carried, optional
+            Lies in the checkpoint with the weights.
         verbose : bool, default=True
             Show a progress bar.
         """
         optimizer = torch.optim.AdamW(list(weights.values()), lr=learning_rate, weight_decay=0.0)
-        first = self._restore(weights, optimizer)
+        first = self._restore(weights, optimizer, carried)
         if first >= n_steps:
             return
         parameters = list(weights.values())
@@ -134,9 +150,9 @@ class TuningRun:
                 bar.set_postfix({name: f"{value:.3g}" for name, value in measured.items()}, refresh=False)
                 bar.update()
                 if (number + 1) % save_every == 0 or number + 1 == n_steps:
-                    self._save(weights, optimizer, number + 1)
+                    self._save(weights, optimizer, carried, number + 1)
 
-    def _save(self, weights: Mapping[str, nn.Parameter], optimizer: Any, done: int) -> None:
+    def _save(self, weights: Mapping[str, nn.Parameter], optimizer: Any, carried: Carried | None, done: int) -> None:
         tensors: dict[str, Tensor] = {}
         for name, weight in weights.items():
             tensors[f"weight/{name}"] = weight.detach().cpu().contiguous()
@@ -145,16 +161,16 @@ class TuningRun:
                 if moment in moments:  # a weight that no step gave a gradient has none
                     tensors[f"{moment}/{name}"] = moments[moment].cpu().contiguous()
             tensors[f"steps/{name}"] = torch.as_tensor(moments.get("step", 0.0)).reshape(1).cpu()
-        told = json.dumps({"done": done}).encode()
+        told = json.dumps({"done": done, "carried": None if carried is None else carried.state()}).encode()
         tensors["told"] = torch.frombuffer(bytearray(told), dtype=torch.uint8)
         write_whole(self._checkpoint, lambda partial: safetensors.torch.save_file(tensors, partial))
 
-    def _restore(self, weights: Mapping[str, nn.Parameter], optimizer: Any) -> int:
+    def _restore(self, weights: Mapping[str, nn.Parameter], optimizer: Any, carried: Carried | None) -> int:
         if not self._checkpoint.exists():
             return 0
         try:
             tensors = safetensors.torch.load_file(self._checkpoint)
-            told = json.loads(bytes(tensors["told"].tolist()))
+            told = json.loads(tensors["told"].numpy().tobytes())
             for name, weight in weights.items():
                 weight.data.copy_(tensors[f"weight/{name}"])
                 if f"{_MOMENTS[0]}/{name}" in tensors:
@@ -164,6 +180,8 @@ class TuningRun:
             raise RunFolderError(
                 f"{self._checkpoint} cannot be read ({error}). Delete it to begin again, or choose another folder."
             ) from None
+        if carried is not None:
+            carried.restore(told["carried"])
         return int(told["done"])
 
     @property

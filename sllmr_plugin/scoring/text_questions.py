@@ -586,19 +586,26 @@ class TextQuestions(Conversation[TextRequest]):
             raise AnswerError("the text has no end.")
         if completion.broken_off:
             raise AnswerError("the text has no end. Write what the titles tell, in plain words.")
-        self._parse(completion.text, request)
+        self.text_of(completion.text, request)
         return {}
 
     def reread(self, answer: LedgerAnswer, request: TextRequest) -> dict[str, Any]:
         """Return nothing; raise if what is stored is not a text."""
-        self._parse(answer.response, request)
+        self.text_of(answer.response, request)
         return {}
 
     def text(self, answer: LedgerAnswer, request: TextRequest) -> str:
         """Return the text of a usable answer."""
-        return self._parse(answer.response, request)
+        return self.text_of(answer.response, request)
 
-    def _parse(self, answer: str, request: TextRequest) -> str:
+    def text_of(self, answer: str, request: TextRequest) -> str:
+        """Return the text in an answer.
+
+        Raises
+        ------
+        AnswerError
+            If there is none, it repeats the question, or it is not of its kind's form.
+        """
         template = self.templates[request.kind]
         text = parse_text(answer, template.max_characters)
         unchanged = request.kind == "update" and _words(text) == _words(request.pattern)
