@@ -10,7 +10,7 @@ from sllmr_plugin.llm_tuning.runs import TuningRun
 
 from . import tiny_llm
 
-STEPS = ("reclm-sft", "reclm-reward", "reclm-policy", "curec-align")
+STEPS = ("reclm-sft", "reclm-reward", "reclm-policy", "curec-align", "curec-correct")
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,10 @@ def test_the_help_of_every_step_names_what_it_needs(step, capsys):
         main(["llm-tune", step, "--help"])
     told = capsys.readouterr().out
     assert all(flag in told for flag in ("--model", "--interactions", "--out", "--learning-rate", "--all-linear"))
-    assert ("--texts" in told) == step.startswith("reclm")
-    assert ("--group" in told) == (step in ("reclm-policy", "curec-align"))
+    assert ("--texts" in told) == (step.startswith("reclm") or step == "curec-correct")
+    assert ("--group" in told) == (step in ("reclm-policy", "curec-align", "curec-correct"))
+    assert ("--recommender" in told) == (step == "curec-correct")
+    assert ("--epochs" in told) == (step != "curec-correct")  # time goes by once
 
 
 def test_without_the_libraries_nothing_is_read_and_the_remedy_is_told(tmp_path, monkeypatch, capsys):
@@ -52,6 +54,7 @@ def test_without_the_libraries_nothing_is_read_and_the_remedy_is_told(tmp_path, 
     for step in STEPS:
         more = ["--texts", "none.csv"] if step.startswith("reclm") else []
         more += ["--reward", "none"] if step == "reclm-policy" else []
+        more += ["--texts", "none.csv", "--recommender", "none"] if step == "curec-correct" else []
         assert main(["llm-tune", step, "--model", "none", *data, *more]) == 2
         assert "pip install 'sllmr-plugin[llm]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -88,3 +91,46 @@ def test_the_steps_follow_each_other(files, tmp_path, capsys):
     assert (tmp_path / "policy" / "metrics.jsonl").read_bytes() == before
     assert main(["llm-tune", "curec-align", *data, "--out", str(tmp_path / "aligned"), "--tasks", "8"]) == 2
     assert "holds a tuning with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::sllmr_plugin.CoverageWarning")
+def test_the_correction_takes_the_recommender_that_explains(files, tmp_path, capsys):
+    """As it was trained, whatever its flags were; and refuses a folder that keeps none, or one of other texts."""
+    clicks = pd.read_csv(files / "clicks.csv")
+    train = clicks[clicks["split"] == "train"]
+    reasons = [("reason", user, f"likes {item}", item, 1) for user, item, _ in train.itertuples(index=False)]
+    patterns = [("pattern", user, f"looks for {user}", None, None) for user in train["user_id"].unique()]
+    frame = pd.DataFrame([*reasons, *patterns], columns=["kind", "id", "text", "item_id", "label"])
+    frame.to_parquet(tmp_path / "reasons.parquet")
+    frame.assign(text=frame["text"] + " greatly").to_parquet(tmp_path / "others.parquet")
+    words = " ".join((*tiny_llm.TOPICS, *tiny_llm.KINDS))
+    data = ["--interactions", str(files / "clicks.csv"), "--items", str(files / "items.csv")]
+    texts = ["--texts", str(tmp_path / "reasons.parquet")]
+    command = ["llm-tune", "curec-correct", "--model", tiny_llm.save_model(tmp_path / "tiny", [words]), *data]
+    command += [
+        "--recommender",
+        str(tmp_path / "kept"),
+        "--group",
+        "2",
+        "--max-new-tokens",
+        "12",
+        "--attributes",
+        "maker",
+    ]
+    run = [*command, *texts, "--out", str(tmp_path / "run"), "--most", "3"]
+    assert main(run) == 2
+    assert "keeps no model" in capsys.readouterr().err
+    sizes = ["--quick", "--epochs", "1", "--embedding-dim", "4", "--backbone", "wdl", "--seed", "3"]
+    assert main(["explain", *data, *texts, *sizes, "--user", "u00", "--out", str(tmp_path / "kept")]) == 0
+    capsys.readouterr()
+    assert main(run) == 0
+    told = capsys.readouterr()
+    assert "training" not in told.err
+    assert "reward of 3 steps" in told.out
+    assert f"text table: {tmp_path / 'run' / 'corrected.parquet'}" in told.out
+    back = pd.read_parquet(tmp_path / "run" / "corrected.parquet")
+    assert len(back) == len(frame)
+    assert (back["version"] == 1).any()
+    assert back.loc[(back["kind"] == "reason") & (back["version"] == 1), "reward"].between(0, 1).all()
+    assert main([*command, "--texts", str(tmp_path / "others.parquet"), "--out", str(tmp_path / "other")]) == 2
+    assert "keeps another model" in capsys.readouterr().err

@@ -471,7 +471,7 @@ def test_a_pattern_may_stay_as_it_was(answer, place):
     pattern = "likes chess and tents, and the sea beside them, and much more"
     request = TextRequest("update", "u", (), (), Exemplar("i", "A thing", 1), pattern, "because of this and that")
     questions = TextQuestions("m", templates={"update": TextTemplate("update")})
-    assert questions._parse(json.dumps({"text": answer}), request) == answer
+    assert questions.text_of(json.dumps({"text": answer}), request) == answer
 
 
 def test_the_command_trains_the_judge_once_and_writes_the_table(place, capsys):

@@ -7,7 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..datasets.interactions import load_interactions
+from ..evaluation.kept import kept_fingerprint, kept_model, kept_training
+from ..evaluation.reason_rewards import ReasonRewards
+from ..knowledge import EncodedTexts, TextTable
+from ..knowledge.vectors import find_encoder
 from ..llm_tuning.alignment import alignment_tasks
+from ..llm_tuning.correction import CorrectionSettings, tune_corrections
 from ..llm_tuning.grpo import GRPOSettings, Question
 from ..llm_tuning.local_model import import_libraries
 from ..llm_tuning.policy import tune_policy
@@ -31,8 +37,11 @@ RecLM, in this order:
   sllmr llm-tune reclm-reward --model Qwen/Qwen2.5-3B-Instruct --texts profiles.parquet ... --out runs/reward
   sllmr llm-tune reclm-policy --model Qwen/Qwen2.5-3B-Instruct --texts profiles.parquet ... --out runs/policy \\
       --adapter runs/sft/adapter --reward runs/reward/adapter
-CURec's alignment:
-  sllmr llm-tune curec-align  --model Qwen/Qwen2.5-3B-Instruct ... --out runs/aligned
+CURec, in this order, with a recommender that sllmr explain has trained on the same texts:
+  sllmr llm-tune curec-align   --model Qwen/Qwen2.5-3B-Instruct ... --out runs/aligned
+  sllmr llm-tune curec-correct --model Qwen/Qwen2.5-3B-Instruct --texts reasons.parquet ... --out runs/corrected \\
+      --adapter runs/aligned/adapter --recommender runs/explained
+  sllmr compare ... --texts runs/corrected/corrected.parquet --modes none,curec
 Only training interactions are shown to the model. docs/llm_tuning.md has the details.
 """
 _PROFILES = "similar users, then profiles; whether the user takes an item of theirs: each answer is learned"
@@ -68,13 +77,22 @@ _POLICY = {
     **{name: told for name, told in _LORA.items() if name != "lora_dropout"},
     **_RUN,
 }
+_CORRECTION = {
+    **_POLICY,
+    "questions": "interactions of a step, at most: they follow each other in time and share neither user nor item",
+    "learning_rate": "at the start; falls to 0 along half a cosine; 0 corrects the texts and tunes nothing",
+    "titles": "titles of the user's last training interactions before it that are shown",
+    "max_words": "longest text asked for",
+    "most": "interactions gone through, the earliest; none takes all that can be",
+}
+del _CORRECTION["epochs"]  # time goes by once
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
         "Tune a language model of your own on recommendation data: the fine-tuning of RecLM (profiles of users) and of "
-        "CURec (which item a user takes next, reasoned out)."
+        "CURec (which item a user takes next, reasoned out; reasons that a recommender rewards)."
     )
     parser.epilog = _EPILOG
     steps = parser.add_subparsers(title="steps", metavar="STEP", required=True)
@@ -119,6 +137,38 @@ def add(parser: argparse.ArgumentParser) -> None:
     align.add_argument(
         "--negatives", type=positive, default=9, metavar="N", help="candidates beside the item taken (default: 9)"
     )
+    correct = _add_step(
+        steps,
+        "curec-correct",
+        "go through training interactions in time order: tune by a recommender's scores of sampled reasons, and write "
+        "reason and pattern again",
+        _correct,
+        CorrectionSettings,
+        _CORRECTION,
+    )
+    correct.add_argument(
+        "--texts",
+        required=True,
+        action="extend",
+        type=names,
+        metavar="FILE[,FILE]",
+        help="text tables with reasons and patterns, those that the recommender was trained with; can be repeated",
+    )
+    correct.add_argument(
+        "--recommender",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder of the model that gives the rewards: --out of sllmr explain",
+    )
+    correct.add_argument("--text-model", metavar="NAME", help="what encodes the texts there, as of sllmr explain")
+    correct.add_argument(
+        "--features",
+        type=names,
+        default=[],
+        metavar="COLUMNS",
+        help="columns of the items that the recommender reads: --attributes of sllmr explain",
+    )
 
 
 def _add_step(
@@ -141,8 +191,12 @@ def _add_step(
     )
     step.add_argument("--interactions", required=True, metavar="FILE", help=INTERACTIONS_HELP)
     step.add_argument("--items", required=True, metavar="FILE", help="CSV or parquet of the catalogue: item_id, title")
+    usual = " (default: category and categories, where they are)" if name == "curec-correct" else ""
     step.add_argument(
-        "--attributes", type=names, metavar="COLUMNS", help="columns of the items that are shown behind the titles"
+        "--attributes",
+        type=names,
+        metavar="COLUMNS",
+        help=f"columns of the items that are shown behind the titles{usual}",
     )
     if name.startswith("reclm"):
         step.add_argument(
@@ -152,9 +206,10 @@ def _add_step(
             "--neighbours", type=positive, default=3, metavar="N", help="similar users in a question (default: 3)"
         )
         step.add_argument("--users", type=positive, metavar="N", help="so many users (default: all with a profile)")
-    step.add_argument(
-        "--history-length", type=positive, default=20, metavar="N", help="last titles of each user (default: 20)"
-    )
+    if name != "curec-correct":
+        step.add_argument(
+            "--history-length", type=positive, default=20, metavar="N", help="last titles of each user (default: 20)"
+        )
     step.add_argument("--adapter", metavar="FOLDER", help="go on from these LoRA weights: OUT/adapter of another step")
     step.add_argument("--out", required=True, metavar="FOLDER", help="the run folder; the same command goes on in it")
     add_fields(step, settings, told, {"device": {"type": device}})
@@ -224,6 +279,30 @@ def _align(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     _tune(arguments, [task.question() for task in tasks], "form, legality and correctness")
+
+
+def _correct(arguments: argparse.Namespace) -> None:
+    import_libraries()
+    settings = CorrectionSettings(**settings_of(arguments, CorrectionSettings))
+    training = kept_training(arguments.recommender)
+    data = load_interactions(arguments.interactions, arguments.items, attributes=arguments.features)
+    table = TextTable.read(arguments.texts, user_index=data.user_index, item_index=data.item_index)
+    encoder = find_encoder(arguments.text_model) if arguments.text_model else None
+    recommender = kept_model(arguments.recommender, data, EncodedTexts.of(table, encoder), **training)
+    result = tune_corrections(
+        arguments.model,
+        data,
+        table,
+        ReasonRewards(recommender, data, table, encoder=encoder),
+        arguments.out,
+        settings,
+        rewarded_by=f"recommender {kept_fingerprint(arguments.recommender)}",
+        attributes=read_attributes(arguments.items, arguments.attributes),
+        adapter=arguments.adapter,
+    )
+    _tell(arguments, "reward")
+    print(result.counts)
+    print(f"text table: {result.path}")
 
 
 def _tune(arguments: argparse.Namespace, questions: list[Question], rewarded_by: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 
 from ..backends.augment import augment
@@ -18,7 +19,7 @@ from ..scores.table import ScoreTable
 from ..zoo.deepctr import build_model
 from .compare import describe_texts, everything_else
 from .modes import Mode
-from .store import changes, read_json, write_json
+from .store import changes, digest, read_json, write_json
 from .training import RunSettings, train
 
 MODE = "curec"
@@ -46,6 +47,12 @@ def kept_training(folder: str | Path) -> dict[str, Any]:
         raise RunFolderError(
             f"{file} does not say how its model was trained ({error}). Train one with this version, in another folder."
         ) from None
+
+
+def kept_fingerprint(folder: str | Path) -> str:
+    """Return a fingerprint of the weights that a folder keeps."""
+    files = (_WEIGHTS, "adaptor.safetensors")
+    return digest(*(np.fromfile(Path(folder) / name, dtype=np.uint8) for name in files))
 
 
 def kept_model(

@@ -306,7 +306,7 @@ class _Correcting:
 
     def _read(self, answer: Sequence[int], request: TextRequest) -> str | None:
         """Return the text of an answer, None if it cannot be used."""
-        if answer[-1] != self._model.tokenizer.eos_token_id:
+        if answer[-1] not in self._model.ends:
             return None  # also where its beginning could be read: the text has no end
         try:
             return self._questions.text_of(self._model.text(answer), request)

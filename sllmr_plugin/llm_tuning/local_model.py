@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, MissingLibraryError
+from ..errors import ConfigError, DataError, MissingLibraryError
 from ..scoring.prompts import Message
 from ..settings import Bounds, Settings
 from .labels import padded, prompt_ids
@@ -135,11 +136,15 @@ class LocalModel:
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
             network = transformers.AutoModelForCausalLM.from_pretrained(**where)
+        except ImportError as error:  # such as gguf
+            raise MissingLibraryError(
+                f"the model {base} needs a library that cannot be imported ({_first_line(error)}). Install it; a .gguf "
+                "file needs `pip install gguf`."
+            ) from error
         except (OSError, ValueError) as error:
-            first_line = (str(error).splitlines() or [""])[0]
             raise ConfigError(
-                f"the model {base} cannot be loaded ({first_line}). Give the folder of a causal language model as "
-                "transformers saves it, a .gguf file, or its name on the hub."
+                f"the model {base} cannot be loaded ({_first_line(error)}). Give the folder of a causal language model "
+                "as transformers saves it, a .gguf file, or its name on the hub."
             ) from error
         lora = lora or LoraSettings()
         wanted = peft.LoraConfig(
@@ -179,9 +184,25 @@ class LocalModel:
 
     @property
     def fill(self) -> int:
-        """The token that pads sequences; masked wherever it does."""
-        found = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if found is None else found)
+        """The token that pads sequences; masked wherever it does, so any will do."""
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return int(next(token for token in known if token is not None))
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer: the tokenizer's, and those that the model's own settings name.
+
+        Models such as Gemma's end a turn with another token than the end of a sequence.
+        """
+        named = getattr(self.network.get_base_model().generation_config, "eos_token_id", None)
+        found = {self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+        return frozenset(token for token in found if token is not None)
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens that a question and its answer may have together; None where the model does not say it."""
+        found = getattr(self.network.get_base_model().config, "max_position_embeddings", None)
+        return None if found is None else int(found)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the LoRA weights that are trained, by name."""
@@ -214,9 +235,21 @@ class LocalModel:
         Returns
         -------
         list of list of int
-            Token ids of each answer, with the end-of-sequence token where it came to one.
+            Token ids of each answer, with the token of `ends` that it came to, if any.
+
+        Raises
+        ------
+        DataError
+            If the question leaves no room for the answer.
         """
-        asked = torch.tensor([prompt_ids(self.tokenizer, messages)], device=self.device)
+        prompt, ends = prompt_ids(self.tokenizer, messages), self.ends
+        if self.context is not None and len(prompt) + settings.max_new_tokens > self.context:
+            raise DataError(
+                f"a question of {len(prompt)} tokens and an answer of {settings.max_new_tokens} are more than the "
+                f"{self.context} that the model can read. Show fewer titles (history_length, titles, neighbours), or "
+                "allow shorter answers (max_new_tokens)."
+            )
+        asked = torch.tensor([prompt], device=self.device)
         with torch.no_grad():
             found = self.network.generate(
                 input_ids=asked,
@@ -227,12 +260,33 @@ class LocalModel:
                 top_p=1.0,
                 num_return_sequences=count,
                 max_new_tokens=settings.max_new_tokens,
-                eos_token_id=self.tokenizer.eos_token_id,
+                eos_token_id=sorted(ends) or None,
                 pad_token_id=self.fill,
             )
-        end = self.tokenizer.eos_token_id
         answers = [row[asked.shape[1] :].tolist() for row in found]
-        return [answer[: answer.index(end) + 1] if end in answer else answer for answer in answers]
+        lengths = [next((n for n, token in enumerate(each, 1) if token in ends), len(each)) for each in answers]
+        return [answer[:length] for answer, length in zip(answers, lengths, strict=True)]
+
+    def logits(self, rows: Tensor, attended: Tensor, places: Tensor) -> Tensor:
+        """Return the logits at some places of sequences: of the next token, (n, len(places), vocabulary).
+
+        Those of a whole question would be most of the memory, for nothing. Architectures that cannot leave them out
+        compute all.
+
+        Parameters
+        ----------
+        rows, attended : Tensor
+            (n, longest) token ids and mask, on any device.
+        places : Tensor
+            (k,) int64, the same of all sequences.
+        """
+        inputs = {"input_ids": rows.to(self.device), "attention_mask": attended.to(self.device)}
+        places = places.to(self.device)
+        if "logits_to_keep" in inspect.signature(self.network.get_base_model().forward).parameters:
+            found: Tensor = self.network(**inputs, logits_to_keep=places).logits
+            return found
+        every: Tensor = self.network(**inputs).logits
+        return every[:, places]
 
     def text(self, answer: Sequence[int]) -> str:
         """Return the text of an answer's token ids, without special tokens."""
@@ -256,14 +310,18 @@ class LocalModel:
             (n, T) of the same type, 1 at tokens of an answer.
         """
         rows, attended = padded([[*prompt, *answer] for answer in answers], self.fill)
-        rows, attended = rows.to(self.device), attended.to(self.device)
-        logits = self.network(input_ids=rows, attention_mask=attended).logits[:, len(prompt) - 1 : -1]  # (n, T, V)
+        logits = self.logits(rows, attended, torch.arange(len(prompt) - 1, rows.shape[1] - 1))  # (n, T, V)
         exact = torch.promote_types(logits.dtype, torch.float32)
-        values = logits.log_softmax(dim=2, dtype=exact).gather(2, rows[:, len(prompt) :, None])[:, :, 0]
-        mask = attended[:, len(prompt) :].to(exact)
+        said = rows[:, len(prompt) :, None].to(self.device)
+        values = logits.log_softmax(dim=2, dtype=exact).gather(2, said)[:, :, 0]
+        mask = attended[:, len(prompt) :].to(self.device, exact)
         return values * mask, mask
 
     def save(self, folder: str | Path) -> None:
         """Write the trained LoRA weights (safetensors) and the tokenizer into a folder, as peft and vLLM read them."""
         self.network.save_pretrained(str(folder), selected_adapters=[TRAINED])
         self.tokenizer.save_pretrained(str(folder))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

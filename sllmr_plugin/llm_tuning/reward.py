@@ -257,7 +257,7 @@ def tune_reward(
     reward = RewardModel(local)
     encoded = [(reward.encode(one.messages, one.chosen), reward.encode(one.messages, one.rejected)) for one in pairs]
     longest = [(max(both, key=len), None) for both in encoded]
-    usable = fitting(longest, settings.max_length)
+    usable = fitting(longest, min(settings.max_length, local.context or settings.max_length))
     n_held_out = int(settings.held_out * len(usable))
     train, held_out = usable[n_held_out:], usable[:n_held_out]
     plan = batches(len(train), settings.batch_size, settings.epochs, settings.seed)

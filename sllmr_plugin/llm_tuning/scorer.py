@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..scoring.prompts import YES_NO, PromptTemplate
 from ..scoring.requests import ScoredAnswer, ScoringRequest
 from .labels import padded, prompt_ids
@@ -63,14 +63,19 @@ class LocalScorer:
             )
             for item, title in zip(request.item_ids, request.titles, strict=True)
         ]
+        longest = max(map(len, prompts))
+        if self._model.context is not None and longest > self._model.context:
+            raise DataError(
+                f"a question about user {request.user_id!r} has {longest} tokens, more than the {self._model.context} "
+                "that the model can read. Show fewer titles (history_length)."
+            )
         scores: list[float] = []
         for start in range(0, len(prompts), _AT_A_TIME):
             part = prompts[start : start + _AT_A_TIME]
             rows, mask = padded(part, self._model.fill)
-            inputs = {"input_ids": rows.to(self._model.device), "attention_mask": mask.to(self._model.device)}
+            places, ends = torch.tensor([len(prompt) - 1 for prompt in part]).unique(return_inverse=True)
             with torch.no_grad():
-                logits = self._model.network(**inputs).logits
-            ends = torch.tensor([len(prompt) - 1 for prompt in part])
+                logits = self._model.logits(rows, mask, places)
             last = logits[torch.arange(len(part)), ends].float()  # (n, vocabulary)
             yes, no = (last[:, tokens].logsumexp(dim=1) for tokens in self._words.values())
             scores += torch.sigmoid(yes - no).tolist()

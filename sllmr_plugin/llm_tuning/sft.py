@@ -154,7 +154,8 @@ def tune_on_answers(
     run = TuningRun(out, depends)
     model = LocalModel.load(base, adapter=adapter, lora=settings, device=settings.device, seed=settings.seed)
     examples = [labelled(model.tokenizer, messages) for messages in conversations]
-    examples = [examples[number] for number in fitting(examples, settings.max_length)]
+    longest = min(settings.max_length, model.context or settings.max_length)
+    examples = [examples[number] for number in fitting(examples, longest)]
     plan = batches(len(examples), settings.batch_size, settings.epochs, settings.seed)
 
     def step(number: int, update: object) -> dict[str, float]:
@@ -186,10 +187,10 @@ def answer_loss(model: LocalModel, ids: Sequence[Sequence[int]], labels: Sequenc
     """Return the sum of the cross-entropy over labelled tokens of sequences."""
     rows, mask = padded(ids, model.fill)
     wanted, _ = padded(labels, IGNORED)
-    logits = model.network(input_ids=rows.to(model.device), attention_mask=mask.to(model.device)).logits
+    places = (wanted[:, 1:] != IGNORED).any(dim=0).nonzero()[:, 0]  # before a labelled token of any sequence
     return F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(),
-        wanted[:, 1:].flatten().to(model.device),
+        model.logits(rows, mask, places).flatten(0, 1).float(),
+        wanted[:, places + 1].flatten().to(model.device),
         ignore_index=IGNORED,
         reduction="sum",
     )
