@@ -1,5 +1,7 @@
 """Policy steps: what they compute, by hand and by finite differences, and what they do to a model of two layers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -177,6 +179,47 @@ def test_samples_end_where_the_model_ends_them(base):
     assert any(answer[-1] == end for answer in answers)
     assert all(len(answer) == 5 or answer[-1] == end for answer in answers)
     assert len({tuple(answer) for answer in answers}) > 20
+
+
+def test_answers_also_end_where_the_settings_of_the_model_say(base):
+    """As Gemma's do, whose turns end with another token than the tokenizer's end of a sequence."""
+    model = moved(base)
+    other = model.tokenizer.convert_tokens_to_ids("sea")
+    model.network.get_base_model().generation_config.eos_token_id = [model.tokenizer.eos_token_id, other]
+    assert model.ends == {model.tokenizer.eos_token_id, other}
+    torch.manual_seed(0)
+    answers = model.sample(ASKED, 60, SamplingSettings(max_new_tokens=12))
+    assert not any(token in model.ends for answer in answers for token in answer[:-1])
+    assert {answer[-1] for answer in answers if len(answer) < 12} == model.ends
+
+
+def test_a_question_that_leaves_no_room_for_the_answer_is_refused(base):
+    model = LocalModel.load(base)
+    long = ({"role": "user", "content": "sea " * 1020},)  # a word and a blank each, of 2048
+    with pytest.raises(DataError, match=r"and an answer of 20 are more than the 2048 that the model can read"):
+        model.sample(long, 1, SamplingSettings(max_new_tokens=20))
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_logits_are_those_of_the_whole_sequence(base, monkeypatch, able):
+    """Also of architectures that cannot leave out the others."""
+    model = moved(base)
+    rows = torch.tensor([[3, 5, 7, 6, 8], [4, 6, 5, 0, 0]])
+    mask, places = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]]), torch.tensor([1, 2])
+    wanted = model.network(input_ids=rows, attention_mask=mask).logits[:, places]
+    if not able:
+        blind = SimpleNamespace(signature=lambda call: SimpleNamespace(parameters={}))
+        monkeypatch.setattr("sllmr_plugin.llm_tuning.local_model.inspect", blind)
+    torch.testing.assert_close(model.logits(rows, mask, places), wanted)
+    assert wanted.shape[:2] == (2, 2)
+
+
+def test_a_reward_that_is_not_finite_is_refused(base, monkeypatch):
+    model = LocalModel.load(base)
+    fixed(model, monkeypatch, ["sea", "star"])
+    question = Question(ASKED, lambda found: [1.0, float("nan")])
+    with pytest.raises(DataError, match="a reward is not a finite number"):
+        policy_step(model, [question], GRPOSettings(group=2), lambda: None)
 
 
 def test_several_updates_of_one_set_of_answers_leave_the_ratios_of_one(base, monkeypatch):

@@ -152,13 +152,35 @@ def test_long_conversations_are_left_out_loudly(base, tmp_path):
         tune_on_answers(base, [long], tmp_path / "none", settings, verbose=False)
 
 
-def test_what_is_missing_is_named(base, tmp_path, monkeypatch):
+def test_what_is_missing_is_named(base, tmp_path):
     with pytest.raises(ConfigError, match="cannot be loaded"):
         LocalModel.load(str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match="LoRA weights"):
         LocalModel.load(base, adapter=tmp_path)
     with pytest.raises(ConfigError, match="rank"):
         LoraSettings(rank=0)
+
+
+def test_a_library_that_a_model_needs_is_named(tmp_path, monkeypatch):
+    transformers, _ = local_model.import_libraries()
+
+    def needs_more(**where):
+        raise ImportError("Loading a GGUF checkpoint requires GGUF")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", needs_more)
+    with pytest.raises(MissingLibraryError, match="pip install gguf"):
+        LocalModel.load(str(tmp_path / "model.gguf"))
+
+
+def test_sequences_beyond_the_context_are_left_out_and_not_scored(base, tmp_path):
+    """It is 2048 tokens, whatever max_length says."""
+    long = ({"role": "user", "content": "sea " * 1100}, {"role": "assistant", "content": "sea"})
+    settings = TuningSettings(**{**vars(QUICK), "epochs": 1, "max_length": 9999})
+    with pytest.warns(IncompleteWarning, match="1 of 3 sequences have more than 2048 tokens"):
+        tune_on_answers(base, [*TALK[:2], long], tmp_path, settings, verbose=False)
+    request = ScoringRequest("u", ("sea map",) * 300, ("a",), ("sea tale",))
+    with pytest.raises(DataError, match="user 'u' has .* tokens, more than the 2048"):
+        LocalScorer(base).score(request)
 
 
 class Blind:
