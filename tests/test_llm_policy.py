@@ -1,5 +1,7 @@
 """Policy steps: what they compute, by hand and by finite differences, and what they do to a model of two layers."""
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -191,6 +193,20 @@ def test_answers_also_end_where_the_settings_of_the_model_say(base):
     answers = model.sample(ASKED, 60, SamplingSettings(max_new_tokens=12))
     assert not any(token in model.ends for answer in answers for token in answer[:-1])
     assert {answer[-1] for answer in answers if len(answer) < 12} == model.ends
+
+
+def test_samples_are_of_the_model_itself_whatever_its_settings_say(base, tmp_path):
+    """Qwen's penalize repetition, so that samples would not be of the probabilities that a policy step weighs."""
+    shutil.copytree(base, tmp_path / "other")
+    told = {"eos_token_id": 1, "do_sample": True, "repetition_penalty": 5.0, "top_k": 2, "no_repeat_ngram_size": 1}
+    (tmp_path / "other" / "generation_config.json").write_text(json.dumps(told))
+    found = []
+    for folder in (base, tmp_path / "other"):
+        model = LocalModel.load(str(folder))
+        torch.manual_seed(0)
+        found.append(model.sample(ASKED, 5, SamplingSettings(max_new_tokens=8)))
+        assert model.ends == {1}
+    assert found[0] == found[1]
 
 
 def test_a_question_that_leaves_no_room_for_the_answer_is_refused(base):

@@ -146,6 +146,8 @@ class LocalModel:
                 f"the model {base} cannot be loaded ({_first_line(error)}). Give the folder of a causal language model "
                 "as transformers saves it, a .gguf file, or its name on the hub."
             ) from error
+        # Its own way to sample, such as a penalty for repetition, would be another model than the one that is tuned.
+        network.generation_config = transformers.GenerationConfig(eos_token_id=network.generation_config.eos_token_id)
         lora = lora or LoraSettings()
         wanted = peft.LoraConfig(
             r=lora.rank,
