@@ -60,6 +60,7 @@ def test_without_the_libraries_nothing_is_read_and_the_remedy_is_told(tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("always:in none of")
 def test_the_steps_follow_each_other(files, tmp_path, capsys):
     words = "Target user took oldest first Similar identity interests Write profile form think answer " * 2
     titles = pd.read_csv(files / "items.csv")["title"].tolist()
@@ -70,7 +71,7 @@ def test_the_steps_follow_each_other(files, tmp_path, capsys):
 
     def run(step, out, *options):
         assert main(["llm-tune", step, *data, "--out", str(tmp_path / out), *options]) == 0
-        told = capsys.readouterr().out
+        told = "".join(capsys.readouterr())
         assert f"LoRA weights: {tmp_path / out / 'adapter'}" in told
         assert (tmp_path / out / "adapter" / "adapter_model.safetensors").exists()
         return told
@@ -84,7 +85,9 @@ def test_the_steps_follow_each_other(files, tmp_path, capsys):
     lines = TuningRun.read(tmp_path / "policy")
     assert len(lines) == 2
     assert lines[0]["kl"] == 0  # near the model that the adapter makes
-    assert "8 questions, rewarded by form" in run("curec-align", "aligned", *brief, "--tasks", "8", "--negatives", "3")
+    aligned = run("curec-align", "aligned", *brief, "--tasks", "8", "--negatives", "3")
+    assert "8 questions, rewarded by form" in aligned
+    assert "warning: in none of 2 steps one answer was worth more" in aligned  # four tokens have no form
     # the same command again has nothing left to do; another number of epochs is another tuning
     before = (tmp_path / "policy" / "metrics.jsonl").read_bytes()
     run("reclm-policy", "policy", *texts, *brief, *adapters)
@@ -93,7 +96,7 @@ def test_the_steps_follow_each_other(files, tmp_path, capsys):
     assert "holds a tuning with other settings" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore::sllmr_plugin.CoverageWarning")
+@pytest.mark.filterwarnings("ignore::sllmr_plugin.CoverageWarning", "always:in none of")
 def test_the_correction_takes_the_recommender_that_explains(files, tmp_path, capsys):
     """As it was trained, whatever its flags were; and refuses a folder that keeps none, or one of other texts."""
     clicks = pd.read_csv(files / "clicks.csv")

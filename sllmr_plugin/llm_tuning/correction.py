@@ -31,6 +31,7 @@ from ..settings import Bounds
 from .grpo import Group, StepSettings, learn
 from .labels import prompt_ids
 from .local_model import LocalModel
+from .policy import warn_of_equal_rewards
 from .runs import TuningRun
 from .sft import fingerprint
 
@@ -145,7 +146,7 @@ def tune_corrections(
     Warns
     -----
     IncompleteWarning
-        If not one reason could be written again.
+        If not one reason could be written again, or the rewards of every group were equal.
     """
     plan = plan_corrections(data, texts, n_titles=settings.titles, attributes=attributes)
     templates = {kind: TextTemplate(kind, max_words=settings.max_words) for kind in _KINDS}
@@ -202,6 +203,8 @@ def tune_corrections(
             IncompleteWarning,
             stacklevel=2,
         )
+    else:
+        warn_of_equal_rewards(run, stacklevel=3)
     return CorrectionTuning(model, path, frame, counts)
 
 

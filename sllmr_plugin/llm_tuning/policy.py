@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import IncompleteWarning
 from .grpo import GRPOSettings, Question, policy_step
 from .local_model import LocalModel
 from .runs import TuningRun
@@ -49,6 +51,11 @@ def tune_policy(
     ------
     ConfigError, MissingLibraryError, RunFolderError
         If model or folder cannot be used.
+
+    Warns
+    -----
+    IncompleteWarning
+        If the rewards of every group were equal, so that nothing was learned.
     """
     depends: dict[str, Any] = {
         "step": "policy",
@@ -78,4 +85,18 @@ def tune_policy(
         verbose=verbose,
     )
     model.save(run.adapter)
+    warn_of_equal_rewards(run, stacklevel=3)
     return model
+
+
+def warn_of_equal_rewards(run: TuningRun, *, stacklevel: int = 2) -> None:
+    """Warn if no step of a tuning had answers of different rewards; `stacklevel` is that of `warnings.warn`."""
+    lines = run.read(run.path)
+    if lines and not any(line["spread"] for line in lines):
+        warnings.warn(
+            f"in none of {len(lines)} steps one answer was worth more than another (mean reward "
+            f"{sum(line['reward'] for line in lines) / len(lines):.3g}), so nothing was learned. Take a larger model, "
+            "one that is tuned already (adapter), more answers to a question (group) or longer ones (max_new_tokens).",
+            IncompleteWarning,
+            stacklevel=stacklevel,
+        )

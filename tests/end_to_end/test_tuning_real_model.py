@@ -88,7 +88,7 @@ def test_every_step_of_both_recipes_runs_and_the_result_scores(model, files, tmp
     assert len(losses) == N_USERS
     assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
     judged = run("reclm-reward", *told, *learned, "--epochs", "1", "--held-out", "0.34")
-    assert sum(line["loss"] for line in judged[-4:]) < sum(line["loss"] for line in judged[:4])
+    assert max(line["loss"] for line in judged[2:]) < judged[0]["loss"]  # log 2: nothing known yet
     brief = ["--group", "2", "--questions", "1", "--save-every", "1"]
     asked = run(
         "reclm-policy", *told, *brief, "--users", "2", "--epochs", "1", "--max-new-tokens", "32",
