@@ -3,12 +3,12 @@
 import json
 
 import pandas as pd
-import polars as pl
 import pytest
 import torch
 
 pytest.importorskip("fuxictr")
 
+import polars as pl
 from fuxictr.preprocess import FeatureProcessor
 
 from sllmr_plugin import CoverageError, DataError, ScoreTable, wrap

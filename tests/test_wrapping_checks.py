@@ -6,7 +6,6 @@ import warnings
 
 import numpy as np
 import pandas as pd
-import polars
 import pytest
 import torch
 from deepctr_torch.callbacks import History
@@ -303,6 +302,7 @@ def test_a_scheduler_made_before_wrap_goes_on(rows, scores, scheduler):
 
 
 def test_frames_of_polars_are_taken(rows, scores):
+    polars = pytest.importorskip("polars")
     with_pandas = trained(deepfm(), scores, *rows)
     with_polars = trained(deepfm(), polars.from_pandas(scores), *rows)
     for one, other in zip(with_pandas.parameters(), with_polars.parameters(), strict=True):
