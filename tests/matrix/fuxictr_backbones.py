@@ -162,8 +162,10 @@ def build(backbone: Backbone, **options) -> nn.Module:
     return model
 
 
-def compile_model(backbone: Backbone, model: nn.Module) -> None:
-    """Do nothing: the constructor has compiled."""
+def compile_model(backbone: Backbone, model: nn.Module, learning_rate: float = 0.01) -> None:
+    """Set the learning rate: the constructor has compiled."""
+    for group in model.optimizer.param_groups:
+        group["lr"] = learning_rate
 
 
 def generators(model: nn.Module):
