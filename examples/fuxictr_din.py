@@ -25,6 +25,7 @@ parser.add_argument("--items", type=Path, default=demo.items)
 parser.add_argument("--scores", type=Path, default=demo.scores)
 parser.add_argument("--epochs", type=int, default=2)
 parser.add_argument("--rank-items", type=int, default=100, help="items each test interaction is ranked against")
+parser.add_argument("--rank-users", type=int, help="test users that are ranked, drawn; default: all")
 arguments = parser.parse_args()
 
 data = load_interactions(arguments.interactions, arguments.items)
@@ -48,7 +49,8 @@ for with_llm in (False, True):
     )
     torch.manual_seed(0)  # both see the same batches
     model.fit(train, epochs=arguments.epochs, validation_data=valid)
-    figures = summarize(full_ranking(model, data, n_items=arguments.rank_items, verbose=False))
+    ranked = full_ranking(model, data, users=arguments.rank_users, n_items=arguments.rank_items, verbose=False)
+    figures = summarize(ranked)
     name = "with the LLM" if with_llm else "plain"
     print(
         f"{name}: AUC {figures['auc']:.4f}, cold users {figures['auc_cold']:.4f}, tail items {figures['auc_tail']:.4f}"

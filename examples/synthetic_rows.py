@@ -21,7 +21,7 @@ data = load_interactions(paths.interactions, paths.items)
 
 # Generator: users whom the student of the LLM's scores (here simulated) puts highest for long-tail items. With a
 # server, leave out from_scores: a language model then chooses from lists of users with near histories.
-student = {"rank_users": 100, "verbose": False, "write_anyway": True}
+student = {"folds": 2, "rank_users": 50, "verbose": False, "write_anyway": True}  # few of each: it is only shown here
 extend_scores(*files, items_per_user=60, out=folder / "extended.parquet", **student)
 made = synthesize_interactions(
     paths.interactions, paths.items, from_scores=folder / "extended.parquet", out=folder / "synthetic.parquet"
@@ -44,7 +44,7 @@ comparison = compare(
     out=folder / "runs",
     modes=("none", "synthetic", "refined"),
     seeds=1,
-    settings=RunSettings.quick(epochs=2),
+    settings=RunSettings.quick(epochs=1, valid_users=100, test_users=500),
     refinement=Refinement.read(data, synthetic=synthetic, interest=interest),
     verbose=False,
 )

@@ -86,7 +86,7 @@ def test_the_example_for_several_processes_trains_as_one_process_does(capsys):
 
 def test_the_fuxictr_example_gains_on_the_bundled_data(monkeypatch, capsys):
     pytest.importorskip("fuxictr")
-    monkeypatch.setattr(sys, "argv", ["fuxictr_din.py"])
+    monkeypatch.setattr(sys, "argv", ["fuxictr_din.py", "--rank-users", "400"])
     runpy.run_path(str(EXAMPLES / "fuxictr_din.py"), run_name="__main__")
     printed = capsys.readouterr().out
     plain, wrapped = (float(line.split("AUC ")[1][:6]) for line in printed.splitlines() if ": AUC " in line)
