@@ -37,9 +37,9 @@ def lowest() -> list[str]:
     ]
 
 
-def run_tests(session: nox.Session, *arguments: str) -> None:
+def run_tests(session: nox.Session, extras: str, *arguments: str) -> None:
     """Run the tests that were asked for behind ``--``, or all."""
-    session.install(*arguments, "-e", ".[test]")
+    session.install(*arguments, "-e", f".[{extras}]")
     session.run("pip", "list", silent=False)
     chosen = session.posargs or ["-n", "2", "--dist", "loadfile"]
     session.run("python", "-m", "pytest", "-q", *chosen, env={"OMP_NUM_THREADS": "1"})
@@ -47,16 +47,16 @@ def run_tests(session: nox.Session, *arguments: str) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Tests at the newest versions that setup.py allows."""
-    run_tests(session)
+    """Tests at the newest versions that setup.py allows, with Ray, FuxiCTR and TensorBoard as in CI."""
+    run_tests(session, "dev")
 
 
 @nox.session(python=OLDEST)
 def tests_lowest(session: nox.Session) -> None:
-    """Tests at the lowest minor versions that setup.py allows."""
+    """Tests at the lowest minor versions that setup.py allows; what needs an extra is skipped."""
     constraints = Path(session.create_tmp()) / "lowest.txt"
     constraints.write_text("\n".join(lowest()) + "\n", encoding="utf-8")
-    run_tests(session, "-c", str(constraints))
+    run_tests(session, "test", "-c", str(constraints))
 
 
 @nox.session

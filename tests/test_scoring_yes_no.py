@@ -195,7 +195,7 @@ def test_each_pair_is_a_question_whose_chance_of_yes_is_the_score(files, tmp_pat
             score_candidates, *files, out=tmp_path / "s.parquet", model="tiny", answer="yes_no", verbose=False
         )
         planned = ask(base_url=server.base_url, dry_run=True)
-        result = ask(base_url=server.base_url)
+        result = ask(base_url=server.base_url, concurrency=1)  # they arrive in the order in which they were asked
         assert ask(base_url=server.base_url).asked.summary.reused == len(files[0])
         seen = list(server.seen)
     pairs = files[0]

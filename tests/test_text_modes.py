@@ -53,8 +53,9 @@ def test_the_modes_are_recorded_and_compared_with_the_plain_model(folder):
     ]
     assert {run["mode"]: run["gate"] for run in results["runs"]} == dict.fromkeys(("none", "kd", "kar", "llm_cf"))
     assert {difference.mode for difference in comparison.differences} == {"kd", "kar", "llm_cf"}
-    aucs = {run["mode"]: run["auc"] for run in results["runs"] if run["seed"] == 0}
-    assert len(set(aucs.values())) == 4
+    # there are so few users that two AUCs may be the same by chance
+    losses = {run["mode"]: run["metrics"]["logloss"] for run in results["runs"] if run["seed"] == 0}
+    assert len(set(losses.values())) == 4
 
 
 def test_finished_runs_are_kept_and_other_texts_are_not_mixed_in(folder):

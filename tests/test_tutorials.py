@@ -48,6 +48,8 @@ def test_what_a_tutorial_imports_is_there(path):
     lines = "\n".join("".join(cell["source"]) for cell in code_cells(path)).splitlines()
     imports = [line for line in lines if re.match(r"(from|import) ", line)]
     assert imports
+    if any(line.startswith("from fuxictr") for line in imports):
+        pytest.importorskip("fuxictr")
     exec("\n".join(imports), {})
 
 

@@ -695,6 +695,8 @@ def test_schedulers_go_on_while_the_gate_comes_and_goes(name, when):
     expected = [id(parameter) for parameter in model.optim.param_groups[0]["params"]]
     keys = set(model.optim.param_groups[0])
     scheduler = SCHEDULERS[name](model.optim) if when == "before wrap" else None
+    if name == "ReduceLROnPlateau" and scheduler is not None and not hasattr(scheduler, "default_min_lr"):
+        pytest.skip("before torch 2.6 this scheduler cannot count a group that is added later")
     model = zoo.wrapped(DEEPFM, model, SelectiveConfig(gate="joint", weight=0.5))
     scheduler = scheduler or SCHEDULERS[name](model.optim)
     before = [parameter.clone() for parameter in model.sllmr.gate.parameters()]

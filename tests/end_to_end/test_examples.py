@@ -15,6 +15,19 @@ from ..scoring_server import ScoringServer
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
+# What `torchrun --standalone --nproc_per_node 2 SCRIPT` calls, with processes that are forked after the imports.
+TORCHRUN = """
+import runpy, sys
+import torch._dynamo
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from sllmr_plugin import wrap
+from sllmr_plugin.backends.deepctr import import_deepctr_torch
+import_deepctr_torch()
+how = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "start_method": "fork", "max_restarts": 0}
+config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, run_id="test", **how)
+elastic_launch(config, lambda: runpy.run_path(sys.argv[1], run_name="__main__") and None)()
+"""
+
 
 def test_the_change_to_a_plain_script_is_two_lines():
     plain, changed = (
@@ -70,7 +83,7 @@ def test_the_example_for_several_processes_trains_as_one_process_does(capsys):
     runpy.run_path(script, run_name="__main__")
     alone = capsys.readouterr().out
     together = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script],
+        [sys.executable, "-c", TORCHRUN, script],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)},
         capture_output=True,
         text=True,
@@ -86,7 +99,7 @@ def test_the_example_for_several_processes_trains_as_one_process_does(capsys):
 
 def test_the_fuxictr_example_gains_on_the_bundled_data(monkeypatch, capsys):
     pytest.importorskip("fuxictr")
-    monkeypatch.setattr(sys, "argv", ["fuxictr_din.py", "--rank-users", "400"])
+    monkeypatch.setattr(sys, "argv", ["fuxictr_din.py", "--epochs", "1", "--rank-users", "400"])
     runpy.run_path(str(EXAMPLES / "fuxictr_din.py"), run_name="__main__")
     printed = capsys.readouterr().out
     plain, wrapped = (float(line.split("AUC ")[1][:6]) for line in printed.splitlines() if ": AUC " in line)
