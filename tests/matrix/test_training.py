@@ -19,7 +19,7 @@ MODES = {
         **PLENTY, gate="none", weight=3.0, loss="hinge", score_space="probability", margin=0.3
     ),
     "mse": SelectiveConfig(**PLENTY, loss="mse", weight=5.0),
-    "bce": SelectiveConfig(**PLENTY, loss="bce", weight=1.0),
+    "bce": SelectiveConfig(**PLENTY, loss="bce", weight=3.0),
     "rank_kd": SelectiveConfig(**PLENTY, loss="rank_kd", weight=1.0),
     "kd": SelectiveConfig(**PLENTY, loss="kd", weight=1.0),
     "joint": SelectiveConfig(**PLENTY, gate="joint", weight=1.0),
@@ -73,7 +73,7 @@ def test_pairs_move_towards_the_llm(zoo, backbone, config):
     assert all(np.isfinite(history["loss"]))
     # With validation the plain fit leaves the model in eval mode from the second epoch on: pairs must go on.
     assert min(history["sllmr_pairs"]) > 100
-    assert ordered_as_llm(zoo, model) > before + 0.1
+    assert ordered_as_llm(zoo, model) > before + 0.3
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -87,7 +87,7 @@ def test_every_mode_moves_pairs_towards_the_llm(zoo, backbone, mode):
     model = zoo.wrapped(backbone, zoo.build(backbone), MODES[mode])
     zoo.compile_model(backbone, model, LEARNING_RATE)
     zoo.fit(backbone, model, epochs=EPOCHS)
-    assert ordered_as_llm(zoo, model) > before + 0.05
+    assert ordered_as_llm(zoo, model) > before + 0.2
 
 
 @pytest.mark.parametrize(("zoo", "backbone"), CASES, ids=IDS)
