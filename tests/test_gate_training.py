@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import inspect
 import io
 import re
 import warnings
@@ -103,7 +104,7 @@ def test_a_gate_that_needs_probes_names_the_remedy(gate, tmp_path):
 
 
 def test_the_defaults_in_the_docstring_are_the_defaults():
-    written = re.findall(r"^    (\w+) : .*default=(.+)$", SelectiveConfig.__doc__, flags=re.MULTILINE)
+    written = re.findall(r"^(\w+) : .*default=(.+)$", inspect.cleandoc(SelectiveConfig.__doc__), flags=re.MULTILINE)
     assert {name: ast.literal_eval(value) for name, value in written} == SelectiveConfig().to_dict()
 
 
