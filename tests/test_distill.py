@@ -133,7 +133,7 @@ def test_candidates_of_a_wrapped_model_are_not_distilled(vectors, gate):
 def test_w_and_the_backbone_learn_what_the_vectors_say(vectors):
     model = zoo.build(DEEPFM)
     done = distill_features(model, vectors, **NAMES, weight=2.0)
-    zoo.compile_model(DEEPFM, model, learning_rate=0.03)
+    zoo.compile_model(DEEPFM, model, learning_rate=0.1)
     history = zoo.fit(DEEPFM, model, epochs=12).history
     assert history["sllmr_distill"][-1] < history["sllmr_distill"][0] - 0.2
     assert history["sllmr_distill_ids"] == [240] * 12

@@ -264,7 +264,7 @@ def _read_npz(path: Path) -> IdVectors:
             ids, vectors = file["ids"], file["vectors"]
     except FileNotFoundError:
         raise VectorsError(f"{path}: no such file. Give the path of an .npz file with ids and vectors.") from None
-    except (KeyError, ValueError, OSError, TypeError, BadZipFile) as error:
+    except (KeyError, ValueError, OSError, TypeError, AttributeError, BadZipFile) as error:
         raise VectorsError(
             f"{path}: not two plain arrays 'ids' and 'vectors' ({error}). Write them with numpy.savez."
         ) from None

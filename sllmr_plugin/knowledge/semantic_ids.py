@@ -137,7 +137,7 @@ class SemanticIds:
             with np.load(path, allow_pickle=False) as file:
                 codebooks = np.split(file["codebooks"], np.cumsum(file["sizes"])[:-1])
                 return cls(file["centre"], tuple(codebooks))
-        except (OSError, KeyError, ValueError, TypeError, BadZipFile) as error:
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, BadZipFile) as error:
             raise VectorsError(
                 f"{path} holds no codebooks ({error}). Give a file that SemanticIds.save wrote."
             ) from None

@@ -114,7 +114,9 @@ def keys_and_codes(index: Any, what: str) -> tuple[pd.Index, np.ndarray]:
     if hasattr(index, "classes_"):
         keys, codes = pd.Index(index.classes_), np.arange(len(index.classes_), dtype=np.int64)
     elif isinstance(index, pd.Series):
-        keys, codes = index.index, index.to_numpy()
+        # Before pandas 2.2 an Int64 without gaps becomes an array of objects.
+        whole = str(index.dtype) in ("Int8", "Int16", "Int32", "Int64") and not index.isna().any()
+        keys, codes = index.index, (index.astype("int64") if whole else index).to_numpy()
     elif isinstance(index, Mapping):
         keys, codes = pd.Index(list(index.keys())), np.array(list(index.values()))
     else:

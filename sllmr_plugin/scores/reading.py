@@ -179,8 +179,10 @@ def _read_file(path: Path, what: str, numbers: Sequence[str], error: type[SLLMRE
         raise error(f"{name}: no such file; give the path of the {what} as {kinds}")
     try:
         if suffixes and suffixes[-1] in (".parquet", ".pq"):
+            file = pyarrow.parquet.ParquetFile(path)
+            refuse_doubled(file.schema_arrow.names, name, error)  # which old versions of pandas cannot read
             # Whole numbers in a column with missing ones become Python integers, not floats.
-            frame = pyarrow.parquet.ParquetFile(path).read().to_pandas(integer_object_nulls=True)
+            frame = file.read().to_pandas(integer_object_nulls=True)
             return Table(frame.reset_index(drop=True), name, is_text=False, error=error)
         if ".csv" in suffixes:
             return Table(_read_text(path, numbers, typed=False), name, is_text=True, error=error)
@@ -190,6 +192,8 @@ def _read_file(path: Path, what: str, numbers: Sequence[str], error: type[SLLMRE
         raise error(f"{name} is empty; write the column names in line 1 and one entry per line below") from None
     except UnicodeDecodeError as fault:
         raise error(f"{name} is not UTF-8 text ({fault}); save it as UTF-8") from fault
+    except error:
+        raise
     except (ValueError, OSError, EOFError) as fault:
         reason = " ".join(str(fault).split())
         raise error(f"{name} cannot be read ({reason}); repair the file or write it again") from fault
