@@ -214,6 +214,37 @@ def test_a_changed_signal_starts_the_gate_anew_but_forgets_no_disagreement():
     assert model.sllmr.status().calibrated
 
 
+# ---------------------------------------------------------------------- half precision, compiled parts
+
+
+@pytest.mark.parametrize("name", ["DeepFM", "xDeepFM"])
+def test_a_wrapped_model_trains_under_autocast(name):
+    backbone = next(one for one in zoo.BACKBONES if one.name == name)
+
+    def trained(half):
+        model = zoo.wrapped(backbone, zoo.build(backbone), SelectiveConfig(gate="none", weight=0.5), zoo.score_frame())
+        zoo.compile_model(backbone, model)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            history = zoo.fit(backbone, model, epochs=3).history
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        return history
+
+    half, full = trained(half=True), trained(half=False)
+    assert half["sllmr_pairs"] == full["sllmr_pairs"]
+    # Batch normalisation of a fresh model's tiny numbers makes a first epoch of rounding.
+    assert half["sllmr_loss"][1:] == pytest.approx(full["sllmr_loss"][1:], rel=0.1)
+    assert half["loss"] != full["loss"]  # it was half precision
+
+
+def test_a_compiled_part_trains_and_keeps_its_keys():
+    model = ready("none")
+    keys = list(model.state_dict())
+    model.dnn.compile(backend="eager")  # traced by TorchDynamo; no C++ compiler is needed
+    compiled, plain = fit(model, epochs=2), fit(ready("none"), epochs=2)
+    assert list(model.state_dict()) == keys
+    assert compiled["sllmr_loss"] == pytest.approx(plain["sllmr_loss"], rel=1e-4)
+
+
 # ---------------------------------------------------------------------- a gate's map
 
 

@@ -57,6 +57,8 @@ def statistics_of_first(norms: Sequence[_BatchNorm], n_first: int, n_rows: int) 
     def normalise_rest(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         assert isinstance(module, _BatchNorm)
         first = args[0].detach()
+        # Under autocast rows can be in half precision; means and variances are in the precision of the module's own.
+        first = first.to(torch.promote_types(first.dtype, torch.float32))
         over = [dim for dim in range(first.dim()) if dim != 1]
         mean = first.mean(over, keepdim=True)
         variance = (first - mean).square().mean(over)  # a tenth of the time that `var` takes along the first dimension
