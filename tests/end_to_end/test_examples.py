@@ -15,19 +15,6 @@ from ..scoring_server import ScoringServer
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
-# What `torchrun --standalone --nproc_per_node 2 SCRIPT` calls, with processes that are forked after the imports.
-TORCHRUN = """
-import runpy, sys
-import torch._dynamo
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from sllmr_plugin import wrap
-from sllmr_plugin.backends.deepctr import import_deepctr_torch
-import_deepctr_torch()
-how = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "start_method": "fork", "max_restarts": 0}
-config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, run_id="test", **how)
-elastic_launch(config, lambda: runpy.run_path(sys.argv[1], run_name="__main__") and None)()
-"""
-
 
 def test_the_change_to_a_plain_script_is_two_lines():
     plain, changed = (
@@ -83,7 +70,7 @@ def test_the_example_for_several_processes_trains_as_one_process_does(capsys):
     runpy.run_path(script, run_name="__main__")
     alone = capsys.readouterr().out
     together = subprocess.run(
-        [sys.executable, "-c", TORCHRUN, script],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)},
         capture_output=True,
         text=True,
