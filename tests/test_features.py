@@ -332,7 +332,7 @@ def test_extra_rows_of_a_step_carry_the_candidates_attributes_and_the_users_hist
     x, y = training_rows(data, history_length=L)
     others = x["item_id"] != 16  # not as a negative either: no training row has the last item
     rows = {key: values[others] for key, values in x.items()}, y[others]
-    config = SelectiveConfig(gate="none", weight=0.5)
+    config = SelectiveConfig(gate="none", weight=0.5, users_per_step=4)
     trained = train(data, rows, scores_of(data), config=config, verbose=False, **options)
     layout = trained.model.feature_index
     n_batches = math.ceil(len(rows[1]) / 16)

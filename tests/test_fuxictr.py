@@ -217,7 +217,7 @@ def test_batches_and_random_numbers_are_the_plain_models(backbone, config, recor
         model.fit(train, epochs=3, validation_data=valid)
         outcomes.append((train.users[-15:], torch.rand(3).tolist(), np.random.rand(), random.random()))  # noqa: NPY002
         if wrapped:
-            assert min(account["sllmr_pairs"] for account in model.sllmr.epochs) > 100
+            assert min(account["sllmr_pairs"] for account in model.sllmr.epochs) > 50
     assert outcomes[0] == outcomes[1]
     assert outcomes[0][0][:5] != outcomes[0][0][5:10]  # the order does change from epoch to epoch
 
@@ -303,7 +303,7 @@ def test_a_model_with_masks_and_indexes_for_parameters_trains_and_keeps_them(gat
     model = ready(ON.replace(gate=gate), zoo.Backbone("Fields", Fields), with_probes())
     before = model.mask.clone(), model.first.clone()
     zoo.fit(DEEPFM, model)
-    assert min(account["sllmr_pairs"] for account in model.sllmr.epochs) > 100
+    assert min(account["sllmr_pairs"] for account in model.sllmr.epochs) > 50
     assert torch.equal(model.mask, before[0])
     assert torch.equal(model.first, before[1])
 
@@ -560,7 +560,7 @@ def test_gates_work_with_shared_embeddings(gate, uncertainty):
     model = ready(SelectiveConfig(gate=gate, uncertainty=uncertainty, mc_samples=2, weight=0.5), DIN, with_probes())
     model.sllmr.set_ensemble([zoo.build(DIN).state_dict() for _ in range(2)])
     history = zoo.fit(DIN, model).history
-    assert min(history["sllmr_pairs"]) > 100
+    assert min(history["sllmr_pairs"]) > 50
     assert model.embedding_layer.embedding_layers["item_id"] is model.embedding_layer.embedding_layers["hist_item_id"]
     assert all(isinstance(parameter, torch.nn.Parameter) for parameter in model.parameters())
 

@@ -161,7 +161,7 @@ def test_what_is_missing_is_named(base, tmp_path):
         LoraSettings(rank=0)
 
 
-def test_a_library_that_a_model_needs_is_named(tmp_path, monkeypatch):
+def test_a_library_that_a_model_needs_is_named(base, tmp_path, monkeypatch):
     transformers, _ = local_model.import_libraries()
 
     def needs_more(**where):

@@ -177,7 +177,7 @@ def test_a_regression_follows_the_order_of_the_scores(rows, scores):
         return float((pairs.model_x > pairs.model_y).mean())
 
     def fitted(weight):
-        config = SelectiveConfig(gate="none", weight=weight)
+        config = SelectiveConfig(gate="none", weight=weight, users_per_step=15)
         return trained(deepfm(task="regression"), scores, x, ratings, loss="mse", config=config, epochs=40)
 
     plain, followed = fitted(0), fitted(20.0)

@@ -77,7 +77,8 @@ class AttributeQuestions(TextQuestions):
         """Return 8 tokens an attribute."""
         return 10 + 8 * len(self.vocabulary.values)
 
-    def _parse(self, answer: str, request: TextRequest) -> str:
+    def text_of(self, answer: str, request: TextRequest) -> str:
+        """Return the text of an answer that fits the vocabulary; raises `AnswerError` of others."""
         text = parse_text(answer, self.templates["item"].max_characters)
         self.vocabulary.parse(text)
         return text
@@ -90,7 +91,7 @@ _PROPOSED = re.compile(r"(?P<name>[^():]+)\((?P<many>one|several)\)\s*:(?P<value
 class _Proposal(TextQuestions):
     """Asks for a vocabulary."""
 
-    def _parse(self, answer: str, request: TextRequest) -> str:
+    def text_of(self, answer: str, request: TextRequest) -> str:
         text = parse_text(answer, self.templates["user"].max_characters)
         _proposed(text)
         return text

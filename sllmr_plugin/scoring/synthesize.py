@@ -72,7 +72,8 @@ class TakerQuestions(TextQuestions):
         assert isinstance(template, _TakersTemplate)
         return template.most
 
-    def _parse(self, answer: str, request: TextRequest) -> str:
+    def text_of(self, answer: str, request: TextRequest) -> str:
+        """Return an answer in one form, ``user 3, user 7`` or ``none``; raises `AnswerError` if it is not of the list."""
         return ", ".join(f"user {place + 1}" for place in self._places(answer, request)) or "none"
 
     def _places(self, answer: str, request: TextRequest) -> tuple[int, ...]:
