@@ -73,7 +73,7 @@ class TakerQuestions(TextQuestions):
         return template.most
 
     def text_of(self, answer: str, request: TextRequest) -> str:
-        """Return an answer in one form, ``user 3, user 7`` or ``none``; raises `AnswerError` if it is not of the list."""
+        """Return an answer in one form, ``user 3, user 7`` or ``none``; raises `AnswerError` beside the list."""
         return ", ".join(f"user {place + 1}" for place in self._places(answer, request)) or "none"
 
     def _places(self, answer: str, request: TextRequest) -> tuple[int, ...]:
