@@ -86,7 +86,7 @@ class SelectiveConfig(Settings):
         ``model.sllmr.status()`` has it, and `save` keeps it.
     every_steps : int, default=1
         k of pairs in every k-th step alone, with k times the weight, from the first step of an epoch on: the steps in
-        between are the plain model's, in its time. 64 users in every fourth step bring what 16 in each do.
+        between are the plain model's, in its time. Whether it gains as much is for validation to say.
     candidates_per_user : int, default=10
         Scored items of each of them among which pairs are formed, drawn again in every step where the table
         holds more. Only items in a pair become input rows.

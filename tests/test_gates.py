@@ -120,6 +120,21 @@ def test_a_gate_is_shut_where_no_uncertainty_opens_it(pairs, coefficients, root,
     assert (most[shut] == 0).all()
 
 
+def test_a_forward_of_its_own_does_not_inherit_what_is_shut():
+    class Bolder(DisagreementGate):
+        def forward(self, signals):
+            return torch.ones_like(signals.gap)
+
+    class Named(DisagreementGate):
+        pass
+
+    class Sure(Bolder):
+        def shut(self, signals):
+            return torch.zeros_like(signals.gap, dtype=torch.bool)
+
+    assert [one.knows_shut for one in (DisagreementGate, Bolder, Named, Sure)] == [True, False, True, True]
+
+
 def test_most_of_what_is_shut_is_known_to_be():
     rng = np.random.default_rng(0)
     known = of = 0

@@ -44,7 +44,7 @@ class Gate(nn.Module):
     has_penalty : bool
         Whether the class has a `penalty` of its own.
     knows_shut : bool
-        Whether the class has a `shut` of its own.
+        Whether the class has a `shut` of its own, made for its `forward`.
     """
 
     name: ClassVar[str] = ""
@@ -63,7 +63,9 @@ class Gate(nn.Module):
         """Put a subclass into `GATES` under a name."""
         super().__init_subclass__(**kwargs)
         cls.has_penalty = cls.penalty is not Gate.penalty
-        cls.knows_shut = cls.shut is not Gate.shut
+        # A subclass with a `forward` of its own may open where the `shut` that it inherits says closed.
+        forward, shut = (next(one for one in cls.__mro__ if name in vars(one)) for name in ("forward", "shut"))
+        cls.knows_shut = shut is not Gate and issubclass(shut, forward)
         GATES.add(name, cls)
 
     def forward(self, signals: PairSignals) -> Tensor:
