@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import re
 import warnings
 from html.parser import HTMLParser
@@ -188,6 +189,37 @@ def test_the_page_fetches_nothing_and_can_be_read_without_seeing(folder):
         assert len(image["alt"]) > 20
         assert base64.b64decode(image["src"].partition(",")[2]).rstrip().endswith(b"</svg>")
     assert all(table["caption"] for table in page.tables)
+
+
+def test_marks_of_the_plots_say_what_they_are(folder):
+    text = (folder / "report.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    plots = re.findall('<div class="plot">(.*?)</div>', text, re.DOTALL)
+    assert len(plots) == len(page_of(folder).images)
+    assert all(("<circle" in plot) != ("Alpha of" in plot) for plot in plots)  # a gate's map has its figures in it
+    differences = next(plot for plot in plots if "Differences in AUC" in plot and "history" not in plot)
+    said = re.findall("<title>(.*?)</title>", differences)
+    found = RunFolder(folder, None).differences
+    assert sorted(said) == sorted(
+        f"{d.mode}: {d.mean:+.4f}" + ("" if math.isnan(d.low) else f" [{d.low:+.4f}, {d.high:+.4f}]")
+        for d in found
+        if d.backbone in differences
+    )
+
+
+def test_what_is_said_lies_on_the_marks(folder):
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    plot = next(p for p in re.findall('<div class="plot">(.*?)</div>', text, re.DOTALL) if "Differences in AUC" in p)
+    drawn = base64.b64decode(re.search('base64,([^"]*)"', plot).group(1)).decode()
+    box = re.search('viewBox="([^"]*)"', drawn).group(1)
+    assert [float(v) for v in re.search('viewBox="([^"]*)"', plot).group(1).split()] == pytest.approx(
+        [float(v) for v in box.split()], abs=0.1
+    )
+    # matplotlib draws each mark, and each tick, as a <use> of a shape
+    uses = np.array([[float(v) for v in use] for use in re.findall('<use [^>]*x="([^"]*)" y="([^"]*)"', drawn)])
+    circles = re.findall('<circle cx="([^"]*)" cy="([^"]*)"', plot)
+    assert len(circles) >= 3
+    for x, y in circles:
+        assert np.abs(uses - [float(x), float(y)]).max(axis=1).min() < 0.1
 
 
 def test_every_plot_is_a_png_too(folder):

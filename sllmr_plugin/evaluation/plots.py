@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import SLLMRError
+from .hints import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,6 +101,8 @@ def curves_figure(table: pd.DataFrame) -> Figure:
             axes.plot(
                 part["epoch"], part[column], color=style.color, marker=style.marker, linestyle=style.line, label=mode
             )
+            for epoch, value in zip(part["epoch"], part[column], strict=True):
+                say(axes, epoch, value, f"{mode}, epoch {epoch}: {value:.4f}")
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("epoch", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -153,6 +156,8 @@ def size_figure(table: pd.DataFrame, title: str, size: str) -> Figure:
         else:
             look = {"color": "black", "linestyle": next(lines), "linewidth": 1.2}
         axes.plot(places, part["mean"], label=mode, **look)
+        for place, label, value in zip(places, part["label"], part["mean"], strict=True):
+            say(axes, place, value, f"{mode}, {label}: {value:.4f}")
     axes.axhline(0.5, color="0.6", linewidth=0.8)
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xticks(range(len(labels)), [label.replace(" or more", "+").replace(" to ", "-") for label in labels])
@@ -186,9 +191,12 @@ def users_figure(table: pd.DataFrame, title: str) -> Figure:
     figure = Figure(figsize=(1.2 * WIDTH, 1.3 + 0.34 * len(table)), layout="constrained")
     axes = figure.subplots()
     start = np.zeros(len(table))
-    for name, colour, part in zip(("better", "same", "worse"), (BLUE, "0.8", ORANGE), shares.T, strict=True):
+    parts = zip(("better", "same", "worse"), ("wins", "ties", "losses"), (BLUE, "0.8", ORANGE), shares.T, strict=True)
+    for name, column, colour, part in parts:
         axes.barh(range(len(table)), part, left=start, color=colour, label=name, height=0.7)
         for place, (left, width) in enumerate(zip(start, part, strict=True)):
+            mode, users = table[["mode", column]].iloc[place]
+            say(axes, left + width / 2, place, f"{mode}, {name}: {users} users")
             if width > 0.08:  # a narrower part has no room for its figure
                 ink = "black" if name == "same" else "white"
                 axes.text(left + width / 2, place, f"{width:.0%}", ha="center", va="center", fontsize=8, color=ink)
@@ -262,6 +270,10 @@ def _panel(axes: Axes, part: pd.DataFrame, styles: dict[str, Style], zero: bool)
                 markerfacecolor=style.color if full else "white",
                 markersize=6,
             )
+            sign = "+" if zero else ""
+            interval = "" if np.isnan(value.low) else f" [{value.low:{sign}.4f}, {value.high:{sign}.4f}]"
+            of_mode = "" if value.mode == name else f"{value.mode}, "
+            say(axes, value.mean, position, f"{of_mode}{name}: {value.mean:{sign}.4f}{interval}")
             position += _ROW
         ticks.append(middle)
         names.append(str(name))
@@ -334,6 +346,8 @@ def gate_figure(epochs: Sequence[Mapping[str, float]]) -> Figure:
             values = [math.nan if epoch.get(key) is None else epoch[key] for epoch in epochs]
             if not all(map(math.isnan, values)):  # a region may have no pair, in a table without a cold user for one
                 axes.plot(number, values, style, color=colour, label=name)
+                for epoch, value in zip(number, values, strict=True):
+                    say(axes, epoch, value, f"{name}, epoch {epoch:g}: {value:.3f}")
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("epoch", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -411,6 +425,8 @@ def reliability_figure(table: pd.DataFrame) -> Figure:
         colour, marker = (BLUE, ">") if low > 0.5 else (RED, "<") if high < 0.5 else (GREY, "o")
         axes.plot([low, high], [position, position], color=colour, linewidth=2, solid_capstyle="round")
         axes.plot(row[_SHARE], position, marker, color=colour, markersize=6)
+        said = f"{row[_SHARE]:.2f} [{low:.2f}, {high:.2f}] of {row['n_disagree']:,}"
+        say(axes, row[_SHARE], position, f"{region_name(row)}: {said}")
         axes.text(1.02, position, f"{row['n_disagree']:,}", va="center", fontsize=8, color="0.35")
     axes.axvline(0.5, color="0.3", linewidth=1, linestyle="--")
     axes.set_yticks(range(len(rows)), [region_name(row) for _, row in rows.iterrows()], fontsize=8)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ... import __version__
 from ...errors import RunFolderError
+from ..hints import hints, size_in_points
 from ..modes import Mode
 from ..plots import region_name, save, svg_data_uri
 from ..store import RunFolder, write_whole
@@ -124,7 +125,16 @@ class _Page:
         self, plots: Sequence[figures.Plot], tables: Sequence[tuple[str, Table]]
     ) -> dict[str, list[dict[str, Any]]]:
         self._plots.extend(plots)
-        images = [{"src": svg_data_uri(p.figure), "alt": p.alt, "caption": p.caption} for p in plots]
+        images = [
+            {
+                "src": svg_data_uri(plot.figure),
+                "alt": plot.alt,
+                "caption": plot.caption,
+                "size": size_in_points(plot.figure),
+                "hints": hints(plot.figure),
+            }
+            for plot in plots
+        ]
         return {"plots": images, "tables": [{"caption": caption, "section": section} for caption, section in tables]}
 
     def _examples(self, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
