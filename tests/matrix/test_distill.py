@@ -30,14 +30,14 @@ def distilling(**options):
 
 @pytest.mark.parametrize(("zoo", "backbone"), DISTILLED, ids=DISTILLED_IDS)
 def test_weight_0_is_the_plain_model_and_another_weight_touches_no_random_number(zoo, backbone):
-    plain, expected = trained(zoo, backbone)
-    off, random = trained(zoo, backbone, distilling(weight=0.0))
+    plain, expected = trained(zoo, backbone, epochs=1)
+    off, random = trained(zoo, backbone, distilling(weight=0.0), epochs=1)
     assert type(off) is type(plain)
     assert set(vars(off)) == set(vars(plain))
     assert torch.equal(random, expected)
     for name, tensor in plain.state_dict().items():
         assert torch.equal(off.state_dict()[name], tensor), name
-    on, random = trained(zoo, backbone, distilling(weight=0.5))
+    on, random = trained(zoo, backbone, distilling(weight=0.5), epochs=1)
     assert torch.equal(random, expected)
     assert list(on.state_dict()) == list(plain.state_dict())
     assert any(not torch.equal(on.state_dict()[name], tensor) for name, tensor in plain.state_dict().items())
