@@ -5,7 +5,12 @@ these scores alone, and with the table that `extend_scores` makes of them: all u
 every validation item a probe. 0 stands for models without any score, which the gains are over: the plain one, and for
 modes with init the one whose embeddings start from the same texts. A table is written even where `extend_scores` would
 refuse it; the last column says so. Prints AUC of the test interactions overall, of cold users and of long-tail items as
-means over seeds, and what the users cost. Tables and runs that are in the folder already are not made again.
+means over seeds, and what the users cost. Tables and runs that are in the folder already are not made again: another
+``--choose`` or ``--corrupt`` needs another folder.
+
+``--choose active`` lets `choose_users` choose whom to pay for next, in rounds from one number of ``--paid`` to the
+next; the first of them are random. ``--corrupt`` makes the LLM's scores wrong before anything is learnt from them, in
+one of the ways of ``sllmr compare``.
 
 ``--active`` asks instead which users to pay for: from the first of ``--paid`` users, chosen at random, rounds lead to
 the next number, once by chance and once by `choose_users`, with and without a plain model of ``--backbone`` beside the
@@ -23,13 +28,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sllmr_plugin import extend_scores
+from sllmr_plugin import ScoreTable, extend_scores
 from sllmr_plugin.datasets.interactions import Interactions, load_interactions
 from sllmr_plugin.datasets.negatives import UnseenItems
 from sllmr_plugin.evaluation.active import choose_users
 from sllmr_plugin.evaluation.compare import compare
+from sllmr_plugin.evaluation.corruption import CORRUPTIONS, corrupt
 from sllmr_plugin.evaluation.extend import draw_distinct, fit_student, llm_scores, plain_backbone, student_features
 from sllmr_plugin.evaluation.modes import Mode, Start
+from sllmr_plugin.evaluation.strata import stratify
 from sllmr_plugin.evaluation.student_report import Agreement
 from sllmr_plugin.evaluation.training import RunSettings
 from sllmr_plugin.knowledge.pair_features import PairFeatures
@@ -38,10 +45,43 @@ METRICS = ("auc", "auc_cold", "auc_tail")
 FOLDS = 5
 
 
-def paid_scores(scores: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
-    """Return the rows of the first `n` users of a random order: fewer users are among more."""
-    users = np.random.default_rng(seed).permutation(np.sort(scores["user_id"].unique()))[:n]
+def in_random_order(scores: pd.DataFrame, seed: int) -> np.ndarray:
+    """Return the users of a table."""
+    return np.random.default_rng(seed).permutation(np.sort(scores["user_id"].unique()))
+
+
+def scores_of(scores: pd.DataFrame, users: np.ndarray) -> pd.DataFrame:
+    """Return the rows of some users."""
     return scores[scores["user_id"].isin(users)].reset_index(drop=True)
+
+
+def with_chosen(
+    paid: np.ndarray, n: int, pool: np.ndarray, scores: pd.DataFrame, data: Interactions, **options: Any
+) -> np.ndarray:
+    """Return the paid users and those of the pool whom `choose_users` takes beside them, n in all."""
+    if n <= len(paid):
+        return paid
+    left = scores_of(scores, pool).drop(columns="score")
+    chosen = choose_users(scores_of(scores, paid), left, data, budget=n - len(paid), folds=FOLDS, **options)
+    return np.concatenate([paid, chosen.users.loc[chosen.users["chosen"], "user_id"]])
+
+
+def corrupted(scores: pd.DataFrame, data: Interactions, kind: str) -> pd.DataFrame:
+    """Return scores that are wrong, as ``sllmr compare --corrupt`` makes them."""
+    table = ScoreTable.read(scores, user_index=data.user_index, item_index=data.item_index)
+    table = corrupt(table, kind, stratify(data))
+    parts = [
+        pd.DataFrame(
+            {
+                "user_id": data.user_ids[group.users[group.user_of_entry].numpy() - 1],
+                "item_id": data.item_ids[group.items.numpy() - 1],
+                "score": group.scores.numpy(),
+                "kind": name,
+            }
+        )
+        for name, group in (("candidate", table.candidates), ("probe", table.probes))
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def extended(data: Interactions, scores: pd.DataFrame, texts: Path | None, path: Path) -> tuple[pd.DataFrame, bool]:
@@ -91,29 +131,24 @@ def rounds(arguments: argparse.Namespace, data: Interactions, scores: pd.DataFra
     ways: dict[str, Any] = {"random": None, "active": None}
     for name in arguments.backbone if arguments.active == "model" else []:
         ways[f"active, {name}"] = plain_backbone(data, name, seed=0)
-    everyone = np.sort(scores["user_id"].unique())
     first, *later = arguments.paid
     print("| draw | users | chosen | correlation | same order | validation AUC | differences to random | | |")
     print("| --- " * 9 + "|")
     for draw in range(arguments.seeds):
-        order = np.random.default_rng(draw).permutation(everyone)
-        held_out = scores[scores["user_id"].isin(order[: arguments.held_out])]
+        order = in_random_order(scores, draw)
+        held_out = scores_of(scores, order[: arguments.held_out])
         pool = order[arguments.held_out :]
         random: dict[int, np.ndarray] = {}
         for way, model in ways.items():
             paid = pool[:first]
             for n in [first, *later]:
-                if n > len(paid) and way == "random":
+                if way == "random":
                     paid = pool[:n]
-                elif n > len(paid):
-                    left = scores[scores["user_id"].isin(pool)].drop(columns="score")
-                    told = scores[scores["user_id"].isin(paid)]
-                    budget = {"budget": n - len(paid), "folds": FOLDS, "seed": draw}
-                    chosen = choose_users(told, left, data, model=model, features=features, **budget)
-                    paid = np.concatenate([paid, chosen.users.loc[chosen.users["chosen"], "user_id"]])
+                else:
+                    paid = with_chosen(paid, n, pool, scores, data, model=model, features=features, seed=draw)
                 if n == first and way != "random":
                     continue
-                found = judge(scores[scores["user_id"].isin(paid)], held_out)
+                found = judge(scores_of(scores, paid), held_out)
                 random.setdefault(n, found)
                 cells = [f"{value:.4f}" for value in found] + [f"{value:+.4f}" for value in found - random[n]]
                 print(f"| {draw} | {n} | {way} | " + " | ".join(cells) + " |", flush=True)
@@ -136,6 +171,10 @@ def main() -> None:
     )
     parser.add_argument("--draw", type=int, default=0, help="seed of the order of users (default: 0)")
     parser.add_argument(
+        "--choose", choices=("random", "active"), default="random", help="whom to pay for (default: random)"
+    )
+    parser.add_argument("--corrupt", choices=CORRUPTIONS, help="make the LLM's scores wrong (default: leave them)")
+    parser.add_argument(
         "--active",
         nargs="?",
         const="student",
@@ -147,6 +186,8 @@ def main() -> None:
     arguments = parser.parse_args()
     data = load_interactions(arguments.data / "interactions.csv", arguments.data / "items.csv")
     scores = pd.read_parquet(arguments.data / "llm_scores.parquet")
+    if arguments.corrupt:
+        scores = corrupted(scores, data, arguments.corrupt)
     texts = arguments.data / "llm_texts.parquet"
     if arguments.active:
         rounds(arguments, data, scores, texts if texts.exists() else None)
@@ -171,8 +212,15 @@ def main() -> None:
     print("| --- " * 10 + "|")
     for (backbone, mode), aucs in plain.items():
         show(backbone, mode, 0, 0.0, "none", aucs, aucs, "")
-    for n in (n for n in arguments.paid if n):
-        paid = paid_scores(scores, n, arguments.draw)
+    pool = in_random_order(scores, arguments.draw)
+    features = student_features(data, texts if texts.exists() else None)[0] if arguments.choose == "active" else None
+    users = pool[:0]
+    for n in sorted(n for n in arguments.paid if n):
+        if features is None or len(users) == 0:
+            users = pool[:n]
+        else:
+            users = with_chosen(users, n, pool, scores, data, features=features, seed=arguments.draw)
+        paid = scores_of(scores, users)
         more, is_worse = extended(data, paid, texts if texts.exists() else None, arguments.out / f"paid{n}.parquet")
         for name, table in (("the LLM's", paid), ("extended", more)):
             for (backbone, mode), aucs in run(
