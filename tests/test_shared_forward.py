@@ -64,6 +64,21 @@ def test_the_batch_is_normalised_as_without_the_rest_and_the_rest_with_its_stati
         torch.testing.assert_close(output[N_FIRST:, channel], by_hand.float(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", NORMS)
+def test_without_a_graph_the_statistics_are_computed_again(name):
+    norm, shape = NORMS[name]
+    norm = randomised(copy.deepcopy(norm))
+    rows = tensor(N_FIRST + N_EXTRA, *shape).requires_grad_()
+    outputs = []
+    for graph in (True, False):
+        twin = copy.deepcopy(norm)
+        with torch.set_grad_enabled(graph), statistics_of_first([twin], N_FIRST, len(rows)):
+            outputs.append(twin(rows))
+    assert outputs[0].requires_grad
+    assert not outputs[1].requires_grad
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(CHANNELS,), (LENGTH, CHANNELS)])
 def test_dice_is_covered(shape):
     alone = Dice(CHANNELS, dim=len(shape) + 1)

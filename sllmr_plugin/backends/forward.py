@@ -56,13 +56,8 @@ def statistics_of_first(norms: Sequence[_BatchNorm], n_first: int, n_rows: int) 
 
     def normalise_rest(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         assert isinstance(module, _BatchNorm)
-        first = args[0].detach()
-        # Under autocast rows can be in half precision; means and variances are in the precision of the module's own.
-        first = first.to(torch.promote_types(first.dtype, torch.float32))
-        over = [dim for dim in range(first.dim()) if dim != 1]
-        mean = first.mean(over, keepdim=True)
-        variance = (first - mean).square().mean(over)  # a tenth of the time that `var` takes along the first dimension
-        others = F.batch_norm(rest.pop(module), mean.flatten(), variance, module.weight, module.bias, eps=module.eps)
+        mean, variance = _moments(args[0].detach(), output.grad_fn, module.eps)
+        others = F.batch_norm(rest.pop(module), mean, variance, module.weight, module.bias, eps=module.eps)
         return torch.cat([output, others])
 
     with ExitStack() as stack:
@@ -71,6 +66,21 @@ def statistics_of_first(norms: Sequence[_BatchNorm], n_first: int, n_rows: int) 
                 stack.callback(norm.register_forward_pre_hook(keep_first).remove)
                 stack.callback(norm.register_forward_hook(normalise_rest).remove)
         yield
+
+
+def _moments(rows: Tensor, node: Any, eps: float) -> tuple[Tensor, Tensor]:
+    """Return mean and variance that a batch normalisation has just used, by feature, in at least float32.
+
+    Its node of the graph has kept them; without one they are computed again.
+    """
+    mean, inverse_deviation = (getattr(node, f"_saved_result{number}", None) for number in (1, 2))
+    if mean is not None and inverse_deviation is not None and len(mean) == rows.shape[1]:
+        return mean.detach(), inverse_deviation.detach().pow(-2) - eps
+    # Under autocast rows can be in half precision; means and variances are in the precision of the module's own.
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    over = [dim for dim in range(rows.dim()) if dim != 1]
+    mean = rows.mean(over, keepdim=True)
+    return mean.flatten(), (rows - mean).square().mean(over)  # a tenth of the time that `var` takes on the first dim
 
 
 @contextmanager
