@@ -186,6 +186,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data = load_interactions(arguments.data / "interactions.csv", arguments.data / "items.csv")
     scores = pd.read_parquet(arguments.data / "llm_scores.parquet")
+    given = scores
     if arguments.corrupt:
         scores = corrupted(scores, data, arguments.corrupt)
     texts = arguments.data / "llm_texts.parquet"
@@ -207,7 +208,7 @@ def main() -> None:
             found.setdefault((one.backbone, one.mode), []).append([getattr(one, metric) for metric in METRICS])
         return {key: np.array(values) for key, values in found.items()}
 
-    plain = run("paid0", scores, list(dict.fromkeys(map(base_of, modes))))
+    plain = run("paid0", given, list(dict.fromkeys(map(base_of, modes))))
     print("| backbone | mode | paid users | dollars | scores | AUC | cold users | long-tail items | gain | student |")
     print("| --- " * 10 + "|")
     for (backbone, mode), aucs in plain.items():
