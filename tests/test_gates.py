@@ -266,7 +266,7 @@ OPTIMIZERS = {
 }
 
 
-def descend(gate, signals, loss, optimizer="adam", steps=900):
+def descend(gate, signals, loss, optimizer="adam", steps=750):
     """Train the gate on the same pairs; return least and largest mean alpha of the last 100 steps."""
     optimizer = OPTIMIZERS[optimizer](gate.parameters())
     means = []

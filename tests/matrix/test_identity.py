@@ -13,7 +13,6 @@ from sllmr_plugin import InactiveWarning, SelectiveConfig, disabled, unwrap
 from .cases import CASES, IDS
 
 OFF = {
-    "mode_none": SelectiveConfig(weight=0.0),
     "weight_zero": SelectiveConfig(weight=0.0, uncertainty="entropy"),
     "warm_up": SelectiveConfig(gate="joint", weight=1.0, warmup_epochs=2),
 }
