@@ -333,6 +333,21 @@ def test_run_folder_of_an_unfinished_first_run_keeps_nothing_for_other_settings(
         folder.set_reliability({"seed": 0})
 
 
+def test_of_nested_settings_a_refusal_names_those_that_differ(tmp_path):
+    made = {"epochs": 3, "config": {"gate": "auto", "loss": "ranknet", "inner": {"weight": 0.2}}, "texts": None}
+    RunFolder(tmp_path, made).add(result())
+    now = {"epochs": 3, "config": {"gate": "auto", "inner": {"weight": 0.1}, "every_steps": 1}, "texts": {"n": 2}}
+    with pytest.raises(RunFolderError) as raised:
+        RunFolder(tmp_path, now)
+    told = str(raised.value).partition("(")[2].partition(")")[0].split("; ")
+    assert sorted(told) == [
+        "config.every_steps was None, now 1",
+        "config.inner.weight was 0.2, now 0.1",
+        "config.loss was ranknet, now None",
+        "texts was None, now {'n': 2}",
+    ]
+
+
 def test_run_folder_refuses_other_settings_until_told_to_overwrite(tmp_path):
     RunFolder(tmp_path, {"epochs": 3, "batch_size": 8}).add(result())
     with pytest.raises(RunFolderError, match=r"\(epochs was 3, now 4\); choose another folder"):

@@ -50,13 +50,16 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def changes(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Name every setting that differs between those read from a file and those wanted."""
+    """Name every setting that differs between those read from a file and those wanted, ``outer.inner`` if nested."""
     wanted = json.loads(json.dumps(wanted))  # tuples read back as lists
-    return [
-        f"{name} was {there.get(name)}, now {wanted.get(name)}"
-        for name in {**wanted, **there}
-        if wanted.get(name) != there.get(name)
-    ]
+    found = []
+    for name in {**wanted, **there}:
+        before, now = there.get(name), wanted.get(name)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += [f"{name}.{change}" for change in changes(before, now)]
+        elif before != now:
+            found.append(f"{name} was {before}, now {now}")
+    return found
 
 
 def digest(*arrays: np.ndarray) -> str:
