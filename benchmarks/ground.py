@@ -2,8 +2,8 @@
 
 Each folder is one of ``sllmr compare`` over the same data. Prints Markdown: AUC of every mode (rows) on every backbone
 (columns), bold where the 95% interval of the difference to the plain model leaves out zero; what needs no training;
-the differences to the model that a combination adds to; and seconds of an epoch of training, as a ratio to the plain
-model's of the same folder, without rankings.
+the differences to the model that a combination adds to; and seconds of training without rankings, in all and of an
+epoch as a ratio to the plain model's of the same folder.
 """
 
 from __future__ import annotations
@@ -103,10 +103,15 @@ def pace(mode: str) -> Callable[[Column], str]:
     )
 
 
+def seconds(mode: str) -> Callable[[Column], str]:
+    """Return what gives the cell of a training's time."""
+    return lambda column: f"{column.mean(mode, 'seconds'):.0f}" if mode in column.runs else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="run folders of sllmr compare")
-    parser.add_argument("--time", action="store_true", help="the time of an epoch as well")
+    parser.add_argument("--time", action="store_true", help="the time of trainings as well")
     arguments = parser.parse_args()
     for folder in arguments.folders:
         if not (folder / "results.json").is_file():
@@ -118,6 +123,7 @@ def main() -> None:
     pairs = dict.fromkeys(pair for column in columns for pair in column.differences)
     table("difference", columns, {f"{mode} minus {of}": gain(mode, of) for mode, of in pairs})
     if arguments.time:
+        table("seconds of a training", columns, {mode: seconds(mode) for mode in modes})
         table("time of an epoch", columns, {mode: pace(mode) for mode in modes})
 
 
