@@ -55,6 +55,8 @@ examples:
   sllmr compare ... --modes none,kd,kar,llm_cf,gated --texts texts.parquet --out runs/baselines
   sllmr compare ... --modes none,curec,init+curec --initialise titles --texts texts.parquet,reasons.parquet --out runs/c
   sllmr compare ... --modes none,init,init+gated --initialise titles --out runs/initialised
+  sllmr compare ... --modes init,init+gated --initialise titles --embedding-dim 64 --learning-rate 1e-3 --out runs/wide
+      What models that start from texts like best; --modes none shows whether the plain one does.
   sllmr compare ... --modes none,similar,pretrain,pretrain+gated --initialise llm_texts.parquet --out runs/families
   sllmr compare ... --modes none,triples,init+graph --triples items_sorted.parquet --initialise titles --out runs/kg
   sllmr compare ... --modes none,synthetic --synthetic synthetic.parquet --out runs/synthetic
