@@ -449,7 +449,7 @@ def test_compare_refuses_to_mix_data_scores_or_configs(data, scores, tmp_path, m
     for change, told in [
         ({"data": other_data}, "interactions was"),
         ({"scores": scores.assign(score=0.3)}, "scores was"),
-        ({"config_overrides": {"weight": 0.7}}, "config was"),
+        ({"config_overrides": {"weight": 0.7}}, "config.weight was"),
         ({"settings": RunSettings.quick(epochs=9)}, "epochs was 15, now 9"),
     ]:
         with pytest.raises(RunFolderError, match=told):

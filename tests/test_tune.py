@@ -237,7 +237,7 @@ def test_a_folder_of_other_settings_or_data_is_refused(data, scores, tmp_path, m
         ({"settings": dataclasses.replace(SMALL, epochs=2)}, "epochs was 1, now 2"),
         ({"backbone": "dcn"}, "backbone was deepfm, now dcn"),
         ({"search_seed": 1}, "search_seed was 0, now 1"),
-        ({"config_overrides": {"decay": 0.5}}, "space was"),
+        ({"config_overrides": {"decay": 0.5}}, "space.held.decay was"),
         ({"scores": scores.assign(score=0.5 - scores["score"] / 2)}, "scores was"),
     ):
         with pytest.raises(RunFolderError, match=told):
