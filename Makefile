@@ -13,8 +13,8 @@ WORKERS ?= logical
 MARK ?=
 PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 10 -m "$(MARK)"
 
-# The models of the tests are tiny: more threads would only wait for each other.
-test coverage: export OMP_NUM_THREADS = 1
+# These models are tiny: more threads would only wait for each other, on a busy machine for minutes.
+demo test coverage: export OMP_NUM_THREADS = 1
 
 .PHONY: demo test coverage lint types format docs tutorials bench
 .DEFAULT_GOAL := test
