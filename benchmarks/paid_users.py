@@ -46,7 +46,7 @@ FOLDS = 5
 
 
 def in_random_order(scores: pd.DataFrame, seed: int) -> np.ndarray:
-    """Return the users of a table."""
+    """Return the users of a table, shuffled; the first n are those paid for: fewer users are among more."""
     return np.random.default_rng(seed).permutation(np.sort(scores["user_id"].unique()))
 
 
