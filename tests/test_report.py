@@ -19,7 +19,9 @@ from sllmr_plugin.datasets.interactions import load_interactions
 from sllmr_plugin.errors import CoverageWarning, GateCollapsedWarning, RunFolderError
 from sllmr_plugin.evaluation.compare import compare
 from sllmr_plugin.evaluation.differences import auc_levels, gains_by_size, levels_by_size
+from sllmr_plugin.evaluation.hints import hints
 from sllmr_plugin.evaluation.modes import MODE_NAMES, Mode
+from sllmr_plugin.evaluation.plots import curves_figure
 from sllmr_plugin.evaluation.report import sentences, write_report
 from sllmr_plugin.evaluation.report.sections import origin
 from sllmr_plugin.evaluation.report.sentences import cautions, headline, interval
@@ -220,6 +222,11 @@ def test_what_is_said_lies_on_the_marks(folder):
     assert len(circles) >= 3
     for x, y in circles:
         assert np.abs(uses - [float(x), float(y)]).max(axis=1).min() < 0.1
+
+
+def test_curves_without_a_figure_are_drawn_and_say_nothing():
+    table = pd.DataFrame({"mode": "none", "epoch": [1, 2], "valid_auc": [None, None], "loss": [0.7, None]})
+    assert [hint.text for hint in hints(curves_figure(table))] == ["none, epoch 1: 0.7000"]
 
 
 def test_every_plot_is_a_png_too(folder):

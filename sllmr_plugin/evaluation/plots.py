@@ -101,7 +101,7 @@ def curves_figure(table: pd.DataFrame) -> Figure:
             axes.plot(
                 part["epoch"], part[column], color=style.color, marker=style.marker, linestyle=style.line, label=mode
             )
-            for epoch, value in zip(part["epoch"], part[column], strict=True):
+            for epoch, value in zip(part["epoch"], part[column].astype(float), strict=True):
                 say(axes, epoch, value, f"{mode}, epoch {epoch}: {value:.4f}")
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("epoch", fontsize=9)
@@ -156,7 +156,7 @@ def size_figure(table: pd.DataFrame, title: str, size: str) -> Figure:
         else:
             look = {"color": "black", "linestyle": next(lines), "linewidth": 1.2}
         axes.plot(places, part["mean"], label=mode, **look)
-        for place, label, value in zip(places, part["label"], part["mean"], strict=True):
+        for place, label, value in zip(places, part["label"], part["mean"].astype(float), strict=True):
             say(axes, place, value, f"{mode}, {label}: {value:.4f}")
     axes.axhline(0.5, color="0.6", linewidth=0.8)
     axes.set_title(title, fontsize=10, loc="left")
