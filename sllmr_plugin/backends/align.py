@@ -81,7 +81,8 @@ class _AlignRun(LossRun):
 
     def __init__(self, loss: AlignLoss, tables: list[list[nn.Embedding]]) -> None:
         sides: Any = loss.sides
-        super().__init__(loss.name, loss.weight, tuple(side.feature for side in sides))
+        features = tuple(side.feature for side in sides)
+        super().__init__(loss.name, loss.weight, features, [table for of_side in tables for table in of_side])
         self._sides = list(zip(sides, tables, strict=True))
         self._aligners = loss.aligners
         self._share, self._most = loss.share, loss.most
@@ -109,7 +110,7 @@ class _AlignRun(LossRun):
     def _of_table(self, side: _Side, rows: Tensor, table: nn.Embedding) -> Tensor:
         """Return the mean loss of ids in one of the feature's tables."""
         aligner: Any = self._aligners[str(table.embedding_dim)]
-        mean: Tensor = (side.open[rows] * aligner(side.look_up(rows, table), side.values[rows])).mean()
+        mean: Tensor = (side.open[rows] * aligner(side.look_up(rows, table, self.given), side.values[rows])).mean()
         return mean
 
 

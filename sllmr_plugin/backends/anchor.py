@@ -45,7 +45,8 @@ class _AnchorRun(LossRun):
     """An `AnchorLoss` during one call of `fit`."""
 
     def __init__(self, loss: AnchorLoss, tables: list[tuple[KnownIds, nn.Embedding]]) -> None:
-        super().__init__(loss.name, loss.weight, tuple(dict.fromkeys(start.feature for start, _ in tables)))
+        features = tuple(dict.fromkeys(start.feature for start, _ in tables))
+        super().__init__(loss.name, loss.weight, features, [table for _, table in tables])
         self._tables = tables
 
     def compute(self, codes: Mapping[str, Tensor]) -> tuple[Tensor, int]:
@@ -56,7 +57,7 @@ class _AnchorRun(LossRun):
             if len(rows) == 0:
                 continue
             before = start.values[rows]
-            distance = (start.look_up(rows, table)[:, : before.shape[1]] - before).square().sum(dim=1)
+            distance = (start.look_up(rows, table, self.given)[:, : before.shape[1]] - before).square().sum(dim=1)
             total = total.to(distance.device) + distance.mean()
             n_ids += len(rows)
         return total, n_ids

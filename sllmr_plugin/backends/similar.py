@@ -62,7 +62,7 @@ class _SimilarRun(LossRun):
     """A `SimilarLoss` during one call of `fit`, with the users' tables."""
 
     def __init__(self, loss: SimilarLoss, tables: list[nn.Embedding]) -> None:
-        super().__init__(loss.name, loss.weight, (loss.side.feature,))
+        super().__init__(loss.name, loss.weight, (loss.side.feature,), tables)
         self._side, self._tables = loss.side, tables
 
     def compute(self, codes: Mapping[str, Tensor]) -> tuple[Tensor, int]:
@@ -74,7 +74,7 @@ class _SimilarRun(LossRun):
         losses = []
         for table in self._tables:
             wanted = table.weight.detach()[side.near[rows]].mean(dim=1)
-            losses.append((side.look_up(rows, table) - wanted).square().mean())
+            losses.append((side.look_up(rows, table, self.given) - wanted).square().mean())
         return torch.stack(losses).mean(), len(rows)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from ..errors import AlreadyWrappedError, CoverageError, HookNeverFiredError, Pr
 from ..parallel.ranks import Ranks
 from .augmented import augment_mixin, augmented_class, unaugmented_class
 from .base import Backend, backend_of
+from .embeddings import Given
 from .optimizer import leave_group, sync_group
 
 _Base: Any = object  # the real base, a model class, is put behind the mixin when a loss is added
@@ -44,19 +45,26 @@ class LossRun:
         The step's mean loss is multiplied with this and, beside a library's sum over rows, with the rows of the batch.
     features : tuple of str
         Whose codes it is shown.
+    tables : sequence of torch.nn.Embedding, default=()
+        Whose outputs of the step's forward pass it reads.
 
     Attributes
     ----------
     terms : str
         What the loss is a mean over, as its account counts it.
+    given : Given
+        What the tables gave to the step.
     """
 
     terms = "ids"
 
-    def __init__(self, name: str, weight: float, features: tuple[str, ...]) -> None:
+    def __init__(
+        self, name: str, weight: float, features: tuple[str, ...], tables: Sequence[nn.Embedding] = ()
+    ) -> None:
         self.name = name
         self.weight = weight
         self.features = features
+        self.given = Given(tables)
         self.began = False
         self._seen: tuple[Mapping[str, Tensor], int] | None = None
         self._reset_account()
@@ -73,6 +81,7 @@ class LossRun:
         """Take the codes of a step's rows: `n_batch` of the batch and, behind them, of candidates."""
         self._seen = (codes, n_batch)
         self._n_seen += 1
+        self.given.clear(max(len(rows) for rows in codes.values()))
 
     def begin_epoch(self, epoch: int) -> None:
         """Start the account of an epoch."""
@@ -86,6 +95,7 @@ class LossRun:
         (codes, n_batch), self._seen = self._seen, None
         self._n_taken += 1
         loss, n_terms = self.compute(codes)
+        self.given.clear()
         if n_terms == 0:
             return None
         self._n_terms += n_terms
@@ -110,6 +120,7 @@ class LossRun:
             If no step had an id that there is something known of.
         """
         self._seen = None
+        self.given.clear()
         if self._n_taken == 0:
             raise HookNeverFiredError(
                 f"the epoch made {self._n_seen} forward passes that {self.name} saw and never asked for its loss. The "
@@ -181,9 +192,19 @@ class StepLossMixin(_Base):
 
     def forward(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the plain model's output; the step's losses see the ids of its input."""
-        if self._sllmr_runs:
-            self._show(inputs)
-        return super().forward(inputs, *args, **kwargs)
+        if not self._sllmr_runs:
+            return super().forward(inputs, *args, **kwargs)
+        self._show(inputs)
+        with self._given_to_losses():
+            return super().forward(inputs, *args, **kwargs)
+
+    @contextmanager
+    def _given_to_losses(self) -> Iterator[None]:
+        """Let the step's losses keep what the model's embeddings give to a forward pass."""
+        with ExitStack() as stack:
+            for run in self._sllmr_runs:
+                stack.enter_context(run.given.watching())
+            yield
 
     def _show(self, inputs: Any, rows: Tensor | None = None) -> None:
         """Show a training step's input, and rows of candidates that go with it, to the step's losses."""

@@ -54,9 +54,11 @@ class WrappedMixin(StepLossMixin):
                 "its input, which the rows of candidates do not have. Make them features of the model, or let "
                 "forward do without them."
             )
-        if self._sllmr_runs:
-            self._show(inputs, plan.rows)
-        return passes.step(session, plan, inputs, batch, *args, **kwargs)
+        if not self._sllmr_runs:
+            return passes.step(session, plan, inputs, batch, *args, **kwargs)
+        self._show(inputs, plan.rows)
+        with self._given_to_losses():
+            return passes.step(session, plan, inputs, batch, *args, **kwargs)
 
     def _watched(self, output: Any) -> Any:
         """Return an output made outside of `fit`; a backward pass from it, by another training loop, warns."""

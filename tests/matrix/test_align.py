@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sllmr_plugin import SelectiveConfig, align, unwrap
+from sllmr_plugin.backends.embeddings import Given
 
 from . import backbones
 from .cases import CASES, IDS
@@ -117,6 +118,25 @@ def test_wrapping_before_or_after_makes_no_difference(zoo, backbone):
     align(only_aligned, vectors(), **NAMES, weight=0.5)
     assert type(aligned) is type(only_aligned)
     zoo.fit(backbone, aligned, epochs=1)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(("zoo", "backbone"), ALIGNED, ids=ALIGNED_IDS)
+def test_embeddings_are_read_from_the_steps_own_pass(zoo, backbone, wrapped, monkeypatch):
+    found, find = [], Given.find
+
+    def watched(self, codes, table):
+        rows = find(self, codes, table)
+        found.append(rows is not None)
+        return rows
+
+    monkeypatch.setattr(Given, "find", watched)
+    steps = [aligning(weight=0.5)]
+    if wrapped:
+        steps.append(lambda model: zoo.wrapped(backbone, model, SelectiveConfig(gate="none", seed=1)))
+    trained(zoo, backbone, *steps, epochs=1)
+    assert len(found) >= 4
+    assert all(found)
 
 
 def test_every_class_is_tried_but_the_one_without_embeddings():
