@@ -11,17 +11,21 @@ The variants ``align, ...`` are not wrapped: the plain model with a step loss of
 numbers for every item. ``align, users`` has vectors of users, too.
 
 ``--library fuxictr`` times FuxiCTR's `fit` over ready batches instead, without its evaluation and checkpoints.
+
+``--faults`` also counts page faults (not on Windows): memory that the allocator has given back to the system and gets
+again, page by page. With tensors of tens of megabytes a step they can outweigh everything else; see docs/scale.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -157,10 +161,37 @@ def seconds_of_fuxictr(
     return now() - start
 
 
+def page_faults() -> int:
+    """Return how many pages this process has had to get from the system so far."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 LIBRARIES: dict[str, tuple[Callable, Callable, tuple[str, ...]]] = {
     "deepctr": (build, seconds, BACKBONES),
     "fuxictr": (build_of_fuxictr, seconds_of_fuxictr, FUXICTR_BACKBONES),
 }
+
+
+def alternate(
+    models: dict[str, torch.nn.Module],
+    wanted: Sequence[str],
+    repeats: int,
+    timed: Callable[[torch.nn.Module], tuple[float, int]],
+) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
+    """Time the plain model before each of the others, and return times and page faults of each, in order."""
+    times: dict[str, list[float]] = {which: [] for which in models}
+    faults: dict[str, list[int]] = {which: [] for which in models}
+    for model in models.values():
+        timed(model)  # warm-up
+    for _ in range(repeats):
+        for variant in wanted:
+            for which in ("plain", variant):
+                taken, missed = timed(models[which])
+                times[which].append(taken)
+                faults[which].append(missed)
+    return times, faults
 
 
 def main() -> None:
@@ -174,11 +205,19 @@ def main() -> None:
         "--variants", help="some of them, separated by semicolons, as in the first line printed (default: all)"
     )
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--faults", action="store_true", help="also print page faults of a step")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     build_model, time_epoch, backbones = LIBRARIES[arguments.library]
     now = CLOCKS[arguments.clock]
+    page_faults_so_far = page_faults if arguments.faults else lambda: 0
+
+    def timed(model: torch.nn.Module, batch_size: int, x: dict[str, np.ndarray], y: np.ndarray) -> tuple[float, int]:
+        before = page_faults_so_far()
+        taken = time_epoch(model, x, y, batch_size, now)
+        return taken, page_faults_so_far() - before
+
     wanted = arguments.variants.split(";") if arguments.variants else [*variants(1024), *ALIGNED]
     print(f"{'setting':11}{'backbone':9}{'plain ms/step':>14}  " + "  ".join(f"{name:>20}" for name in wanted))
     for setting in arguments.settings.split(";"):
@@ -194,19 +233,24 @@ def main() -> None:
                     align(model, vectors, user="user_id", item="item_id", **ALIGNED[variant])
                 else:
                     wrap(model, table, user="user_id", item="item_id", config=configs[variant])
-            ratios: dict[str, list[float]] = {variant: [] for variant in wanted}
-            plain_times = []
-            for model in models.values():
-                time_epoch(model, x, y, batch_size, now)  # warm-up
-            for _ in range(arguments.repeats):
-                for variant in wanted:
-                    plain_times.append(time_epoch(models["plain"], x, y, batch_size, now))
-                    ratios[variant].append(time_epoch(models[variant], x, y, batch_size, now) / plain_times[-1])
+            times, faults = alternate(
+                models, wanted, arguments.repeats, functools.partial(timed, batch_size=batch_size, x=x, y=y)
+            )
+            ratios = {
+                variant: [
+                    own / plain for own, plain in zip(times[variant], times["plain"][k :: len(wanted)], strict=True)
+                ]
+                for k, variant in enumerate(wanted)
+            }
             cells = "  ".join(
                 f"{statistics.median(values):>{max(len(variant), 20) - 1}.2f}x" for variant, values in ratios.items()
             )
-            per_step = statistics.median(plain_times) / arguments.steps * 1000
+            per_step = statistics.median(times["plain"]) / arguments.steps * 1000
             print(f"{setting:11}{name:9}{per_step:>14.1f}  {cells}", flush=True)
+            if arguments.faults:
+                medians = {which: statistics.median(counts) / arguments.steps for which, counts in faults.items()}
+                counts = ", ".join(f"{which} {count:.0f}" for which, count in medians.items())
+                print(f"{'':20}page faults a step: {counts}", flush=True)
 
 
 if __name__ == "__main__":
