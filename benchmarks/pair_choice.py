@@ -31,8 +31,10 @@ CHOICES: dict[str, dict[str, object]] = {
     "64 users, 1 pair": {"users_per_step": 64, "pairs_per_user": 1},
     "16 users, 8 pairs": {"users_per_step": 16, "pairs_per_user": 8},
     "64 users, every fourth step": {"users_per_step": 64, "every_steps": 4},
+    "lambda 0.05": {"users_per_step": 16, "weight": 0.05},
     "lambda 0.1": {"users_per_step": 16, "weight": 0.1},
     "lambda 0.4": {"users_per_step": 16, "weight": 0.4},
+    "lambda halved every epoch": {"users_per_step": 16, "decay": 0.5},
     "by gap": {"users_per_step": 16, "pair_rule": "gap_weighted"},
     "uniform": {"users_per_step": 16, "pair_rule": "uniform"},
 }
