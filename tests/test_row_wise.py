@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sllmr_plugin.backends.base import dropouts
-from sllmr_plugin.backends.forward import dropout_of_first
+from sllmr_plugin.backends.first_rows import dropout_of_first
 from sllmr_plugin.backends.fuxictr.checks import is_row_wise
 
 

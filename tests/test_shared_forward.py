@@ -10,7 +10,8 @@ from deepctr_torch.layers.activation import Dice
 from torch import nn
 
 from sllmr_plugin.backends.base import dropouts
-from sllmr_plugin.backends.forward import batch_norms, captured_input, statistics_of_first, training_mode
+from sllmr_plugin.backends.first_rows import batch_norms, statistics_of_first
+from sllmr_plugin.backends.forward import captured_input, training_mode
 
 N_FIRST, N_EXTRA, CHANNELS, LENGTH = 8, 5, 4, 3
 

@@ -20,7 +20,7 @@ from ..errors import ProcessesError
 from ..handle import Handle
 from ..parallel.ranks import Ranks
 from .deepctr.fit_seams import library_prints
-from .forward import batch_norms
+from .first_rows import batch_norms
 
 
 def check_processes(model: Any, handle: Handle, ranks: Ranks, arguments: dict[str, Any], augmented: bool) -> None:

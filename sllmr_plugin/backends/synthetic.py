@@ -22,7 +22,8 @@ from ..scores.ids import IdIndex
 from ..training.rows import Features, encode_item_table, item_columns, known_item_values
 from ..training.sampler import RowBuilder
 from .base import Backend
-from .forward import batch_norms, training_mode
+from .first_rows import batch_norms
+from .forward import training_mode
 from .step_losses import LossRun, StepLoss, StepLossMixin, add_loss, check_addable, remove_loss
 
 NAME = "synthetic"

@@ -18,7 +18,8 @@ from ...errors import UnsupportedModelError
 from ...scores.ids import IdIndex
 from ...training.rows import Features, Layout
 from ..base import dropout_problems, dropouts, head_of, name_problems, task_problems
-from ..forward import batch_norms, call_with, captured_input, statistics_of_first, training_mode
+from ..first_rows import batch_norms, statistics_of_first
+from ..forward import call_with, captured_input, training_mode
 from .data import VOCABULARY_FILE, fed_layout, fuxictr_index, to_batch
 
 _LOG = logging.getLogger(__name__)

@@ -72,7 +72,7 @@ class DisagreementGate(Gate, name="disagreement"):
     def forward(self, signals: PairSignals) -> Tensor:
         """Return the weights of pairs, as `Gate.forward`."""
         design = _with_one(self._design(signals) - self.centre)  # (n_pairs, n_signals + 1)
-        deviation = (design @ self.covariance * design).sum(dim=1).sqrt()
+        deviation = _squares(design, self.covariance).sqrt()
         logit = design[:, :-1] @ self.weight + self.bias - self.caution * deviation
         return (2 * torch.sigmoid(logit) - 1).clamp_min(0)
 
@@ -83,18 +83,17 @@ class DisagreementGate(Gate, name="disagreement"):
         and a tangent is largest at an end of the interval.
         """
         column = self.signals.index("uncertainty")
-        without = _with_one(self._design(signals) - self.centre)
-        along = self.covariance[column]  # (n_signals + 1,)
-        bounds = []
-        for at in (0.0, 0.5, 1.0):
-            design = without.clone()
-            design[:, column] += at
-            deviation = (design @ self.covariance * design).sum(dim=1).sqrt().clamp_min(1e-12)
-            logit = design[:, :-1] @ self.weight + self.bias - self.caution * deviation
-            slope = self.weight[column] - self.caution * (design @ along) / deviation
-            bounds.append(logit + torch.maximum(slope * (1 - at), -slope * at))
+        covariance, weight = self.covariance.double(), self.weight.double()
+        design = _with_one(self._design(signals) - self.centre).double()  # with an uncertainty of 0
+        line, along = design[:, :-1] @ weight + self.bias, covariance[column]
+        square, product = _squares(design, covariance), design @ along
+        at = torch.tensor([[0.0], [0.5], [1.0]], dtype=torch.float64, device=design.device)
+        deviation = (square + 2 * at * product + at.square() * along[column]).clamp_min(1e-24).sqrt()
+        logit = line + at * weight[column] - self.caution * deviation
+        slope = weight[column] - self.caution * (product + at * along[column]) / deviation
+        bounds = logit + torch.maximum(slope * (1 - at), -slope * at)  # (3, n_pairs)
         # Not 0: `forward` may round another way.
-        return torch.stack(bounds).amin(dim=0) < -1e-5
+        return bounds.amin(dim=0) < -1e-5
 
     @property
     def collapse_remedy(self) -> str:  # type: ignore[override]
@@ -144,6 +143,11 @@ class DisagreementGate(Gate, name="disagreement"):
 
 def _with_one(design: Tensor) -> Tensor:
     return torch.cat([design, torch.ones_like(design[:, :1])], dim=1)
+
+
+def _squares(design: Tensor, covariance: Tensor) -> Tensor:
+    """Return the squared length of each row, (n,), in the metric of the covariance."""
+    return (design @ covariance * design).sum(dim=1)
 
 
 def logistic_map(
