@@ -13,6 +13,7 @@ import numpy as np
 from sllmr_plugin import ScoreTable
 from sllmr_plugin.datasets.interactions import Interactions, load_interactions
 from sllmr_plugin.evaluation.compare import compare
+from sllmr_plugin.evaluation.modes import Mode, Start
 from sllmr_plugin.evaluation.training import RunSettings
 
 METRICS = ("auc", "auc_cold", "auc_tail")
@@ -27,12 +28,13 @@ class Bench:
     out: Path
     seeds: int
     settings: RunSettings
+    start: Start
 
     @classmethod
     def from_command_line(cls, description: str) -> Bench:
         """Read --data, --out, --seeds and --rank-items."""
         parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("--data", type=Path, required=True, help="interactions.csv, items.csv, llm_scores.parquet")
+        parser.add_argument("--data", type=Path, required=True, help="interactions.csv, items.csv, llm_*.parquet")
         parser.add_argument("--out", type=Path, required=True, help="runs that are there already are not made again")
         parser.add_argument("--seeds", type=int, default=3)
         parser.add_argument("--rank-items", type=int, default=300, help="unseen items ranked against (default: 300)")
@@ -43,8 +45,9 @@ class Bench:
         table = ScoreTable.read(
             arguments.data / "llm_scores.parquet", user_index=data.user_index, item_index=data.item_index
         )
-        settings = RunSettings.quick(test_items=arguments.rank_items, valid_items=arguments.rank_items)
-        return cls(data, table, arguments.out, arguments.seeds, settings)
+        settings = RunSettings(test_items=arguments.rank_items, valid_items=arguments.rank_items)
+        start = Start.read(arguments.data / "llm_texts.parquet", arguments.data / "items.csv")
+        return cls(data, table, arguments.out, arguments.seeds, settings, start)
 
     def run(self, mode: str, folder: str, config: Mapping[str, Any] | None = None) -> np.ndarray:
         """Train DeepFM with every seed; return (n_seeds, 3) AUC overall, of cold users and of long-tail items."""
@@ -55,6 +58,7 @@ class Bench:
             modes=[mode],
             seeds=self.seeds,
             settings=self.settings,
+            start=self.start if Mode.of(mode).needs("vectors") else None,
             config_overrides=config or {},
         )
         return np.array([[getattr(run, metric) for metric in METRICS] for run in runs])

@@ -1,28 +1,24 @@
 """Which signals tell when the LLM is right: ``python benchmarks/gate_signals.py --data FOLDER --out DIR``.
 
-Plain DeepFMs are trained, and logistic regressions of "the LLM is right" on different signals are cross-validated, by
-user, on the probe pairs about which LLM and model disagree. Prints the held-out log loss; the lower, the more a
-signal tells. Columns: disagreements with the trained model, and with an untrained one, which is a guess.
+DeepFMs are trained to their best epoch, and logistic regressions of "the LLM is right" on different signals are
+cross-validated, by user, on the probe pairs about which LLM and model disagree. Prints the held-out log loss; the
+lower, the more a signal tells. Columns: the plain model, and the one whose embeddings start from the folder's texts.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-
 import numpy as np
-import torch
 from common import Bench
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
-from sllmr_plugin.datasets.features import training_rows
+from sllmr_plugin import SelectiveConfig
+from sllmr_plugin.evaluation.training import train, wrap_arguments
 from sllmr_plugin.training.probes import JudgedPairs
 from sllmr_plugin.wrapping import wrap
-from sllmr_plugin.zoo.deepctr import build_model, input_rows
+from sllmr_plugin.zoo.deepctr import input_rows
 
-EPOCHS = 2
 SETS = {
     "none": (),
     "cold, tail": ("cold", "tail"),
@@ -68,24 +64,32 @@ def held_out_loss(named: dict[str, np.ndarray], right: np.ndarray, user: np.ndar
 def main() -> None:
     bench = Bench.from_command_line(__doc__)
     losses: dict[str, list[list[float]]] = {name: [] for name in SETS}
+    disagreements = []
     for seed in range(bench.seeds):
-        rows, labels = training_rows(bench.data, seed=seed)
-        model = wrap(build_model("deepfm", bench.data, seed=seed), bench.table, user="user_id", item="item_id")
-        model.compile(torch.optim.Adam(model.parameters(), lr=1e-3), "binary_crossentropy")
-        x = input_rows(model, rows)
-        untrained = columns(model.judge_probes(x, labels), bench)
-        model.sllmr.configure(weight=0.0)
-        torch.manual_seed(seed)
-        with contextlib.redirect_stdout(io.StringIO()):
-            model.fit(x, labels, batch_size=256, epochs=EPOCHS, verbose=0)
-        model.sllmr.configure(weight=0.2)
-        trained = columns(model.judge_probes(x, labels), bench)
+        rows = bench.settings.rows(bench.data, seed)
+        cases = []
+        for start in (None, bench.start):
+            trained = train(
+                bench.data,
+                rows,
+                bench.table,
+                backbone="deepfm",
+                config=SelectiveConfig.of_mode("none"),
+                seed=seed,
+                settings=bench.settings,
+                start=start,
+            )
+            model = wrap(trained.model, bench.table, **wrap_arguments(bench.data))
+            cases.append(columns(model.judge_probes(input_rows(model, rows[0]), rows[1]), bench))
+        disagreements.append([len(right) for _, right, _ in cases])
         for name, signals in SETS.items():
-            losses[name].append([held_out_loss(*case, signals) for case in (trained, untrained)])
-    print(f"{'signals':32}{'trained':>10}{'untrained':>11}   mean of {bench.seeds} seeds")
+            losses[name].append([held_out_loss(*case, signals) for case in cases])
+    print(f"{'signals':32}{'plain':>10}{'from texts':>12}   mean of {bench.seeds} seeds")
+    plain, initialised = np.mean(disagreements, axis=0)
+    print(f"{'(pairs in disagreement)':32}{plain:>10.0f}{initialised:>12.0f}")
     for name, values in losses.items():
-        trained, untrained = np.mean(values, axis=0)
-        print(f"{name:32}{trained:>10.4f}{untrained:>11.4f}")
+        plain, initialised = np.mean(values, axis=0)
+        print(f"{name:32}{plain:>10.4f}{initialised:>12.4f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Gate objectives beside each other: ``python benchmarks/gates.py --data FOLDER --out DIR``.
 
-A DeepFM is trained plain, ungated, and with each gate objective and kind of uncertainty. Prints AUC differences to
-plain, paired by seed.
+A DeepFM is trained at the default settings without pairs, with all of them (mode global), and with each gate objective
+and another kind of uncertainty; the plain model, and the one whose embeddings start from the texts of the folder.
+Prints differences to the same model without pairs, paired by seed.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ GATES = ("disagreement", "fixed", "budget", "joint", "bilevel")
 
 def main() -> None:
     bench = Bench.from_command_line(__doc__)
-    plain = bench.run("none", "plain")
-    print(f"{'gate':28}{'AUC':>13}{'cold users':>19}{'long-tail':>19}")
-    print(f"{'open (mode global)':28}{spread(bench.run('global', 'global') - plain)}", flush=True)
-    for gate in GATES:
-        print(f"{gate:28}{spread(bench.run('gated', gate, {'gate': gate}) - plain)}", flush=True)
-    entropy = bench.run("gated", "entropy", {"uncertainty": "entropy"})
-    print(f"{'disagreement, entropy':28}{spread(entropy - plain)}", flush=True)
+    for base, pairs in (("none", ""), ("init", "init+")):
+        without = bench.run(base, base)
+        print(f"{base + ', AUC':28}{spread(without).replace('+', ' ')}")
+        print(f"{'gate':28}{'minus ' + base:>13}{'cold users':>19}{'long-tail':>19}")
+        ungated = bench.run(f"{pairs}global", f"{base}_global")
+        print(f"{'open (mode global)':28}{spread(ungated - without)}", flush=True)
+        for gate in GATES:
+            gated = bench.run(f"{pairs}gated", f"{base}_{gate}", {"gate": gate})
+            print(f"{gate:28}{spread(gated - without)}", flush=True)
+        entropy = bench.run(f"{pairs}gated", f"{base}_entropy", {"uncertainty": "entropy"})
+        print(f"{'disagreement, entropy':28}{spread(entropy - without)}\n", flush=True)
 
 
 if __name__ == "__main__":
