@@ -1,6 +1,6 @@
 """Which signals tell when the LLM is right: ``python benchmarks/gate_signals.py --data FOLDER --out DIR``.
 
-DeepFMs are trained to their best epoch, and logistic regressions of "the LLM is right" on different signals are
+Models are trained to their best epoch, and logistic regressions of "the LLM is right" on different signals are
 cross-validated, by user, on the probe pairs about which LLM and model disagree. Prints the held-out log loss; the
 lower, the more a signal tells. Columns: the plain model, and the one whose embeddings start from the folder's texts.
 """
@@ -62,7 +62,7 @@ def held_out_loss(named: dict[str, np.ndarray], right: np.ndarray, user: np.ndar
 
 
 def main() -> None:
-    bench = Bench.from_command_line(__doc__)
+    bench, _ = Bench.from_command_line(__doc__)
     losses: dict[str, list[list[float]]] = {name: [] for name in SETS}
     disagreements = []
     for seed in range(bench.seeds):
@@ -73,7 +73,7 @@ def main() -> None:
                 bench.data,
                 rows,
                 bench.table,
-                backbone="deepfm",
+                backbone=bench.backbone,
                 config=SelectiveConfig.of_mode("none"),
                 seed=seed,
                 settings=bench.settings,

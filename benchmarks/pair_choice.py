@@ -10,17 +10,12 @@ an epoch as a ratio to that mode's. Runs that are in the folder already are not 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
+from common import METRICS, Bench
 
-from sllmr_plugin import ScoreTable
-from sllmr_plugin.datasets.interactions import load_interactions
-from sllmr_plugin.evaluation.compare import compare
-from sllmr_plugin.evaluation.modes import Mode, Start
-from sllmr_plugin.evaluation.training import RunSettings
+from sllmr_plugin.evaluation.modes import Mode
 
-METRICS = ("auc", "auc_cold", "auc_tail")
 CHOICES: dict[str, dict[str, object]] = {
     "16 users, 4 pairs": {"users_per_step": 16, "pairs_per_user": 4},
     "8 users, 4 pairs": {"users_per_step": 8, "pairs_per_user": 4},
@@ -40,40 +35,20 @@ CHOICES: dict[str, dict[str, object]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of interactions.csv, items.csv, llm_*.parquet")
-    parser.add_argument("--out", type=Path, required=True, help="what is there already is not made again")
-    parser.add_argument("--backbone", default="deepfm")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what this script reads beside the common arguments."""
     parser.add_argument("--modes", nargs="+", default=["gated", "init+gated"])
     parser.add_argument("--choices", nargs="+", default=list(CHOICES), choices=list(CHOICES), metavar="CHOICE")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1 (default: 3)")
-    parser.add_argument("--rank-items", type=int, default=300, help="unseen items ranked against (default: 300)")
-    arguments = parser.parse_args()
-    if not arguments.data.is_dir():
-        parser.error(f"{arguments.data}: no such folder; give one with interactions.csv and llm_scores.parquet")
-    data = load_interactions(arguments.data / "interactions.csv", arguments.data / "items.csv")
-    table = ScoreTable.read(
-        arguments.data / "llm_scores.parquet", user_index=data.user_index, item_index=data.item_index
-    )
-    start = Start.read(arguments.data / "llm_texts.parquet", arguments.data / "items.csv")
-    sizes = {"test_items": arguments.rank_items, "valid_items": arguments.rank_items}
-    settings = RunSettings(batch_size=arguments.batch_size, **sizes)
+
+
+def main() -> None:
+    bench, arguments = Bench.from_command_line(__doc__, add_arguments)
+    bench = bench.with_settings(batch_size=arguments.batch_size)
 
     def run(folder: str, mode: str, config: dict[str, object]) -> np.ndarray:
         """Train with every seed; return (n_seeds, 5): validation AUC, the metrics and the seconds of an epoch."""
-        runs = compare(
-            data,
-            table,
-            out=arguments.out / folder.replace(" ", "_").replace(",", ""),
-            backbone=arguments.backbone,
-            modes=[mode],
-            seeds=arguments.seeds,
-            settings=settings,
-            start=start if Mode.of(mode).needs("vectors") else None,
-            config_overrides=config,
-        )
+        runs = bench.runs(mode, folder.replace(" ", "_").replace(",", ""), config)
         rows = [
             [one.epochs[one.epoch - 1]["valid_auc"], *(getattr(one, metric) for metric in METRICS)]
             + [one.seconds / len(one.epochs)]
