@@ -104,6 +104,8 @@ def test_settings_reach_the_comparison(files, tmp_path, monkeypatch):
     ]
     arguments += ["--learning-rate", "0.01", "--negatives", "2", "--valid-users", "3", "--modes", "joint"]
     arguments += ["--rank-items", "40"]
+    assert main(["compare", *files, "--out", str(tmp_path), *arguments, "--valid-items", "30"]) == 0
+    assert seen["settings"].valid_items == 30
     assert main(["compare", *files, "--out", str(tmp_path), *arguments]) == 0
     assert seen["config_overrides"] == {
         "weight": 0.01,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..evaluation.compare import compare
 from ..evaluation.corruption import CORRUPTIONS, corrupt
 from ..evaluation.modes import MODE_NAMES, Mode, check_read, check_sources
 from ..evaluation.strata import read_labels, stratify
+from ..evaluation.training import RunSettings
 from ..scores.table import ScoreTable
 from ..zoo.deepctr import BACKBONES
 from .arguments import (
@@ -26,6 +28,7 @@ from .arguments import (
     open_engine,
     positive,
     read_overrides,
+    reader_of,
     tracker_of,
 )
 from .start import (
@@ -112,6 +115,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_refinement(parser)
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
     add_training(parser)
+    parser.add_argument(
+        "--valid-items",
+        type=reader_of(RunSettings, "valid_items"),
+        metavar="N",
+        help="items drawn for the ranking after each epoch that chooses the epoch; with hundreds it takes more than "
+        "half of the time (default: as many as --rank-items)",
+    )
     parser.add_argument("--eval-users", type=positive, metavar="N", help="test users ranked (default: all)")
     parser.add_argument(
         "--strata",
@@ -132,6 +142,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     settings = run_settings(arguments, test_users=arguments.eval_users, test_items=arguments.rank_items)
+    if arguments.valid_items is not None:
+        settings = replace(settings, valid_items=arguments.valid_items)
     if arguments.engine == "ray" and torch.device(settings.device).type != "cpu":
         raise ConfigError("--engine ray ranks on CPUs; leave out --device, or use --engine local.")
     fields, modes = _read_config(arguments.config) if arguments.config else ({}, ["none", "global", "gated"])
