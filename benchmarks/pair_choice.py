@@ -2,7 +2,7 @@
 
 A backbone is trained with the default settings, plain and from texts, without pairs and with gated pairs that are
 chosen in different ways. Every line changes the first one, the default at 256 rows: 16 users a step, ten scored items
-considered of each, the four pairs of largest gap among them, and lambda 0.2. Prints, for every mode, AUC differences
+considered of each, the four pairs of largest gap among them, and lambda 0.1. Prints, for every mode, AUC differences
 (validation first: it decides) to the same mode without pairs, mean and standard deviation over seeds, and seconds of
 an epoch as a ratio to that mode's. Runs that are in the folder already are not made again.
 """
@@ -27,7 +27,7 @@ CHOICES: dict[str, dict[str, object]] = {
     "16 users, 8 pairs": {"users_per_step": 16, "pairs_per_user": 8},
     "64 users, every fourth step": {"users_per_step": 64, "every_steps": 4},
     "lambda 0.05": {"users_per_step": 16, "weight": 0.05},
-    "lambda 0.1": {"users_per_step": 16, "weight": 0.1},
+    "lambda 0.2": {"users_per_step": 16, "weight": 0.2},
     "lambda 0.4": {"users_per_step": 16, "weight": 0.4},
     "lambda halved every epoch": {"users_per_step": 16, "decay": 0.5},
     "by gap": {"users_per_step": 16, "pair_rule": "gap_weighted"},

@@ -56,8 +56,9 @@ class SelectiveConfig(Settings):
         descent on the loss that it multiplies and can therefore only close; ``budget`` is the same with its mean alpha
         held at one half; ``fixed`` opens for cold users and long-tail items. ``auto`` is ``disagreement`` where the
         table has probes, else ``fixed``, and ``none`` for the losses of single items, which have no pairs to weight.
-    weight : float, default=0.2
-        Lambda, the strength of the regularizer. 0 trains the plain model, bit for bit.
+    weight : float, default=0.1
+        Lambda, the strength of the regularizer. 0 trains the plain model, bit for bit. Twice as much gains no more
+        where the scores help, and costs more where they do not (docs/benchmarks.md).
     weight_scale : {"batch_mean", "pair_sum"}, default="batch_mean"
         ``batch_mean`` adds ``weight * batch_rows * mean over pairs``, so that `weight` means the same
         at every batch size and number of pairs: the loss of a pair relative to the loss of a row.
@@ -153,7 +154,7 @@ class SelectiveConfig(Settings):
 
     loss: Annotated[str | type[Loss] | Loss, LOSSES] = "ranknet"
     gate: Annotated[str | type[Gate] | Gate, GATES] = "auto"
-    weight: Annotated[float, Bounds(least=0)] = 0.2
+    weight: Annotated[float, Bounds(least=0)] = 0.1
     weight_scale: Literal["batch_mean", "pair_sum"] = "batch_mean"
     score_space: Literal["logit", "probability"] = "logit"
     score_norm: ScoreNorm = "none"

@@ -226,7 +226,6 @@ def test_an_experiment_starts_from_titles_as_a_comparison_does(tmp_path, capsys)
         modes=["none", "init+gated"],
         seeds=1,
         settings=RunSettings.quick(**sizes, model_arguments={"dnn_hidden_units": [8]}),
-        config_overrides={"weight": 0.2},  # of the quick setting
         start=Start.read("titles", demo_paths().items, scale=0.2),
         verbose=False,
     )

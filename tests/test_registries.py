@@ -59,7 +59,7 @@ def test_a_gate_is_one_class():
     assert history["sllmr_gate_w_share"] == [0.5]
     assert "gate: HalfGate" in str(model.sllmr.status())
     assert "half" in SearchSpace.of(ScoreTable.read(zoo.score_frame()), {}).gates  # tuning tries it
-    assert describe(SelectiveConfig(gate="half")) == "half, weight 0.2, margin 0"
+    assert describe(SelectiveConfig(gate="half")) == "half, weight 0.1, margin 0"
     assert SelectiveLoss(gate="half").gate.name == "half"
     assert trained(gate=HalfGate)[1]["sllmr_gate"] == trained(gate=HalfGate())[1]["sllmr_gate"] == [0.5]
 

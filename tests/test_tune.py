@@ -145,7 +145,7 @@ def test_what_cannot_be_held(data, scores, held, told):
 
 def test_configs_in_a_line():
     assert describe(SelectiveConfig(weight=0.0)) == "plain"
-    assert describe(SelectiveConfig(gate="none", loss="hinge")) == "open, weight 0.2, margin 1"
+    assert describe(SelectiveConfig(gate="none", loss="hinge")) == "open, weight 0.1, margin 1"
     assert describe(SelectiveConfig(gate="budget", weight=0.4)) == "budget, confidence, weight 0.4, margin 0"
 
 

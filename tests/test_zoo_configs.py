@@ -46,7 +46,7 @@ def test_every_file_composes_with_every_other(model, data, setting):
     experiment = compose(model=model, data=data, setting=setting)
     assert (experiment.backbone, experiment.data.name) == (model, data)
     small = setting == "small"
-    assert experiment.config.weight == (0.2 if small else 0.1)
+    assert experiment.config.weight == 0.1
     assert experiment.config.cold_threshold == 3
     training = experiment.training
     assert (training.embedding_dim, training.batch_size) == ((16, 256) if small else (64, 128))
