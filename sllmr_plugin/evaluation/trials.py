@@ -174,7 +174,7 @@ def describe(config: SelectiveConfig) -> str:
     Examples
     --------
     >>> describe(SelectiveConfig(gate="disagreement"))
-    'disagreement, confidence, weight 0.2, margin 0'
+    'disagreement, confidence, weight 0.1, margin 0'
     """
     if not config.active:
         return "plain"
