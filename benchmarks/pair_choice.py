@@ -29,7 +29,8 @@ CHOICES: dict[str, dict[str, object]] = {
     "lambda 0.05": {"users_per_step": 16, "weight": 0.05},
     "lambda 0.2": {"users_per_step": 16, "weight": 0.2},
     "lambda 0.4": {"users_per_step": 16, "weight": 0.4},
-    "lambda halved every epoch": {"users_per_step": 16, "decay": 0.5},
+    "lambda 0.2, halved every epoch": {"users_per_step": 16, "weight": 0.2, "decay": 0.5},
+    "lambda 0.2, uniform": {"users_per_step": 16, "weight": 0.2, "pair_rule": "uniform"},
     "by gap": {"users_per_step": 16, "pair_rule": "gap_weighted"},
     "uniform": {"users_per_step": 16, "pair_rule": "uniform"},
 }

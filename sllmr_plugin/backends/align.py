@@ -110,7 +110,7 @@ class _AlignRun(LossRun):
     def _of_table(self, side: _Side, rows: Tensor, table: nn.Embedding) -> Tensor:
         """Return the mean loss of ids in one of the feature's tables."""
         aligner: Any = self._aligners[str(table.embedding_dim)]
-        mean: Tensor = (side.open[rows] * aligner(side.look_up(rows, table, self.given), side.values[rows])).mean()
+        mean: Tensor = (side.open[rows] * aligner(side.look_up(rows, table, self.lookups), side.values[rows])).mean()
         return mean
 
 

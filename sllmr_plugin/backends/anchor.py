@@ -57,7 +57,7 @@ class _AnchorRun(LossRun):
             if len(rows) == 0:
                 continue
             before = start.values[rows]
-            distance = (start.look_up(rows, table, self.given)[:, : before.shape[1]] - before).square().sum(dim=1)
+            distance = (start.look_up(rows, table, self.lookups)[:, : before.shape[1]] - before).square().sum(dim=1)
             total = total.to(distance.device) + distance.mean()
             n_ids += len(rows)
         return total, n_ids

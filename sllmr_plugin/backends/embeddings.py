@@ -120,18 +120,18 @@ class KnownIds(nn.Module):
         rows = self.row_of_code[codes]
         return rows[rows >= 0].unique()
 
-    def look_up(self, rows: Tensor, table: nn.Embedding, given: Given | None = None) -> Tensor:
+    def look_up(self, rows: Tensor, table: nn.Embedding, lookups: StepLookups | None = None) -> Tensor:
         """Return what an embedding holds for the ids in (n,) rows of `values`: (n, d), attached to the graph.
 
-        Where a step's forward pass has `given` them all, they are taken from there.
+        Where a step's forward pass has looked them all up, its `lookups` give them.
         """
         codes = self.codes[rows]
-        found = None if given is None else given.find(codes, table)
+        found = None if lookups is None else lookups.find(codes, table)
         return F.embedding(codes, table.weight, table.padding_idx, sparse=table.sparse) if found is None else found
 
 
-class Given:
-    """What embeddings gave to the forward pass of a training step, for losses of the same ids.
+class StepLookups:
+    """What a training step's forward pass has looked up in embeddings, for losses of the same ids.
 
     A look-up of one's own would add a second gradient of the table's size, which is filled and added up in every step:
     with DeepFM's tables of 34,000 rows of 64 numbers, a third of what an alignment costs.

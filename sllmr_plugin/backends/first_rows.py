@@ -52,11 +52,7 @@ def statistics_of_first(norms: Sequence[_BatchNorm], n_first: int, n_rows: int) 
         others = F.batch_norm(rest.pop(module), mean, variance, module.weight, module.bias, eps=module.eps)
         return torch.cat([output, others])
 
-    with ExitStack() as stack:
-        for norm in norms:
-            if norm.training:
-                stack.callback(norm.register_forward_pre_hook(keep_first).remove)
-                stack.callback(norm.register_forward_hook(normalise_rest).remove)
+    with _hooked(norms, keep_first, normalise_rest):
         yield
 
 
@@ -111,9 +107,16 @@ def dropout_of_first(
         kept = torch.empty_like(others).bernoulli_(1 - module.p, generator=generator(others.device))
         return torch.cat([output, others * kept / (1 - module.p)])
 
+    with _hooked(modules, keep_first, drop_rest):
+        yield
+
+
+@contextmanager
+def _hooked(modules: Sequence[nn.Module], before: Callable[..., Any], after: Callable[..., Any]) -> Iterator[None]:
+    """Let functions run before and after those of the modules that are in training mode."""
     with ExitStack() as stack:
         for module in modules:
             if module.training:
-                stack.callback(module.register_forward_pre_hook(keep_first).remove)
-                stack.callback(module.register_forward_hook(drop_rest).remove)
+                stack.callback(module.register_forward_pre_hook(before).remove)
+                stack.callback(module.register_forward_hook(after).remove)
         yield

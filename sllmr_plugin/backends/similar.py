@@ -74,7 +74,7 @@ class _SimilarRun(LossRun):
         losses = []
         for table in self._tables:
             wanted = table.weight.detach()[side.near[rows]].mean(dim=1)
-            losses.append((side.look_up(rows, table, self.given) - wanted).square().mean())
+            losses.append((side.look_up(rows, table, self.lookups) - wanted).square().mean())
         return torch.stack(losses).mean(), len(rows)
 
 

@@ -21,7 +21,7 @@ from ..errors import AlreadyWrappedError, CoverageError, HookNeverFiredError, Pr
 from ..parallel.ranks import Ranks
 from .augmented import augment_mixin, augmented_class, unaugmented_class
 from .base import Backend, backend_of
-from .embeddings import Given
+from .embeddings import StepLookups
 from .optimizer import leave_group, sync_group
 
 _Base: Any = object  # the real base, a model class, is put behind the mixin when a loss is added
@@ -52,8 +52,8 @@ class LossRun:
     ----------
     terms : str
         What the loss is a mean over, as its account counts it.
-    given : Given
-        What the tables gave to the step.
+    lookups : StepLookups
+        What the step's forward pass has found in the tables.
     """
 
     terms = "ids"
@@ -64,7 +64,7 @@ class LossRun:
         self.name = name
         self.weight = weight
         self.features = features
-        self.given = Given(tables)
+        self.lookups = StepLookups(tables)
         self.began = False
         self._seen: tuple[Mapping[str, Tensor], int] | None = None
         self._reset_account()
@@ -81,7 +81,7 @@ class LossRun:
         """Take the codes of a step's rows: `n_batch` of the batch and, behind them, of candidates."""
         self._seen = (codes, n_batch)
         self._n_seen += 1
-        self.given.clear(max(len(rows) for rows in codes.values()))
+        self.lookups.clear(max(len(rows) for rows in codes.values()))
 
     def begin_epoch(self, epoch: int) -> None:
         """Start the account of an epoch."""
@@ -95,7 +95,7 @@ class LossRun:
         (codes, n_batch), self._seen = self._seen, None
         self._n_taken += 1
         loss, n_terms = self.compute(codes)
-        self.given.clear()
+        self.lookups.clear()
         if n_terms == 0:
             return None
         self._n_terms += n_terms
@@ -120,7 +120,7 @@ class LossRun:
             If no step had an id that there is something known of.
         """
         self._seen = None
-        self.given.clear()
+        self.lookups.clear()
         if self._n_taken == 0:
             raise HookNeverFiredError(
                 f"the epoch made {self._n_seen} forward passes that {self.name} saw and never asked for its loss. The "
@@ -192,33 +192,29 @@ class StepLossMixin(_Base):
 
     def forward(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the plain model's output; the step's losses see the ids of its input."""
-        if not self._sllmr_runs:
+        # Not `self.training`: DeepCTR-Torch's fit leaves the model in eval mode after the first validation.
+        if not torch.is_grad_enabled():
             return super().forward(inputs, *args, **kwargs)
-        self._show(inputs)
-        with self._given_to_losses():
+        with self._losses_watch(inputs):
             return super().forward(inputs, *args, **kwargs)
 
     @contextmanager
-    def _given_to_losses(self) -> Iterator[None]:
-        """Let the step's losses keep what the model's embeddings give to a forward pass."""
-        with ExitStack() as stack:
-            for run in self._sllmr_runs:
-                stack.enter_context(run.given.watching())
+    def _losses_watch(self, inputs: Any, rows: Tensor | None = None) -> Iterator[None]:
+        """Show the losses a step's input, rows of candidates that go with it, and what it looks up in embeddings."""
+        if not self._sllmr_runs:
             yield
-
-    def _show(self, inputs: Any, rows: Tensor | None = None) -> None:
-        """Show a training step's input, and rows of candidates that go with it, to the step's losses."""
-        # Not `self.training`: DeepCTR-Torch's fit leaves the model in eval mode after the first validation.
-        if not torch.is_grad_enabled():
             return
         backend = self._sllmr_backend
         more = None if rows is None or len(rows) == 0 else backend.inputs(self, rows)
-        for run in self._sllmr_runs:
-            own = {name: backend.codes(self, inputs, name) for name in run.features}
-            n_batch = len(next(iter(own.values())))
-            if more is not None:
-                own = {name: torch.cat([codes, backend.codes(self, more, name)]) for name, codes in own.items()}
-            run.see(own, n_batch)
+        with ExitStack() as stack:
+            for run in self._sllmr_runs:
+                own = {name: backend.codes(self, inputs, name) for name in run.features}
+                n_batch = len(next(iter(own.values())))
+                if more is not None:
+                    own = {name: torch.cat([codes, backend.codes(self, more, name)]) for name, codes in own.items()}
+                run.see(own, n_batch)
+                stack.enter_context(run.lookups.watching())
+            yield
 
     @property
     def _adds(self) -> bool:

@@ -54,10 +54,7 @@ class WrappedMixin(StepLossMixin):
                 "its input, which the rows of candidates do not have. Make them features of the model, or let "
                 "forward do without them."
             )
-        if not self._sllmr_runs:
-            return passes.step(session, plan, inputs, batch, *args, **kwargs)
-        self._show(inputs, plan.rows)
-        with self._given_to_losses():
+        with self._losses_watch(inputs, plan.rows):
             return passes.step(session, plan, inputs, batch, *args, **kwargs)
 
     def _watched(self, output: Any) -> Any:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sllmr_plugin import SelectiveConfig, align, unwrap
-from sllmr_plugin.backends.embeddings import Given
+from sllmr_plugin.backends.embeddings import StepLookups
 
 from . import backbones
 from .cases import CASES, IDS
@@ -123,14 +123,14 @@ def test_wrapping_before_or_after_makes_no_difference(zoo, backbone):
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize(("zoo", "backbone"), ALIGNED, ids=ALIGNED_IDS)
 def test_embeddings_are_read_from_the_steps_own_pass(zoo, backbone, wrapped, monkeypatch):
-    found, find = [], Given.find
+    found, find = [], StepLookups.find
 
     def watched(self, codes, table):
         rows = find(self, codes, table)
         found.append(rows is not None)
         return rows
 
-    monkeypatch.setattr(Given, "find", watched)
+    monkeypatch.setattr(StepLookups, "find", watched)
     steps = [aligning(weight=0.5)]
     if wrapped:
         steps.append(lambda model: zoo.wrapped(backbone, model, SelectiveConfig(gate="none", seed=1)))
